@@ -1,0 +1,1 @@
+"""How we compare: data, models, the common trainer, measuring, records and boards."""

@@ -1,0 +1,154 @@
+"""How many units each layer keeps.
+
+An allocation is a family of counts, monotone in one scalar s in [0, 1] with s = 1 keeping everything; the pruner finds
+the s at which the whole model meets its budget (``methods.budget.meet``). Every layer keeps at least one unit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from methods.budget import Counts, Family
+from methods.errors import BadInput
+from methods.layers import EdgeLayer, Layer
+from methods.selection import Selection
+
+
+class Allocation:
+    """Base of all allocations."""
+
+    def family(self, layers: Sequence[Layer], selection: Selection) -> Family:
+        """Counts per layer as a monotone function of s in [0, 1]."""
+        raise NotImplementedError
+
+
+class Uniform(Allocation):
+    """The same fraction of units in every layer."""
+
+    def family(self, layers: Sequence[Layer], selection: Selection) -> Family:
+        """Round(s m) units of m, at least one."""
+        sizes = {layer.name: layer.size for layer in layers}
+        return lambda s: {name: max(1, round(s * size)) for name, size in sizes.items()}
+
+
+class Global(Allocation):
+    """One ranking of all units of the network by score; what lies above a common threshold stays.
+
+    Args:
+        normalise: divide each layer's scores by ``mean``, by ``max``, or leave them (``none``), so that layers of
+            different scale can be compared.
+        floor: fraction of a layer that always stays, against collapsed layers.
+    """
+
+    def __init__(self, normalise: str = "none", floor: float = 0.0) -> None:
+        if normalise not in ("none", "mean", "max"):
+            raise BadInput(f"allocation.normalise={normalise} is unknown; choose none, mean or max")
+        if not 0 <= floor < 1:
+            raise BadInput(
+                f"allocation.floor={floor:g} is outside [0, 1); it is the fraction of a layer that always stays"
+            )
+        self.normalise = normalise
+        self.floor = floor
+
+    def family(self, layers: Sequence[Layer], selection: Selection) -> Family:
+        """The best round(s M) of all M units by score, at least ``floor`` of each layer and one unit."""
+        scores = [self._scores(layer, selection) for layer in layers]
+        owner = torch.repeat_interleave(torch.arange(len(layers)), torch.tensor([len(score) for score in scores]))
+        order = torch.sort(torch.cat(scores), descending=True, stable=True).indices
+        ranked = owner[order.cpu()]
+        names = [layer.name for layer in layers]
+        least = [max(1, round(self.floor * layer.size)) for layer in layers]
+
+        def counts(s: float) -> Counts:
+            kept = torch.bincount(ranked[: round(s * len(ranked))], minlength=len(names)).tolist()
+            return {name: max(low, count) for name, low, count in zip(names, least, kept, strict=True)}
+
+        return counts
+
+    def _scores(self, layer: Layer, selection: Selection) -> Tensor:
+        scores = selection.scores(layer)
+        if isinstance(layer, EdgeLayer):
+            scores = scores.masked_fill(~layer.live, -torch.inf)
+        scores = scores.flatten()
+        if self.normalise == "none":
+            return scores
+        finite = scores[scores.isfinite()].abs()
+        scale = finite.mean() if self.normalise == "mean" else finite.max()
+        return scores / scale.clamp_min(torch.finfo(scores.dtype).tiny)
+
+
+class Information(Allocation):
+    """The fewest nodes per layer that explain a common ratio alpha of what the selection's loss measures.
+
+    Spectral pruning's first version fixed alpha_l per layer (Suzuki et al., arXiv 1808.08558v1); here one alpha serves
+    all layers and is found from the budget.
+    """
+
+    def family(self, layers: Sequence[Layer], selection: Selection) -> Family:
+        """With alpha = s: the smallest k of each layer whose explained ratio reaches s."""
+        explained = getattr(selection, "explained", None)
+        if explained is None:
+            raise BadInput(
+                "allocation=information needs a selection that knows how much k nodes explain, which "
+                f"{type(selection).__name__} does not; use method=spectral or allocation=uniform"
+            )
+        curves = {layer.name: explained(layer).cpu() for layer in layers}
+        sizes = {layer.name: layer.size for layer in layers}
+
+        def counts(s: float) -> Counts:
+            if s >= 1:
+                return dict(sizes)
+            needed = {
+                name: int(torch.searchsorted(curve, torch.tensor(s, dtype=curve.dtype)))
+                for name, curve in curves.items()
+            }
+            return {name: min(max(1, k), sizes[name]) for name, k in needed.items()}
+
+        return counts
+
+
+class Explicit(Allocation):
+    """Counts given by layer, for instance to match a competitor's architecture. The budget is not consulted.
+
+    Args:
+        widths: units to keep for each layer path; layers not named keep everything.
+    """
+
+    def __init__(self, widths: Mapping[str, int]) -> None:
+        self.widths = dict(widths)
+
+    def family(self, layers: Sequence[Layer], selection: Selection) -> Family:
+        """The given counts, whatever s is."""
+        sizes = {layer.name: layer.size for layer in layers}
+        for name, width in self.widths.items():
+            if name not in sizes:
+                raise BadInput(
+                    f"allocation.widths names '{name}', which is not a prunable layer; choose from {', '.join(sizes)}"
+                )
+            if not 1 <= width <= sizes[name]:
+                raise BadInput(
+                    f"allocation.widths.{name}={width} is outside 1..{sizes[name]}, the units that this layer has"
+                )
+        counts = {name: self.widths.get(name, size) for name, size in sizes.items()}
+        return lambda _s: counts
+
+
+class ErdosRenyiKernel(Allocation):
+    """Erdős–Rényi(-kernel) densities for edges (Mocanu et al., 2018; Evci et al., 2020).
+
+    They are proportional to the sum of a layer's dimensions over their product, so that small layers stay denser.
+    """
+
+    def family(self, layers: Sequence[Layer], selection: Selection) -> Family:
+        """Density min(1, c (sum of dimensions) / (their product)); c grows with s until every layer is full."""
+        if any(layer.unit != "edge" for layer in layers):
+            raise BadInput(
+                "allocation=erdos_renyi is defined for edges; use a method with unit edge, or allocation=uniform"
+            )
+        raw = {layer.name: sum(layer.shape) / layer.size for layer in layers}
+        sizes = {layer.name: layer.size for layer in layers}
+        full = max(1 / density for density in raw.values())
+        return lambda s: {name: max(1, round(min(1.0, s * full * raw[name]) * sizes[name])) for name in sizes}

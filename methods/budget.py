@@ -1,0 +1,263 @@
+"""What a pruned network may cost, and what one with given layer sizes does cost, without building it.
+
+Conventions: ``compression`` = dense / remaining parameters of the whole model, ``speedup`` = dense / remaining MACs of
+the whole model, ``keep`` = remaining fraction of the prunable units. MACs are multiply-accumulates of matrix products
+and convolutions for one sample, as ``torch.utils.flop_counter.FlopCounterMode`` counts them (two operations each).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from methods.errors import BadInput
+from methods.graph import NodeGroup, call_order
+from methods.selection import Count
+from methods.statistics import evaluating
+
+KINDS = ("keep", "compression", "speedup")
+TOLERANCE = 0.01  # a budget counts as met when the achieved value is this close, relatively
+Counts = Mapping[str, Count]
+Family = Callable[[float], Counts]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One requested cost: ``keep`` in (0, 1], or ``compression`` or ``speedup`` of at least 1."""
+
+    kind: str
+    value: float
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise BadInput(f"unknown budget '{self.kind}'; expected one of {', '.join(KINDS)}: type budget.keep=0.5")
+        if self.kind == "keep" and not 0 < self.value <= 1:
+            raise BadInput(
+                f"budget.keep={self.value:g} is outside (0, 1], the fraction of units that stays; type budget.keep=0.5"
+            )
+        if self.kind != "keep" and not 1 <= self.value < float("inf"):
+            raise BadInput(
+                f"budget.{self.kind}={self.value:g} is outside [1, inf), it is dense / remaining; "
+                f"type budget.{self.kind}=2 for half"
+            )
+
+    @classmethod
+    def parse(cls, section: Mapping[str, float | None]) -> Budget:
+        """The one budget of a configuration section whose other entries are null; ``default_keep`` if all are."""
+        given = {kind: section[kind] for kind in KINDS if section.get(kind) is not None}
+        if len(given) > 1:
+            listed = " and ".join(f"budget.{kind}={value:g}" for kind, value in given.items())
+            raise BadInput(f"two budgets at once: {listed}; expected one: set the other to null")
+        if not given:
+            return cls("keep", float(section["default_keep"]))
+        [(kind, value)] = given.items()
+        return cls(kind, float(value))
+
+    @property
+    def remaining(self) -> float:
+        """The fraction of the dense cost that may remain, in (0, 1]."""
+        return self.value if self.kind == "keep" else 1 / self.value
+
+    def at(self, remaining: float) -> Budget:
+        """The same kind of budget with another remaining fraction, for the steps of a schedule."""
+        return Budget(self.kind, remaining if self.kind == "keep" else 1 / remaining)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Units, parameters and MACs of a network; for masked networks parameters and MACs are nonzero-weighted."""
+
+    keep: float
+    compression: float
+    speedup: float
+
+    def of(self, kind: str) -> float:
+        """The count that a budget of this kind limits."""
+        return float(getattr(self, kind))
+
+    def achieved(self, dense: Cost) -> dict[str, float]:
+        """``keep``, ``compression`` and ``speedup`` against the dense network."""
+        return {
+            "keep": self.keep / dense.keep,
+            "compression": dense.compression / self.compression,
+            "speedup": dense.speedup / self.speedup,
+        }
+
+
+@dataclass(frozen=True)
+class _Term:
+    """One layer's share: (out x in x kernel) weights used ``positions`` times, plus parameters per output unit."""
+
+    out_group: str | None
+    out_fixed: int
+    in_groups: tuple[tuple[str, int], ...]
+    in_fixed: int
+    kernel: int
+    positions: int
+    per_unit: int
+
+
+class NodeCost:
+    """Cost of a network whose groups keep given numbers of nodes; exact, without building it.
+
+    Args:
+        model: the network.
+        example: a batch of inputs; one sample is run.
+        groups: the prunable groups.
+    """
+
+    def __init__(self, model: nn.Module, example: Tensor, groups: Sequence[NodeGroup]) -> None:
+        self.sizes = {group.name: group.size for group in groups}
+        self._terms = _terms(model, example, groups)
+        self._other_parameters = self._other_macs = 0
+        full = self(self.sizes)
+        self._other_parameters = sum(p.numel() for p in model.parameters()) - int(full.compression)
+        self._other_macs = count_macs(model, example) - int(full.speedup)
+
+    def __call__(self, counts: Counts) -> Cost:
+        """Units, parameters and MACs when group ``name`` keeps ``counts[name]`` nodes."""
+        parameters, macs = self._other_parameters, self._other_macs
+        for term in self._terms:
+            out = counts[term.out_group] if term.out_group else term.out_fixed
+            inputs = term.in_fixed + sum(counts[name] * repeat for name, repeat in term.in_groups)
+            weights = out * inputs * term.kernel
+            parameters += weights + out * term.per_unit
+            macs += weights * term.positions
+        return Cost(sum(counts[name] for name in self.sizes), parameters, macs)
+
+
+def _terms(model: nn.Module, example: Tensor, groups: Sequence[NodeGroup]) -> list[_Term]:
+    writes = {path: group.name for group in groups for path in (*group.writers, *group.carriers)}
+    reads: dict[str, list[tuple[str, int]]] = {}
+    for group in groups:
+        for reader in group.readers:
+            reads.setdefault(reader.name, []).append((group.name, reader.columns.shape[1]))
+    positions = output_positions(model, example)
+    sizes = {group.name: group.size for group in groups}
+    terms = []
+    for path in call_order(model, example):
+        module = model.get_submodule(path)
+        bias = 0 if module.bias is None else 1
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            out, inputs = module.weight.shape[:2]
+            coupled = sum(sizes[name] * repeat for name, repeat in reads.get(path, []))
+            kernel = module.weight[0, 0].numel()
+            terms.append(
+                _Term(
+                    writes.get(path), out, tuple(reads.get(path, [])), inputs - coupled, kernel, positions[path], bias
+                )
+            )
+        elif path in writes:
+            terms.append(_Term(writes[path], 0, (), 0, 0, 0, 1 + bias))
+    return terms
+
+
+class EdgeCost:
+    """Cost of a network whose layers keep given numbers of weights; nonzero-weighted.
+
+    Args:
+        model: the network.
+        example: a batch of inputs; one sample is run.
+        names: paths of the prunable layers.
+    """
+
+    def __init__(self, model: nn.Module, example: Tensor, names: Sequence[str]) -> None:
+        self.sizes = {name: model.get_submodule(name).weight.numel() for name in names}
+        self._positions = output_positions(model, example)
+        self._other_parameters = sum(p.numel() for p in model.parameters()) - sum(self.sizes.values())
+        dense = sum(size * self._positions[name] for name, size in self.sizes.items())
+        self._other_macs = count_macs(model, example) - dense
+
+    def __call__(self, counts: Counts) -> Cost:
+        """Kept weights, nonzero parameters and effective MACs when layer ``name`` keeps ``counts[name]`` weights."""
+        totals = {name: int(count.sum()) if isinstance(count, Tensor) else count for name, count in counts.items()}
+        macs = sum(total * self._positions[name] for name, total in totals.items())
+        units = sum(totals.values())
+        return Cost(units, units + self._other_parameters, macs + self._other_macs)
+
+
+def output_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
+    """How often one sample uses each weight of a layer: output positions of a convolution, tokens of a linear layer."""
+    positions: dict[str, int] = {}
+    handles = []
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+
+            def hook(module: nn.Module, _inputs: object, output: Tensor, path: str = path) -> None:
+                positions[path] = positions.get(path, 0) + output[0].numel() // module.weight.shape[0]
+
+            handles.append(module.register_forward_hook(hook))
+    try:
+        with evaluating(model), torch.no_grad():
+            model(example[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return positions
+
+
+def count_macs(model: nn.Module, example: Tensor) -> int:
+    """Multiply-accumulates of matrix products and convolutions for one sample, on the eager model."""
+    with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(example[:1])
+    return counter.get_total_flops() // 2
+
+
+def meet(budget: Budget, family: Family, cost: NodeCost | EdgeCost, dense: Cost) -> tuple[Counts, str | None]:
+    """Counts of the family's member that meets the budget, and a note if the nearest reachable one is off by over 1 %.
+
+    Bisection on the family's scalar finds the two neighbouring members around the budget; between them single units
+    are added layer by layer, and of all these the closest is taken.
+
+    Args:
+        budget: the request, for the whole model.
+        family: counts as a function of s in [0, 1], monotone, with s = 1 keeping everything.
+        cost: what counts cost.
+        dense: cost of the dense network.
+
+    Raises:
+        BadInput: if even the smallest member costs more than the budget.
+    """
+    limit = budget.remaining * dense.of(budget.kind)
+    low, high = family(0.0), family(1.0)
+    if cost(low) == cost(high):
+        reached = cost(high).achieved(dense)[budget.kind]
+        return high, f"the allocation fixes the sizes ({budget.kind}={reached:.4g}); the budget was not consulted"
+    if cost(high).of(budget.kind) <= limit:
+        return high, None
+    if cost(low).of(budget.kind) > limit * (1 + TOLERANCE):
+        reach = cost(low).achieved(dense)[budget.kind]
+        raise BadInput(
+            f"budget.{budget.kind}={budget.value:g} cannot be reached: the smallest network of this allocation "
+            f"has {budget.kind}={reach:.3g}; ask for {'more' if budget.kind == 'keep' else 'less'}"
+        )
+    bottom, top = 0.0, 1.0
+    for _ in range(50):
+        middle = (bottom + top) / 2
+        counts = family(middle)
+        if cost(counts).of(budget.kind) <= limit:
+            bottom, low = middle, counts
+        else:
+            top, high = middle, counts
+    chosen = min(_between(low, high), key=lambda counts: abs(cost(counts).of(budget.kind) / limit - 1))
+    achieved = cost(chosen).achieved(dense)[budget.kind]
+    if abs(achieved / budget.value - 1) <= TOLERANCE:
+        return chosen, None
+    return chosen, f"nearest reachable size: {budget.kind}={achieved:.4g} for the requested {budget.value:g}"
+
+
+def _between(low: Counts, high: Counts) -> list[Counts]:
+    """``low``, ``high`` and the steps between them, one unit of one layer at a time."""
+    path = [low]
+    current = dict(low)
+    if not any(isinstance(count, Tensor) for count in low.values()):
+        while (grown := next((name for name in current if current[name] < high[name]), None)) is not None:
+            if len(path) > 10_000:  # a jump of one huge layer: its two ends are all there is to choose from
+                break
+            current[grown] += 1
+            path.append(dict(current))
+    return [*path, high]

@@ -1,0 +1,333 @@
+"""The loop that all methods share: allocate, select, compensate, remove, in one step or in several."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from methods.allocation import Allocation, Uniform
+from methods.budget import Budget, Cost, EdgeCost, NodeCost, meet
+from methods.compensation import Compensation, Reconstruction
+from methods.errors import BadInput, Skipped
+from methods.graph import NetworkGraph, NodeGroup, call_order, gated
+from methods.layers import EdgeLayer, NodeLayer
+from methods.schedule import Schedule
+from methods.seeds import stream
+from methods.selection import Count, Selection
+from methods.statistics import Calibration, collect_moments, cross_moments, evaluating, patch_rows
+
+Train = Callable[[nn.Module, Mapping[str, Tensor], int], None]
+STRUCTURE_TOLERANCE = 1e-3  # relative; a misunderstood structure is off by orders of magnitude more
+
+
+@dataclass
+class Pruned:
+    """A pruned network and how it came about.
+
+    Attributes:
+        model: physically smaller for nodes, same shapes with zeros for edges.
+        unit: ``node`` or ``edge``.
+        masks: for edges, parameter name -> boolean mask that training has to respect.
+        layers: per layer its name, units before, units kept, and what the method reports.
+        achieved: ``keep``, ``compression`` and ``speedup`` reached.
+        note: what a reader of the record should know, for instance that only a nearby size was reachable.
+        steps: per step of the schedule the requested and the achieved budget.
+        seconds: time spent on pruning, without training in between.
+    """
+
+    model: nn.Module
+    unit: str
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    achieved: dict[str, float] = field(default_factory=dict)
+    note: str | None = None
+    steps: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+
+
+class Pruner:
+    """A pruning method: how many units (allocation), which (selection), how to repair (compensation), when (schedule).
+
+    Args:
+        selection: which units stay.
+        allocation: how many stay in each layer.
+        compensation: how the survivors make up for the removed.
+        schedule: one-shot or in steps.
+        prune_residual: whether the residual stream of a residual network is pruned too, as one coupled group.
+    """
+
+    def __init__(
+        self,
+        selection: Selection,
+        allocation: Allocation | None = None,
+        compensation: Compensation | None = None,
+        schedule: Schedule | None = None,
+        prune_residual: bool = False,
+    ) -> None:
+        self.selection = selection
+        self.allocation = allocation or Uniform()
+        self.compensation = compensation or Compensation()
+        self.schedule = schedule or Schedule()
+        self.prune_residual = prune_residual
+
+    def prune(
+        self,
+        model: nn.Module,
+        calibration: Calibration,
+        budget: Budget,
+        seed: int = 0,
+        train: Train | None = None,
+        rewind: nn.Module | None = None,
+    ) -> Pruned:
+        """A pruned copy of ``model`` that meets ``budget``; ``model`` itself is left untouched.
+
+        Args:
+            model: the dense network.
+            calibration: samples that selections and compensations may look at.
+            budget: what the whole model may cost.
+            seed: root seed of every random stream of the method.
+            train: called as ``train(model, masks, step)`` between the steps of an iterative schedule.
+            rewind: a network of the same structure whose weights the survivors take after each step.
+
+        Raises:
+            BadInput: if no allocation reaches the budget or the parts do not fit together.
+            Skipped: if the network has a structure that cannot be pruned.
+        """
+        if self.selection.unit not in ("node", "edge"):
+            raise BadInput(f"selection.unit={self.selection.unit} is unknown; choose node or edge")
+        result = Pruned(copy.deepcopy(model), self.selection.unit)
+        step = self._prune_nodes if self.selection.unit == "node" else self._prune_edges
+        dense = self._dense_cost(model, calibration.inputs)
+        initial: dict[str, int] = {}
+        rewind = copy.deepcopy(rewind)
+        targets = self.schedule.targets(budget)
+        for number, target in enumerate(targets):
+            started = time.perf_counter()
+            layers, cost, result.note = step(result, calibration, target, dense, derive(seed, number), rewind)
+            result.seconds += time.perf_counter() - started
+            for layer in layers:
+                layer["units"] = initial.setdefault(layer["name"], layer["units"])
+            result.layers, result.achieved = layers, cost.achieved(dense)
+            result.steps.append({"requested": target.value, **result.achieved})
+            if rewind is not None:
+                _take_weights(result.model, rewind, result.masks)
+            if train is not None and number < len(targets) - 1:
+                train(result.model, result.masks, number)
+        return result
+
+    def _dense_cost(self, model: nn.Module, example: Tensor) -> Cost:
+        if self.selection.unit == "edge":
+            cost = EdgeCost(model, example, edge_layers(model, example))
+            return cost(cost.sizes)
+        graph = NetworkGraph(model, example, residual=self.prune_residual)
+        graph.require_groups()
+        cost = NodeCost(model, example, graph.groups)
+        return cost(cost.sizes)
+
+    # --- nodes -------------------------------------------------------------------------------------------------------
+
+    def _prune_nodes(
+        self, result: Pruned, calibration: Calibration, target: Budget, dense: Cost, seed: str, rewind: nn.Module | None
+    ) -> tuple[list[dict[str, Any]], Cost, str | None]:
+        model, example = result.model, calibration.inputs[:2]
+        original = copy.deepcopy(model)
+        graph = NetworkGraph(model, example, residual=self.prune_residual)
+        graph.require_groups()
+        groups = list(graph.groups)
+        cost = NodeCost(model, example, groups)
+        layers = _node_layers(original, groups, calibration, seed)
+        counts, note = meet(target, self.allocation.family(layers, self.selection), cost, dense)
+        kept = self._select_nodes(layers, counts)
+        report = []
+        for layer in layers:
+            current = graph.find(layer.name)
+            pruned_inputs = self.selection.order == "forward"
+            if pruned_inputs:
+                layer = _node_layers(model, [current], calibration, seed)[0]
+                kept[layer.name] = self.selection.select(layer, counts[layer.name])
+            layer.paired = _paired(original, model, groups, current, calibration)
+            chosen = kept[layer.name]
+            report.append({"name": layer.name, "units": layer.size, "kept": len(chosen)})
+            if len(chosen) < layer.size:
+                report[-1] |= self.selection.report(layer, chosen)
+                self._repair(model, layer, current, chosen)
+                graph.remove(current, chosen)
+        _require_understood(original, groups, kept, example)
+        if rewind is not None:
+            _remove_all(rewind, example, kept, self.prune_residual)
+        return report, cost({name: len(nodes) for name, nodes in kept.items()}), note
+
+    def _select_nodes(self, layers: Sequence[NodeLayer], counts: Mapping[str, Count]) -> dict[str, Tensor]:
+        if self.selection.order == "forward":
+            return {}
+        if self.selection.order == "independent":
+            return self.selection.select_all(layers, counts)
+        kept: dict[str, Tensor] = {}
+        probability: dict[str, Tensor] = {}
+        writer_group = {path: layer.name for layer in layers for path in layer.writers}
+        for layer in reversed(layers):
+            readers = [writer_group.get(path) for path in layer.readers]
+            layer.readers_kept = [kept.get(name) if name else None for name in readers]
+            layer.readers_probability = [probability.get(name) if name else None for name in readers]
+            kept[layer.name] = self.selection.select(layer, counts[layer.name])
+            importance = getattr(self.selection, "row_probability", None)
+            if importance is not None:
+                probability[layer.name] = importance(layer, kept[layer.name])
+        return kept
+
+    def _repair(self, model: nn.Module, layer: NodeLayer, current: NodeGroup, kept: Tensor) -> None:
+        """Write W A into the columns of the readers that stay, and the method's own changes into the writers."""
+        repairs: list[Reconstruction] = self.compensation.reconstruction(layer, kept, self.selection)
+        with torch.no_grad():
+            for path, weight in self.compensation.writer_update(layer, kept, self.selection).items():
+                own = model.get_submodule(path).weight
+                own.copy_(weight.reshape(own.shape))
+            for reader, repair in zip(current.readers, repairs, strict=False):
+                module = model.get_submodule(reader.name)
+                blocks = reader.weights(module.weight.double())
+                merged = torch.einsum("omr,mk->okr", blocks, repair.matrix)
+                columns = reader.columns[kept.cpu()].reshape(-1).to(module.weight.device)
+                shape = (len(module.weight), len(columns), *module.weight.shape[2:])
+                module.weight[:, columns] = merged.reshape(shape).to(module.weight.dtype)
+                if repair.shift is not None and module.bias is not None:
+                    module.bias += torch.einsum("omr,m->o", blocks, repair.shift).to(module.bias.dtype)
+
+    # --- edges -------------------------------------------------------------------------------------------------------
+
+    def _prune_edges(
+        self, result: Pruned, calibration: Calibration, target: Budget, dense: Cost, seed: str, rewind: nn.Module | None
+    ) -> tuple[list[dict[str, Any]], Cost, str | None]:
+        model, example = result.model, calibration.inputs[:2]
+        names = edge_layers(model, example)
+        cost = EdgeCost(model, example, names)
+        layers = _edge_layers(copy.deepcopy(model), names, result.masks, calibration, seed)
+        counts, note = meet(target, self.allocation.family(layers, self.selection), cost, dense)
+        masks = self.selection.select_all(layers, counts)
+        report = [
+            {"name": layer.name, "units": layer.size, "kept": int(masks[layer.name].sum())}
+            | self.selection.report(layer, masks[layer.name])
+            for layer in layers
+        ]
+        changed = [layer for layer in layers if not bool(masks[layer.name].all())]
+        weights = self.compensation.edge_weights(changed, masks, self.selection)
+        biases = self.compensation.edge_biases(changed, masks, self.selection)
+        with torch.no_grad():
+            for layer in layers:
+                module = model.get_submodule(layer.name)
+                mask = masks[layer.name].reshape(module.weight.shape)
+                result.masks[f"{layer.name}.weight"] = mask
+                if layer.name in weights:
+                    module.weight.copy_(weights[layer.name].reshape(module.weight.shape) * mask)
+                if layer.name in biases:
+                    module.bias.copy_(biases[layer.name])
+        return report, cost({name: int(mask.sum()) for name, mask in masks.items()}), note
+
+
+def derive(seed: int, step: int) -> str:
+    """Root of the random streams of one step; step 0 is the same for every schedule."""
+    return f"{seed}/step{step}"
+
+
+def edge_layers(model: nn.Module, example: Tensor) -> list[str]:
+    """Paths of the linear and convolutional layers, the classifier included, in forward order."""
+    order = call_order(model, example)
+    return [path for path in order if isinstance(model.get_submodule(path), nn.Linear | nn.Conv2d)]
+
+
+def _node_layers(model: nn.Module, groups: Sequence[NodeGroup], calibration: Calibration, seed: str) -> list[NodeLayer]:
+    """Views of the groups; the moments of all of them are collected in one pass, when first asked for."""
+    collected: dict[str, Any] = {}
+    shared: dict[str, Any] = {}
+
+    def collect(group: NodeGroup) -> Callable[[], list]:
+        def of_group() -> list:
+            if not collected:
+                views = {
+                    f"{each.name}/{reader.name}": (reader.name, reader.rows)
+                    for each in groups
+                    for reader in each.readers
+                }
+                collected.update(collect_moments(model, views, calibration))
+            return [collected[f"{group.name}/{reader.name}"] for reader in group.readers]
+
+        return of_group
+
+    return [
+        NodeLayer(group, model, calibration, stream(0, seed, group.name), collect(group), shared)  # type: ignore[arg-type]
+        for group in groups
+    ]
+
+
+def _edge_layers(
+    model: nn.Module, names: Sequence[str], masks: Mapping[str, Tensor], calibration: Calibration, seed: str
+) -> list[EdgeLayer]:
+    shared: dict[str, Any] = {}
+
+    def collect(name: str) -> Callable[[], Any]:
+        def of_layer() -> Any:
+            module = model.get_submodule(name)
+            if getattr(module, "groups", 1) > 1:
+                raise Skipped(f"{name}: the inputs of a grouped convolution have no common second moment")
+            return collect_moments(model, {name: (name, patch_rows(module))}, calibration)[name]
+
+        return of_layer
+
+    layers = []
+    for name in names:
+        weight = model.get_submodule(name).weight
+        live = masks.get(f"{name}.weight", torch.ones_like(weight, dtype=torch.bool)).flatten(1)
+        layers.append(EdgeLayer(name, model, calibration, stream(0, seed, name), collect(name), live, shared))
+    return layers
+
+
+def _paired(
+    original: nn.Module, model: nn.Module, groups: Sequence[NodeGroup], current: NodeGroup, calibration: Calibration
+) -> Callable[[], list]:
+    before = next(group for group in groups if group.name == current.name)
+
+    def pairs() -> list:
+        return [
+            cross_moments(original, model, now.name, (was.rows, now.rows), calibration)
+            for was, now in zip(before.readers, current.readers, strict=True)
+        ]
+
+    return pairs
+
+
+def _remove_all(model: nn.Module, example: Tensor, kept: Mapping[str, Tensor], residual: bool) -> None:
+    graph = NetworkGraph(model, example, residual=residual)
+    for name, nodes in kept.items():
+        graph.remove(graph.find(name), nodes)
+
+
+@torch.no_grad()
+def _require_understood(
+    original: nn.Module, groups: Sequence[NodeGroup], kept: Mapping[str, Tensor], example: Tensor
+) -> None:
+    """Raise :class:`Skipped` if removing the nodes is not the same as closing them off: masked must equal removed."""
+    removed = copy.deepcopy(original)
+    _remove_all(removed, example, kept, residual=any(len(group.writers) > 1 for group in groups))
+    with evaluating(original), evaluating(removed):
+        with gated(original, groups, kept):
+            expected = original(example)
+        actual = removed(example)
+    scale = expected.abs().max().clamp_min(1e-12)
+    if not bool(((expected - actual).abs().max() / scale) <= STRUCTURE_TOLERANCE):
+        names = ", ".join(group.name for group in groups)
+        raise Skipped(
+            f"removing nodes of {names} does not equal closing them off; the network's structure is not understood"
+        )
+
+
+@torch.no_grad()
+def _take_weights(model: nn.Module, source: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Parameters of ``source`` into ``model``, off-mask weights zero; buffers such as batch-norm statistics stay."""
+    values = dict(source.named_parameters())
+    for name, parameter in model.named_parameters():
+        parameter.copy_(values[name] * masks[name] if name in masks else values[name])
