@@ -18,7 +18,13 @@ from methods.selection import Selection
 
 
 class Allocation:
-    """Base of all allocations."""
+    """Base of all allocations.
+
+    Attributes:
+        partial: s = 0 is as far as one step may go; a step that ends above its target is no error.
+    """
+
+    partial: bool = False
 
     def family(self, layers: Sequence[Layer], selection: Selection) -> Family:
         """Counts per layer as a monotone function of s in [0, 1]."""

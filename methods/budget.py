@@ -207,7 +207,9 @@ def count_macs(model: nn.Module, example: Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
-def meet(budget: Budget, family: Family, cost: NodeCost | EdgeCost, dense: Cost) -> tuple[Counts, str | None]:
+def meet(
+    budget: Budget, family: Family, cost: NodeCost | EdgeCost, dense: Cost, partial: bool = False
+) -> tuple[Counts, str | None]:
     """Counts of the family's member that meets the budget, and a note if the nearest reachable one is off by over 1 %.
 
     Bisection on the family's scalar finds the two neighbouring members around the budget; between them single units
@@ -218,12 +220,16 @@ def meet(budget: Budget, family: Family, cost: NodeCost | EdgeCost, dense: Cost)
         family: counts as a function of s in [0, 1], monotone, with s = 1 keeping everything.
         cost: what counts cost.
         dense: cost of the dense network.
+        partial: accept the smallest member where even that costs more than the budget.
 
     Raises:
-        BadInput: if even the smallest member costs more than the budget.
+        BadInput: if, not ``partial``, even the smallest member costs more than the budget.
     """
     limit = budget.remaining * dense.of(budget.kind)
     low, high = family(0.0), family(1.0)
+    if partial and cost(low).of(budget.kind) > limit * (1 + TOLERANCE):
+        reach = cost(low).achieved(dense)[budget.kind]
+        return low, f"the method's rule stopped at {budget.kind}={reach:.4g}, short of the requested {budget.value:g}"
     if cost(low) == cost(high):
         reached = cost(high).achieved(dense)[budget.kind]
         return high, f"the allocation fixes the sizes ({budget.kind}={reached:.4g}); the budget was not consulted"

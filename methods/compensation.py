@@ -21,7 +21,9 @@ SINGULAR = 1e-12  # relative to a unit diagonal: pivots below are treated as ran
 
 
 class OwnRidge(Protocol):
-    """A selection as compensations see it."""
+    """A selection as compensations see it; ``order`` is that of ``Selection``."""
+
+    order: str
 
     def ridge(self, layer: NodeLayer, kept: Tensor) -> Tensor:
         """(k,) ridge of the method's own reconstruction."""
@@ -77,18 +79,19 @@ class LeastSquares(Compensation):
         intercept: also fit a constant and put it into the reader's bias (readers without a bias go without). Not in the
             papers.
         refit: regress the original network's features on those of the partly pruned network, layer by layer from the
-            input, so that errors do not add up. For DIVNET this keeps the original next-layer inputs as targets; for
-            spectral pruning it is our extension.
+            input, so that errors do not add up. None does so exactly for selections that look at the partly pruned
+            network (DIVNET: the targets stay the original next-layer inputs); for spectral pruning it is our extension.
     """
 
-    def __init__(self, ridge: float | None = None, intercept: bool = False, refit: bool = False) -> None:
+    def __init__(self, ridge: float | None = None, intercept: bool = False, refit: bool | None = None) -> None:
         if ridge is not None and ridge < 0:
             raise BadInput(f"compensation.ridge={ridge:g} is negative; expected 0 or more, relative to the trace")
         self.relative_ridge, self.intercept, self.refit = ridge, intercept, refit
 
     def reconstruction(self, layer: NodeLayer, kept: Tensor, selection: OwnRidge) -> list[Reconstruction]:
         """A (m, k) per reader, from that reader's own moments."""
-        if self.refit and layer.paired is not None:
+        refit = selection.order == "forward" if self.refit is None else self.refit
+        if refit and layer.paired is not None:
             pairs = layer.paired()
         else:
             pairs = [(moments, moments) for moments in layer.moments]

@@ -175,7 +175,7 @@ class NetworkGraph:
         return next(group for group in self.groups if group.name == name)
 
     def remove(self, group: NodeGroup, kept: Tensor) -> None:
-        """Physically remove the nodes of ``group`` that are not in ``kept`` (sorted indices); parameters are replaced."""
+        """Physically remove the nodes of ``group`` that are not in ``kept`` (sorted); parameters are replaced."""
         stays = set(kept.tolist())
         gone = [node for node in range(group.size) if node not in stays]
         if gone:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.allocation import Allocation, Uniform
-from methods.budget import Budget, Cost, EdgeCost, NodeCost, meet
+from methods.budget import TOLERANCE, Budget, Cost, EdgeCost, NodeCost, meet
 from methods.compensation import Compensation, Reconstruction
 from methods.errors import BadInput, Skipped
 from methods.graph import NetworkGraph, NodeGroup, call_order, gated
@@ -20,6 +20,7 @@ from methods.layers import EdgeLayer, NodeLayer
 from methods.schedule import Schedule
 from methods.seeds import stream
 from methods.selection import Count, Selection
+from methods.sparsity_measures import network_sparsity
 from methods.statistics import Calibration, collect_moments, cross_moments, evaluating, patch_rows
 
 Train = Callable[[nn.Module, Mapping[str, Tensor], int], None]
@@ -37,7 +38,8 @@ class Pruned:
         layers: per layer its name, units before, units kept, and what the method reports.
         achieved: ``keep``, ``compression`` and ``speedup`` reached.
         note: what a reader of the record should know, for instance that only a nearby size was reachable.
-        steps: per step of the schedule the requested and the achieved budget.
+        steps: per step of the schedule the requested and the achieved budget, and the PQ and Gini index of all live
+            weights before the step.
         seconds: time spent on pruning, without training in between.
     """
 
@@ -108,15 +110,18 @@ class Pruner:
         rewind = copy.deepcopy(rewind)
         targets = self.schedule.targets(budget)
         for number, target in enumerate(targets):
+            sparsity = network_sparsity(dict(result.model.named_parameters()), result.masks)
             started = time.perf_counter()
             layers, cost, result.note = step(result, calibration, target, dense, derive(seed, number), rewind)
             result.seconds += time.perf_counter() - started
             for layer in layers:
                 layer["units"] = initial.setdefault(layer["name"], layer["units"])
             result.layers, result.achieved = layers, cost.achieved(dense)
-            result.steps.append({"requested": target.value, **result.achieved})
+            result.steps.append({"requested": target.value, **result.achieved, **sparsity})
             if rewind is not None:
                 _take_weights(result.model, rewind, result.masks)
+            if self.allocation.partial and cost.of(budget.kind) <= budget.remaining * dense.of(budget.kind) * (1 + TOLERANCE):
+                break  # the rule has reached the budget; more training would only repeat the last one
             if train is not None and number < len(targets) - 1:
                 train(result.model, result.masks, number)
         return result
@@ -142,7 +147,7 @@ class Pruner:
         groups = list(graph.groups)
         cost = NodeCost(model, example, groups)
         layers = _node_layers(original, groups, calibration, seed)
-        counts, note = meet(target, self.allocation.family(layers, self.selection), cost, dense)
+        counts, note = meet(target, self.allocation.family(layers, self.selection), cost, dense, self.allocation.partial)
         kept = self._select_nodes(layers, counts)
         report = []
         for layer in layers:
@@ -207,7 +212,7 @@ class Pruner:
         names = edge_layers(model, example)
         cost = EdgeCost(model, example, names)
         layers = _edge_layers(copy.deepcopy(model), names, result.masks, calibration, seed)
-        counts, note = meet(target, self.allocation.family(layers, self.selection), cost, dense)
+        counts, note = meet(target, self.allocation.family(layers, self.selection), cost, dense, self.allocation.partial)
         masks = self.selection.select_all(layers, counts)
         report = [
             {"name": layer.name, "units": layer.size, "kept": int(masks[layer.name].sum())}
@@ -226,6 +231,7 @@ class Pruner:
                     module.weight.copy_(weights[layer.name].reshape(module.weight.shape) * mask)
                 if layer.name in biases:
                     module.bias.copy_(biases[layer.name])
+        layers[0].shared.clear()  # gradients can be gigabytes; the layers hold each other, so they would stay a while
         return report, cost({name: int(mask.sum()) for name, mask in masks.items()}), note
 
 
@@ -283,6 +289,7 @@ def _edge_layers(
         weight = model.get_submodule(name).weight
         live = masks.get(f"{name}.weight", torch.ones_like(weight, dtype=torch.bool)).flatten(1)
         layers.append(EdgeLayer(name, model, calibration, stream(0, seed, name), collect(name), live, shared))
+    shared["layers"] = layers
     return layers
 
 

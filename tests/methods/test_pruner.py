@@ -215,7 +215,7 @@ def test_explicit_widths_that_do_not_exist_are_named():
     [
         ({"keep": 0.0}, "outside"),
         ({"keep": 1.5}, "outside"),
-        ({"compression": 0.5}, "below 1"),
+        ({"compression": 0.5}, "outside .1, inf."),
         ({"speedup": 2, "keep": 0.5}, "two budgets at once"),
     ],
 )

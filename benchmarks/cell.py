@@ -1,0 +1,256 @@
+"""The story of one cell: one data set, one network, one method, one budget, one seed, one record."""
+
+from __future__ import annotations
+
+import copy
+import resource
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import dense
+from benchmarks.data import Data, load
+from benchmarks.fingerprint import fingerprint
+from benchmarks.keys import cell_key, dense_key
+from benchmarks.measure.count import count
+from benchmarks.measure.latency import measure_latency
+from benchmarks.models import build
+from benchmarks.optimisation import TrainerSettings
+from benchmarks.parts import build_pruner, check
+from benchmarks.paths import Paths
+from benchmarks.records import Record, Store, short_traceback
+from benchmarks.scoring import evaluate
+from benchmarks.track import Tracker, tracking
+from benchmarks.trainer import fit
+from methods.budget import Budget
+from methods.errors import BadInput, Collapsed, Skipped
+from methods.pruner import Pruned
+from methods.seeds import derive_seed, stream
+from methods.statistics import Calibration
+
+
+def run(config: Mapping[str, Any]) -> Record:
+    """Run the cell that ``config`` (plain, resolved) describes, unless its record is there; returns the record.
+
+    A cell that fails is a record too: ``failed`` with its reason and traceback, ``collapsed``, or ``skipped``.
+    """
+    paths = Paths.of(config["paths"])
+    store = Store.of(paths)
+    key = cell_key(config)
+    found = store.find(key)
+    if found is not None and found.finished:
+        return found
+    head = heading(config, key)
+    try:
+        with tracking(config["track"], title(config), config.get("_sweep"), config) as tracker:
+            try:
+                record = Record(**head | _pipeline(config, paths, key, tracker), fingerprint=_fingerprint(config))
+            except Exception as error:
+                store.write(Record(**head | _ending(error), fingerprint=_fingerprint(config)))
+                raise
+            store.write(record)
+            _summarise(tracker, record)
+    except Exception:
+        failed = store.find(key)
+        if failed is None:
+            raise
+        return failed
+    shutil.rmtree(paths.cache / "cells" / key, ignore_errors=True)
+    return record
+
+
+def heading(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """What a record says of its cell before anything has been run."""
+    budget = config["budget"]
+    given = {kind: budget[kind] for kind in ("keep", "compression", "speedup") if budget.get(kind) is not None}
+    return {
+        "key": key,
+        "config": config,
+        "dataset": config["dataset"]["name"],
+        "model": config["model"].get("name") or config["model"]["_target_"].rsplit(".", 1)[-1],
+        "method": config["method"]["name"],
+        "seed": config["seed"],
+        "sweep": config.get("_sweep"),
+        "budget": {"requested": given or {"keep": budget["default_keep"]}},
+    }
+
+
+def title(config: Mapping[str, Any]) -> str:
+    """The name of the cell for people: data set, model, method, budget, seed."""
+    head = heading(config, "")
+    [(kind, value)] = list(head["budget"]["requested"].items())[:1]
+    return f"{head['dataset']}/{head['model']}/{head['method']}/{kind}={value:g}/{head['seed']}"
+
+
+def _ending(error: Exception) -> dict[str, Any]:
+    """Status, reason and traceback of a cell that did not end well."""
+    reason = str(error) or type(error).__name__
+    if isinstance(error, Collapsed):
+        return {"status": "collapsed", "reason": reason}
+    if isinstance(error, Skipped):
+        return {"status": "skipped", "reason": reason}
+    if isinstance(error, BadInput):
+        return {"status": "failed", "reason": reason}
+    return {"status": "failed", "reason": f"{type(error).__name__}: {reason}", "traceback": short_traceback(error)}
+
+
+def _fingerprint(config: Mapping[str, Any]) -> dict[str, Any]:
+    return fingerprint(config["trainer"]["train"].get("precision"))
+
+
+@dataclass
+class _Networks:
+    """The three networks that a cell compares; all are scored on the test split at the very end."""
+
+    dense: nn.Module
+    pruned: nn.Module
+    tuned: nn.Module
+
+
+def _pipeline(config: Mapping[str, Any], paths: Paths, key: str, tracker: Tracker) -> dict[str, Any]:
+    """Seed, data, dense network, prune, fine-tune, measure: the fields of a record that are results."""
+    check(config)
+    seed = config["seed"]
+    data = load(config["dataset"], seed, paths.cache)
+    trained = _dense(config, data, paths)
+    pruned, curve = _prune(config, data, trained.model, paths.cache / "cells" / key)
+    before_tuning = copy.deepcopy(pruned.model)
+    settings = TrainerSettings.from_config(config["trainer"]["finetune"], "trainer.finetune")
+    tuning = fit(
+        pruned.model,
+        data,
+        settings,
+        derive_seed(seed, "finetune"),
+        masks=pruned.masks,
+        checkpoint=paths.cache / "cells" / key / "finetune",
+        label=f"fine-tuning {title(config)}",
+        on_epoch=lambda row: tracker.log({f"finetune/{name}": value for name, value in row.items()}, int(row["epoch"])),
+    )
+    networks = _Networks(trained.model, before_tuning, pruned.model)
+    example = data.train.to_inputs(torch.arange(min(len(data.train), 256)))
+    result: dict[str, Any] = {
+        "status": "collapsed" if tuning.collapsed else "done",
+        "reason": tuning.collapsed,
+        "unit": pruned.unit,
+        "budget": heading(config, key)["budget"] | {"achieved": pruned.achieved, "note": pruned.note},
+        "layers": pruned.layers,
+        "curve": curve or None,
+        "history": {"train": trained.history.epochs, "finetune": tuning.epochs},
+        "cost": {
+            "dense_seconds": trained.seconds,
+            "prune_seconds": pruned.seconds,
+            "tune_seconds": tuning.seconds,
+            "peak_memory_mb": _peak_memory_mb(),
+            "calibration_samples": _calibration_size(config, data),
+        },
+    }
+    timing = config["measure"].get("latency")
+    result["latency"] = measure_latency(networks.dense, networks.pruned, example, timing) if timing else None
+    result["metrics"] = {name: _measure(model, data, example) for name, model in vars(networks).items()}
+    return _without_nonsense(result)
+
+
+def _dense(config: Mapping[str, Any], data: Data, paths: Paths) -> dense.Dense:
+    trained = dense.dense_network(
+        config["model"],
+        data,
+        TrainerSettings.from_config(config["trainer"]["train"], "trainer.train"),
+        config["seed"],
+        paths.cache,
+        dense_key(config),
+        config["dense"]["checkpoint"],
+    )
+    if trained.history.collapsed:
+        raise Collapsed(f"the dense network: {trained.history.collapsed}")
+    return trained
+
+
+def _prune(
+    config: Mapping[str, Any], data: Data, model: nn.Module, folder: Path
+) -> tuple[Pruned, list[dict[str, Any]]]:
+    """The pruned network before its last fine-tuning, and one row per step of an iterative schedule."""
+    pruner = build_pruner(config)
+    seed = config["seed"]
+    settings = TrainerSettings.from_config(config["trainer"]["finetune"], "trainer.finetune")
+    curve: list[dict[str, Any]] = []
+
+    def train(network: nn.Module, masks: Mapping[str, Tensor], step: int) -> None:
+        row: dict[str, Any] = {"step": step, "pruned_accuracy": evaluate(network, data.validation).accuracy}
+        own = derive_seed(seed, "step", step)
+        fit(network, data, settings, own, masks=masks, checkpoint=folder / f"step{step}", label=f"step {step + 1}")
+        curve.append(row | {"accuracy": evaluate(network, data.validation).accuracy})
+
+    calibration = calibrate(data, config["calibration"], seed)
+    budget = Budget.parse(config["budget"])
+    rewind = _rewind(config, data, pruner.schedule.rewind)
+    pruned = pruner.prune(model, calibration, budget, derive_seed(seed, "prune"), train, rewind)
+    for row, step in zip(curve, pruned.steps, strict=False):
+        row |= step
+    return pruned, curve
+
+
+def _rewind(config: Mapping[str, Any], data: Data, point: str | int) -> nn.Module | None:
+    """The network whose weights survivors go back to: as initialised, or after some epochs of the dense training."""
+    if point == "none":
+        return None
+    model = build(config["model"], data.shape, data.classes, config["seed"])
+    if point != "init":
+        settings = TrainerSettings.from_config(config["trainer"]["train"], "trainer.train")
+
+        def stop(row: Mapping[str, float]) -> None:
+            if row["epoch"] >= int(point):
+                raise StopIteration
+
+        try:
+            fit(model, data, settings, config["seed"], label=f"to epoch {point}", on_epoch=stop)
+        except StopIteration:
+            pass
+    return model
+
+
+def calibrate(data: Data, section: Mapping[str, Any], seed: int) -> Calibration:
+    """The training samples that pruning may look at: drawn by ``seed``, never from the validation or test split."""
+    total = len(data.train)
+    size = min(section["samples"] or total, total)
+    indices = torch.randperm(total, generator=stream(seed, "calibration"))[:size].sort().values
+    return Calibration(
+        data.train.to_inputs(indices), data.train.targets[indices], indices, seed, section["batch_size"]
+    )
+
+
+def _calibration_size(config: Mapping[str, Any], data: Data) -> int:
+    return min(config["calibration"]["samples"] or len(data.train), len(data.train))
+
+
+def _measure(model: nn.Module, data: Data, example: Tensor) -> dict[str, Any]:
+    return asdict(evaluate(model, data.test)) | asdict(count(model, example))
+
+
+def _peak_memory_mb() -> float:
+    """Largest resident memory of this process so far; kilobytes on Linux, bytes on macOS."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _without_nonsense(result: dict[str, Any]) -> dict[str, Any]:
+    """``collapsed`` where the network that is left computes no numbers."""
+    tuned = result["metrics"]["tuned"]
+    if result["status"] == "done" and not tuned["loss"] < float("inf"):
+        result |= {"status": "collapsed", "reason": "the pruned network's loss is not finite"}
+    return result
+
+
+def _summarise(tracker: Tracker, record: Record) -> None:
+    stages = record.metrics.model_dump()
+    summary = {f"{stage}/{name}": value for stage, values in stages.items() for name, value in (values or {}).items()}
+    achieved = {f"achieved/{name}": value for name, value in record.budget.achieved.model_dump().items()}
+    cost = {f"cost/{name}": value for name, value in record.cost.model_dump().items()}
+    latency = {f"latency/{row.runtime}/{row.batch}": row.ratio for row in record.latency or []}
+    tracker.summary({**summary, **achieved, **cost, **latency, "status": record.status, "key": record.key})
+    tracker.table("layers", [layer.model_dump() for layer in record.layers])

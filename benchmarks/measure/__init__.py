@@ -1,0 +1,1 @@
+"""What is measured of a network beside accuracy: counts, latency, size."""
