@@ -1,0 +1,139 @@
+"""Images in the Parquet layout of the Hugging Face hub, decoded into one uint8 tensor per split.
+
+A folder holds ``train*.parquet`` and ``test*.parquet`` (at any depth) with one column of encoded images, a struct
+``{bytes, path}``, and one column of integer labels. Folders are read with pyarrow and Pillow alone; ``datasets`` would
+write an Arrow copy of everything next to the cache that we keep ourselves.
+"""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from methods.errors import BadInput
+from methods.progress import track
+
+ROWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the table of a data set must hold: the columns' names, the images' shape (C, H, W), the classes."""
+
+    image: str
+    label: str
+    shape: tuple[int, int, int]
+    classes: int
+
+
+def parquet_files(folder: Path, split: str) -> list[Path]:
+    """The Parquet files of one split below ``folder``, in the order of their names."""
+    files = sorted(folder.rglob(f"{split}*.parquet"))
+    if not files:
+        held = ", ".join(sorted(path.name for path in folder.iterdir())[:4]) or "nothing"
+        raise BadInput(
+            f"the data folder {folder} has no {split}*.parquet (it holds {held}); expected the hub's Parquet layout, "
+            f"train*.parquet and test*.parquet.\nSet dataset.source to such a folder."
+        )
+    return files
+
+
+def decode_folder(folder: Path, split: str, columns: Columns) -> tuple[Tensor, Tensor]:
+    """Images (N, C, H, W) uint8 and labels (N,) int64 of one split of a local folder, in the files' order."""
+    parts = [_decode_file(path, columns) for path in parquet_files(folder, split)]
+    return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
+
+
+def decode_hub(repository: str, revision: str | None, split: str, columns: Columns) -> tuple[Tensor, Tensor]:
+    """The same of a repository on the Hugging Face hub, downloaded by ``datasets`` into its own cache."""
+    import datasets
+
+    try:
+        rows = datasets.load_dataset(repository, split=split, revision=revision)
+        features = rows.features
+        if columns.image in features:  # as stored: decoding is done below, the same way for both sources
+            rows = rows.cast_column(columns.image, datasets.Image(decode=False))
+    except Exception as error:  # hub, HTTP and data set libraries each raise their own kinds
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadInput(
+            f"cannot get {repository} ({split}) from the Hugging Face hub: {reason}\n"
+            "Set dataset.source=<folder of its Parquet files>, or the environment variable SECATEURS_DATA=<root>."
+        ) from error
+    where = f"{repository} ({split})"
+    _check_columns(list(features), columns, where)
+    return _decode(rows.with_format("arrow").iter(ROWS_AT_ONCE), len(rows), columns, where)
+
+
+def _decode_file(path: Path, columns: Columns) -> tuple[Tensor, Tensor]:
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_columns(file.schema_arrow.names, columns, str(path))
+            tables = file.iter_batches(ROWS_AT_ONCE, columns=[columns.image, columns.label])
+            return _decode(tables, file.metadata.num_rows, columns, str(path))
+    except (pa.ArrowException, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise BadInput(
+            f"{path} cannot be read as Parquet: {reason}\nIt is truncated or something else; download it again."
+        ) from error
+
+
+def _check_columns(names: list[str], columns: Columns, where: str) -> None:
+    for column, key in ((columns.image, "image_column"), (columns.label, "label_column")):
+        if column not in names:
+            raise BadInput(
+                f"{where} has no column '{column}' (it has {', '.join(names)}).\n"
+                f"Set dataset.{key}, or point dataset.source at the right data set."
+            )
+
+
+def _decode(
+    tables: Iterator[pa.RecordBatch | pa.Table], count: int, columns: Columns, where: str
+) -> tuple[Tensor, Tensor]:
+    channels, height, width = columns.shape
+    # Pillow decodes to (H, W, C), so that is the order in which rows are filled in.
+    images = np.empty((count, height, width, channels), dtype=np.uint8)
+    labels = np.empty(count, dtype=np.int64)
+    row = 0
+    for table in track(tables, f"decoding {Path(where).name}", total=-(-count // ROWS_AT_ONCE)):
+        labels[row : row + len(table)] = _labels(table.column(columns.label), columns, where)
+        for encoded in table.column(columns.image).to_pylist():
+            images[row] = _pixels(encoded, columns, f"row {row} of {where}")
+            row += 1
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels)
+
+
+def _labels(column: pa.Array, columns: Columns, where: str) -> np.ndarray:
+    if not pa.types.is_integer(column.type) or column.null_count:
+        raise BadInput(f"column '{columns.label}' of {where} is {column.type}; expected integers, none missing.")
+    labels = column.to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.to_numpy()
+    if len(labels) and not (labels.min() >= 0 and labels.max() < columns.classes):
+        raise BadInput(
+            f"{where} has labels {labels.min()} to {labels.max()}; expected 0 to {columns.classes - 1}.\n"
+            "Set dataset.classes, or point dataset.source at the right data set."
+        )
+    return labels
+
+
+def _pixels(encoded: object, columns: Columns, where: str) -> np.ndarray:
+    content = encoded.get("bytes") if isinstance(encoded, dict) else encoded
+    if not isinstance(content, bytes):
+        raise BadInput(f"{where}: '{columns.image}' holds no encoded image; expected a struct with its bytes.")
+    channels, height, width = columns.shape
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise BadInput(f"{where}: '{columns.image}' cannot be decoded as an image ({error}).") from error
+    if pixels.shape[:2] != (height, width):
+        raise BadInput(
+            f"{where} is an image of {pixels.shape[0]}x{pixels.shape[1]} pixels; expected {height}x{width}.\n"
+            "Set dataset.shape, or point dataset.source at the right data set."
+        )
+    return pixels.reshape(height, width, channels)

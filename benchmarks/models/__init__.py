@@ -1,0 +1,15 @@
+"""The architectures of the benchmark, and how a configuration becomes one of them.
+
+Every network is made of named modules (no functional activations, no slices), so that the graph of coupled nodes can be
+traced, a module's path says in a report which layer is meant, and second derivatives exist everywhere that the
+activation has them (nothing works in place). All take the input ``shape`` without the batch and the number of
+``classes`` (of outputs, for regression) from the data set.
+"""
+
+from benchmarks.models.build import build
+from benchmarks.models.lenet import LeNet5
+from benchmarks.models.perceptron import MLP
+from benchmarks.models.resnet import ResNet
+from benchmarks.models.vgg import VGG
+
+__all__ = ["MLP", "VGG", "LeNet5", "ResNet", "build"]

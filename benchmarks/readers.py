@@ -1,0 +1,167 @@
+"""Where data sets come from: one function per source, named by ``dataset.reader`` in the configuration.
+
+A reader takes the data set's configuration and the cache folder and returns everything as raw tensors. Its test split
+is the same for every seed, so that cells of different seeds are tested on the same samples.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks import checkpoint
+from methods.errors import BadInput
+from methods.seeds import stream
+
+DECODING = 1  # raised when decoding changes, so that caches written before are not taken
+DATA_VARIABLE = "SECATEURS_DATA"
+
+
+@dataclass(frozen=True, eq=False)
+class Raw:
+    """A data set as it was read: inputs (N, ...) and targets of both splits, where from, and a checksum of it all."""
+
+    train_inputs: Tensor
+    train_targets: Tensor
+    test_inputs: Tensor
+    test_targets: Tensor
+    origin: str
+    checksum: str
+
+
+def digits(cfg: Mapping[str, Any], cache: Path) -> Raw:
+    """scikit-learn's embedded handwritten digits: 1797 images (1, 8, 8) with 17 grey levels, 0 … 16."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    inputs = torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1)
+    targets = torch.from_numpy(bunch.target).long()
+    return _raw(_hold_out(inputs, targets, cfg), "scikit-learn load_digits")
+
+
+def images(cfg: Mapping[str, Any], cache: Path) -> Raw:
+    """Images in the hub's Parquet layout: from ``dataset.source``, else below $SECATEURS_DATA, else from the hub."""
+    from benchmarks import decode
+
+    columns = decode.Columns(cfg["image_column"], cfg["label_column"], tuple(cfg["shape"]), cfg["classes"])
+    folder = source_folder(cfg)
+    if folder is None:
+        origin = f"hub {cfg['hub']}" + (f"@{cfg['revision']}" if cfg.get("revision") else "")
+        identity = origin
+    else:
+        origin = f"folder {folder.name}"
+        files = [path for split in ("train", "test") for path in decode.parquet_files(folder, split)]
+        stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
+        identity = "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)
+    key = hashlib.sha256(f"{DECODING}\n{columns}\n{identity}".encode()).hexdigest()[:16]
+    place, name = cache / "data", f"{cfg['name']}-{key}"
+    stored = checkpoint.load(place, name)
+    if stored is None:  # never written, or damaged since: decode (again)
+        tensors: dict[str, Tensor] = {}
+        for split in ("train", "test"):
+            if folder is None:
+                decoded = decode.decode_hub(cfg["hub"], cfg.get("revision"), split, columns)
+            else:
+                decoded = decode.decode_folder(folder, split, columns)
+            tensors[f"{split}_inputs"], tensors[f"{split}_targets"] = decoded
+        stored = tensors, _store(place, name, tensors)
+    return Raw(**stored[0], origin=origin, checksum=stored[1]["checksum"])
+
+
+def friedman1(cfg: Mapping[str, Any], cache: Path) -> Raw:
+    """Friedman's first regression problem: 10 sin(π x₁ x₂) + 20 (x₃ − ½)² + 10 x₄ + 5 x₅ + noise, x uniform.
+
+    The samples are the same for every seed. Inputs beyond the fifth carry no information.
+    """
+    from sklearn.datasets import make_friedman1
+
+    if cfg["shape"][0] < 5 or cfg["samples"] < 10:
+        raise BadInput(
+            f"dataset.shape={list(cfg['shape'])}, dataset.samples={cfg['samples']}; Friedman's problem has at least 5 "
+            "inputs, for instance dataset.shape=[8], and needs at least 10 samples."
+        )
+    inputs, targets = make_friedman1(cfg["samples"], cfg["shape"][0], noise=cfg["noise"], random_state=0)
+    return _tabular(inputs, targets, cfg, "scikit-learn make_friedman1")
+
+
+def california_housing(cfg: Mapping[str, Any], cache: Path) -> Raw:
+    """California housing: 20,640 block groups of the 1990 census, 8 inputs, median house value; downloaded once."""
+    from sklearn.datasets import fetch_california_housing
+
+    try:
+        bunch = fetch_california_housing(data_home=str(cache / "data" / "scikit-learn"), n_retries=1)
+    except OSError as error:
+        raise BadInput(
+            f"California housing cannot be downloaded by scikit-learn: {error}\n"
+            "Go online once, or choose dataset=friedman1, a regression problem of the same size that needs no download."
+        ) from error
+    return _tabular(bunch.data, bunch.target, cfg, "scikit-learn fetch_california_housing")
+
+
+def source_folder(cfg: Mapping[str, Any]) -> Path | None:
+    """The local folder that holds the data set, or ``None`` where it is to come from the hub."""
+    if cfg.get("source"):
+        folder, asked = Path(cfg["source"]).expanduser(), f"dataset.source={cfg['source']}"
+        advice = "Set dataset.source to the folder with the Parquet files, or to null for the hub."
+    elif os.environ.get(DATA_VARIABLE):
+        root = os.environ[DATA_VARIABLE]
+        folder, asked = Path(root).expanduser() / cfg["name"], f"{DATA_VARIABLE}={root}"
+        advice = f"Put a folder '{cfg['name']}' there, set dataset.source=<folder>, or unset {DATA_VARIABLE} (hub)."
+    else:
+        return None
+    if not folder.is_dir():
+        missing = "is not a folder" if folder.exists() else "does not exist"
+        raise BadInput(f"the data folder {folder} ({asked}) {missing}.\n{advice}")
+    return folder
+
+
+def _store(place: Path, name: str, tensors: dict[str, Tensor]) -> dict[str, str]:
+    facts = {"checksum": _checksum(tensors)}
+    try:
+        checkpoint.save(place, name, tensors, facts)
+    except OSError as error:
+        raise BadInput(f"the decoded data cannot be written to {place}: {error}\nSet paths.cache.") from error
+    return facts
+
+
+def _checksum(tensors: dict[str, Tensor]) -> str:
+    return checkpoint.checksum(checkpoint.to_bytes(tensors))
+
+
+def _hold_out(inputs: Tensor, targets: Tensor, cfg: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Hold out the fraction ``cfg.test`` for testing; the draw belongs to the data set, not to a cell's seed."""
+    if not 0 < cfg["test"] < 1:
+        raise BadInput(f"dataset.test={cfg['test']}; expected a fraction of the samples, for instance 0.2.")
+    order = torch.randperm(len(inputs), generator=stream(0, "data", cfg["name"], "test"))
+    held_out = max(1, round(cfg["test"] * len(inputs)))
+    test, train = order[:held_out].sort().values, order[held_out:].sort().values
+    return {
+        "train_inputs": inputs[train],
+        "train_targets": targets[train],
+        "test_inputs": inputs[test],
+        "test_targets": targets[test],
+    }
+
+
+def _tabular(inputs: Any, targets: Any, cfg: Mapping[str, Any], origin: str) -> Raw:
+    """Float32 inputs (N, d) and targets (N, 1), every column standardised by mean and deviation of the training rows.
+
+    Targets are a column, as a network with one output returns it: (N,) would silently broadcast in a squared error. As
+    they are standardised too, a mean squared error of 1 is what the constant prediction gets.
+    """
+    split = _hold_out(torch.as_tensor(inputs).double(), torch.as_tensor(targets).double().unsqueeze(1), cfg)
+    for part in ("inputs", "targets"):
+        train = split[f"train_{part}"]
+        mean, deviation = train.mean(0), train.std(0, correction=0)
+        for name in (f"train_{part}", f"test_{part}"):
+            split[name] = ((split[name] - mean) / deviation).float()
+    return _raw(split, origin)
+
+
+def _raw(tensors: dict[str, Tensor], origin: str) -> Raw:
+    return Raw(**tensors, origin=origin, checksum=_checksum(tensors))
