@@ -1,0 +1,38 @@
+"""What a method that prunes *during* training may do at each point of it; the trainer calls these, methods derive."""
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+class TrainingHook:
+    """A visitor of the training loop. Every method does nothing by default; override those that the method needs.
+
+    What the hook must remember across an interruption goes through ``state`` and ``restore``: after a restart the
+    trainer first lets the hook bring the network into the shape it had, then loads the weights into it.
+    """
+
+    def on_step_loss(self, model: nn.Module, x: Tensor, y: Tensor, loss: Tensor, step: int) -> Tensor:
+        """The loss to differentiate, for instance ``loss`` plus a sparsity penalty."""
+        return loss
+
+    def after_step(self, model: nn.Module, optimizer: Optimizer, step: int) -> None:
+        """Called after the optimizer's step, for instance for a proximal step on the weights."""
+
+    def on_epoch(self, model: nn.Module, optimizer: Optimizer, epoch: int) -> bool:
+        """Called after the last step of ``epoch`` (from 0), before validation; may remove units or zero weights.
+
+        Returns:
+            True if the network's size or sparsity changed. The optimizer is then rebuilt (parameters that are still the
+            same objects keep their momentum) and the best weights of earlier epochs, which belong to another network,
+            are forgotten.
+        """
+        return False
+
+    def state(self) -> dict[str, Any]:
+        """What to keep in the checkpoint: tensors, and values that JSON can hold."""
+        return {}
+
+    def restore(self, model: nn.Module, state: dict[str, Any]) -> None:
+        """Take back ``state`` and give ``model`` the structure that it had when ``state`` was made."""
