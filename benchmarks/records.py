@@ -1,0 +1,350 @@
+"""One cell, one record: a small JSON file, written last and whole, the only source of the boards.
+
+A record lies in ``<root>/<dataset>/<model>/<key>.json`` under one of two roots: ``runs`` (what this machine computed)
+and ``cells`` (reviewed, under version control). Numbers keep seven significant digits, keys are sorted, and what is not
+a number (NaN, infinity) is null, so that files are small and their differences readable.
+"""
+
+import json
+import math
+import traceback as tracebacks
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from benchmarks.keys import recordable
+from benchmarks.paths import REPOSITORY, Paths, safe_name, write_atomically
+
+SCHEMA = 1
+DIGITS = 7
+FINISHED = frozenset({"done", "collapsed", "skipped"})
+
+Status = Literal["done", "failed", "collapsed", "skipped"]
+FreeForm = dict[str, Any]
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as JSON values: numbers rounded, NaN and infinity null, arrays and tensors as lists."""
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}") if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    if hasattr(value, "tolist"):  # numpy and torch
+        return _plain(value.tolist())
+    raise TypeError(f"a record holds plain values, not {type(value).__name__}")
+
+
+class Part(BaseModel):
+    """A part of a record: no field but the declared ones, no NaN."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class Budget(Part):
+    """How small the network was asked to become, as ``{kind: value}``, and how small it became."""
+
+    requested: dict[Literal["keep", "compression", "speedup"], float] = Field(default_factory=dict, max_length=1)
+    achieved: "Achieved" = Field(default_factory=lambda: Achieved())
+    note: str | None = None
+
+
+class Achieved(Part):
+    """Ratios original / remaining of parameters and MACs, and the fraction of units kept."""
+
+    compression: float | None = None
+    speedup: float | None = None
+    keep: float | None = None
+
+
+class Metrics(Part):
+    """One network, measured on the test split. Accuracies are fractions; MACs are of one sample."""
+
+    accuracy: float | None = None
+    top5: float | None = None
+    loss: float | None = None
+    parameters: int | None = None
+    nonzero: int | None = None
+    macs: int | None = None
+    macs_effective: float | None = None
+
+
+class Stages(Part):
+    """The dense network, the pruned one before fine-tuning, and the fine-tuned one."""
+
+    dense: Metrics | None = None
+    pruned: Metrics | None = None
+    tuned: Metrics | None = None
+
+
+class Latency(Part):
+    """Dense against pruned, interleaved in one process; ``ratio`` = dense / pruned, above 1 when pruning is faster."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)  # a runtime may add its own figures
+
+    runtime: str
+    batch: int
+    dense_ms: float | None = None
+    pruned_ms: float | None = None
+    dense_iqr_ms: float | None = None
+    pruned_iqr_ms: float | None = None
+    ratio: float | None = None
+    ratio_low: float | None = None
+    ratio_high: float | None = None
+    pairs: int | None = None
+    note: str | None = None
+
+
+class Cost(Part):
+    """What pruning itself took."""
+
+    dense_seconds: float | None = None
+    prune_seconds: float | None = None
+    tune_seconds: float | None = None
+    peak_memory_mb: float | None = None
+    calibration_samples: int | None = None
+
+
+class Layer(Part):
+    """One layer or coupled group, and whatever numbers the method reports of it."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+
+    name: str
+    units: int
+    kept: int
+
+
+class Prediction(Part):
+    """What a theory predicts of the damage of pruning, beside what was measured; ``layer`` None means the network."""
+
+    theory: str
+    layer: str | None = None
+    predicted: float | None = None
+    measured: float | None = None
+    unit: str | None = None
+
+
+class Record(Part):
+    """The result of one cell."""
+
+    key: str = Field(pattern=r"^[0-9a-f]{16}$")
+    version: Literal[1] = 1
+    status: Status
+    reason: str | None = None
+    traceback: str | None = None
+    config: Annotated[FreeForm, BeforeValidator(recordable)]
+    dataset: str
+    model: str
+    method: str
+    seed: int
+    unit: Literal["node", "edge"] | None = None
+    budget: Budget = Field(default_factory=Budget)
+    metrics: Stages = Field(default_factory=Stages)
+    latency: list[Latency] | None = None
+    cost: Cost = Field(default_factory=Cost)
+    layers: list[Layer] = Field(default_factory=list)
+    curve: list[FreeForm] | None = None
+    history: dict[str, list[FreeForm]] | None = None
+    predictions: list[Prediction] | None = None
+    sweep: str | None = None
+    fingerprint: FreeForm = Field(default_factory=dict)
+    created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rounded(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        # The configuration is left as it is: a rounded learning rate would be another cell.
+        return {name: part if name == "config" else _plain(part) for name, part in values.items()}
+
+    @model_validator(mode="after")
+    def _explained(self) -> "Record":
+        if self.status != "done" and not self.reason:
+            raise ValueError(f"a record with status {self.status} needs a reason")
+        return self
+
+    @property
+    def finished(self) -> bool:
+        """Whether the next sweep may skip this cell: it has a result, though perhaps a bad one."""
+        return self.status in FINISHED
+
+    def text(self) -> str:
+        """The content of the record's file."""
+        content = self.model_dump(exclude_none=False)
+        return json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def short_traceback(error: BaseException) -> str:
+    """The traceback of ``error`` with paths relative to the repository, or to the packages, and no other path."""
+    lines = tracebacks.format_exception(error)
+    text = "".join(lines).replace(f"{REPOSITORY}/", "").replace(str(Path.home()), "~")
+    shortened = []
+    for line in text.splitlines():
+        head, found, tail = line.partition("site-packages/")
+        shortened.append(f'  File "{tail}' if found and head.lstrip().startswith('File "') else line)
+    return "\n".join(shortened)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A file in the store that is not a usable record, and why."""
+
+    path: Path
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class Unreadable(ValueError):
+    """A file is not a record this version can read; ``later`` when a later version can."""
+
+    def __init__(self, message: str, later: bool = False) -> None:
+        super().__init__(message)
+        self.later = later
+
+
+def read(path: Path) -> Record:
+    """The record in ``path``.
+
+    Raises:
+        Unreadable: it is corrupt, foreign, or written by a later version.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise Unreadable(f"corrupt: not JSON ({error})") from None
+    version = content.get("version") if isinstance(content, dict) else None
+    if not isinstance(version, int) or "key" not in content:
+        raise Unreadable("foreign: not a record of this benchmark")
+    if version > SCHEMA:
+        raise Unreadable(f"written by a later version (schema {version}, this version reads {SCHEMA})", later=True)
+    try:
+        record = Record.model_validate(content)
+    except (ValidationError, TypeError) as error:
+        raise Unreadable(f"corrupt: {_first(error)}") from None
+    if record.key != path.stem:
+        raise Unreadable(f"foreign: holds the key {record.key}")
+    return record
+
+
+def _first(error: Exception) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    fault = error.errors()[0]
+    return f"{'.'.join(map(str, fault['loc'])) or 'record'}: {fault['msg']}"
+
+
+@dataclass(frozen=True)
+class Store:
+    """The records under ``runs`` and ``cells``.
+
+    Where both hold a cell, a finished record is preferred to a failed one, then the newer one, then the committed one.
+    """
+
+    runs: Path
+    cells: Path
+
+    @classmethod
+    def of(cls, paths: Paths) -> "Store":
+        """The store in the folders ``paths``."""
+        return cls(paths.runs, paths.cells)
+
+    def path_of(self, record: Record, root: Path | None = None) -> Path:
+        """Where ``record`` lies under ``root`` (``runs`` unless given)."""
+        return (root or self.runs) / safe_name(record.dataset) / safe_name(record.model) / f"{record.key}.json"
+
+    def write(self, record: Record, root: Path | None = None) -> Path:
+        """Write ``record`` under ``root`` (``runs`` unless given), whole or not at all, and return its path."""
+        path = self.path_of(record, root)
+        write_atomically(path, record.text())
+        return path
+
+    def find(self, key: str, committed: bool = False) -> Record | None:
+        """The record ``key`` of this machine's runs (with ``committed`` also of the cells), if there is a sound one.
+
+        By default committed cells are not looked at, so that a sweep in a fresh clone really runs.
+        """
+        found = []
+        for root in (self.runs, self.cells) if committed else (self.runs,):
+            for path in sorted(root.glob(f"*/*/{key}.json")):
+                try:
+                    found.append((root == self.cells, read(path)))
+                except Unreadable:
+                    self._set_aside(path)
+                except FileNotFoundError:
+                    continue
+        return max(found, key=_preference)[1] if found else None
+
+    def load(self) -> tuple[list[Record], list[Problem]]:
+        """All records, sorted by data set, model, method and key, and the files that could not be used.
+
+        A corrupt file in ``runs`` is renamed to ``*.json.corrupt``, so that its cell runs again.
+        """
+        best: dict[str, tuple[bool, Record]] = {}
+        problems = []
+        for root in (self.cells, self.runs):
+            for path in _files(root):
+                try:
+                    candidate = (root == self.cells, read(path))
+                except Unreadable as error:
+                    place = path if error.later else self._set_aside(path)
+                    problems.append(Problem(place, str(error)))
+                    continue
+                except FileNotFoundError:  # another process has just replaced or submitted it
+                    continue
+                except OSError as error:
+                    problems.append(Problem(path, f"cannot be read: {error.strerror}"))
+                    continue
+                key = candidate[1].key
+                best[key] = max(best.get(key, candidate), candidate, key=_preference)
+        records = [record for _, record in best.values()]
+        return sorted(records, key=lambda r: (r.dataset, r.model, r.method, r.key)), problems
+
+    def _set_aside(self, path: Path) -> Path:
+        if not path.is_relative_to(self.runs):
+            return path  # committed files are for their authors to mend
+        aside = path.with_name(f"{path.name}.corrupt")
+        try:
+            path.replace(aside)
+        except OSError:
+            return path
+        return aside
+
+
+def _preference(candidate: tuple[bool, Record]) -> tuple[bool, str, bool]:
+    committed, record = candidate
+    return record.finished, record.created, committed
+
+
+def _files(root: Path) -> Iterator[Path]:
+    for path in sorted(root.glob("*/*/*.json")):
+        if not path.parent.parent.name.startswith("."):
+            yield path
+
+
+def flat(record: Record) -> dict[str, Any]:
+    """The record as one row: identity, budget, every metric, cost and latency ratio, under names fit for a query."""
+    kind, value = next(iter(record.budget.requested.items()), (None, None))
+    row: dict[str, Any] = {
+        name: getattr(record, name)
+        for name in ("key", "dataset", "model", "method", "unit", "seed", "status", "reason", "sweep", "created")
+    }
+    row |= {"budget": kind, "value": value} | record.budget.achieved.model_dump()
+    for stage in ("dense", "pruned", "tuned"):
+        metrics = getattr(record.metrics, stage) or Metrics()
+        row |= {f"{stage}_{name}": number for name, number in metrics.model_dump().items()}
+    row |= record.cost.model_dump()
+    row |= {f"latency_{m.runtime}_b{m.batch}": m.ratio for m in record.latency or []}
+    return row

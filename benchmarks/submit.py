@@ -1,0 +1,75 @@
+"""Move finished records of this machine (``results/runs``) to the reviewed ones (``results/cells``).
+
+    python -m benchmarks.submit
+    python -m benchmarks.submit --where "dataset == 'mnist'"
+
+A record is moved when its cell is finished, its configuration has the key it is filed under, and nothing in it names a
+folder of this machine. The copy is complete before the original goes, so that an interruption loses nothing.
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.command import end
+from benchmarks.frame import select
+from benchmarks.keys import cell_key
+from benchmarks.paths import Paths
+from benchmarks.records import Problem, Record, Store
+from benchmarks.tables import output_console
+
+
+def objection(record: Record) -> str | None:
+    """Why the finished ``record`` cannot be submitted, or None."""
+    if cell_key(record.config) != record.key:
+        return "its configuration has another key: it was edited, or the rule of keys has changed"
+    local = next((text for text in _texts(record.config) if Path(text).is_absolute() or text.startswith("~")), None)
+    return None if local is None else f"its configuration names a folder of this machine ({local})"
+
+
+def submit(store: Store, where: str | None = None) -> tuple[list[Record], list[Problem]]:
+    """Move the finished records; return the moved ones, and the objection to each of the others."""
+    records, problems = Store(store.runs, store.runs).load()
+    moved = []
+    for record in select([record for record in records if record.finished], where):
+        reason = objection(record)
+        if reason is not None:
+            problems.append(Problem(store.path_of(record), reason))
+            continue
+        store.write(record, store.cells)
+        store.path_of(record).unlink(missing_ok=True)
+        moved.append(record)
+    return moved, problems
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for part in value.values():
+            yield from _texts(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command ``python -m benchmarks.submit``; 1 when a finished record could not be moved."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.submit", description="Move finished records to cells/.")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
+    parser.add_argument("--where", default=None, help="pandas query, e.g. \"dataset == 'mnist'\"")
+    chosen = parser.parse_args(arguments)
+    store, console = Store.of(Paths(chosen.results)), output_console()
+    moved, problems = submit(store, chosen.where)
+    for problem in problems:
+        console.print(f"not moved: {problem}", markup=False)
+    uncommitted = sum(bool(record.fingerprint.get("dirty")) for record in moved)
+    console.print(f"moved {len(moved)} records to {store.cells}", markup=False)
+    if uncommitted:
+        console.print(f"{uncommitted} of them were made by code with uncommitted changes", markup=False)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    end(main)

@@ -1,0 +1,305 @@
+import csv
+import io
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from sample_records import made
+
+from benchmarks import labels
+from benchmarks.leaderboard import boards, csv_of, main, render, table_of
+from benchmarks.records import Store
+from benchmarks.stats import spread
+from benchmarks.tables import Table, plus_minus
+from methods.errors import BadInput
+
+PRESETS = {
+    "config.yaml": "defaults:\n  - allocation: uniform\n  - compensation@compensation: none\n  - _self_\n",
+    "allocation/uniform.yaml": "_target_: methods.allocation.Uniform\n",
+    "compensation/none.yaml": "_target_: methods.compensation.NoCompensation\n",
+    "compensation/least_squares.yaml": "_target_: methods.compensation.LeastSquares\nridge: null\nrefit: false\n",
+    "method/spectral.yaml": (
+        "# @package _global_\ndefaults:\n  - override /compensation@_global_.compensation: least_squares\n"
+        "selection: {_target_: methods.spectral.SpectralSelection, theta: 0.5, seed: '${seed}'}\n"
+    ),
+    "method/magnitude.yaml": "selection: {_target_: methods.magnitude.Magnitude, norm: 1}\n",
+}
+LEAST_SQUARES = {"_target_": "methods.compensation.LeastSquares", "ridge": None, "refit": False}
+NONE = {"_target_": "methods.compensation.NoCompensation"}
+SPECTRAL = {"_target_": "methods.spectral.SpectralSelection", "theta": 0.5, "seed": 3}
+
+
+@pytest.fixture
+def conf(tmp_path, monkeypatch):
+    for name, text in PRESETS.items():
+        path = tmp_path / "conf" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setattr(labels, "CONF", tmp_path / "conf")
+    monkeypatch.setattr(labels.label, "__defaults__", (tmp_path / "conf",))
+    return tmp_path / "conf"
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "results" / "runs", tmp_path / "results" / "cells")
+
+
+def scored(seed, before, after, **fields):
+    metrics = {
+        "dense": {"accuracy": 0.98, "parameters": 1000, "macs": 900},
+        "pruned": {"accuracy": before, "parameters": 250, "macs": 200},
+        "tuned": {"accuracy": after, "parameters": 250, "macs": 200},
+    }
+    return made(seed=seed, metrics=metrics, **fields)
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ({"selection": SPECTRAL, "compensation": LEAST_SQUARES}, "spectral"),
+        ({"selection": SPECTRAL, "compensation": NONE}, "spectral (compensation none)"),
+        ({"selection": SPECTRAL | {"theta": 0.25}, "compensation": LEAST_SQUARES}, "spectral (theta 0.25)"),
+        ({"compensation": LEAST_SQUARES | {"ridge": 0.1}}, "spectral (ridge 0.1)"),
+        ({"compensation": LEAST_SQUARES, "allocation": {"_target_": "methods.x.Other"}}, "spectral (allocation Other)"),
+        ({"compensation": LEAST_SQUARES | {"new": None}}, "spectral"),
+        ({"method": {"selection": SPECTRAL | {"theta": 1}}}, "spectral (theta 1)"),
+        ({}, "spectral"),
+    ],
+)
+def test_label_names_the_parts_that_are_not_the_presets(conf, parts, expected):
+    assert labels.label(made(settings=parts), conf) == expected
+
+
+def test_label_of_a_part_the_preset_leaves_to_the_root(conf):
+    record = made(method="magnitude", settings={"compensation": LEAST_SQUARES | {"refit": True}})
+    assert labels.label(record, conf) == "magnitude (compensation least_squares, refit True)"
+    assert labels.label(made(method="magnitude", settings={"compensation": NONE}), conf) == "magnitude"
+    assert labels.label(made(method="unheard_of"), conf) == "unheard_of"
+    assert labels.label(made(method="../config"), conf) == "../config"
+
+
+def test_rows_average_over_seeds_and_over_nothing_else(conf):
+    accuracies = [0.90, 0.92, 0.97]
+    records = [scored(seed, 0.5, accuracy) for seed, accuracy in enumerate(accuracies)]
+    records.append(scored(0, 0.5, 0.1, settings={"trainer": {"finetune": {"epochs": 1}}}))
+    board = boards(records)[0]
+    rows = {row.name: row for row in board.rows}
+    assert set(rows) == {"dense", "spectral [trainer.finetune.epochs none]", "spectral [trainer.finetune.epochs 1]"}
+    averaged = rows["spectral [trainer.finetune.epochs none]"]
+    assert averaged.n == 3
+    assert averaged.values["tuned_accuracy"].mean == pytest.approx(sum(accuracies) / 3)
+    assert averaged.values["tuned_accuracy"].std == pytest.approx(statistics.stdev(accuracies))
+    assert rows["dense"].n == 3, "one dense network per seed"
+
+
+def test_dense_network_is_counted_once_however_many_methods_prune_it(conf):
+    records = [
+        scored(0, 0.5, 0.6, method=method, settings={"method": {"name": method}}) for method in ("spectral", "dpp")
+    ]
+    assert [(row.name, row.n) for row in boards(records)[0].rows if row.name == "dense"] == [("dense", 1)]
+
+
+def test_order_is_dense_then_tuned_then_pruned_then_what_did_not_work(conf):
+    def cell(method, before, after, **fields):
+        return scored(0, before, after, method=method, settings={"method": {"name": method}}, **fields)
+
+    records = [
+        cell("a", 0.3, 0.8),
+        cell("b", 0.9, None),
+        cell("c", 0.4, 0.8),
+        cell("d", 0.1, 0.95),
+        cell("e", None, None, status="failed", reason="it broke\nin two lines"),
+        cell("f", 0.1, 0.1, status="collapsed", reason="chance accuracy"),
+    ]
+    for order in (records, records[::-1]):
+        board = boards(order)[0]
+        assert [row.name for row in board.rows] == ["dense", "d", "c", "a", "b", "f", "e"]
+    table = table_of(board)
+    assert table.columns[-1] == "status"
+    assert [row[-1] for row in table.rows[-2:]] == ["collapsed", "failed"]
+    assert table.notes[-2:] == ["f collapsed (n = 1): chance accuracy", "e failed (n = 1): it broke"]
+
+
+def test_seeds_that_failed_are_a_row_beside_those_that_did_not(conf):
+    records = [scored(0, 0.5, 0.9), scored(1, 0.5, 0.9), scored(2, None, None, status="failed")]
+    assert [(row.name, row.status, row.n) for row in boards(records)[0].rows] == [
+        ("dense", "done", 3),
+        ("spectral", "done", 2),
+        ("spectral", "failed", 1),
+    ]
+
+
+def test_table_says_rule_split_and_spread(conf):
+    table = table_of(boards([scored(0, 0.5, 0.91234)])[0])
+    assert table.title == (
+        "digits · mlp · keep 0.2: accuracy (%) on the test split; weights chosen by validation accuracy"
+    )
+    row = dict(zip(table.columns, table.rows[1], strict=True))
+    assert row["after fine-tuning"] == "91.23 ± –" and row["n"] == "1"
+    assert row["parameters"] == "250" and row["MACs"] == "200"
+    assert "FLOPs" not in table.markdown()
+
+
+def test_latency_and_masks_have_their_columns_and_notes(conf):
+    latency = [{"runtime": "eager", "batch": 1, "ratio": 1.931}]
+    records = [scored(0, 0.5, 0.9, latency=latency, fingerprint={"cpu": "A"})]
+    records.append(
+        scored(0, 0.5, 0.9, unit="edge", method="m", settings={"method": 1}, latency=latency, fingerprint={"cpu": "B"})
+    )
+    table = table_of(boards(records)[0])
+    assert table.rows[1][table.columns.index("latency eager b1")] == "1.93×"
+    assert "nonzero" in table.columns
+    assert any("bring no speed" in note for note in table.notes)
+    assert any("2 kinds of machine" in note for note in table.notes)
+
+
+def test_regression_is_ranked_by_loss(conf):
+    def cell(method, loss):
+        metrics = {"pruned": {"loss": 1.0}, "tuned": {"loss": loss}}
+        return made(method=method, settings={"method": method}, metrics=metrics)
+
+    board = boards([cell("bad", 0.9), cell("good", 0.1)])[0]
+    assert [row.name for row in board.rows] == ["good", "bad"]
+    table = table_of(board)
+    assert "loss on the test split" in table.title and table.rows[0][4] == "0.1000 ± –"
+
+
+def test_budgets_have_boards_of_their_own_in_numerical_order(conf):
+    records = [
+        made(settings={"budget": {"speedup": value}}, budget={"requested": {"speedup": value}}) for value in (16, 2, 4)
+    ]
+    assert [board.value for board in boards(records)] == [2, 4, 16]
+
+
+def test_files_are_the_same_bytes_for_the_same_records(conf, store, tmp_path):
+    records = [
+        scored(seed, 0.1 * seed, 0.3 + 0.1 * seed, method=m, settings={"m": m}) for seed in range(3) for m in "ab"
+    ]
+    for record in records:
+        store.write(record)
+    assert render(store, tmp_path / "one") == 1
+    other = Store(tmp_path / "other" / "runs", tmp_path / "other" / "cells")
+    for record in reversed(records):
+        other.write(record, other.cells)
+    render(other, tmp_path / "two")
+    for name in ("leaderboard.md", "leaderboard.csv"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_csv_holds_the_unrounded_numbers(conf):
+    lines = list(csv.DictReader(io.StringIO(csv_of(boards([scored(0, 0.5, 0.9123456), scored(1, 0.5, 0.9)])))))
+    assert [line["method"] for line in lines] == ["dense", "spectral"]
+    assert float(lines[1]["tuned_accuracy_mean"]) == pytest.approx((0.9123456 + 0.9) / 2, rel=1e-12)
+    assert lines[1]["n"] == "2" and lines[1]["prune_seconds_mean"] == ""
+
+
+def test_texts_of_records_are_not_markup(conf, store, tmp_path):
+    store.write(scored(0, 0.5, 0.9, method="a|b<script>[red]x[/nope]", status="failed", reason="*bold* | `code`\n<b>"))
+    console = Console(record=True, width=200, file=io.StringIO())
+    render(store, tmp_path / "out", console)
+    assert "a|b<script>[red]x[/nope]" in console.export_text()
+    markdown = (tmp_path / "out" / "leaderboard.md").read_text()
+    assert "<script>" not in markdown.replace("\\<", "") and "a\\|b" in markdown
+    assert {line.replace("\\|", "").count("|") for line in markdown.splitlines() if line.startswith("|")} == {10}
+
+
+@given(st.text(max_size=30))
+def test_any_text_stays_one_markdown_cell(text):
+    line = Table("t", ["a"], [[text]]).markdown().splitlines()[4]
+    assert line.replace("\\\\", "").replace("\\|", "").count("|") == 2
+
+
+def test_only_prints_the_boards_of_a_sweep_but_writes_all(conf, store, tmp_path):
+    first, second = made(), made(seed=1, dataset="mnist")
+    for record in (first, second):
+        store.write(record)
+    console = Console(record=True, width=200, file=io.StringIO())
+    assert render(store, tmp_path / "out", console, only=frozenset({second.key})) == 2
+    assert "mnist" in (said := console.export_text()) and "digits" not in said
+    assert "digits" in (tmp_path / "out" / "leaderboard.md").read_text()
+
+
+def test_corrupt_record_is_named_and_the_rest_is_shown(conf, store, capsys):
+    path = store.write(made())
+    path.with_name(f"{'e' * 16}.json").write_text("{")
+    assert main(["--results", str(store.runs.parent)]) == 0
+    said = capsys.readouterr().out
+    assert "left out: " in said and "corrupt: not JSON" in said and "spectral" in said
+
+
+def test_where_filters_and_formats_choose(conf, store, capsys):
+    for seed in range(3):
+        store.write(scored(seed, 0.5, 0.9))
+    arguments = ["--results", str(store.runs.parent), "--where", "seed < 2", "--format", "csv"]
+    assert main(arguments) == 0
+    out = store.runs.parent / "boards"
+    assert [path.name for path in out.iterdir()] == ["leaderboard.csv"]
+    assert {line["n"] for line in csv.DictReader((out / "leaderboard.csv").open())} == {"2"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "pdf"], "Unknown format pdf; expected some of terminal, md, csv"),
+        (["--where", "colour == 1"], "Cannot apply the query 'colour == 1'.*\nExpected a condition such as"),
+        (["--where", "seed +"], "Cannot apply the query"),
+        (["--where", "seed + 1"], "Cannot apply the query"),
+        (["--where", "seed > 100"], "No records that match 'seed > 100'"),
+    ],
+)
+def test_bad_input_says_what_to_type(conf, store, arguments, message):
+    store.write(made())
+    with pytest.raises(BadInput, match=message) as raised:
+        main(["--results", str(store.runs.parent), *arguments])
+    assert len(str(raised.value).splitlines()) <= 2
+    assert not (store.runs.parent / "boards").exists()
+
+
+def test_empty_store_says_how_to_begin(store):
+    with pytest.raises(BadInput, match=r"No records in .*\n.*python run.py -m method="):
+        main(["--results", str(store.runs.parent)])
+
+
+@given(st.lists(st.floats(-1e6, 1e6) | st.none(), max_size=8))
+def test_spread_against_the_definition(values):
+    known = [value for value in values if value is not None]
+    result = spread(values)
+    assert result.n == len(known)
+    if known:
+        mean = sum(known) / len(known)
+        assert result.mean == pytest.approx(mean, abs=1e-6)
+    if len(known) > 1:
+        variance = sum((value - mean) ** 2 for value in known) / (len(known) - 1)
+        assert result.std == pytest.approx(variance**0.5, abs=1e-6)
+    else:
+        assert result.std is None and plus_minus(result).endswith("–")
+
+
+@pytest.mark.slow
+def test_ten_thousand_records(conf, store, tmp_path):
+    for seed in range(10_000):
+        path = store.path_of(record := scored(seed, 0.5, 0.9))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(record.text())
+    assert render(store, tmp_path / "out") == 1
+    assert "10000" in (tmp_path / "out" / "leaderboard.md").read_text()
+
+
+@pytest.mark.parametrize("method", sorted(path.stem for path in (labels.REPOSITORY / "conf" / "method").glob("*.yaml")))
+def test_the_suites_own_presets_are_named_plainly(method):
+    """Composed by Hydra itself, each method's own parts must not look like a departure from them."""
+    from hydra import compose, initialize_config_dir
+    from omegaconf import OmegaConf
+
+    with initialize_config_dir(str(labels.REPOSITORY / "conf"), version_base=None):
+        usual = OmegaConf.to_container(compose("config", [f"method={method}"]), resolve=True)
+        bare = OmegaConf.to_container(compose("config", [f"method={method}", "compensation=none"]), resolve=True)
+    conf = labels.REPOSITORY / "conf"
+    assert labels.label(made(method=method, settings=usual), conf) == method
+    same = usual["compensation"] == bare["compensation"]
+    assert labels.label(made(method=method, settings=bare), conf) == (
+        method if same else f"{method} (compensation none)"
+    )
