@@ -1,0 +1,99 @@
+"""A layer in the eigenbasis of its Kronecker factors, and as three layers with fewer directions.
+
+The mathematics of EigenDamage (Wang, Grosse, Fidler & Zhang, ICML 2019, section 4); ``methods.eigendamage`` says what
+is done with it. W is (out, in, kernel positions), the Fisher G (x) A with A (in, in) and G (out, out).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from methods.kfac import Factors
+
+
+class Basis(NamedTuple):
+    """Eigenvectors (as columns) and eigenvalues of the two factors: ``inputs`` of A, ``outputs`` of G."""
+
+    inputs: Tensor
+    input_values: Tensor
+    outputs: Tensor
+    output_values: Tensor
+
+
+def channel_factor(inputs: Tensor, channels: int) -> Tensor:
+    """(in, in) factor between input channels: A (d, d) without a bias entry, averaged over its kernel positions."""
+    positions = len(inputs) // channels
+    size = channels * positions  # what remains is the bias
+    blocks = inputs[:size, :size].reshape(channels, positions, channels, positions)
+    return blocks.diagonal(dim1=1, dim2=3).mean(-1)
+
+
+def eigenbasis(factors: Factors) -> Basis:
+    """Eigendecompositions of A and G; eigenvalues that rounding made negative are zero."""
+    input_values, inputs = torch.linalg.eigh(factors.A)
+    output_values, outputs = torch.linalg.eigh(factors.G)
+    return Basis(inputs, input_values.clamp_min(0), outputs, output_values.clamp_min(0))
+
+
+def rotate(weight: Tensor, basis: Basis) -> Tensor:
+    """W* = Q_G^T W Q_A for every kernel position of W (out, in, positions)."""
+    return torch.einsum("oik,or,ic->rck", weight, basis.outputs, basis.inputs)
+
+
+def damage(rotated: Tensor, curvature: Tensor) -> Tensor:
+    """(out, in) W*^2 times the curvature of each entry, summed over kernel positions."""
+    return (rotated.square() * curvature).sum(2)
+
+
+def kernels(module: nn.Module) -> Tensor:
+    """The weight of a linear layer or convolution as (out, in, kernel positions) float64."""
+    return module.weight.detach().double().reshape(*module.weight.shape[:2], -1)
+
+
+class RotatedLayer(nn.Sequential):
+    """``project`` to input directions, ``core`` with the old kernel, ``expand`` from output directions."""
+
+    @property
+    def core(self) -> nn.Module:
+        """The middle layer, the only one that is pruned again."""
+        return self[1]
+
+
+def rotated_layer(module: nn.Module, basis: Basis, columns: Tensor, rows: Tensor) -> RotatedLayer:
+    """The three layers that replace ``module`` when only these columns and rows of W* stay; a new module.
+
+    Args:
+        module: linear layer, ungrouped convolution, or a :class:`RotatedLayer`, whose core is then rotated.
+        basis: of the layer (or core).
+        columns: kept input directions.
+        rows: kept output directions.
+    """
+    core = module.core if isinstance(module, RotatedLayer) else module
+    middle = rotate(kernels(core), basis)[rows][:, columns].reshape(len(rows), len(columns), *core.weight.shape[2:])
+    before, after, bias = basis.inputs[:, columns].T, basis.outputs[:, rows], core.bias
+    if isinstance(module, RotatedLayer):
+        before = before @ module[0].weight.detach().double().flatten(1)
+        after, bias = module[2].weight.detach().double().flatten(1) @ after, module[2].bias
+    pointwise = (1, 1) if isinstance(core, nn.Conv2d) else ()
+    parts = (before.reshape(*before.shape, *pointwise), middle, after.reshape(*after.shape, *pointwise))
+    layers = [_layer_like(core, part, bias if number == 2 else None, number == 1) for number, part in enumerate(parts)]
+    return RotatedLayer(OrderedDict(zip(("0", "1", "2"), layers, strict=True)))
+
+
+def _layer_like(module: nn.Module, weight: Tensor, bias: Tensor | None, is_core: bool) -> nn.Module:
+    out, inputs = weight.shape[:2]
+    place = {"device": module.weight.device, "dtype": module.weight.dtype, "bias": bias is not None}
+    if isinstance(module, nn.Conv2d):
+        geometry = {"stride": module.stride, "padding": module.padding, "dilation": module.dilation} if is_core else {}
+        layer: nn.Module = nn.Conv2d(inputs, out, tuple(weight.shape[2:]), **geometry, **place)
+    else:
+        layer = nn.Linear(inputs, out, **place)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        if bias is not None:
+            layer.bias.copy_(bias)
+    return layer.train(module.training)
