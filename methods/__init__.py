@@ -1,1 +1,1 @@
-"""What we compare: pruning methods as allocation + selection + compensation (+ schedule). Never imports ``benchmarks``."""
+"""What we compare: pruning methods as allocation + selection + compensation (+ schedule); never imports benchmarks."""

@@ -2,7 +2,7 @@
 
 Conventions: ``compression`` = dense / remaining parameters of the whole model, ``speedup`` = dense / remaining MACs of
 the whole model, ``keep`` = remaining fraction of the prunable units. MACs are multiply-accumulates of matrix products
-and convolutions for one sample, as ``torch.utils.flop_counter.FlopCounterMode`` counts them (two operations each).
+and convolutions for one sample (:mod:`methods.counting`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from methods.counting import count_macs
 from methods.errors import BadInput
 from methods.graph import NodeGroup, call_order
 from methods.selection import Count
@@ -200,13 +200,6 @@ def output_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
     return positions
 
 
-def count_macs(model: nn.Module, example: Tensor) -> int:
-    """Multiply-accumulates of matrix products and convolutions for one sample, on the eager model."""
-    with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(example[:1])
-    return counter.get_total_flops() // 2
-
-
 def meet(
     budget: Budget, family: Family, cost: NodeCost | EdgeCost, dense: Cost, partial: bool = False
 ) -> tuple[Counts, str | None]:
@@ -250,10 +243,15 @@ def meet(
         else:
             top, high = middle, counts
     chosen = min(_between(low, high), key=lambda counts: abs(cost(counts).of(budget.kind) / limit - 1))
-    achieved = cost(chosen).achieved(dense)[budget.kind]
+    return chosen, shortfall(budget, cost(chosen), dense, "nearest reachable size")
+
+
+def shortfall(budget: Budget, cost: Cost, dense: Cost, why: str) -> str | None:
+    """A note that the achieved size is off the budget by more than the tolerance; None where it is not."""
+    achieved = cost.achieved(dense)[budget.kind]
     if abs(achieved / budget.value - 1) <= TOLERANCE:
-        return chosen, None
-    return chosen, f"nearest reachable size: {budget.kind}={achieved:.4g} for the requested {budget.value:g}"
+        return None
+    return f"{why}: {budget.kind}={achieved:.4g} for the requested {budget.value:g}"
 
 
 def _between(low: Counts, high: Counts) -> list[Counts]:

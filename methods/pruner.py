@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.allocation import Allocation, Uniform
-from methods.budget import TOLERANCE, Budget, Cost, EdgeCost, NodeCost, meet
+from methods.budget import TOLERANCE, Budget, Cost, EdgeCost, NodeCost, meet, shortfall
 from methods.compensation import Compensation, Reconstruction
 from methods.errors import BadInput, Skipped
 from methods.graph import NetworkGraph, NodeGroup, call_order, gated
@@ -34,6 +34,7 @@ class Pruned:
     Attributes:
         model: physically smaller for nodes, same shapes with zeros for edges.
         unit: ``node`` or ``edge``.
+        kept: for nodes, per group the nodes that stayed in the last step.
         masks: for edges, parameter name -> boolean mask that training has to respect.
         layers: per layer its name, units before, units kept, and what the method reports.
         achieved: ``keep``, ``compression`` and ``speedup`` reached.
@@ -45,6 +46,7 @@ class Pruned:
 
     model: nn.Module
     unit: str
+    kept: dict[str, Tensor] = field(default_factory=dict)
     masks: dict[str, Tensor] = field(default_factory=dict)
     layers: list[dict[str, Any]] = field(default_factory=list)
     achieved: dict[str, float] = field(default_factory=dict)
@@ -120,8 +122,9 @@ class Pruner:
             result.steps.append({"requested": target.value, **result.achieved, **sparsity})
             if rewind is not None:
                 _take_weights(result.model, rewind, result.masks)
-            if self.allocation.partial and cost.of(budget.kind) <= budget.remaining * dense.of(budget.kind) * (1 + TOLERANCE):
-                break  # the rule has reached the budget; more training would only repeat the last one
+            limit = budget.remaining * dense.of(budget.kind)
+            if target == budget and cost.of(budget.kind) <= limit * (1 + TOLERANCE):
+                break  # nothing is left to prune; more training would only repeat the last one
             if train is not None and number < len(targets) - 1:
                 train(result.model, result.masks, number)
         return result
@@ -147,7 +150,8 @@ class Pruner:
         groups = list(graph.groups)
         cost = NodeCost(model, example, groups)
         layers = _node_layers(original, groups, calibration, seed)
-        counts, note = meet(target, self.allocation.family(layers, self.selection), cost, dense, self.allocation.partial)
+        family = self.allocation.family(layers, self.selection)
+        counts, note = meet(target, family, cost, dense, self.allocation.partial)
         kept = self._select_nodes(layers, counts)
         report = []
         for layer in layers:
@@ -163,6 +167,7 @@ class Pruner:
                 report[-1] |= self.selection.report(layer, chosen)
                 self._repair(model, layer, current, chosen)
                 graph.remove(current, chosen)
+        result.kept = kept
         _require_understood(original, groups, kept, example)
         if rewind is not None:
             _remove_all(rewind, example, kept, self.prune_residual)
@@ -212,7 +217,8 @@ class Pruner:
         names = edge_layers(model, example)
         cost = EdgeCost(model, example, names)
         layers = _edge_layers(copy.deepcopy(model), names, result.masks, calibration, seed)
-        counts, note = meet(target, self.allocation.family(layers, self.selection), cost, dense, self.allocation.partial)
+        family = self.allocation.family(layers, self.selection)
+        counts, note = meet(target, family, cost, dense, self.allocation.partial)
         masks = self.selection.select_all(layers, counts)
         report = [
             {"name": layer.name, "units": layer.size, "kept": int(masks[layer.name].sum())}
@@ -232,7 +238,9 @@ class Pruner:
                 if layer.name in biases:
                     module.bias.copy_(biases[layer.name])
         layers[0].shared.clear()  # gradients can be gigabytes; the layers hold each other, so they would stay a while
-        return report, cost({name: int(mask.sum()) for name, mask in masks.items()}), note
+        # a method that chooses jointly over the network may spread the units otherwise than the allocation did
+        actual = cost({name: int(mask.sum()) for name, mask in masks.items()})
+        return report, actual, note or shortfall(target, actual, dense, "the selection's own distribution")
 
 
 def derive(seed: int, step: int) -> str:

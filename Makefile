@@ -1,0 +1,40 @@
+# Two commands for a new user: `make demo` and `make test`. Each sets up what it needs, in .venv, from the lock file.
+PYTHON ?= python3
+VENV := .venv
+READY := $(VENV)/.ready
+RUN := $(VENV)/bin/python
+
+.PHONY: demo test fast lint setup speed clean
+
+demo: $(READY)
+	$(RUN) run.py -m method=spectral,dpp,magnitude,random compensation=none
+	$(RUN) run.py -m method=spectral,dpp,magnitude,random
+
+test: $(READY)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m pytest -n 2 --dist worksteal
+
+fast: $(READY)
+	$(RUN) -m pytest -n 2 --dist worksteal -m "not slow"
+
+lint: $(READY)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
+
+speed: $(READY)
+	$(RUN) -m benchmarks.speed
+
+setup: $(READY)
+
+$(READY): requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Secateurs needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@echo "Setting up $(VENV) from requirements.lock; this takes a minute or two."
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@touch $(READY)
+
+clean:
+	rm -rf $(VENV) .cache results/runs

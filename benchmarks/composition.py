@@ -1,0 +1,153 @@
+"""From words to configurations with Hydra, and from Hydra's errors to messages for people."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from benchmarks.paths import write_atomically
+from methods.errors import BadInput
+
+CONFIG = "config"
+
+
+class Composer:
+    """Composes configurations of one folder.
+
+    Hydra's launchers want the master configuration of the sweep and Hydra's own loader; ``hydra.main`` would build
+    both, but gives no way to launch only the cells that are missing, nor to conclude the sweep with our exit code.
+    That is why Hydra's internal class stands here, and nowhere else.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        GlobalHydra.instance().clear()
+        self.hydra = Hydra.create_main_hydra2(CONFIG, create_config_search_path(str(folder)))
+
+    def master(self, words: Sequence[str]) -> DictConfig:
+        """The configuration of a sweep, with Hydra's own section."""
+        with _explained(self.folder):
+            return self.hydra.compose_config(
+                CONFIG, list(words), run_mode=RunMode.MULTIRUN, with_log_configuration=False
+            )
+
+    def cell(self, words: Sequence[str]) -> dict[str, Any]:
+        """The plain, resolved configuration of one cell."""
+        with _explained(self.folder):
+            config = self.hydra.compose_config(CONFIG, list(words), run_mode=RunMode.RUN, with_log_configuration=False)
+            return plain(config)
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """``config`` without Hydra's section, resolved, as plain values."""
+    config = OmegaConf.masked_copy(config, [key for key in config if key != "hydra"])
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]
+
+
+def expand(words: Sequence[str]) -> list[list[str]]:
+    """All combinations of the comma-separated values in ``words``, in Hydra's order."""
+    with _explained(None):
+        overrides = OverridesParser.create().parse_overrides(list(words))
+        [combinations] = BasicSweeper.split_arguments(overrides, None) or [[[]]]
+    return [list(combination) for combination in combinations]
+
+
+def key_of(word: str) -> str:
+    """The key that a word such as ``+seed=0,1`` sets."""
+    return word.partition("=")[0].lstrip("+~")
+
+
+class Memory:
+    """Remembers what composing gave, since it takes a hundred times longer than looking up.
+
+    Valid for one state of the configuration files; forgotten when any of them changes.
+    """
+
+    def __init__(self, folder: Path, file: Path) -> None:
+        self.file = file
+        stamp = [(str(p.relative_to(folder)), p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*.yaml")]
+        self.stamp = hashlib.sha256(json.dumps(sorted(stamp)).encode()).hexdigest()
+        self.entries: dict[str, dict[str, Any]] = {}
+        try:
+            content = json.loads(file.read_text())
+            if content["stamp"] == self.stamp:
+                self.entries = content["entries"]
+        except (OSError, ValueError, KeyError, TypeError):
+            pass  # a memory that cannot be read is no memory
+
+    def save(self) -> None:
+        """Keep the entries for the next call; a read-only cache is no obstacle."""
+        with suppress(OSError, BadInput):
+            write_atomically(self.file, json.dumps({"stamp": self.stamp, "entries": self.entries}))
+
+
+class _explained:
+    """Turns Hydra's errors into :class:`BadInput` with a line or two."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, HydraException | OmegaConfBaseException):
+            raise BadInput(explain(error, self.folder)) from error
+
+
+def explain(error: Exception, folder: Path | None) -> str:
+    """What is wrong, what was expected, and what to type, from one of Hydra's errors."""
+    text = str(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        choices = _choices(error, folder, group)
+        close = difflib.get_close_matches(name, choices, 1)
+        example = close[0] if close else (choices[0] if choices else "CHOICE")
+        return f"unknown {group} '{name}'; choose from {', '.join(choices)}\ntype {group}={example}"
+    if isinstance(error, OverrideParseException):
+        return f"cannot read '{error.override}'; expected KEY=VALUE, for instance seed=1 or -m seed=0,1,2"
+    cause = error.__cause__ or error
+    inside = str(cause)
+    if missing := re.search(r"Key '([^']+)' is not in struct(?:.*?full_key: (\S+))?", f"{text}\n{inside}", re.DOTALL):
+        key = missing.group(2) or missing.group(1)
+        return f"unknown key '{key}'; {_keys_near(key, folder)}"
+    if isinstance(error, ConfigCompositionException) and "No match in the defaults list" in text:
+        key = re.search(r"override '([^']+)'", text)
+        return f"unknown group '{key.group(1) if key else '?'}'; see python run.py --help for the groups"
+    return " ".join(line.strip() for line in (inside or text).splitlines()[:2])
+
+
+def _choices(error: MissingConfigException, folder: Path | None, group: str) -> list[str]:
+    if error.options:
+        return sorted(error.options)
+    return sorted(path.stem for path in ((folder or Path()) / group).glob("*.yaml"))
+
+
+def _keys_near(key: str, folder: Path | None) -> str:
+    """Keys of the same level in the root configuration, the closest first."""
+    if folder is None:
+        return "see python run.py --cfg for all keys"
+    known = {path.name for path in folder.iterdir() if path.is_dir()} | set(OmegaConf.load(folder / f"{CONFIG}.yaml"))
+    known -= {"defaults", "hydra", "__pycache__", "_sweep"}
+    close = difflib.get_close_matches(key.partition(".")[0], sorted(known), 3, 0.4)
+    if "." in key and key.partition(".")[0] in known | {"selection"}:
+        return f"python run.py --cfg shows the keys of '{key.rpartition('.')[0]}'"
+    return (
+        f"did you mean {' or '.join(close) if close else 'one of ' + ', '.join(sorted(known))}? (python run.py --cfg)"
+    )

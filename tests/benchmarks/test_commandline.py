@@ -1,0 +1,231 @@
+"""The real command on tiny settings: what a user types, right and wrong."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+import benchmarks.cell
+from benchmarks.composition import Composer
+from benchmarks.records import Store
+from benchmarks.sweep import CONF
+
+ROOT = Path(__file__).parents[2]
+TINY = ["trainer=tiny", "dataset.limit=300", "measure=none", "track=none", "calibration.samples=64"]
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Runs a command of the suite with results and caches of its own."""
+
+    def run(*words, module=None, timeout=120, **environment):
+        folders = [f"paths.results={tmp_path}/results", f"paths.cache={tmp_path}/cache"]
+        head = [sys.executable, "-m", module] if module else [sys.executable, "run.py"]
+        tail = [] if module or "--help" in words else folders
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "SECATEURS_DATA": "", "COLUMNS": "200", **environment}
+        return subprocess.run(
+            [*head, *words, *tail], cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout, check=False
+        )
+
+    run.results = tmp_path / "results"
+    run.cache = tmp_path / "cache"
+    return run
+
+
+def records(command):
+    return [json.loads(path.read_text()) for path in sorted(command.results.glob("runs/*/*/*.json"))]
+
+
+def test_a_sweep_leaves_valid_records_and_a_board_and_the_second_time_does_nothing(command):
+    words = ["-m", "method=spectral,random", "compensation=none,least_squares", *TINY]
+    first = command(*words)
+    assert first.returncode == 0, first.stderr
+    assert "4 cells: 0 done already, 4 to run" in first.stdout
+    assert first.stdout.count("✓") == 4
+    found = records(command)
+    assert sorted((r["method"], r["status"]) for r in found) == [("random", "done")] * 2 + [("spectral", "done")] * 2
+    for record in found:
+        assert record["budget"]["achieved"]["keep"] == pytest.approx(0.2)
+        for stage in ("dense", "pruned", "tuned"):
+            assert 0 <= record["metrics"][stage]["accuracy"] <= 1
+        assert record["metrics"]["tuned"]["macs"] < record["metrics"]["dense"]["macs"]
+    assert len(list(command.cache.glob("dense/*/dense*.safetensors"))) == 1  # one dense network for four cells
+    assert (command.results / "boards/leaderboard.md").exists()
+    assert (command.results / "boards/leaderboard.csv").exists()
+    stamps = {path: path.stat().st_mtime_ns for path in command.results.glob("runs/*/*/*.json")}
+    second = command(*words)
+    assert second.returncode == 0
+    assert "4 cells: 4 done already, 0 to run" in second.stdout
+    assert {path: path.stat().st_mtime_ns for path in command.results.glob("runs/*/*/*.json")} == stamps
+
+
+def test_a_dry_run_lists_the_cells_and_runs_none(command):
+    result = command("-m", "method=spectral,dpp", "seed=0,1", "--dry-run", *TINY)
+    assert result.returncode == 0
+    assert result.stdout.count("missing") == 4
+    assert records(command) == []
+
+
+def test_a_failing_cell_is_recorded_the_sweep_goes_on_and_the_exit_code_says_so(command):
+    result = command("-m", "budget.compression=2,100000", "method=magnitude", *TINY)
+    assert result.returncode == 1
+    assert "1 of 2 cells failed" in result.stdout
+    by_status = {record["status"]: record for record in records(command)}
+    assert set(by_status) == {"done", "failed"}
+    assert "budget.compression=100000 cannot be reached" in by_status["failed"]["reason"]
+    again = command("-m", "budget.compression=2,100000", "method=magnitude", *TINY)
+    assert "1 done already, 1 to run" in again.stdout  # failed cells are tried again
+
+
+def test_a_fault_of_ours_keeps_its_traceback_in_the_record(command):
+    result = command("method=magnitude", "model._target_=torch.nn.Bilinear", *TINY)
+    assert result.returncode == 1
+    [record] = records(command)
+    assert record["status"] == "failed"
+    assert str(Path.home()) not in json.dumps(record)
+
+
+BAD = {
+    "method": (["method=spektral"], r"unknown method 'spektral'; choose from .*spectral", "type method=spectral"),
+    "dataset": (["dataset=minst"], "unknown dataset 'minst'; choose from .*mnist", "type dataset=mnist"),
+    "model": (["model=resnet19"], "unknown model 'resnet19'; choose from .*resnet20", "type model=resnet"),
+    "key": (["methd=spectral"], "unknown key 'methd'", "did you mean method"),
+    "nested key": (["budget.keeep=0.5"], "unknown key 'budget.keeep'", "--cfg"),
+    "keep": (["budget.keep=1.5"], r"budget.keep=1.5 is outside \(0, 1\]", "type budget.keep=0.5"),
+    "keep 0": (["budget.keep=0"], r"budget.keep=0 is outside \(0, 1\]", "type budget.keep=0.5"),
+    "compression": (["budget.compression=0.5"], "budget.compression=0.5 is outside", "type budget.compression=2"),
+    "two budgets": (["budget.keep=0.5", "budget.speedup=2"], "two budgets at once", "set the other to null"),
+    "no -m": (["method=spectral,dpp"], "several values for one key need a sweep", "run.py -m"),
+    "flag": (["--sweep"], "unknown option --sweep", "--help"),
+    "word": (["spectral"], "cannot read 'spectral'", "KEY=VALUE"),
+    "theta": (["selection.theta=2"], "theta", ""),
+    "rate": (["trainer.train.learning_rate=-1"], "trainer.train.learning_rate", ""),
+    "samples": (["calibration.samples=0"], "calibration.samples=0 is below 1", "calibration.samples=1000"),
+}
+
+
+@pytest.mark.parametrize("words,wrong,hint", BAD.values(), ids=BAD)
+def test_bad_input_gets_a_line_or_two_and_nothing_is_written(command, words, wrong, hint):
+    result = command(*words)
+    lines = result.stderr.strip().splitlines()
+    assert result.returncode != 0
+    assert 1 <= len(lines) <= 2, result.stderr
+    assert __import__("re").search(wrong, result.stderr)
+    assert hint in result.stderr
+    assert records(command) == []
+
+
+@pytest.mark.parametrize(
+    "words,wrong",
+    [
+        (["dataset=mnist", "dataset.source=/nonexistent/mnist"], "/nonexistent/mnist"),
+        (["model=lenet5"], "8"),
+        (["budget.compression=100000"], "cannot be reached"),
+    ],
+    ids=["data folder", "shape", "unreachable budget"],
+)
+def test_what_only_the_work_shows_is_said_without_a_traceback(command, words, wrong):
+    result = command(*words, "trainer=tiny", "track=none", "measure=none")
+    assert result.returncode == 1
+    assert wrong in result.stdout + result.stderr
+    assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_hydra_full_error_shows_the_traceback(command):
+    assert "Traceback" in command("method=nope", HYDRA_FULL_ERROR="1").stderr
+
+
+def test_a_results_folder_that_cannot_be_written_is_named(command, tmp_path):
+    (tmp_path / "results").write_text("a file where a folder should be")
+    result = command("method=random", *TINY)
+    assert result.returncode == 1
+    assert "Cannot write in" in result.stderr + result.stdout
+    assert "Traceback" not in result.stderr
+
+
+def test_a_corrupt_record_is_set_aside_and_its_cell_runs_again(command):
+    assert command("method=random", *TINY).returncode == 0
+    [path] = command.results.glob("runs/*/*/*.json")
+    path.write_text(path.read_text()[:100])
+    result = command("method=random", *TINY)
+    assert result.returncode == 0
+    assert "0 done already, 1 to run" in result.stdout
+    assert json.loads(path.read_text())["status"] == "done"
+
+
+def test_a_corrupt_dense_checkpoint_is_detected_and_trained_again(command):
+    assert command("method=random", *TINY).returncode == 0
+    [weights] = command.cache.glob("dense/*/dense*.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 0xFF
+    weights.write_bytes(content)
+    result = command("method=magnitude", *TINY)
+    assert result.returncode == 0, result.stderr
+    first, second = records(command)
+    assert first["metrics"]["dense"] == second["metrics"]["dense"]
+
+
+def test_help_lists_every_group_with_its_choices(command):
+    result = command("--help")
+    assert result.returncode == 0
+    for folder in (path for path in CONF.iterdir() if path.is_dir() and not path.name.startswith("_")):
+        assert folder.name in result.stdout
+        for choice in folder.glob("*.yaml"):
+            assert choice.stem in result.stdout
+
+
+def test_two_workers_run_a_sweep_side_by_side(command):
+    words = ["-m", "method=magnitude,random", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *TINY]
+    result = command(*words)
+    assert result.returncode == 0, result.stderr
+    assert len(records(command)) == 2
+
+
+def test_the_test_split_is_read_only_when_everything_is_decided(tmp_path, monkeypatch):
+    """Its labels are behind a guard that only the last measurement lifts."""
+    open_now = []
+
+    class Guarded:
+        def __init__(self, split):
+            self._split = split
+
+        def __len__(self):
+            return len(self._split)
+
+        def __getattr__(self, name):
+            assert open_now, f"the test split's {name} was read before the end"
+            return getattr(self._split, name)
+
+    load, measure = benchmarks.cell.load, benchmarks.cell._measure
+
+    def guarded_load(*arguments):
+        data = load(*arguments)
+        data.test = Guarded(data.test)
+        return data
+
+    def opened_measure(*arguments):
+        open_now.append(True)
+        return measure(*arguments)
+
+    monkeypatch.setattr(benchmarks.cell, "load", guarded_load)
+    monkeypatch.setattr(benchmarks.cell, "_measure", opened_measure)
+    words = [*TINY, f"paths.results={tmp_path}/results", f"paths.cache={tmp_path}/cache"]
+    record = benchmarks.cell.run(Composer(CONF).cell(["method=spectral", *words]))
+    assert (record.status, record.reason) == ("done", None)
+    assert len(open_now) == 3
+
+
+def test_a_checkpoint_of_ones_own_replaces_dense_training(command, tmp_path):
+    from benchmarks.models import build
+
+    model = build({"_target_": "benchmarks.models.MLP", "widths": [150, 300, 150]}, (1, 8, 8), 10, 7)
+    save_file(model.state_dict(), tmp_path / "own.safetensors")
+    result = command("method=random", f"dense.checkpoint={tmp_path}/own.safetensors", *TINY)
+    assert result.returncode == 0, result.stderr
+    [record] = records(command)
+    assert record["metrics"]["dense"]["accuracy"] < 0.4
+    assert Store(command.results / "runs", command.results / "cells").load()[1] == []

@@ -1,0 +1,113 @@
+"""Promises that every method in conf/method keeps on every kind of network; a new method is found by itself."""
+
+import copy
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from networks import NETWORKS, calibration, make
+
+from benchmarks.composition import Composer
+from benchmarks.parts import build_pruner
+from methods.budget import Budget
+from methods.errors import Skipped
+from methods.graph import NetworkGraph, gated
+
+CONF = Path(__file__).parents[2] / "conf"
+METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+DATA = calibration(64)
+QUICK = {"cbs": ["selection.trials=3", "selection.passes=5"]}
+
+
+@cache
+def configuration(method, *words):
+    return Composer(CONF).cell([f"method={method}", *QUICK.get(method, []), *words])
+
+
+def pruner_of(method, *words):
+    return build_pruner(configuration(method, *words))
+
+
+def state(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def outputs(model):
+    with torch.no_grad():
+        return copy.deepcopy(model).eval()(DATA.inputs)
+
+
+def prune(method, network, budget, *words, seed=0):
+    """The pruned network; a combination that the method refuses with a reason is no breach of its promises."""
+    model = make(network)
+    try:
+        return model, pruner_of(method, *words).prune(model, DATA, budget, seed)
+    except Skipped as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("method", METHODS)
+def test_budget_is_met_the_original_untouched_and_the_seed_decides(method, network):
+    model = make(network).train()
+    before, modes = state(model), [module.training for module in model.modules()]
+    try:
+        pruned = pruner_of(method).prune(model, DATA, Budget("keep", 0.5))
+    except Skipped as reason:
+        pytest.skip(str(reason))
+    assert pruned.note is not None or pruned.achieved["keep"] == pytest.approx(0.5, rel=0.01)
+    assert all(1 <= layer["kept"] <= layer["units"] for layer in pruned.layers)
+    assert sum(layer["kept"] for layer in pruned.layers) < sum(layer["units"] for layer in pruned.layers)
+    assert same(state(model), before)
+    assert [module.training for module in model.modules()] == modes
+    assert pruned.model.training
+    assert torch.isfinite(outputs(pruned.model)).all()
+    for name, mask in pruned.masks.items():
+        assert bool((pruned.model.get_parameter(name)[~mask] == 0).all())
+    again = pruner_of(method).prune(model, DATA, Budget("keep", 0.5))
+    assert same(state(again.model), state(pruned.model))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("method", METHODS)
+def test_keeping_everything_changes_nothing(method, network):
+    model, pruned = prune(method, network, Budget("keep", 1.0))
+    if all(layer["kept"] == layer["units"] for layer in pruned.layers):
+        assert same(state(pruned.model), state(model))
+    else:
+        assert pruned.note is not None  # the rule, not the budget, sizes this method's steps
+
+
+@pytest.mark.parametrize("residual", ["null", "true"])
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("method", METHODS)
+def test_gated_equals_removed(method, network, residual):
+    words = ("compensation=none", "schedule=one_shot", f"prune_residual={residual}")
+    if pruner_of(method, *words).selection.unit != "node":
+        pytest.skip("edges are masked, not removed")
+    model, pruned = prune(method, network, Budget("keep", 0.6), *words)
+    groups = NetworkGraph(model, DATA.inputs, residual=residual == "true").groups
+    with gated(model, groups, pruned.kept), torch.no_grad():
+        expected = model.eval()(DATA.inputs)
+    assert torch.allclose(outputs(pruned.model), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind,value", [("compression", 3.0), ("speedup", 2.0)])
+@pytest.mark.parametrize("method", METHODS)
+def test_budgets_of_the_whole_model(method, kind, value):
+    _, pruned = prune(method, "convolution", Budget(kind, value))
+    assert pruned.note is not None or pruned.achieved[kind] == pytest.approx(value, rel=0.01)
+
+
+def test_every_method_names_itself_and_sets_no_option_of_a_part_that_the_user_may_swap():
+    for method in METHODS:
+        config = configuration(method)
+        assert config["method"]["name"] == method
+        for part in ("compensation", "allocation", "schedule"):
+            plain = "none" if part == "compensation" else {"allocation": "uniform", "schedule": "one_shot"}[part]
+            build_pruner(configuration(method, f"{part}={plain}"))
