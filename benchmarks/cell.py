@@ -7,6 +7,7 @@ import resource
 import shutil
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from benchmarks import dense
 from benchmarks.data import Data, load
 from benchmarks.fingerprint import fingerprint
+from benchmarks.heading import heading, title
 from benchmarks.keys import cell_key, dense_key
 from benchmarks.measure.count import count
 from benchmarks.measure.latency import measure_latency
@@ -63,29 +65,6 @@ def run(config: Mapping[str, Any]) -> Record:
         return failed
     shutil.rmtree(paths.cache / "cells" / key, ignore_errors=True)
     return record
-
-
-def heading(config: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """What a record says of its cell before anything has been run."""
-    budget = config["budget"]
-    given = {kind: budget[kind] for kind in ("keep", "compression", "speedup") if budget.get(kind) is not None}
-    return {
-        "key": key,
-        "config": config,
-        "dataset": config["dataset"]["name"],
-        "model": config["model"].get("name") or config["model"]["_target_"].rsplit(".", 1)[-1],
-        "method": config["method"]["name"],
-        "seed": config["seed"],
-        "sweep": config.get("_sweep"),
-        "budget": {"requested": given or {"keep": budget["default_keep"]}},
-    }
-
-
-def title(config: Mapping[str, Any]) -> str:
-    """The name of the cell for people: data set, model, method, budget, seed."""
-    head = heading(config, "")
-    [(kind, value)] = list(head["budget"]["requested"].items())[:1]
-    return f"{head['dataset']}/{head['model']}/{head['method']}/{kind}={value:g}/{head['seed']}"
 
 
 def _ending(error: Exception) -> dict[str, Any]:
@@ -207,10 +186,8 @@ def _rewind(config: Mapping[str, Any], data: Data, point: str | int) -> nn.Modul
             if row["epoch"] >= int(point):
                 raise StopIteration
 
-        try:
+        with suppress(StopIteration):
             fit(model, data, settings, config["seed"], label=f"to epoch {point}", on_epoch=stop)
-        except StopIteration:
-            pass
     return model
 
 
@@ -219,9 +196,7 @@ def calibrate(data: Data, section: Mapping[str, Any], seed: int) -> Calibration:
     total = len(data.train)
     size = min(section["samples"] or total, total)
     indices = torch.randperm(total, generator=stream(seed, "calibration"))[:size].sort().values
-    return Calibration(
-        data.train.to_inputs(indices), data.train.targets[indices], indices, seed, section["batch_size"]
-    )
+    return Calibration(data.train.to_inputs(indices), data.train.targets[indices], indices, seed, section["batch_size"])
 
 
 def _calibration_size(config: Mapping[str, Any], data: Data) -> int:
