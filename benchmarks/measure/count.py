@@ -1,16 +1,17 @@
-"""Parameters and multiply-accumulates of a network.
+"""Parameters and multiply-accumulates of a network, in total and layer by layer.
 
-One MAC is one multiplication with one addition, counted for matrix products and convolutions of one sample; bias,
-normalisation, activation and pooling are not counted. This is half of what ``torch.utils.flop_counter.FlopCounterMode``
-calls FLOPs, on the eager model.
+One MAC is one multiplication with one addition in a matrix product or convolution, for one sample;
+:mod:`methods.counting` sees the products. Half of what ``torch.utils.flop_counter.FlopCounterMode`` calls FLOPs, where
+that sees everything. MACs count what a dense runtime computes, effective MACs only products with a nonzero weight.
 """
 
+from collections import defaultdict
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from methods.budget import count_macs, output_positions
+from methods.counting import products
 
 
 @dataclass(frozen=True)
@@ -18,10 +19,10 @@ class Counts:
     """Counts of one network.
 
     Attributes:
-        parameters: all parameters, zeros included.
+        parameters: all parameters, zeros included, a tensor that several layers share once.
         nonzero: parameters that are not zero (biases and normalisation included).
         macs: multiply-accumulates for one sample.
-        macs_effective: the same, each layer weighted with the nonzero fraction of its weights.
+        macs_effective: the same without those whose weight is zero; products of activations count in full.
     """
 
     parameters: int
@@ -32,7 +33,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class LayerCounts:
-    """Counts of one linear or convolutional layer; ``macs_effective`` counts only nonzero weights."""
+    """Counts of one module, without its submodules; a tensor that several layers share is the first one's parameter."""
 
     name: str
     parameters: int
@@ -44,30 +45,35 @@ class LayerCounts:
 def count(model: nn.Module, example: Tensor) -> Counts:
     """Counts of a network that reads ``example`` (one sample of it is run, in evaluation mode)."""
     layers = count_layers(model, example)
-    macs = count_macs(model, example)
-    skipped = sum(layer.macs - layer.macs_effective for layer in layers)
-    parameters = list(model.parameters())
-    nonzero = sum(int(torch.count_nonzero(parameter)) for parameter in parameters)
-    return Counts(sum(parameter.numel() for parameter in parameters), nonzero, macs, float(macs - skipped))
+    return Counts(
+        sum(layer.parameters for layer in layers),
+        sum(layer.nonzero for layer in layers),
+        sum(layer.macs for layer in layers),
+        float(sum(layer.macs_effective for layer in layers)),
+    )
 
 
 def count_layers(model: nn.Module, example: Tensor) -> list[LayerCounts]:
-    """Counts of every linear and convolutional layer, in the order of the modules.
+    """Counts of every module that has parameters or multiplies, in the order of the modules; they add up to the total.
 
-    A weight is used once per output position, whatever the padding, stride, dilation or number of groups.
+    What a module uses several times (recurrent steps, tokens, positions of a convolution, two calls) counts that often.
     """
-    counts = []
-    for path, positions in output_positions(model, example).items():
-        module = model.get_submodule(path)
-        own = list(module.parameters(recurse=False))
-        nonzero = int(torch.count_nonzero(module.weight))
-        counts.append(
-            LayerCounts(
-                path,
-                sum(parameter.numel() for parameter in own),
-                sum(int(torch.count_nonzero(parameter)) for parameter in own),
-                module.weight.numel() * positions,
-                nonzero * positions,
-            )
+    macs: dict[str, int] = defaultdict(int)
+    effective: dict[str, int] = defaultdict(int)
+    for product in products(model, example):
+        macs[product.layer] += product.macs
+        effective[product.layer] += product.effective
+    own: dict[str, list[Tensor]] = defaultdict(list)
+    for name, parameter in model.named_parameters():
+        own[name.rpartition(".")[0]].append(parameter)
+    return [
+        LayerCounts(
+            path,
+            sum(parameter.numel() for parameter in own[path]),
+            sum(int(torch.count_nonzero(parameter)) for parameter in own[path]),
+            macs[path],
+            effective[path],
         )
-    return counts
+        for path, _ in model.named_modules()
+        if path in own or path in macs
+    ]

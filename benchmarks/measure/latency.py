@@ -1,28 +1,109 @@
 """Latency of a pruned network beside its dense original, in a way that can be believed.
 
-Both are timed in one process, in turn A B A B ..., after warm-up, in inference mode with a fixed number of threads. The
-figure is the median of the per-pair ratios dense / pruned, with a bootstrap interval: slow drifts of the machine hit both
-halves of a pair alike and cancel.
+Both are timed in one process, in turn A B A B ..., after warm-up, without gradients, with a fixed number of threads.
+The figure is the median of the per-pair ratios dense / pruned, with a bootstrap interval: slow drifts of the machine
+hit both halves of a pair alike and cancel. Pairs are added until the interval is as narrow as asked for, or time is up;
+the row then says so. One process of a machine times at once.
 """
 
 from __future__ import annotations
 
-import copy
-import time
+import gc
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.measure.clock import clock_of
+from benchmarks.measure.lock import one_at_a_time
+from benchmarks.measure.runtimes import RUNTIMES, Conditions, Run, Runtime
+from benchmarks.measure.runtimes.runtime import as_tensor, placed
 from methods.errors import BadInput
 
-Run = Callable[[], object]
-WARM_UP_SECONDS = 0.15
-SAMPLE_SECONDS = 0.01  # one timing is at least this long, so that the clock's resolution does not show
+Clock = Callable[[Run, int], float]  # seconds of one run, as the mean over so many
+TARGET = 0.03
+MAX_SECONDS = 0.5
+SAMPLE_SECONDS = 0.005  # one timing is at least this long, so that the clock's resolution does not show
+WARM_UP_SECONDS, STEADY = 0.2, 0.05  # the longest warm-up; relative spread of three blocks that counts as warm
 RESAMPLES = 1000
+TOLERANCES = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}  # of outputs, relative to the largest one
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The configuration's section ``measure.latency``; null stands for the value given here.
+
+    Attributes:
+        runtimes: which runtimes.
+        batches: how many samples at once.
+        pairs: dense-pruned pairs per figure, at least.
+        threads: threads of one operation.
+        target: half the width of the ratio's interval, relative to the ratio, at which no more pairs are added.
+        max_seconds: of one figure, after which no pairs are added to the first ``pairs``.
+        precision: ``float32``, ``bfloat16`` or ``float16``.
+        channels_last: memory layout of images.
+        device: ``cpu`` or ``cuda``; null takes the GPU where there is one and the runtime can use it.
+    """
+
+    runtimes: tuple[str, ...] = ("eager",)
+    batches: tuple[int, ...] = (1, 256)
+    pairs: int = 20
+    threads: int = 1
+    target: float = TARGET
+    max_seconds: float = MAX_SECONDS
+    precision: str = "float32"
+    channels_last: bool = False
+    device: str | None = None
+
+    @classmethod
+    def parse(cls, section: Mapping[str, Any]) -> Settings:
+        """The settings in ``section``.
+
+        Raises:
+            BadInput: an option is unknown or out of its range, or a runtime is not installed.
+        """
+        given = {name: value for name, value in section.items() if value is not None}
+        if unknown := set(given) - set(cls.__dataclass_fields__):
+            raise BadInput(
+                f"unknown key measure.latency.{min(unknown)}; choose from {', '.join(cls.__dataclass_fields__)}"
+            )
+        settings = cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+        for name in ("pairs", "threads", "target", "max_seconds"):
+            if not getattr(settings, name) > 0:
+                raise BadInput(f"measure.latency.{name}={getattr(settings, name)}; expected a number above 0")
+        if not settings.batches or min(settings.batches) < 1:
+            raise BadInput(f"measure.latency.batches={list(settings.batches)}; expected sizes of at least 1: [1,256]")
+        for name in settings.runtimes:
+            settings._check_runtime(name)
+        return settings
+
+    def _check_runtime(self, name: str) -> None:
+        runtime = RUNTIMES.get(name)
+        if runtime is None:
+            raise BadInput(f"measure.latency.runtimes names '{name}'; choose from {', '.join(RUNTIMES)}")
+        if missing := runtime.missing():
+            raise BadInput(f"the runtime {name} needs {', '.join(missing)}, not installed here; type {runtime.install}")
+        if self.precision not in runtime.precisions:
+            raise BadInput(
+                f"measure.latency.precision={self.precision}: {name} runs in {', '.join(runtime.precisions)}"
+            )
+        if self.channels_last and not runtime.layouts:
+            raise BadInput(f"measure.latency.channels_last=true: {name} chooses its own layout; leave it null")
+        if self.device is not None and self.device not in runtime.devices:
+            raise BadInput(f"measure.latency.device={self.device}: {name} runs on {', '.join(runtime.devices)}")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise BadInput("measure.latency.device=cuda: no GPU that PyTorch can use; type measure.latency.device=cpu")
+
+    def conditions(self, runtime: Runtime) -> Conditions:
+        """The conditions under which ``runtime`` is timed here."""
+        gpu = "cuda" in runtime.devices and torch.cuda.is_available()
+        device = self.device or ("cuda" if gpu else "cpu")
+        return Conditions(self.threads, self.precision, self.channels_last, device)
 
 
 def measure_latency(
@@ -34,30 +115,108 @@ def measure_latency(
         dense: the original network.
         pruned: the pruned one; masked networks are timed as they are.
         example: inputs to repeat up to the batch size.
-        settings: ``runtimes``, ``batches``, ``pairs``, ``threads``.
+        settings: the options of :class:`Settings`.
 
     Returns:
-        Rows with ``runtime``, ``batch``, ``dense_ms``, ``pruned_ms`` (medians), their interquartile ranges, ``ratio``
-        (median of dense / pruned per pair), its 95 % bootstrap interval, ``pairs`` and ``threads``.
+        Rows with ``runtime``, ``batch``, the conditions, ``dense_ms``, ``pruned_ms`` (medians), their interquartile
+        ranges, ``ratio`` (median of dense / pruned per pair), its 95 % bootstrap interval, ``pairs``, ``difference``
+        (of the runtime's outputs from eager float32, relative to the largest) and ``note``: what a reader has to know.
+        A runtime that cannot execute one of the networks, or computes something else, has a note instead of times.
     """
+    chosen = Settings.parse(settings)
     rows = []
-    for name in settings["runtimes"]:
-        prepare = RUNTIMES.get(name)
-        if prepare is None:
-            raise BadInput(f"measure.latency.runtimes names '{name}'; choose from {', '.join(RUNTIMES)}")
-        for batch in settings["batches"]:
+    for name in chosen.runtimes:
+        runtime = RUNTIMES[name]()
+        for batch in chosen.batches:
             inputs = example[torch.arange(batch) % len(example)]
-            with _threads(settings["threads"]):
-                run_dense, run_pruned = prepare(dense, inputs), prepare(pruned, inputs)
-                timed = time_pairs(run_dense, run_pruned, settings["pairs"])
-            rows.append({"runtime": name, "batch": batch, "threads": settings["threads"], **timed})
+            rows.append(_row(runtime, dense, pruned, inputs, chosen))
     return rows
 
 
-def time_pairs(first: Run, second: Run, pairs: int) -> dict[str, Any]:
-    """Time two callables in turn; figures as :func:`measure_latency` describes them, ``dense`` being the first."""
-    repeats = max(_warm_up(first), _warm_up(second))
-    times = np.array([[_seconds(run, repeats) for run in (first, second)] for _ in range(pairs)])
+def _row(runtime: Runtime, dense: nn.Module, pruned: nn.Module, inputs: Tensor, settings: Settings) -> dict[str, Any]:
+    conditions = settings.conditions(runtime)
+    row: dict[str, Any] = {"runtime": runtime.name, "batch": len(inputs), **vars(conditions)}
+    row["version"] = runtime.version()
+    with _threads(settings.threads):
+        try:
+            runtime.fresh()
+            runs = [runtime.prepare(model, inputs, conditions) for model in (dense, pruned)]
+            row["difference"] = max(
+                difference(run, model, inputs) for run, model in zip(runs, (dense, pruned), strict=True)
+            )
+        except Exception as error:  # whatever a compiler or exporter raises; the cell's other results are worth keeping
+            return row | {"note": f"cannot run here: {type(error).__name__}: {_first_line(error)}"}
+        if not row["difference"] <= TOLERANCES[settings.precision]:
+            return row | {"note": f"not timed: outputs differ from eager ones by {row['difference']:.2g} (relative)"}
+        with one_at_a_time() as alone:
+            timed = time_pairs(
+                *runs, settings.pairs, settings.target, settings.max_seconds, clock_of(conditions.device)
+            )
+        row |= timed | runtime.figures(dense, pruned, inputs, conditions)
+    notes = [timed["note"]] if timed["note"] else []
+    if not alone:
+        notes.append("timed while another measurement ran")
+    if runtime.name != "sparse_csr" and _masked(dense, pruned):
+        notes.append("masked: zeros are computed like other weights")
+    return row | {"note": "; ".join(notes) or None, "load": _load()}
+
+
+def difference(run: Run, model: nn.Module, inputs: Tensor) -> float:
+    """Largest difference of the outputs of ``run`` from those of eager float32, relative to the largest output."""
+    with torch.inference_mode():
+        network, inputs = placed(model, inputs, Conditions())
+        expected = network(inputs)
+    found = as_tensor(run())
+    if found.shape != expected.shape:
+        return float("inf")
+    return float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
+
+
+def time_pairs(
+    first: Run,
+    second: Run,
+    pairs: int,
+    target: float = TARGET,
+    max_seconds: float = MAX_SECONDS,
+    clock: Clock | None = None,
+) -> dict[str, Any]:
+    """Time two callables in turn; figures as :func:`measure_latency` describes them, ``dense`` being the first.
+
+    Args:
+        first: the dense network.
+        second: the pruned one.
+        pairs: how many pairs, at least.
+        target: more pairs are added while half the interval is wider than this, relative to the ratio.
+        max_seconds: none are added after this time.
+        clock: mean seconds of one run over a number of runs.
+    """
+    clock = clock or clock_of("cpu")
+    with _no_garbage_collection():
+        repeats = max(_warm_up(first, clock), _warm_up(second, clock))
+        times: list[tuple[float, float]] = []
+        spent = 0.0
+        while True:
+            times.append((clock(first, repeats), clock(second, repeats)))
+            spent += sum(times[-1]) * repeats
+            # Looked at only now and then: the interval takes time to compute, and stopping at the first lucky look
+            # would make it too narrow.
+            if len(times) < pairs or (len(times) - pairs) % max(pairs // 2, 1):
+                continue
+            figures = _figures(np.array(times))
+            width = half_width(figures)
+            if width <= target or spent >= max_seconds:
+                break
+    reached = width <= target
+    note = None if reached else f"the ratio's interval is ±{width:.1%}, not the ±{target:.1%} asked for"
+    return {**figures, "pairs": len(times), "note": note}
+
+
+def half_width(figures: Mapping[str, float]) -> float:
+    """Half the width of the ratio's interval, relative to the ratio."""
+    return (figures["ratio_high"] - figures["ratio_low"]) / 2 / figures["ratio"]
+
+
+def _figures(times: np.ndarray) -> dict[str, float]:
     ratios = times[:, 0] / times[:, 1]
     low, high = bootstrap_median(ratios)
     quartiles = np.percentile(times * 1e3, [25, 50, 75], axis=0)
@@ -69,33 +228,37 @@ def time_pairs(first: Run, second: Run, pairs: int) -> dict[str, Any]:
         "ratio": float(np.median(ratios)),
         "ratio_low": low,
         "ratio_high": high,
-        "pairs": pairs,
     }
 
 
 def bootstrap_median(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of the median; the resampling is seeded, so the same values give the same interval."""
+    """Percentile bootstrap interval of the median; seeded, so that the same values give the same interval."""
     draws = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
     medians = np.median(values[draws], axis=1)
     low, high = np.percentile(medians, [50 * (1 - level), 50 * (1 + level)])
     return float(low), float(high)
 
 
-def _warm_up(run: Run) -> int:
-    """Run until warm; returns how many runs make one timing."""
-    started, runs = time.perf_counter(), 0
-    while time.perf_counter() - started < WARM_UP_SECONDS or runs < 3:
-        run()
-        runs += 1
-    each = (time.perf_counter() - started) / runs
-    return max(1, round(SAMPLE_SECONDS / each))
+def _warm_up(run: Run, clock: Clock) -> int:
+    """Run until three blocks in a row take the same time; returns how many runs make one timing."""
+    repeats = max(1, round(SAMPLE_SECONDS / max(clock(run, 1), clock(run, 1), 1e-9)))
+    blocks: list[float] = []
+    while len(blocks) < 3 or max(blocks[-3:]) > (1 + STEADY) * min(blocks[-3:]):
+        blocks.append(clock(run, repeats))
+        if sum(blocks) * repeats > WARM_UP_SECONDS:
+            break
+    return max(1, round(SAMPLE_SECONDS / max(min(blocks), 1e-9)))
 
 
-def _seconds(run: Run, repeats: int) -> float:
-    started = time.perf_counter()
-    for _ in range(repeats):
-        run()
-    return (time.perf_counter() - started) / repeats
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager
@@ -108,14 +271,18 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _eager(model: nn.Module, inputs: Tensor) -> Run:
-    model = copy.deepcopy(model).eval()
-
-    def run() -> Tensor:
-        with torch.inference_mode():
-            return model(inputs)
-
-    return run
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0][:200]
 
 
-RUNTIMES: dict[str, Callable[[nn.Module, Tensor], Run]] = {"eager": _eager}
+def _masked(dense: nn.Module, pruned: nn.Module) -> bool:
+    """Whether ``pruned`` has the sizes of ``dense``, and more zeros."""
+    before, after = list(dense.parameters()), list(pruned.parameters())
+    if [p.shape for p in before] != [p.shape for p in after]:
+        return False
+    return sum(int(torch.count_nonzero(p)) for p in after) < sum(int(torch.count_nonzero(p)) for p in before)
+
+
+def _load() -> float | None:
+    """Processes that wanted to run in the last minute, on average; above the number of cores the machine was busy."""
+    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None

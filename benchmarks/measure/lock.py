@@ -1,0 +1,62 @@
+"""One measurement of time at once per machine: cells that run side by side must not time each other's noise."""
+
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+NAME = "secateurs-timing.lock"
+PATIENCE = 600.0  # seconds; a holder that is stopped must not stop everybody for good
+PAUSE = 0.02
+
+
+@contextmanager
+def one_at_a_time(folder: Path | None = None, patience: float = PATIENCE) -> Iterator[bool]:
+    """Wait until no other process of this machine is inside; the lock dies with its process.
+
+    Args:
+        folder: where the lock's file lies; the system's folder for temporary files unless given.
+        patience: seconds after which to go on nevertheless.
+
+    Yields:
+        Whether nobody else is inside, as far as can be known.
+    """
+    descriptor = _open((folder or Path(tempfile.gettempdir())) / NAME)
+    if descriptor is None:
+        yield True  # no lock to be had here: a single user's system without one, or a folder of somebody else
+        return
+    try:
+        yield _acquired(descriptor, patience)
+    finally:
+        os.close(descriptor)
+
+
+def _open(path: Path) -> int | None:
+    if fcntl is None:
+        return None
+    try:
+        # Opened for reading suffices for a lock, and works for a file that another user has made.
+        return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    except OSError:
+        return None
+
+
+def _acquired(descriptor: int, patience: float) -> bool:
+    limit = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= limit:
+                return False
+            time.sleep(PAUSE)
+        except OSError:  # a file system without locks
+            return True

@@ -1,0 +1,27 @@
+"""``torch.compile``: fused kernels, generated for each network."""
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.measure.runtimes.eager import in_inference_mode
+from benchmarks.measure.runtimes.runtime import DTYPES, Conditions, Run, Runtime, placed
+
+
+class Compile(Runtime):
+    """``torch.compile`` with its default backend and fixed shapes; needs a C++ compiler on the CPU."""
+
+    name = "compile"
+    precisions = tuple(DTYPES)
+    devices = ("cpu", "cuda")
+    layouts = True
+
+    def fresh(self) -> None:
+        """Compiled code is kept per line of source: after a few networks of one class PyTorch stops compiling."""
+        torch.compiler.reset()
+
+    def prepare(self, model: nn.Module, inputs: Tensor, conditions: Conditions) -> Run:
+        """A compiled forward pass; compiling takes seconds and is over when this returns."""
+        model, inputs = placed(model, inputs, conditions)
+        run = in_inference_mode(torch.compile(model, dynamic=False, fullgraph=True), inputs)
+        run()
+        return run

@@ -1,0 +1,95 @@
+"""What a runtime is: it takes a network and inputs, and gives a call without arguments that can be timed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+Run = Callable[[], Any]
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """Under which conditions networks run.
+
+    Attributes:
+        threads: threads of one operation; only one operation runs at a time.
+        precision: number format of weights and activations.
+        channels_last: whether images and their weights lie in memory with the channel as the last dimension.
+        device: ``cpu`` or ``cuda``.
+    """
+
+    threads: int = 1
+    precision: str = "float32"
+    channels_last: bool = False
+    device: str = "cpu"
+
+
+class Runtime:
+    """One way to execute networks.
+
+    Attributes:
+        name: what the configuration calls it.
+        packages: what has to be installed beyond the suite itself.
+        install: the words that install it.
+        precisions: number formats that it can be asked for.
+        devices: where it can run.
+        layouts: whether it can be asked for ``channels_last``.
+    """
+
+    name: ClassVar[str]
+    packages: ClassVar[tuple[str, ...]] = ()
+    install: ClassVar[str] = ""
+    precisions: ClassVar[tuple[str, ...]] = ("float32",)
+    devices: ClassVar[tuple[str, ...]] = ("cpu",)
+    layouts: ClassVar[bool] = False
+
+    def fresh(self) -> None:
+        """Forget what earlier networks have left behind; called before each pair of networks."""
+
+    def prepare(self, model: nn.Module, inputs: Tensor, conditions: Conditions) -> Run:
+        """A call that runs ``model`` on ``inputs`` and returns its outputs; ``model`` is left as it is."""
+        raise NotImplementedError
+
+    def figures(self, dense: nn.Module, pruned: nn.Module, inputs: Tensor, conditions: Conditions) -> dict[str, Any]:
+        """Figures of its own for the record, beside the times."""
+        return {}
+
+    @classmethod
+    def missing(cls) -> list[str]:
+        """Packages that are not installed."""
+        return [package for package in cls.packages if find_spec(package) is None]
+
+    @classmethod
+    def version(cls) -> str:
+        """Name and version of the software that computes."""
+        package = cls.packages[-1] if cls.packages else "torch"
+        return f"{package} {metadata.version(package)}"
+
+
+def placed(model: nn.Module, inputs: Tensor, conditions: Conditions) -> tuple[nn.Module, Tensor]:
+    """Copies of network and inputs as the conditions want them, in evaluation mode."""
+    dtype, device = DTYPES[conditions.precision], conditions.device
+    model = copy.deepcopy(model).eval().requires_grad_(False).to(device=device, dtype=dtype)
+    inputs = inputs.to(device=device, dtype=dtype)
+    if conditions.channels_last and inputs.dim() == 4:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        inputs = inputs.to(memory_format=torch.channels_last)
+    return model, inputs
+
+
+def as_tensor(outputs: Any) -> Tensor:
+    """The (first) outputs of any runtime as a float32 tensor on the CPU."""
+    if isinstance(outputs, Mapping):
+        outputs = list(outputs.values())
+    if isinstance(outputs, list | tuple):
+        outputs = outputs[0]
+    return torch.as_tensor(outputs).float().cpu()

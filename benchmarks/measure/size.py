@@ -1,0 +1,89 @@
+"""Size of a network on disk: as it is, and as small as its zeros allow.
+
+Zeros in a dense file save nothing. So beside the size of the plain safetensors file stands that of a sparse encoding,
+in which each tensor keeps only its nonzero values and one bit per entry that says where they are, or stays as it is
+where that is smaller; and the same after compression (deflate), as for a download. Dense networks are encoded and
+compressed in the same way: only like is compared with like.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from benchmarks.checkpoint import to_bytes
+
+BITS, VALUES, SHAPE = ".nonzero_bits", ".nonzero_values", ".shape"
+LEVEL = 6  # of compression: zlib's own default
+
+
+@dataclass(frozen=True)
+class Size:
+    """Bytes of one network.
+
+    Attributes:
+        bytes: parameters and buffers as a plain safetensors file.
+        encoded: with zeros left out.
+        compressed: with zeros left out, then deflated.
+    """
+
+    bytes: int
+    encoded: int
+    compressed: int
+
+
+def measure_size(model: nn.Module) -> Size:
+    """Sizes of ``model``; a tensor that several layers share is counted once."""
+    tensors = unshared(model)
+    sparse = to_bytes(encode(tensors))
+    return Size(len(to_bytes(tensors)), len(sparse), len(zlib.compress(sparse, LEVEL)))
+
+
+def unshared(model: nn.Module) -> dict[str, Tensor]:
+    """The state of ``model`` with shared tensors once, under the first of their names."""
+    seen: set[tuple[int, int, torch.Size, tuple[int, ...]]] = set()
+    state = {}
+    for name, tensor in model.state_dict().items():
+        place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
+        if place in seen and tensor.numel():
+            continue
+        seen.add(place)
+        state[name] = tensor
+    return state
+
+
+def encode(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``tensors`` with those that become smaller by it as nonzero values, bits and shape; undone by :func:`decode`."""
+    encoded: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        flat = tensor.detach().cpu().reshape(-1)
+        nonzero = flat != 0
+        kept = int(nonzero.sum())
+        if (flat.numel() - kept) * flat.element_size() <= -(-flat.numel() // 8) + 8 * tensor.dim():
+            encoded[name] = tensor
+            continue
+        encoded[name + BITS] = torch.from_numpy(np.packbits(nonzero.numpy()))
+        encoded[name + VALUES] = flat[nonzero]
+        encoded[name + SHAPE] = torch.tensor(tensor.shape)
+    return encoded
+
+
+def decode(encoded: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors that :func:`encode` was given."""
+    tensors = {}
+    for name, tensor in encoded.items():
+        base = name.removesuffix(VALUES)
+        if base != name and base + BITS in encoded:
+            shape = encoded[base + SHAPE].tolist()
+            flat = torch.zeros(int(np.prod(shape)), dtype=tensor.dtype)
+            bits = np.unpackbits(encoded[base + BITS].numpy(), count=flat.numel())
+            flat[torch.from_numpy(bits.astype(bool))] = tensor
+            tensors[base] = flat.reshape(shape)
+        elif not name.endswith((BITS, SHAPE)):
+            tensors[name] = tensor
+    return tensors

@@ -1,0 +1,63 @@
+"""Sizes on disk: zeros save nothing in a plain file, something in a sparse one, and removed units save most."""
+
+import copy
+import zlib
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import make
+from safetensors.torch import load, save_file
+from torch import nn
+
+from benchmarks.checkpoint import to_bytes
+from benchmarks.measure.size import decode, encode, measure_size, unshared
+from benchmarks.models import MLP
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    shape=st.lists(st.integers(1, 7), min_size=0, max_size=4),
+    keep=st.floats(0, 1),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.int64, torch.bfloat16]),
+)
+def test_the_sparse_encoding_can_be_undone(shape, keep, dtype):
+    tensor = (torch.randn(shape) * 10 * (torch.rand(shape) < keep)).to(dtype)
+    encoded = encode({"layer.weight": tensor, "other": torch.ones(3)})
+    stored = load(to_bytes(encoded))
+    decoded = decode(stored)
+    assert decoded.keys() == {"layer.weight", "other"}
+    assert torch.equal(decoded["layer.weight"], tensor) and decoded["layer.weight"].dtype == dtype
+    assert torch.equal(decoded["other"], torch.ones(3))
+
+
+def test_plain_size_is_the_size_of_the_file(tmp_path):
+    model = make("residual")
+    save_file(model.state_dict(), tmp_path / "plain.safetensors")
+    assert measure_size(model).bytes == (tmp_path / "plain.safetensors").stat().st_size
+
+
+def test_masks_save_only_in_the_sparse_encoding():
+    dense = MLP((150, 300), shape=(1, 8, 8), classes=10)
+    masked = copy.deepcopy(dense)
+    with torch.no_grad():
+        for module in masked.modules():
+            if isinstance(module, nn.Linear):
+                module.weight *= torch.rand_like(module.weight) < 0.1
+    smaller = MLP((40, 80), shape=(1, 8, 8), classes=10)
+    sizes = {name: measure_size(m) for name, m in (("dense", dense), ("masked", masked), ("smaller", smaller))}
+    assert sizes["masked"].bytes == sizes["dense"].bytes > sizes["smaller"].bytes
+    assert sizes["dense"].encoded == sizes["dense"].bytes
+    weights = sum(module.weight.numel() for module in dense.modules() if isinstance(module, nn.Linear))
+    saved = sizes["dense"].bytes - sizes["masked"].encoded
+    assert 0.9 * 0.9 * 4 * weights - weights / 8 < saved < 4 * weights
+    assert sizes["masked"].compressed < sizes["masked"].encoded
+    assert sizes["dense"].compressed == len(zlib.compress(to_bytes(dense.state_dict())))
+
+
+def test_shared_tensors_are_stored_once():
+    model = nn.Sequential(nn.Linear(30, 30), nn.Linear(30, 30))
+    apart = measure_size(model)
+    model[1].weight = model[0].weight
+    assert unshared(model).keys() == {"0.weight", "0.bias", "1.bias"}
+    assert apart.bytes - measure_size(model).bytes >= 4 * 900
