@@ -6,21 +6,16 @@ import torch
 from scipy.special import erf
 
 from benchmarks import teacher_student_theory as theory
-from benchmarks.teacher_student import (
-    METHODS,
+from benchmarks.erf_students import (
     Setting,
     Student,
-    errors,
     ideal_students,
-    markdown,
     prune_edges,
     prune_nodes,
     reweight_nodes,
-    run,
-    statement,
-    study,
     trained_students,
 )
+from benchmarks.teacher_student import METHODS, edge_error, markdown, node_errors, run, statement, study
 from methods.seeds import stream
 
 SIZE = (2, 3, 4.0)  # M, z, v* of the published experiment
@@ -195,18 +190,20 @@ def test_regime_of_the_random_edge_claim():
 
 
 def test_ideal_students_agree_with_theory():
-    setting = Setting(students=4, draws=25)
-    students = ideal_students(setting, 0)
+    students = ideal_students(Setting(students=4), 0)
     for k, edges in ((2, 166), (4, 333)):
-        for method in ("random_edge", "dpp_edge", "importance_edge", "random_node", "dpp_node"):
-            draws = 4 if method == "dpp_edge" else 200 if method.endswith("node") else 10
-            pairs = [errors(s, method, k, edges, draws, stream(i, method, k)) for i, s in enumerate(students)]
-            form = getattr(theory, method)(k if method.endswith("node") else edges / 500, *SIZE)
-            assert np.mean([plain for plain, _ in pairs]) == pytest.approx(form, rel=0.05, abs=0.03)
+        for method, draws in (("random_edge", 10), ("dpp_edge", 3), ("importance_edge", 1)):
+            values = [edge_error(s, method, edges, draws, stream(i, method, k)) for i, s in enumerate(students)]
+            assert np.mean(values) == pytest.approx(getattr(theory, method)(edges / 500, *SIZE), rel=0.05, abs=0.03)
+        for method in ("random_node", "dpp_node"):
+            pairs = [node_errors(s, method, k, 500, stream(i, method, k)) for i, s in enumerate(students)]
+            plain, reweighted = np.mean(pairs, axis=0)
+            assert plain == pytest.approx(getattr(theory, method)(k, *SIZE), rel=0.05)
+            assert reweighted == pytest.approx(getattr(theory, f"{method}_reweighted")(k, *SIZE), rel=0.1, abs=1e-9)
 
 
 def test_study_and_report(tmp_path):
-    setting = Setting(inputs=40, steps=2000, students=2, draws=2, nodes=(1, 3))
+    setting = Setting(inputs=40, steps=2000, students=2, draws=2, node_draws=5, nodes=(1, 3))
     table = study([setting], seed=1)
     assert len(table) == 2 * (1 + len(METHODS) * 2 * 2)
     assert table.equals(study([setting], seed=1))
