@@ -49,8 +49,10 @@ class Compensation:
         """For each reader, how the m nodes are rebuilt from the kept ones; an empty list leaves the weights alone."""
         return []
 
-    def writer_update(self, layer: NodeLayer, kept: Tensor, selection: OwnRidge) -> Mapping[str, Tensor]:
-        """New weights (full shape) of writers by module path, for methods that change the layer's own survivors."""
+    def writer_update(
+        self, layer: NodeLayer, kept: Tensor, selection: OwnRidge
+    ) -> Mapping[str, tuple[Tensor, Tensor | None]]:
+        """New weight and bias (all rows) of writers by path, for methods that change the layer's own survivors."""
         return {}
 
     def edge_weights(

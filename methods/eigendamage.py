@@ -111,7 +111,7 @@ class EigenPlan:
         return {key: max(low, count) for (key, low), count in zip(self._least.items(), kept, strict=True)}
 
     def cost(self, counts: Counts) -> Cost:
-        """Directions, parameters and MACs; a layer that three layers would not make smaller costs what it does now."""
+        """Directions above the threshold, parameters and MACs; a layer that is left as it is costs what it does now."""
         units, weights, macs = 0, self._other_weights, self._other_macs
         for layer in self.layers:
             columns, rows = counts[f"{layer.name}/columns"], counts[f"{layer.name}/rows"]
@@ -136,15 +136,18 @@ class EigenPlan:
         return model
 
     def report(self, counts: Counts) -> list[dict[str, Any]]:
-        """Per layer its directions before and after; a layer left as it is keeps them all."""
+        """Per layer its directions before and after, and whether it was split or left as it is."""
         rows = []
         for layer in self.layers:
-            kept = counts[f"{layer.name}/columns"], counts[f"{layer.name}/rows"]
-            units = len(layer.columns) + len(layer.rows)
-            split = layer.split(*kept) is not None
-            row = {"name": layer.name, "units": units, "kept": sum(kept) if split else units, "split": split}
-            rows.append(row | {"columns": kept[0], "rows": kept[1]} if split else row)
+            columns, kept = counts[f"{layer.name}/columns"], counts[f"{layer.name}/rows"]
+            row = {"name": layer.name, "units": len(layer.columns) + len(layer.rows), "kept": columns + kept}
+            rows.append(row | {"columns": columns, "rows": kept, "split": layer.split(columns, kept) is not None})
         return rows
+
+    def left_alone(self, counts: Counts) -> str | None:
+        """A note on the layers that keep all their directions because fewer would not make them smaller."""
+        names = [row["name"] for row in self.report(counts) if not row["split"] and row["kept"] < row["units"]]
+        return f"not smaller as three layers, left as they are: {', '.join(names)}" if names else None
 
 
 class EigenDamage(Selection):
@@ -183,20 +186,28 @@ class EigenDamage(Selection):
         layers = [_eigen_layer(model, path, bases[path], curvatures[path], positions[cores[path]]) for path in paths]
         return EigenPlan(model, example, layers, self.floor, self.fixed_rotation)
 
+    def dense_cost(self, model: nn.Module, example: Tensor) -> Cost:
+        """Directions of the layers that may be split, parameters and MACs of a network, without its curvature."""
+        cores = [_core_path(model, path) for path in eigen_layers(model, example)]
+        units = sum(sum(model.get_submodule(core).weight.shape[:2]) for core in cores)
+        return Cost(units, sum(p.numel() for p in model.parameters()), count_macs(model, example))
+
     def restructure(
         self, model: nn.Module, calibration: Calibration, budget: Budget, dense: Cost | None = None
     ) -> tuple[nn.Module, Cost, list[dict[str, Any]], str | None]:
-        """A new network that meets ``budget``, its cost, a row per layer, and a note if it is only near the budget.
+        """A new network that meets ``budget``, its cost, a row per layer, and a note if something is unusual.
 
         Args:
             model: the network; left as it is.
             calibration: samples for the factors.
-            budget: for the whole model; ``keep`` counts rows and columns.
+            budget: for the whole model; ``keep`` is the fraction of rows and columns above the global threshold (the
+                paper's pruning ratio), also in layers that are then left as they are.
             dense: cost that the budget is relative to; by default that of ``model``.
         """
         plan = self.plan(model, calibration)
         counts, note = meet(budget, plan.family, plan.cost, dense or plan.dense)
-        return plan.build(counts), plan.cost(counts), plan.report(counts), note
+        notes = [text for text in (note, plan.left_alone(counts)) if text]
+        return plan.build(counts), plan.cost(counts), plan.report(counts), "; ".join(notes) or None
 
     def _curvatures(
         self, model: nn.Module, calibration: Calibration, cores: Mapping[str, str], bases: Mapping[str, Basis]

@@ -103,10 +103,11 @@ class Pruner:
             BadInput: if no allocation reaches the budget or the parts do not fit together.
             Skipped: if the network has a structure that cannot be pruned.
         """
-        if self.selection.unit not in ("node", "edge"):
+        steps = {"node": self._prune_nodes, "edge": self._prune_edges, "eigen": self._prune_directions}
+        if self.selection.unit not in steps:
             raise BadInput(f"selection.unit={self.selection.unit} is unknown; choose node or edge")
-        result = Pruned(copy.deepcopy(model), self.selection.unit)
-        step = self._prune_nodes if self.selection.unit == "node" else self._prune_edges
+        result = Pruned(copy.deepcopy(model), "edge" if self.selection.unit == "edge" else "node")
+        step = steps[self.selection.unit]
         dense = self._dense_cost(model, calibration.inputs)
         initial: dict[str, int] = {}
         rewind = copy.deepcopy(rewind)
@@ -133,6 +134,8 @@ class Pruner:
         if self.selection.unit == "edge":
             cost = EdgeCost(model, example, edge_layers(model, example))
             return cost(cost.sizes)
+        if self.selection.unit == "eigen":
+            return self.selection.dense_cost(model, example)
         graph = NetworkGraph(model, example, residual=self.prune_residual)
         graph.require_groups()
         cost = NodeCost(model, example, graph.groups)
@@ -153,6 +156,9 @@ class Pruner:
         family = self.allocation.family(layers, self.selection)
         counts, note = meet(target, family, cost, dense, self.allocation.partial)
         kept = self._select_nodes(layers, counts)
+        for layer in layers if kept else ():
+            if len(kept[layer.name]) < layer.size:
+                self._update_writers(model, layer, kept[layer.name])
         report = []
         for layer in layers:
             current = graph.find(layer.name)
@@ -160,6 +166,8 @@ class Pruner:
             if pruned_inputs:
                 layer = _node_layers(model, [current], calibration, seed)[0]
                 kept[layer.name] = self.selection.select(layer, counts[layer.name])
+                if len(kept[layer.name]) < layer.size:
+                    self._update_writers(model, layer, kept[layer.name])
             layer.paired = _paired(original, model, groups, current, calibration)
             chosen = kept[layer.name]
             report.append({"name": layer.name, "units": layer.size, "kept": len(chosen)})
@@ -192,12 +200,9 @@ class Pruner:
         return kept
 
     def _repair(self, model: nn.Module, layer: NodeLayer, current: NodeGroup, kept: Tensor) -> None:
-        """Write W A into the columns of the readers that stay, and the method's own changes into the writers."""
+        """Write W A into the columns of the readers that stay."""
         repairs: list[Reconstruction] = self.compensation.reconstruction(layer, kept, self.selection)
         with torch.no_grad():
-            for path, weight in self.compensation.writer_update(layer, kept, self.selection).items():
-                own = model.get_submodule(path).weight
-                own.copy_(weight.reshape(own.shape))
             for reader, repair in zip(current.readers, repairs, strict=False):
                 module = model.get_submodule(reader.name)
                 blocks = reader.weights(module.weight.double())
@@ -207,6 +212,26 @@ class Pruner:
                 module.weight[:, columns] = merged.reshape(shape).to(module.weight.dtype)
                 if repair.shift is not None and module.bias is not None:
                     module.bias += torch.einsum("omr,m->o", blocks, repair.shift).to(module.bias.dtype)
+
+    @torch.no_grad()
+    def _update_writers(self, model: nn.Module, layer: NodeLayer, kept: Tensor) -> None:
+        """The method's own changes of the layers that write the nodes; their inputs are still those that it saw."""
+        for path, (weight, bias) in self.compensation.writer_update(layer, kept, self.selection).items():
+            module = model.get_submodule(path)
+            module.weight.copy_(weight)
+            if bias is not None:
+                module.bias.copy_(bias)
+
+    # --- directions --------------------------------------------------------------------------------------------------
+
+    def _prune_directions(
+        self, result: Pruned, calibration: Calibration, target: Budget, dense: Cost, seed: str, rewind: nn.Module | None
+    ) -> tuple[list[dict[str, Any]], Cost, str | None]:
+        """Layers are split in a basis of their own (EigenDamage), which the selection does by itself."""
+        if rewind is not None:
+            raise BadInput("EigenDamage's layers have no initial weights to go back to; type schedule.rewind=none")
+        result.model, cost, report, note = self.selection.restructure(result.model, calibration, target, dense)
+        return report, cost, note
 
     # --- edges -------------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,8 @@ from torch import nn
 from torch.nn import functional
 
 from methods import filter_obs, kronecker
+from methods.allocation import Global
+from methods.budget import Budget
 from methods.errors import BadInput, Skipped
 from methods.graph import NetworkGraph, gated
 from methods.kfac import (
@@ -26,6 +28,7 @@ from methods.kfac import (
     weight_matrix,
 )
 from methods.layers import NodeLayer
+from methods.pruner import Pruner
 from methods.statistics import Calibration
 
 sizes = st.integers(2, 5)
@@ -458,6 +461,23 @@ def test_update_leaves_everything_when_all_stay_and_gated_equals_removed(compens
         torch.testing.assert_close(changed(samples.inputs), expected, rtol=0, atol=1e-6)
     per_node = module.weight[0].numel() + 1 + layer.outgoing[0][:, 0].numel()
     assert sum(p.numel() for p in changed.parameters()) == before - per_node
+
+
+@pytest.mark.parametrize("compensation", [kronecker.KroneckerCompensation(), filter_obs.FilterOBSCompensation()])
+def test_pruner_updates_all_writers_before_it_removes_their_inputs(compensation):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 3)).double().eval()
+    samples, selection = calibration(40, (4,)), kronecker.KronOBS()
+    pruned = Pruner(selection, Global(), compensation).prune(model, samples, Budget("keep", 0.6), seed=1)
+    graph, layers = node_layers(model, samples)
+    expected = copy.deepcopy(model)
+    with torch.no_grad():
+        for layer in layers:
+            weight, bias = compensation.writer_update(layer, pruned.kept[layer.name], selection)[layer.name]
+            expected.get_submodule(layer.name).weight.copy_(weight)
+            expected.get_submodule(layer.name).bias.copy_(bias)
+        with gated(expected, graph.groups, pruned.kept):
+            torch.testing.assert_close(pruned.model(samples.inputs), expected(samples.inputs), rtol=0, atol=1e-6)
 
 
 def test_update_takes_over_from_a_duplicate_neuron_exactly():
