@@ -36,6 +36,7 @@ class Plan:
     words: list[str]
     cells: list[PlannedCell]
     paths: Paths
+    save: bool = False
 
 
 def sweep(request: Request) -> int:
@@ -49,19 +50,26 @@ def sweep(request: Request) -> int:
         return 0
     plan = make_plan(composer, request)
     store = Store.of(plan.paths)
-    missing = [cell for cell in plan.cells if not _finished(store, cell.key)]
+    missing = [cell for cell in plan.cells if not _finished(store, cell.key, plan)]
     if request.dry_run:
         _list_cells(console, plan, store)
         return 0
     here = len(plan.cells) - len(missing)
     console.print(f"{len(plan.cells)} cell{'s' * (len(plan.cells) != 1)}: {here} done already, {len(missing)} to run")
-    faults: list[str] = []
-    if missing:
-        _check(composer, missing)
-        if request.multirun:
-            write_manifest(plan.paths.runs, Manifest(name=plan.name, command=command_line(request), cells=plan.cells))
-        faults = _launch(composer, plan, missing)
+    faults = run_missing(composer, plan, request)
     return _conclude(console, plan, store, faults)
+
+
+def run_missing(composer: Composer, plan: Plan, request: Request) -> list[str]:
+    """Run the cells of ``plan`` that have no result yet; returns faults that left no record."""
+    store = Store.of(plan.paths)
+    missing = [cell for cell in plan.cells if not _finished(store, cell.key)]
+    if not missing:
+        return []
+    _check(composer, missing)
+    if request.multirun:
+        write_manifest(plan.paths.runs, Manifest(name=plan.name, command=command_line(request), cells=plan.cells))
+    return _launch(composer, plan, missing)
 
 
 def make_plan(composer: Composer, request: Request) -> Plan:
@@ -76,16 +84,17 @@ def make_plan(composer: Composer, request: Request) -> Plan:
         own = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items() if key not in swept]
         if own:  # an experiment's own grid; what the user typed wins
             combinations = expand([*own, *request.words])
-        paths = Paths.of(plain(master)["paths"])
+        common = plain(master)
     else:
-        paths = Paths.of(composer.cell(base)["paths"])
+        common = composer.cell(base)
+    paths = Paths.of(common["paths"])
     memory = Memory(composer.folder, paths.cache / "plan.json")
     cells = [_planned(composer, words, memory) for words in combinations]
     memory.save()
     unique = list({cell.key: cell for cell in cells}.values())
     experiment = next((word.partition("=")[2] for word in request.words if key_of(word) == "experiment"), None)
     digest = hashlib.sha256("".join(sorted(cell.key for cell in unique)).encode()).hexdigest()[:8]
-    return Plan(experiment or f"sweep-{digest}", base, unique, paths)
+    return Plan(experiment or f"sweep-{digest}", base, unique, paths, bool(common.get("save")))
 
 
 def _planned(composer: Composer, words: Sequence[str], memory: Memory) -> PlannedCell:
@@ -102,9 +111,13 @@ def _planned(composer: Composer, words: Sequence[str], memory: Memory) -> Planne
     return PlannedCell(**memory.entries[name])
 
 
-def _finished(store: Store, key: str) -> bool:
+def _finished(store: Store, key: str, plan: Plan) -> bool:
     record = store.find(key)
-    return record is not None and record.finished
+    if record is None or not plan.save:
+        return record is not None and record.finished
+    from benchmarks.saved_network import lacks_network
+
+    return record.finished and not lacks_network(record, plan.paths.results)
 
 
 def _check(composer: Composer, cells: Sequence[PlannedCell]) -> None:

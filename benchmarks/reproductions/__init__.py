@@ -1,0 +1,99 @@
+"""Named reproductions of published tables and figures, one file each, found by themselves.
+
+A module here has a docstring whose first line says what it reproduces, a ``PAPER``, and
+``run(work: Workplace) -> Outcome``. ``python -m benchmarks.reproduce NAME`` runs it and stores what came out under
+``results/reproductions/NAME/``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from benchmarks.records import Record
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement of a paper, whether it was seen, and the figures that show it.
+
+    ``seen`` is None where the run cannot decide (too few repeats, a setting that does not apply).
+    """
+
+    text: str
+    seen: bool | None
+    evidence: str
+
+
+@dataclass
+class Outcome:
+    """What a reproduction found.
+
+    Attributes:
+        table: one row per setting; the columns ``published``, ``ours``, ``std``, ``n`` and ``difference`` where there
+            is a published number, whatever identifies the setting before them.
+        claims: the paper's statements, seen or not.
+        setting: how ours differs from the paper's, in sentences.
+        figures: files written into the folder.
+    """
+
+    table: pd.DataFrame
+    claims: list[Claim] = field(default_factory=list)
+    setting: str = ""
+    figures: list[Path] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where a reproduction works.
+
+    Attributes:
+        folder: for its tables and figures.
+        results: the root of the records.
+        cache: the root of all caches.
+        quick: a smaller version for trying out and for tests; its outcome is not stored among the results.
+    """
+
+    folder: Path
+    results: Path = Path("results")
+    cache: Path = Path(".cache")
+    quick: bool = False
+
+    def cells(self, words: Sequence[str]) -> list[Record]:
+        """Run the sweep that the command-line ``words`` ask for, as far as it is missing; its records in order."""
+        from benchmarks.commandline import Request
+        from benchmarks.composition import Composer
+        from benchmarks.records import Store
+        from benchmarks.sweep import CONF, make_plan, run_missing
+
+        folders = [f"paths.results={self.results}", f"paths.cache={self.cache}"]
+        request = Request([*words, *folders], multirun=True)
+        composer = Composer(CONF)
+        plan = make_plan(composer, request)
+        run_missing(composer, plan, request)
+        store = Store.of(plan.paths)
+        found = [store.find(cell.key, committed=True) for cell in plan.cells]
+        return [record for record in found if record is not None]
+
+
+def names() -> list[str]:
+    """All reproductions there are."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def module_of(name: str) -> ModuleType:
+    """The module of one reproduction."""
+    return importlib.import_module(f"{__name__}.{name}")
+
+
+def summary(module: Any) -> str:
+    """First line of a reproduction's docstring."""
+    return (module.__doc__ or "").strip().splitlines()[0]
