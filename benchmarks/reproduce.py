@@ -90,6 +90,12 @@ def _markdown(table: pd.DataFrame) -> str:
     return "\n".join([head, "|" + "---|" * len(shown.columns), *rows])
 
 
+def _figure(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return "" if value is None else str(value)
+
+
 def _list(console: Console, results: Path) -> int:
     for name in names():
         try:
