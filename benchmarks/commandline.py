@@ -95,7 +95,7 @@ def parse(arguments: Sequence[str]) -> Request:
         elif word in ("dry_run=true", "dry_run=True"):
             given["dry_run"] = True
         else:
-            words.append(word)
+            words.append(f"+{word}" if word.startswith("experiment=") else word)
     return Request(words, **given)
 
 
