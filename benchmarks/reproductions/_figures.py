@@ -1,0 +1,52 @@
+"""Figures of reproductions: the same look, and the same bytes for the same numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+"""Okabe and Ito's palette, which most colour-blind readers can tell apart."""
+MARKERS = "osD^vPX*"
+
+
+def canvas(columns: int, rows: int = 1, width: float = 4.6, height: float = 3.6) -> tuple[Figure, list[Axes]]:
+    """An empty figure and its axes, row by row."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False)
+    for axis in axes.flat:
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure, list(axes.flat)
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Writes ``name``.svg and ``name``.png; the SVG, which a page shows, comes first."""
+    from matplotlib import rc_context
+
+    with rc_context({"svg.hashsalt": name, "svg.fonttype": "path"}):
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(folder / f"{name}.png", dpi=150, metadata={"Software": None})
+    return [folder / f"{name}.svg"]
+
+
+def curve(axis: Axes, x: Sequence[float], mean: Sequence[float], std: Sequence[float], number: int, label: str) -> None:
+    """One line with markers and error bars (sample standard deviation), the ``number``-th of its figure."""
+    axis.errorbar(
+        x,
+        mean,
+        std,
+        color=COLOURS[number % len(COLOURS)],
+        marker=MARKERS[number % len(MARKERS)],
+        markersize=4,
+        linewidth=1.4,
+        capsize=2,
+        label=label,
+    )
