@@ -89,13 +89,22 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class _Size:
+    """A number of channels: some that stay whatever happens, and so many for each node of some groups."""
+
+    fixed: int
+    per_node: tuple[tuple[str, int], ...] = ()
+
+    def __call__(self, counts: Counts) -> int:
+        return self.fixed + sum(int(counts[name]) * repeat for name, repeat in self.per_node)
+
+
+@dataclass(frozen=True)
 class _Term:
     """One layer's share: (out x in x kernel) weights used ``positions`` times, plus parameters per output unit."""
 
-    out_group: str | None
-    out_fixed: int
-    in_groups: tuple[tuple[str, int], ...]
-    in_fixed: int
+    out: _Size
+    inputs: _Size
     kernel: int
     positions: int
     per_unit: int
@@ -113,6 +122,7 @@ class NodeCost:
     def __init__(self, model: nn.Module, example: Tensor, groups: Sequence[NodeGroup]) -> None:
         self.sizes = {group.name: group.size for group in groups}
         self._terms = _terms(model, example, groups)
+        self._product_macs = {group.name: group.product_macs for group in groups if group.product_macs}
         self._other_parameters = self._other_macs = 0
         full = self(self.sizes)
         self._other_parameters = sum(p.numel() for p in model.parameters()) - int(full.compression)
@@ -122,38 +132,42 @@ class NodeCost:
         """Units, parameters and MACs when group ``name`` keeps ``counts[name]`` nodes."""
         parameters, macs = self._other_parameters, self._other_macs
         for term in self._terms:
-            out = counts[term.out_group] if term.out_group else term.out_fixed
-            inputs = term.in_fixed + sum(counts[name] * repeat for name, repeat in term.in_groups)
-            weights = out * inputs * term.kernel
+            out = term.out(counts)
+            weights = out * term.inputs(counts) * term.kernel
             parameters += weights + out * term.per_unit
             macs += weights * term.positions
+        macs += sum(int(counts[name]) * each for name, each in self._product_macs.items())
         return Cost(sum(counts[name] for name in self.sizes), parameters, macs)
 
 
 def _terms(model: nn.Module, example: Tensor, groups: Sequence[NodeGroup]) -> list[_Term]:
-    writes = {path: group.name for group in groups for path in (*group.writers, *group.carriers)}
-    reads: dict[str, list[tuple[str, int]]] = {}
+    outs: dict[str, list[tuple[str, int, int]]] = {}
+    inputs: dict[str, list[tuple[str, int, int]]] = {}
     for group in groups:
+        own = [*zip(group.writers, group.rows, strict=True), *zip(group.carriers, group.entries, strict=True)]
+        for path, rows in own:
+            outs.setdefault(path, []).append((group.name, *rows.shape))
         for reader in group.readers:
-            reads.setdefault(reader.name, []).append((group.name, reader.columns.shape[1]))
+            inputs.setdefault(reader.name, []).append((group.name, *reader.columns.shape))
     positions = output_positions(model, example)
-    sizes = {group.name: group.size for group in groups}
     terms = []
     for path in call_order(model, example):
         module = model.get_submodule(path)
-        bias = 0 if module.bias is None else 1
+        bias = 0 if getattr(module, "bias", None) is None else 1
         if isinstance(module, nn.Linear | nn.Conv2d):
-            out, inputs = module.weight.shape[:2]
-            coupled = sum(sizes[name] * repeat for name, repeat in reads.get(path, []))
+            out, read = module.weight.shape[:2]
             kernel = module.weight[0, 0].numel()
-            terms.append(
-                _Term(
-                    writes.get(path), out, tuple(reads.get(path, [])), inputs - coupled, kernel, positions[path], bias
-                )
-            )
-        elif path in writes:
-            terms.append(_Term(writes[path], 0, (), 0, 0, 0, 1 + bias))
+            out, read = _size(out, outs.get(path, [])), _size(read, inputs.get(path, []))
+            terms.append(_Term(out, read, kernel, positions[path], bias))
+        elif path in outs and len(module.weight) > 1:
+            terms.append(_Term(_size(len(module.weight), outs[path]), _Size(0), 0, 0, 1 + bias))
     return terms
+
+
+def _size(total: int, coupled: Sequence[tuple[str, int, int]]) -> _Size:
+    """``total`` channels, of which each triple (group, nodes, channels per node) belongs to a group."""
+    fixed = total - sum(nodes * repeat for _, nodes, repeat in coupled)
+    return _Size(fixed, tuple((name, repeat) for name, _, repeat in coupled))
 
 
 class EdgeCost:

@@ -1,73 +1,19 @@
-"""Coupled node groups of a network: who writes the nodes, who reads them, and how to remove them.
-
-A node is a neuron or a channel. Nodes that meet in an addition can only be removed together, so the unit of removal is
-a group: its *writers* are the layers whose output units the nodes are, its *readers* the layers that take them in, its
-*carriers* everything in between with one parameter per node (batch norm, depthwise convolution). torch-pruning's
-dependency graph finds the coupling and does the surgery; here it is put into the words that the methods use.
-"""
+"""The coupled node groups of a network, and their removal; what a group is, :mod:`methods.coupling` says."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 
 import torch
-import torch_pruning as tp
 from torch import Tensor, nn
 
+from methods.coupling import NodeGroup, Reader, find_groups
 from methods.errors import Skipped
-from methods.statistics import Rows, evaluating, node_rows
+from methods.statistics import evaluating
 
-Prunable = nn.Linear | nn.Conv2d
-CARRIERS = (nn.BatchNorm1d, nn.BatchNorm2d)
-
-
-@dataclass(frozen=True)
-class Reader:
-    """A module that reads the nodes of a group.
-
-    Attributes:
-        name: module path.
-        columns: (m, r) which input columns of the module's weight carry each node: r = 1 for a convolution or a plain
-            linear layer, r = height x width for a linear layer behind a flattening.
-        is_convolution: whether the module is a convolution.
-    """
-
-    name: str
-    columns: Tensor
-    is_convolution: bool
-
-    @cached_property
-    def rows(self) -> Rows:
-        """How to view what the module reads as (nodes, samples x positions)."""
-        return node_rows(self.columns, self.is_convolution)
-
-    def weights(self, weight: Tensor) -> Tensor:
-        """(out, m, r x kernel positions) view of the reader's weight, one block per node."""
-        size, repeat = self.columns.shape
-        picked = weight[:, self.columns.reshape(-1).to(weight.device)]
-        return picked.reshape(len(weight), size, repeat * picked[0, 0].numel())
-
-
-@dataclass(frozen=True)
-class NodeGroup:
-    """Nodes that are removed together; see the module's text.
-
-    Attributes:
-        name: path of the first writer in forward order.
-        size: number of nodes m.
-        writers: paths of the modules whose output units the nodes are, in forward order.
-        readers: the modules that read the nodes, in forward order.
-        carriers: paths of batch norms and depthwise convolutions in between.
-    """
-
-    name: str
-    size: int
-    writers: tuple[str, ...]
-    readers: tuple[Reader, ...]
-    carriers: tuple[str, ...]
+__all__ = ["NetworkGraph", "NodeGroup", "Reader", "call_order", "gated"]
 
 
 class NetworkGraph:
@@ -75,100 +21,24 @@ class NetworkGraph:
 
     Args:
         model: the network; left as it is until :meth:`remove` is called.
-        example: a batch of at least one input, used to trace the forward pass.
+        example: a batch of at least one input, used to run the forward pass.
         residual: whether groups with several writers (residual streams) count as prunable.
+
+    Attributes:
+        groups: the prunable groups, in forward order.
+        left_alone: for each other group the path of its first writer and why it cannot be pruned.
     """
 
     def __init__(self, model: nn.Module, example: Tensor, *, residual: bool = False) -> None:
         self.model = model
-        self.paths = {module: path for path, module in model.named_modules()}
-        self.order = call_order(model, example)
-        frozen = [parameter for parameter in model.parameters() if not parameter.requires_grad]
-        with evaluating(model), torch.enable_grad():  # torch-pruning traces gradients
-            for parameter in frozen:
-                parameter.requires_grad_(True)
-            try:
-                self._dependencies = tp.DependencyGraph().build_dependency(
-                    model, example_inputs=example[:1], verbose=False
-                )
-            finally:
-                for parameter in frozen:
-                    parameter.requires_grad_(False)
-        self.left_alone: dict[str, str] = {}
-        self.groups = self._find_groups(residual)
+        self.groups, self.left_alone = find_groups(model, example, residual)
 
-    def _find_groups(self, residual: bool) -> list[NodeGroup]:
-        groups: list[NodeGroup] = []
-        seen: set[str] = set()
-        for path in self.order:
-            module = self.model.get_submodule(path)
-            if path in seen or not isinstance(module, Prunable) or _depthwise(module):
-                continue
-            group, reason = self._describe(module)
-            seen.update(group.writers)
-            if not group.readers:
-                continue  # the classifier: its outputs are the network's
-            if reason is None and len(group.writers) > 1 and not residual:
-                reason = "residual stream (prune it with prune_residual=true)"
-            if reason is None:
-                groups.append(group)
-            else:
-                self.left_alone[group.name] = reason
-        return groups
-
-    def _describe(self, module: Prunable) -> tuple[NodeGroup, str | None]:
-        """The group that ``module`` writes, and why it cannot be pruned (None if it can)."""
-        size = module.weight.shape[0]
-        writers, readers, carriers, reason = [], [], [], None
-        for target, is_input, indices in self._members(module, size):
-            path = self.paths.get(target)
-            if path is None:
-                continue  # an operation without parameters
-            if _depthwise(target) or isinstance(target, CARRIERS):
-                carriers.append(path)
-            elif not isinstance(target, Prunable):
-                reason = f"{path} ({type(target).__name__}) couples the nodes in a way this suite does not treat"
-            elif is_input:
-                if len(indices) % size or len(set(indices)) != len(indices) or getattr(target, "groups", 1) > 1:
-                    reason = f"{path} reads the nodes in a way this suite does not treat"
-                else:
-                    columns = torch.tensor(indices).reshape(size, -1)
-                    readers.append(Reader(path, columns, isinstance(target, nn.Conv2d)))
-            else:
-                writers.append(path)
-                if list(indices) != list(range(size)) or getattr(target, "groups", 1) > 1:
-                    reason = f"{path} writes the nodes in a way this suite does not treat"
-        position = {path: index for index, path in enumerate(self.order)}
-        writers.sort(key=lambda path: position.get(path, -1))
-        readers.sort(key=lambda reader: position.get(reader.name, -1))
-        if reason is None and set(writers) & {reader.name for reader in readers}:
-            reason = "a layer reads and writes the same nodes"
-        return NodeGroup(writers[0], size, tuple(writers), tuple(readers), tuple(carriers)), reason
-
-    def _members(self, module: Prunable, size: int) -> Iterator[tuple[nn.Module, bool, list[int]]]:
-        prune = self._output_pruner(module)
-        # torch-pruning refuses to trace with gradients off
-        with torch.enable_grad():
-            group = self._dependencies.get_pruning_group(module, prune, list(range(size)))
-        seen = set()
-        for dependency, indices in group:
-            # handlers are bound methods, equal but never identical
-            is_input = dependency.handler in (
-                tp.prune_conv_in_channels,
-                tp.prune_linear_in_channels,
-            ) or dependency.handler == self._input_pruner(dependency.target.module)
-            key = (dependency.target.module, is_input)
-            if key not in seen:
-                seen.add(key)
-                yield dependency.target.module, is_input, list(indices)
-
-    def _output_pruner(self, module: nn.Module) -> Callable:
-        return self._dependencies.get_pruner_of_module(module).prune_out_channels
-
-    def _input_pruner(self, module: nn.Module) -> Callable | None:
-        if _depthwise(module) or not isinstance(module, Prunable):
-            return None
-        return self._dependencies.get_pruner_of_module(module).prune_in_channels
+    @classmethod
+    def of(cls, model: nn.Module, groups: Sequence[NodeGroup]) -> NetworkGraph:
+        """The graph of a network of which the groups are known, because it has the structure of another one."""
+        graph = cls.__new__(cls)
+        graph.model, graph.left_alone, graph.groups = model, {}, list(groups)
+        return graph
 
     def find(self, name: str) -> NodeGroup:
         """The group as it is now: a removal shifts the columns of other groups with a common reader."""
@@ -176,16 +46,18 @@ class NetworkGraph:
 
     def remove(self, group: NodeGroup, kept: Tensor) -> None:
         """Physically remove the nodes of ``group`` that are not in ``kept`` (sorted); parameters are replaced."""
-        stays = set(kept.tolist())
-        gone = [node for node in range(group.size) if node not in stays]
-        if gone:
-            module = self.model.get_submodule(group.name)
-            requires_grad = {name: parameter.requires_grad for name, parameter in self.model.named_parameters()}
-            with torch.enable_grad():
-                self._dependencies.get_pruning_group(module, self._output_pruner(module), gone).prune()
-            for name, parameter in self.model.named_parameters():
-                parameter.requires_grad_(requires_grad[name])
-            self.groups = [_shrunk(each, group, torch.tensor(gone)) for each in self.groups]
+        if len(kept) == group.size:
+            return
+        gone = torch.ones(group.size, dtype=torch.bool)
+        gone[kept.cpu()] = False
+        rows, lost = group.of_nodes(gone.nonzero().flatten())
+        for path, own in rows.items():
+            _cut_outputs(self.model.get_submodule(path), own)
+        for path in group.carriers:
+            _cut_carrier(self.model.get_submodule(path), lost[path])
+        for reader in group.readers:
+            _cut_inputs(self.model.get_submodule(reader.name), lost[reader.name])
+        self.groups = [_shrunk(each, group, gone) for each in self.groups]
 
     def require_groups(self) -> None:
         """Raise :class:`Skipped` with the reasons if no group of nodes can be pruned."""
@@ -196,21 +68,63 @@ class NetworkGraph:
             )
 
 
+# --- removing nodes --------------------------------------------------------------------------------------------------
+
+
+def _cut_outputs(module: nn.Module, gone: Tensor) -> None:
+    _take(module, ("weight", "bias"), 0, gone)
+    _resize(module, ("out_features", "out_channels"))
+
+
+def _cut_inputs(module: nn.Module, gone: Tensor) -> None:
+    _take(module, ("weight",), 1, gone)
+    _resize(module, ("in_features", "in_channels"), 1)
+
+
+def _cut_carrier(module: nn.Module, gone: Tensor) -> None:
+    if isinstance(module, nn.PReLU) and module.num_parameters == 1:
+        return
+    _take(module, ("weight", "bias", "running_mean", "running_var"), 0, gone)
+    _resize(module, ("num_features", "num_parameters", "in_channels", "out_channels", "groups"))
+
+
+def _take(module: nn.Module, names: Sequence[str], dimension: int, gone: Tensor) -> None:
+    """Cut the entries ``gone`` out of parameters and buffers; a parameter becomes a new one."""
+    for name in names:
+        tensor = getattr(module, name, None)
+        if tensor is None:
+            continue
+        stays = torch.ones(tensor.shape[dimension], dtype=torch.bool, device=tensor.device)
+        stays[gone.to(tensor.device)] = False
+        left = tensor.detach()[(slice(None),) * dimension + (stays,)].clone()
+        setattr(module, name, nn.Parameter(left, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else left)
+
+
+def _resize(module: nn.Module, names: Sequence[str], dimension: int = 0) -> None:
+    tensor = module.weight if module.weight is not None else module.running_mean
+    for name in names:
+        if hasattr(module, name):
+            setattr(module, name, tensor.shape[dimension])
+
+
 def _shrunk(each: NodeGroup, removed: NodeGroup, gone: Tensor) -> NodeGroup:
     """``each`` after the nodes ``gone`` of the group ``removed`` have left."""
-    lost = {reader.name: reader.columns[gone].reshape(-1) for reader in removed.readers}
-    stays = torch.ones(each.size, dtype=torch.bool)
-    if each.name == removed.name:
-        stays[gone] = False
-    readers = tuple(
-        replace(reader, columns=_shifted(reader.columns[stays], lost[reader.name])) if reader.name in lost else reader
-        for reader in each.readers
+    rows, channels = removed.of_nodes(gone.nonzero().flatten())
+    own = each.name == removed.name
+    stays = ~gone if own else torch.ones(each.size, dtype=torch.bool)
+
+    def shifted(places: Tensor, lost: Tensor | None) -> Tensor:
+        places = places[stays]
+        return places if lost is None else places - torch.searchsorted(lost, places)
+
+    readers = tuple(replace(r, columns=shifted(r.columns, channels.get(r.name))) for r in each.readers)
+    return replace(
+        each,
+        size=int(stays.sum()),
+        readers=readers,
+        rows=tuple(shifted(p, rows[path] if own else None) for path, p in zip(each.writers, each.rows, strict=True)),
+        entries=tuple(shifted(p, channels.get(path)) for path, p in zip(each.carriers, each.entries, strict=True)),
     )
-    return replace(each, size=int(stays.sum()), readers=readers)
-
-
-def _shifted(columns: Tensor, lost: Tensor) -> Tensor:
-    return columns - torch.searchsorted(lost.sort().values, columns)
 
 
 def call_order(model: nn.Module, example: Tensor) -> list[str]:
@@ -258,7 +172,3 @@ def _closing(columns: Tensor, dimension: int) -> Callable[[nn.Module, tuple[Tens
         return (inputs[0].index_fill(dimension, columns.to(inputs[0].device), 0), *inputs[1:])
 
     return close
-
-
-def _depthwise(module: nn.Module) -> bool:
-    return isinstance(module, nn.Conv2d) and module.groups == module.in_channels == module.out_channels > 1

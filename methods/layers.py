@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from methods.errors import Skipped
 from methods.graph import NodeGroup
 from methods.statistics import Calibration, Moments
 
@@ -53,7 +54,16 @@ class NodeLayer:
 
     @property
     def writers(self) -> tuple[str, ...]:
-        """Paths of the modules whose output units the nodes are."""
+        """Paths of the modules whose output units the nodes are, for methods that score output units one by one.
+
+        Raises:
+            Skipped: if a node is more than one output unit (an attention head), or another one than its number says.
+        """
+        if not self.group.plain:
+            raise Skipped(
+                f"{self.name}: its nodes are attention heads of {self.group.width} output units each; this method "
+                "scores single output units (spectral, dpp, thinet, magnitude and random score heads)"
+            )
         return self.group.writers
 
     @property
@@ -64,15 +74,19 @@ class NodeLayer:
     @cached_property
     def incoming(self) -> Tensor:
         """(m, fan_in) float64 incoming weights, the writers' rows side by side, without biases."""
-        weights = [_weight(self.model, name) for name in self.writers]
+        group = self.group
+        weights = [_weight(self.model, path)[rows] for path, rows in zip(group.writers, group.rows, strict=True)]
         return torch.cat([weight.flatten(1) for weight in weights], 1)
 
     @cached_property
     def bias(self) -> Tensor | None:
-        """(m,) float64 bias, summed over writers; None if no writer has one."""
-        biases = [getattr(self.model.get_submodule(name), "bias", None) for name in self.writers]
-        biases = [bias.detach().double() for bias in biases if bias is not None]
-        return torch.stack(biases).sum(0) if biases else None
+        """(m,) float64 bias, summed over writers and over the output units of a node; None if no writer has one."""
+        biases = [
+            (getattr(self.model.get_submodule(path), "bias", None), rows)
+            for path, rows in zip(self.group.writers, self.group.rows, strict=True)
+        ]
+        own = [bias.detach().double()[rows].sum(1) for bias, rows in biases if bias is not None]
+        return torch.stack(own).sum(0) if own else None
 
     @cached_property
     def outgoing(self) -> list[Tensor]:

@@ -42,6 +42,7 @@ class Pruned:
         steps: per step of the schedule the requested and the achieved budget, and the PQ and Gini index of all live
             weights before the step.
         seconds: time spent on pruning, without training in between.
+        groups: the node groups as they are now.
     """
 
     model: nn.Module
@@ -53,6 +54,7 @@ class Pruned:
     note: str | None = None
     steps: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
+    groups: list[NodeGroup] = field(default_factory=list)
 
 
 class Pruner:
@@ -108,7 +110,7 @@ class Pruner:
             raise BadInput(f"selection.unit={self.selection.unit} is unknown; choose node or edge")
         result = Pruned(copy.deepcopy(model), "edge" if self.selection.unit == "edge" else "node")
         step = steps[self.selection.unit]
-        dense = self._dense_cost(model, calibration.inputs)
+        dense = self._dense_cost(result, calibration.inputs)
         initial: dict[str, int] = {}
         rewind = copy.deepcopy(rewind)
         targets = self.schedule.targets(budget)
@@ -130,7 +132,8 @@ class Pruner:
                 train(result.model, result.masks, number)
         return result
 
-    def _dense_cost(self, model: nn.Module, example: Tensor) -> Cost:
+    def _dense_cost(self, result: Pruned, example: Tensor) -> Cost:
+        model = result.model
         if self.selection.unit == "edge":
             cost = EdgeCost(model, example, edge_layers(model, example))
             return cost(cost.sizes)
@@ -138,6 +141,7 @@ class Pruner:
             return self.selection.dense_cost(model, example)
         graph = NetworkGraph(model, example, residual=self.prune_residual)
         graph.require_groups()
+        result.groups = graph.groups
         cost = NodeCost(model, example, graph.groups)
         return cost(cost.sizes)
 
@@ -148,9 +152,8 @@ class Pruner:
     ) -> tuple[list[dict[str, Any]], Cost, str | None]:
         model, example = result.model, calibration.inputs[:2]
         original = copy.deepcopy(model)
-        graph = NetworkGraph(model, example, residual=self.prune_residual)
-        graph.require_groups()
-        groups = list(graph.groups)
+        graph = NetworkGraph.of(model, result.groups)
+        groups = result.groups
         cost = NodeCost(model, example, groups)
         layers = _node_layers(original, groups, calibration, seed)
         family = self.allocation.family(layers, self.selection)
@@ -175,10 +178,10 @@ class Pruner:
                 report[-1] |= self.selection.report(layer, chosen)
                 self._repair(model, layer, current, chosen)
                 graph.remove(current, chosen)
-        result.kept = kept
+        result.kept, result.groups = kept, graph.groups
         _require_understood(original, groups, kept, example)
         if rewind is not None:
-            _remove_all(rewind, example, kept, self.prune_residual)
+            _remove_all(rewind, groups, kept)
         return report, cost({name: len(nodes) for name, nodes in kept.items()}), note
 
     def _select_nodes(self, layers: Sequence[NodeLayer], counts: Mapping[str, Count]) -> dict[str, Tensor]:
@@ -340,8 +343,8 @@ def _paired(
     return pairs
 
 
-def _remove_all(model: nn.Module, example: Tensor, kept: Mapping[str, Tensor], residual: bool) -> None:
-    graph = NetworkGraph(model, example, residual=residual)
+def _remove_all(model: nn.Module, groups: Sequence[NodeGroup], kept: Mapping[str, Tensor]) -> None:
+    graph = NetworkGraph.of(model, groups)
     for name, nodes in kept.items():
         graph.remove(graph.find(name), nodes)
 
@@ -352,7 +355,7 @@ def _require_understood(
 ) -> None:
     """Raise :class:`Skipped` if removing the nodes is not the same as closing them off: masked must equal removed."""
     removed = copy.deepcopy(original)
-    _remove_all(removed, example, kept, residual=any(len(group.writers) > 1 for group in groups))
+    _remove_all(removed, groups, kept)
     with evaluating(original), evaluating(removed):
         with gated(original, groups, kept):
             expected = original(example)
