@@ -10,13 +10,10 @@ it changes nothing, because inputs are independent.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -130,14 +127,14 @@ def _rows(setting: Setting, kind: str, students: Sequence[Student], seed: int) -
             yield row(method, k, edges, reweighted, values, expected(method, reweighted, k, edges, setting))
 
 
-def statement(settings: Sequence[Setting]) -> str:
-    """In which regime the claim about random edges holds, from theory."""
+def statement(settings: Sequence[Setting]) -> list[str]:
+    """In which regime the claim about random edges holds, from theory, in sentences."""
     lines = [theory.regime(s.teachers, s.copies) for s in settings]
     lines.append(
         f"With few parameters left (slopes at c = 0) random edges win for z > {theory.smallest_winning_copies():.2f}; "
         "with reweighting DPP nodes are exact from k = M on, and random edges never win there."
     )
-    return "\n".join(f"- {line}" for line in lines)
+    return lines
 
 
 def plot(table: pd.DataFrame) -> Figure:
@@ -166,41 +163,12 @@ def plot(table: pd.DataFrame) -> Figure:
     return figure
 
 
-def markdown(table: pd.DataFrame, settings: Sequence[Setting]) -> str:
-    """The report: the statement, then one line per row of the table."""
-    columns = ["setting", "student", "method", "reweighted", "k", "edges", "theory", "mean", "std", "n", "published"]
-    columns += ["difference", "relative", "agrees", "difference_published"]
-    lines = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-    for _, row in table[columns].iterrows():
-        lines.append("| " + " | ".join(_cell(name, value) for name, value in row.items()) + " |")
-    return (
-        "# Pruned teacher-student networks\n\n"
-        "Generalisation error of ideal students (z exact copies of each teacher unit) and of students trained online, "
-        "beside the closed forms and the raw means of the authors' result files.\n\n"
-        f"{statement(settings)}\n\n" + "\n".join(lines) + "\n"
-    )
-
-
-def _cell(name: object, value: object) -> str:
-    if value is pd.NA:
-        return ""
-    if isinstance(value, float):
-        return "" if np.isnan(value) else f"{value:+.1%}" if name == "relative" else f"{value:.3f}"
-    return {True: "yes", False: "no"}[bool(value)] if isinstance(value, bool | np.bool_) else str(value)
-
-
-def run(out: Path, quick: bool = False, seed: int = 0) -> pd.DataFrame:
-    """Run the study and write teacher_student.csv, .md and .svg into ``out``; ``quick`` shrinks it to seconds."""
-    settings = [
+def study_settings(quick: bool = False) -> list[Setting]:
+    """M = 2, K = 6 as published, without and with noise, and M = 5, K = 20; ``quick`` is one much smaller setting."""
+    if quick:
+        return [Setting(inputs=100, steps=80_000, students=2, draws=4, node_draws=50)]
+    return [
         Setting(),
+        Setting(sigma=0.25),
         Setting(teachers=5, copies=4, students=5, draws=3, node_draws=300, nodes=(1, 2, 3, 4, 5, 8, 10, 12, 15)),
     ]
-    if quick:
-        settings = [replace(settings[0], inputs=100, steps=80_000, students=2, draws=4, node_draws=50)]
-    table = study(settings, seed)
-    out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(out / "teacher_student.csv", index=False, float_format="%.6g")
-    (out / "teacher_student.md").write_text(markdown(table, settings), encoding="utf-8")
-    with rc_context({"svg.hashsalt": "teacher_student"}):  # the same bytes for the same numbers
-        plot(table).savefig(out / "teacher_student.svg", metadata={"Date": None})
-    return table

@@ -15,7 +15,7 @@ from benchmarks.erf_students import (
     reweight_nodes,
     trained_students,
 )
-from benchmarks.teacher_student import METHODS, edge_error, markdown, node_errors, run, statement, study
+from benchmarks.teacher_student import METHODS, edge_error, node_errors, statement, study
 from methods.seeds import stream
 
 SIZE = (2, 3, 4.0)  # M, z, v* of the published experiment
@@ -185,7 +185,7 @@ def test_regime_of_the_random_edge_claim():
     assert set(range(1, 6)) <= set(theory.random_edge_wins(5, 4))
     assert len(theory.random_edge_wins(5, 4)) < 19
     assert theory.smallest_winning_copies() == pytest.approx(1.30, abs=0.01)
-    text = statement([Setting(), Setting(teachers=5, copies=4)])
+    text = " ".join(statement([Setting(), Setting(teachers=5, copies=4)]))
     assert "holds for k = 1, fails for k = 2-5" in text
 
 
@@ -209,16 +209,7 @@ def test_study_and_report(tmp_path):
     assert table.equals(study([setting], seed=1))
     assert table["published"].isna().all()  # published numbers are for N = 500 only
     assert np.isfinite(table["mean"]).all()
-    assert "fails for k = 2-5" in markdown(table, [setting])
     edges = table[table["method"] == "random_edge"].pivot_table(
         index=["student", "k"], columns="reweighted", values="mean"
     )
     assert (edges[False] == edges[True]).all()
-
-
-@pytest.mark.slow
-def test_quick_run_writes_its_files(tmp_path):
-    table = run(tmp_path, quick=True)
-    assert {path.name for path in tmp_path.iterdir()} == {f"teacher_student.{end}" for end in ("csv", "md", "svg")}
-    trained = table[(table["student"] == "trained") & (table["method"] == "unpruned")]
-    assert float(trained["mean"].iloc[0]) < 0.2  # before training it is about 16 * 2 / 6 and more
