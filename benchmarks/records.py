@@ -294,23 +294,32 @@ class Store:
         """
         best: dict[str, tuple[bool, Record]] = {}
         problems = []
-        for root in (self.cells, self.runs):
-            for path in _files(root):
-                try:
-                    candidate = (root == self.cells, read(path))
-                except Unreadable as error:
-                    place = path if error.later else self._set_aside(path)
-                    problems.append(Problem(place, str(error)))
-                    continue
-                except FileNotFoundError:  # another process has just replaced or submitted it
-                    continue
-                except OSError as error:
-                    problems.append(Problem(path, f"cannot be read: {error.strerror}"))
-                    continue
-                key = candidate[1].key
-                best[key] = max(best.get(key, candidate), candidate, key=_preference)
+        for committed, path in self.files():
+            found = self.open(path)
+            if isinstance(found, Problem):
+                problems.append(found)
+            elif found is not None:
+                candidate = (committed, found)
+                best[found.key] = max(best.get(found.key, candidate), candidate, key=_preference)
         records = [record for _, record in best.values()]
         return sorted(records, key=lambda r: (r.dataset, r.model, r.method, r.key)), problems
+
+    def files(self) -> Iterator[tuple[bool, Path]]:
+        """Every file that should be a record, and whether it is a committed one."""
+        for root in (self.cells, self.runs):
+            for path in _files(root):
+                yield root == self.cells, path
+
+    def open(self, path: Path) -> Record | Problem | None:
+        """The record in ``path``, what is wrong with it, or None when another process has just taken it away."""
+        try:
+            return read(path)
+        except Unreadable as error:
+            return Problem(path if error.later else self._set_aside(path), str(error))
+        except FileNotFoundError:  # replaced or submitted
+            return None
+        except OSError as error:
+            return Problem(path, f"cannot be read: {error.strerror}")
 
     def _set_aside(self, path: Path) -> Path:
         if not path.is_relative_to(self.runs):
