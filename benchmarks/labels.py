@@ -20,11 +20,12 @@ LONGEST_VALUE = 24
 MOST_DIFFERENCES = 3
 
 
-def label(record: Record, conf: Path = CONF) -> str:
+def label(record: Record, conf: Path | None = None) -> str:
     """``method``, followed by the parts in which the record differs from the method's preset.
 
-    For instance ``spectral (compensation none, theta 0.2)``. A method without a preset file is just named.
+    For instance ``spectral (no compensation, theta 0.2)``. A method without a preset file is just named.
     """
+    conf = conf or CONF
     preset = _preset(conf, record.method)
     if preset is None:
         return record.method
@@ -51,7 +52,7 @@ def _differences(conf: Path, part: str, used: Mapping[str, Any], usual: Mapping[
     found = []
     if used.get("_target_") != usual.get("_target_"):
         name, usual = _choice(conf, part, used)
-        found.append(f"{part} {name}")
+        found.append(f"no {part}" if name == "none" else name)
     for name in sorted((used.keys() | usual.keys()) - {"_target_"}):
         value, expected = canonical(used.get(name)), canonical(usual.get(name))
         refers = isinstance(expected, str) and "${" in expected

@@ -1,35 +1,39 @@
-"""Leaderboards: one table per (data set, model, budget), rendered from the records and from nothing else.
+"""Leaderboards: one table per (data set, model, budget) and one over all tasks, rendered from nothing but the records.
 
     python -m benchmarks.leaderboard
-    python -m benchmarks.leaderboard --where "dataset == 'mnist' and budget == 'speedup'" --format terminal
+    python -m benchmarks.leaderboard --where "dataset == 'mnist' and budget == 'speedup'" --baseline random
+    python -m benchmarks.leaderboard --committed      the boards under version control, from the committed records only
+    python -m benchmarks.leaderboard --check          whether those are up to date
+    python -m benchmarks.leaderboard --theory         which theory predicts the damage best
 
-A row is one method with one setting, averaged over seeds: n, mean and sample standard deviation. Cells that failed,
-collapsed or did not apply are rows of their own, never gaps. The same records give the same files, byte for byte.
+n, mean and sample standard deviation over seeds; methods that no paired test separates share a rank. The same records
+give the same files, byte for byte.
 """
 
 import argparse
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks import checklist, overall
+from benchmarks.board import QUANTITIES, TASK, Board, Question, Row, boards
 from benchmarks.command import end
-from benchmarks.fingerprint import pace
-from benchmarks.frame import select
-from benchmarks.keys import dense_key, dense_part, identity, variant_key
-from benchmarks.labels import distinctions, label
+from benchmarks.frame import Row as Cell
+from benchmarks.frame import load, select
 from benchmarks.paths import Paths, write_atomically
-from benchmarks.records import Problem, Record, Store, flat
-from benchmarks.stats import Spread, spread
+from benchmarks.records import Problem, Store
+from benchmarks.stats import ALPHA, Rank, spread
 from benchmarks.tables import (
     NONE,
     Table,
     csv_text,
-    one_line,
+    html_text,
+    latex_text,
     output_console,
     plus_minus,
+    probability,
     seconds,
+    short,
     times,
     whole,
 )
@@ -38,177 +42,199 @@ from methods.errors import BadInput
 if TYPE_CHECKING:
     from rich.console import Console
 
-FORMATS = ("terminal", "md", "csv")
+FORMATS = ("terminal", "md", "csv", "tex", "html")
+FILES = FORMATS[1:]
+USUAL = ("terminal", "md", "csv")
 RULE = "on the test split; weights chosen by validation accuracy"
-ORDER = ("done", "collapsed", "skipped", "failed")
-QUANTITIES = (  # columns of the CSV, each as mean and standard deviation
-    *(f"{stage}_{name}" for stage in ("pruned", "tuned") for name in ("accuracy", "top5", "loss")),
-    *("parameters", "nonzero", "macs", "macs_effective", "compression", "speedup", "keep"),
-    *("prune_seconds", "tune_seconds", "peak_memory_mb"),
-)
+STAGES = {"pruned": "before fine-tuning", "tuned": "after fine-tuning"}
+NAMES = {"accuracy": "accuracy (%)", "top5": "top-5 accuracy (%)"}
 
 
-@dataclass
-class Row:
-    """One line of a board: cells that differ in nothing but the seed and share a status."""
+def table_of(board: Board, compact: bool = False, interval: bool = False) -> Table:
+    """The board for people: percentages, sizes, ratios, ranks, and the status where not all went well.
 
-    name: str
-    unit: str | None
-    status: str
-    n: int
-    values: dict[str, Spread]
-    reason: str | None = None
+    Args:
+        board: the board.
+        compact: sizes as 12.3k, for a terminal.
+        interval: the 95 % interval of the mean in place of the standard deviation.
+    """
+    stage, _, kind = board.metric.partition("_")
+    staged = stage in STAGES
+    kind = kind if staged else ("accuracy" if board.rows and _measured(board, "accuracy") else "loss")
+    count = short if compact else whole
+    columns: dict[str, Any] = {
+        "rank": lambda row: _place(row),
+        "method": lambda row: row.name,
+        "unit": lambda row: row.unit or NONE,
+        "n": lambda row: str(row.n),
+    }
+    for name, words in STAGES.items():
+        columns[words] = lambda row, name=name: _figure(row, f"{name}_{kind}", interval)
+    if not staged:
+        columns[board.metric.replace("_", " ")] = lambda row: _figure(row, board.metric, interval)
+    if board.baseline is not None:
+        columns |= {"vs baseline": lambda row: _versus(row, board.metric), "p (Holm)": lambda row: _p(row)}
+    columns["parameters"] = lambda row: count(row.values["parameters"])
+    if any(row.unit == "edge" for row in board.rows):
+        columns["nonzero"] = lambda row: count(row.values["nonzero"])
+    columns["MACs"] = lambda row: count(row.values["macs"])
+    for name in board.latencies:
+        columns[name.replace("_", " ")] = lambda row, name=name: times(row.values.get(name, spread([])))
+    columns["pruning s"] = lambda row: seconds(row.values["prune_seconds"])
+    if any(row.status != "done" for row in board.rows):
+        columns["status"] = lambda row: row.status
+    rows = [[write(row) for write in columns.values()] for row in board.rows]
+    latencies = [name.replace("_", " ") for name in board.latencies]
+    droppable = ["unit", *latencies[::-1], "pruning s", "nonzero", "MACs"]
+    title = f"{_heading(board)}: {NAMES.get(kind, kind)} {RULE}"
+    return Table(title, list(columns), rows, {"method", "unit", "status"}, _notes(board, interval), droppable)
 
 
-@dataclass
-class Board:
-    """The rows for one data set, model and budget; ``keys`` are the cells in it."""
-
-    dataset: str
-    model: str
-    budget: str | None
-    value: float | None
-    rows: list[Row]
-    notes: list[str] = field(default_factory=list)
-    keys: frozenset[str] = frozenset()
+def _measured(board: Board, kind: str) -> bool:
+    return any(row.values[f"{stage}_{kind}"].n for row in board.rows for stage in STAGES)
 
 
-def boards(records: Sequence[Record]) -> list[Board]:
-    """All boards of ``records``, in a fixed order."""
-    groups: dict[tuple[Any, ...], list[Record]] = defaultdict(list)
-    for record in records:
-        kind, value = next(iter(record.budget.requested.items()), ("", 0.0))
-        groups[record.dataset, record.model, kind, value].append(record)
-    return [_board(groups[group]) for group in sorted(groups)]
+def _heading(board: Board) -> str:
+    group = dict(board.group)
+    kind, value = group.pop("budget", None), group.pop("value", None)
+    parts = [str(part) for part in group.values()]
+    if kind is not None:
+        parts.append(f"{kind} {value:g}" if value is not None else str(kind))
+    elif "budget" in board.group:
+        parts.append("no budget")
+    return " · ".join(parts) + (f" · mean of {board.tasks} tasks" if board.tasks > 1 else "")
 
 
-def _board(records: list[Record]) -> Board:
-    first = records[0]
-    kind, value = next(iter(first.budget.requested.items()), (None, None))
-    rows = [_row(name, cells) for name, cells in _named_groups(records)]
-    metric, sign = ("tuned_accuracy", -1.0), ("pruned_accuracy", -1.0)
-    if not any(row.values[metric[0]].n + row.values[sign[0]].n for row in rows):
-        metric, sign = ("tuned_loss", 1.0), ("pruned_loss", 1.0)  # regression has no accuracy
-    rows.sort(key=lambda row: (ORDER.index(row.status), *_rank(row, *metric), *_rank(row, *sign), row.name))
-    paces = {pace(record.fingerprint) for record in records if record.latency}
-    notes = ["latency ratio = dense / pruned, above 1 the pruned network is faster; MACs of one sample"]
-    if any(record.unit == "edge" for record in records):
+def _place(row: Row) -> str:
+    return place(row.rank)
+
+
+def place(rank: Rank | None) -> str:
+    """A rank as text: ``2``, or ``2=`` where others share it."""
+    return NONE if rank is None else f"{rank.place}{'=' if rank.shared else ''}"
+
+
+def _figure(row: Row, quantity: str, interval: bool) -> str:
+    percent = "accuracy" in quantity or "top5" in quantity
+    summary = row.values.get(quantity, spread([]))
+    return plus_minus(summary, *((100.0, 2) if percent else (1.0, 4)), interval=interval)
+
+
+def _versus(row: Row, metric: str) -> str:
+    if row.versus is None or row.versus.difference is None:
+        return NONE
+    percent = "accuracy" in metric or "top5" in metric
+    return f"{row.versus.difference * 100:+.2f}" if percent else f"{row.versus.difference:+.4f}"
+
+
+def _p(row: Row) -> str:
+    return probability(row.versus.p if row.versus else None)
+
+
+def _notes(board: Board, interval: bool) -> list[str]:
+    counted = "95 % interval of the mean" if interval else "sample standard deviation"
+    notes = [f"mean ± {counted} over n seeds" + (" and tasks" if board.tasks > 1 else "")]
+    if any(row.rank for row in board.rows):
+        notes[0] += (
+            f"; ranked by {board.metric.replace('_', ' ')}: methods with = are not significantly worse than the best "
+            f"of that rank (paired t over common seeds, Holm, {ALPHA:g})"
+        )
+    else:
+        notes[0] += "; no ranks: that takes two methods with at least two seeds in common"
+    if board.baseline is not None:
+        notes.append(f"vs baseline: mean paired difference from {board.baseline.full}; p after Holm's correction")
+    if board.latencies:
+        notes.append("latency = dense / pruned, above 1 the pruned network is faster; MACs of one sample")
+        paces = {cell["pace"] for cell in board.cells if any(cell.get(name) is not None for name in board.latencies)}
+        if len(paces) > 1:
+            notes.append(f"latencies come from {len(paces)} kinds of machine: do not rank them against each other")
+    if any(row.unit == "edge" for row in board.rows):
         notes.append("edge methods mask weights: their zeros bring no speed in a dense runtime")
-    if len(paces) > 1:
-        notes.append(f"latencies come from {len(paces)} kinds of machine: do not rank them against each other")
-    keys = frozenset(record.key for record in records)
-    return Board(first.dataset, first.model, kind, value, [*_dense_rows(records), *rows], notes, keys)
-
-
-def _rank(row: Row, quantity: str, sign: float) -> tuple[bool, float]:
-    mean = row.values[quantity].mean
-    return mean is None, 0.0 if mean is None else sign * mean
-
-
-def _named_groups(records: list[Record]) -> list[tuple[str, list[Record]]]:
-    """Cells that differ in nothing but the seed, under a name that no other such group of the board has."""
-    variants: dict[tuple[str, str], list[Record]] = defaultdict(list)
-    for record in records:
-        variants[label(record), variant_key(record.config)].append(record)
-    by_label: dict[str, list[str]] = defaultdict(list)
-    for name, variant in sorted(variants):
-        by_label[name].append(variant)
-    named = []
-    for name, members in by_label.items():
-        suffixes = {member: "" for member in members}
-        if len(members) > 1:
-            configs = {member: _seedless(variants[name, member][0].config) for member in members}
-            suffixes = {member: f" [{words}]" for member, words in distinctions(configs).items()}
-        for member in members:
-            for status in ORDER:
-                cells = [record for record in variants[name, member] if record.status == status]
-                if cells:
-                    named.append((name + suffixes[member], cells))
-    return named
-
-
-def _seedless(config: dict[str, Any]) -> dict[str, Any]:
-    return identity({name: part for name, part in config.items() if name != "seed"})
-
-
-def _row(name: str, cells: list[Record]) -> Row:
-    cells = sorted(cells, key=lambda record: (record.seed, record.key))
-    rows = [_with_sizes(flat(record)) for record in cells]
-    latencies = sorted({column for row in rows for column in row if column.startswith("latency_")})
-    values = {quantity: spread(row.get(quantity) for row in rows) for quantity in (*QUANTITIES, *latencies)}
-    reason = "; ".join(sorted({one_line(record.reason) for record in cells if record.reason})) or None
-    return Row(name, cells[0].unit, cells[0].status, len(cells), values, reason)
-
-
-def _with_sizes(row: dict[str, Any]) -> dict[str, Any]:
-    """The size of the final network: fine-tuning changes no size, so either stage tells it."""
-    for name in ("parameters", "nonzero", "macs", "macs_effective"):
-        tuned = row.get(f"tuned_{name}")
-        row[name] = row.get(f"pruned_{name}") if tuned is None else tuned
-    return row
-
-
-def _dense_rows(records: list[Record]) -> list[Row]:
-    """The networks before pruning, each counted once however many cells start from it."""
-    variants: dict[str, dict[str, Record]] = defaultdict(dict)
-    for record in sorted(records, key=lambda record: record.key):
-        if record.metrics.dense is not None:
-            variants[variant_key(dense_part(record.config))].setdefault(dense_key(record.config), record)
-    configs = {variant: _seedless(dense_part(next(iter(cells.values())).config)) for variant, cells in variants.items()}
-    suffixes = distinctions(configs) if len(variants) > 1 else {}
-    rows = []
-    for variant, cells in variants.items():
-        metrics = [record.metrics.dense.model_dump() for record in cells.values() if record.metrics.dense]
-        values = {quantity: spread([]) for quantity in QUANTITIES}
-        for name in metrics[0]:
-            summary = spread(metric[name] for metric in metrics)
-            values |= {target: summary for target in (name, f"pruned_{name}", f"tuned_{name}") if target in values}
-        suffix = f" [{suffixes[variant]}]" if suffixes else ""
-        rows.append(Row(f"dense{suffix}", None, "done", len(cells), values))
-    return sorted(rows, key=lambda row: row.name)
-
-
-def table_of(board: Board) -> Table:
-    """The board for people: percentages with two decimals, sizes, ratios, and the status where not all went well."""
-    accurate = any(row.values["pruned_accuracy"].n or row.values["tuned_accuracy"].n for row in board.rows)
-    metric, scale, decimals = ("accuracy", 100.0, 2) if accurate else ("loss", 1.0, 4)
-    latencies = sorted({name for row in board.rows for name in row.values if name.startswith("latency_")})
-    masked = any(row.unit == "edge" for row in board.rows)
-    troubled = any(row.status != "done" for row in board.rows)
-    columns = ["method", "unit", "n", "before fine-tuning", "after fine-tuning", "parameters"]
-    columns += ["nonzero"] if masked else []
-    columns += ["MACs", *(name.replace("_", " ") for name in latencies), "pruning s"]
-    columns += ["status"] if troubled else []
-    rows = []
-    for row in board.rows:
-        stages = [plus_minus(row.values[f"{stage}_{metric}"], scale, decimals) for stage in ("pruned", "tuned")]
-        cells = [row.name, row.unit or NONE, str(row.n), *stages, whole(row.values["parameters"])]
-        cells += [whole(row.values["nonzero"])] if masked else []
-        cells += [whole(row.values["macs"]), *(times(row.values.get(name, spread([]))) for name in latencies)]
-        cells.append(seconds(row.values["prune_seconds"]))
-        if troubled:
-            cells.append(row.status)
-        rows.append(cells)
-    reasons = [f"{row.name} {row.status} (n = {row.n}): {row.reason}" for row in board.rows if row.reason]
-    budget = f"{board.budget} {board.value:g}" if board.budget else "no budget"
-    title = f"{board.dataset} · {board.model} · {budget}: {metric}{' (%)' if accurate else ''} {RULE}"
-    return Table(title, columns, rows, left={"method", "unit", "status"}, notes=[*board.notes, *reasons])
+    seeds = {row.n for row in board.rows if row.status == "done" and not row.control}
+    if len(seeds) > 1:
+        notes.append("rows have different n: their means are over different seeds, ranks only over common ones")
+    notes += [f"[{mark}] {full}" for mark, full in board.footnotes.items()]
+    notes += [f"{row.name} {row.status} (n = {row.n}): {row.reason}" for row in board.rows if row.reason]
+    return notes
 
 
 def csv_of(every: Sequence[Board]) -> str:
     """All boards as one CSV file with unrounded numbers; accuracies are fractions."""
-    latencies = sorted({n for board in every for row in board.rows for n in row.values if n.startswith("latency_")})
-    quantities = (*QUANTITIES, *latencies)
-    columns = ["dataset", "model", "budget", "value", "method", "unit", "status", "n"]
-    columns += [f"{name}_{part}" for name in quantities for part in ("mean", "std")] + ["reason"]
+    latencies = sorted({name for board in every for name in board.latencies})
+    extra = sorted({board.metric for board in every} - set(QUANTITIES) - set(latencies))
+    quantities = (*QUANTITIES, *latencies, *extra)
+    groups = list(dict.fromkeys(name for board in every for name in board.group))
+    columns = [*groups, "rank", "method", "unit", "status", "n", "metric"]
+    columns += [f"{name}_{part}" for name in quantities for part in ("mean", "std")]
+    columns += ["baseline", "difference", "pairs", "p_holm", "reason"]
     lines = []
     for board in every:
         for row in board.rows:
             numbers = [row.values.get(name, spread([])) for name in quantities]
             figures = [figure for number in numbers for figure in (number.mean, number.std)]
-            head = [board.dataset, board.model, board.budget, board.value, row.name, row.unit, row.status, row.n]
-            lines.append([*head, *figures, row.reason])
+            head = [board.group.get(name) for name in groups]
+            own = [row.rank.place if row.rank else None, row.full, row.unit, row.status, row.n, board.metric]
+            versus = [None, None, None, None]
+            if row.versus and board.baseline:
+                versus = [board.baseline.full, row.versus.difference, row.versus.n, row.versus.p]
+            lines.append([*head, *own, *figures, *versus, row.reason])
     return csv_text(columns, lines)
+
+
+def documents(
+    cells: Sequence[Cell], every: Sequence[Board], question: Question, formats: Sequence[str], interval: bool = False
+) -> dict[str, str]:
+    """The boards ``every`` of ``cells`` as files, by the ending of their names."""
+    tables = [table_of(board, interval=interval) for board in every]
+    summary = overall.table_of(overall.compare(cells, question))
+    tables = [*([summary] if summary else []), *tables, checklist.table_of(checklist.examine(cells))]
+    title = "Leaderboard"
+    rule = f"Accuracy {RULE}. {_origin(cells)}"
+    writers = {
+        "md": lambda: f"# {title}\n\n{rule}\n\n" + "\n".join(table.markdown() for table in tables),
+        "csv": lambda: csv_of(every),
+        "tex": lambda: (
+            f"% {title}: needs the packages booktabs and graphicx. {latex_text(rule)}\n"
+            + "\n".join(table.latex() for table in tables)
+        ),
+        "html": lambda: PAGE.format(
+            title=html_text(title), rule=html_text(rule), sections="\n".join(table.html() for table in tables)
+        ),
+    }
+    return {name: writers[name]() for name in formats}
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 1rem auto; max-width: 75rem; padding: 0 1rem; }}
+.scroll {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; margin-top: 2rem; font-variant-numeric: tabular-nums; }}
+caption {{ text-align: left; font-weight: 600; }}
+th, td {{ padding: .2rem .6rem; border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent); }}
+.number {{ text-align: right; }}
+.words {{ text-align: left; }}
+.note {{ margin: .2rem 0; font-size: .85rem; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p>{rule}</p>
+{sections}
+</body>
+</html>
+"""
+
+
+def _origin(cells: Sequence[Cell]) -> str:
+    committed = sum(bool(cell.get("_committed")) for cell in cells)
+    own = len(cells) - committed
+    return f"{len(cells)} records: {committed} committed, {own} of this machine's own runs."
 
 
 def render(
@@ -217,37 +243,84 @@ def render(
     console: "Console | None" = None,
     *,
     where: str | None = None,
-    formats: Sequence[str] = FORMATS,
+    formats: Sequence[str] = USUAL,
     only: frozenset[str] | None = None,
+    question: Question | None = None,
+    committed: bool = False,
+    interval: bool = False,
 ) -> int:
     """Render the boards of ``store``: files into ``out``, tables on ``console``.
 
     Args:
         store: the records.
-        out: folder for ``leaderboard.md`` and ``leaderboard.csv``.
+        out: folder for ``leaderboard.md`` and its like.
         console: where to print; None prints nothing.
         where: a pandas query over the records.
-        formats: of ``terminal``, ``md`` and ``csv``.
+        formats: some of ``FORMATS``.
         only: print just the boards that hold one of these cells; the files always hold all.
+        question: metric, baseline and grouping.
+        committed: use the committed records only.
+        interval: show 95 % intervals in place of standard deviations.
 
     Returns:
         The number of boards.
     """
-    records, problems = store.load()
-    every = boards(select(records, where))
-    tables = [table_of(board) for board in every]
-    if every and "md" in formats:
-        head = f"# Leaderboard\n\nAccuracy {RULE}. Mean ± sample standard deviation over n seeds.\n\n"
-        write_atomically(out / "leaderboard.md", head + "\n".join(table.markdown() for table in tables))
-    if every and "csv" in formats:
-        write_atomically(out / "leaderboard.csv", csv_of(every))
+    cells, problems = load(store, committed)
+    cells, question = select(cells, where), question or Question()
+    _check_question(cells, question)
+    every = boards(cells, question)
+    files = [name for name in formats if name != "terminal"]
+    if every and files:
+        for name, text in documents(cells, every, question, files, interval).items():
+            write_atomically(out / f"leaderboard.{name}", text)
     if console is not None:
         if "terminal" in formats:
-            for board, table in zip(every, tables, strict=True):
-                if only is None or only & board.keys:
-                    table.show(console)
+            _print(every, cells, question, console, only, interval)
         _say_left_out(problems, console)
     return len(every)
+
+
+def _print(
+    every: Sequence[Board],
+    cells: Sequence[Cell],
+    question: Question,
+    console: "Console",
+    only: frozenset[str] | None,
+    interval: bool,
+) -> None:
+    from rich.text import Text
+
+    shown = [board for board in every if only is None or only & board.keys]
+    for board in shown:
+        table_of(board, compact=True, interval=interval).show(console)
+        console.print(Text(checklist.line(checklist.examine(board.cells)), style="dim"))
+    if only is None:
+        table = overall.table_of(overall.compare(cells, question))
+        if table is not None:
+            table.show(console)
+        if len(shown) > 1:
+            console.print(Text("All boards: " + checklist.line(checklist.examine(cells)), style="dim"))
+
+
+def _check_question(cells: Sequence[Cell], question: Question) -> None:
+    """Refuse a metric or a baseline that no record has."""
+    if not cells:
+        return
+    if question.metric is not None and not any(_number(cell.get(question.metric)) for cell in cells):
+        names = sorted({name for cell in cells for name, value in cell.items() if _number(value)} - {"seed", "value"})
+        raise BadInput(
+            f"No record has a number {question.metric!r}.\n"
+            f"Expected one of: {', '.join(name for name in names if not name.startswith('_'))}."
+        )
+    if question.baseline is not None:
+        names = sorted({cell["label"] for cell in cells} | {cell["method"] for cell in cells})
+        stem = question.baseline.partition(" [")[0]
+        if stem not in names:
+            raise BadInput(f"No method {question.baseline!r} in these records; expected one of: {', '.join(names)}.")
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def _say_left_out(problems: Sequence[Problem], console: "Console") -> None:
@@ -257,31 +330,79 @@ def _say_left_out(problems: Sequence[Problem], console: "Console") -> None:
         console.print(Text(f"left out: {problem}", style="yellow"))
 
 
+def outdated(store: Store, folder: Path) -> list[str]:
+    """Names of the committed boards that rendering from the committed records would change."""
+    cells, problems = load(store, committed_only=True)
+    if problems:
+        raise BadInput(f"A committed record cannot be used: {problems[0]}")
+    if not cells:
+        return []
+    found = []
+    question = Question()
+    for ending, text in documents(cells, boards(cells, question), question, FILES).items():
+        path = folder / f"leaderboard.{ending}"
+        if not path.is_file() or path.read_bytes() != text.encode():
+            found.append(path.name)
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command ``python -m benchmarks.leaderboard``."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.leaderboard", description="Render the leaderboards.")
-    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
-    parser.add_argument("--out", type=Path, default=None, help="folder of the boards (RESULTS/boards)")
-    parser.add_argument("--where", default=None, help="pandas query, e.g. \"method == 'spectral' and seed < 3\"")
-    parser.add_argument("--format", default=",".join(FORMATS), help="of terminal,md,csv, separated by commas")
-    chosen = parser.parse_args(arguments)
+    chosen = _parser().parse_args(arguments)
     formats = chosen.format.split(",")
     unknown = [name for name in formats if name not in FORMATS]
     if unknown:
         raise BadInput(f"Unknown format {', '.join(unknown)}; expected some of {', '.join(FORMATS)}.")
     paths, console = Paths(chosen.results), output_console()
-    out = chosen.out or paths.boards
-    count = render(Store.of(paths), out, console, where=chosen.where, formats=formats)
+    store = Store.of(paths)
+    if chosen.check:
+        return _check(store, paths.committed_boards, console)
+    if chosen.theory:
+        from benchmarks import theory
+
+        return theory.show(store, chosen.out or paths.boards, console, chosen.where)
+    out = chosen.out or (paths.committed_boards if chosen.committed else paths.boards)
+    question = Question(chosen.metric, chosen.baseline, tuple(chosen.group_by.split(",")))
+    choices: Mapping[str, Any] = {"where": chosen.where, "question": question, "committed": chosen.committed}
+    count = render(store, out, console, formats=formats, interval=chosen.interval, **choices)
     if count == 0:
         asked = f" that match {chosen.where!r}" if chosen.where else ""
         raise BadInput(
             f"No records{asked} in {chosen.results}. Run a sweep first, for instance:\n"
             "  python run.py -m method=spectral,dpp,magnitude,random"
         )
-    written = [str(out / f"leaderboard.{name}") for name in ("md", "csv") if name in formats]
+    written = [str(out / f"leaderboard.{name}") for name in formats if name != "terminal"]
     if written:
         console.print(f"written: {', '.join(written)}", markup=False)
     return 0
+
+
+def _check(store: Store, folder: Path, console: "Console") -> int:
+    stale = outdated(store, folder)
+    if stale:
+        console.print(f"out of date in {folder}: {', '.join(stale)}", markup=False)
+        console.print(
+            "Render them: python -m benchmarks.leaderboard --committed --format md,csv,tex,html", markup=False
+        )
+        return 1
+    console.print(f"the boards in {folder} are what the committed records give", markup=False)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.leaderboard", description="Render the leaderboards.")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
+    parser.add_argument("--out", type=Path, default=None, help="folder of the boards")
+    parser.add_argument("--where", default=None, help="pandas query, e.g. \"method == 'spectral' and seed < 3\"")
+    parser.add_argument("--group-by", default=",".join(TASK), help=f"columns of one board each ({','.join(TASK)})")
+    parser.add_argument("--metric", default=None, help="what ranks (tuned_accuracy; tuned_loss for regression)")
+    parser.add_argument("--baseline", default=None, help="method that the others are compared with, e.g. random")
+    parser.add_argument("--interval", action="store_true", help="95 %% intervals instead of standard deviations")
+    parser.add_argument("--format", default=",".join(USUAL), help=f"of {','.join(FORMATS)}, separated by commas")
+    parser.add_argument("--committed", action="store_true", help="only committed records, no runs of this machine")
+    parser.add_argument("--check", action="store_true", help="fail if the committed boards are out of date")
+    parser.add_argument("--theory", action="store_true", help="rank the theories by how well they predict the damage")
+    return parser
 
 
 if __name__ == "__main__":

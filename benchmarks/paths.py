@@ -45,7 +45,12 @@ class Paths:
 
     @property
     def boards(self) -> Path:
-        """Rendered leaderboards."""
+        """Leaderboards rendered from this machine's runs and the reviewed records, not under version control."""
+        return self.runs / "boards"
+
+    @property
+    def committed_boards(self) -> Path:
+        """Leaderboards rendered from the reviewed records alone, under version control."""
         return self.results / "boards"
 
 

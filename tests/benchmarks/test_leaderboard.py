@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 from sample_records import made
 
-from benchmarks import labels
-from benchmarks.leaderboard import boards, csv_of, main, render, table_of
+from benchmarks import board, labels
+from benchmarks.frame import load, rows_of
+from benchmarks.leaderboard import csv_of, main, outdated, render, table_of
 from benchmarks.records import Store
 from benchmarks.stats import spread
 from benchmarks.tables import Table, plus_minus
@@ -27,6 +28,12 @@ PRESETS = {
     "method/magnitude.yaml": "selection: {_target_: methods.magnitude.Magnitude, norm: 1}\n",
 }
 LEAST_SQUARES = {"_target_": "methods.compensation.LeastSquares", "ridge": None, "refit": False}
+
+
+def boards(records, **question):
+    return board.boards(rows_of(records), board.Question(**question))
+
+
 NONE = {"_target_": "methods.compensation.NoCompensation"}
 SPECTRAL = {"_target_": "methods.spectral.SpectralSelection", "theta": 0.5, "seed": 3}
 
@@ -38,7 +45,6 @@ def conf(tmp_path, monkeypatch):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     monkeypatch.setattr(labels, "CONF", tmp_path / "conf")
-    monkeypatch.setattr(labels.label, "__defaults__", (tmp_path / "conf",))
     return tmp_path / "conf"
 
 
@@ -60,10 +66,10 @@ def scored(seed, before, after, **fields):
     ("parts", "expected"),
     [
         ({"selection": SPECTRAL, "compensation": LEAST_SQUARES}, "spectral"),
-        ({"selection": SPECTRAL, "compensation": NONE}, "spectral (compensation none)"),
+        ({"selection": SPECTRAL, "compensation": NONE}, "spectral (no compensation)"),
         ({"selection": SPECTRAL | {"theta": 0.25}, "compensation": LEAST_SQUARES}, "spectral (theta 0.25)"),
         ({"compensation": LEAST_SQUARES | {"ridge": 0.1}}, "spectral (ridge 0.1)"),
-        ({"compensation": LEAST_SQUARES, "allocation": {"_target_": "methods.x.Other"}}, "spectral (allocation Other)"),
+        ({"compensation": LEAST_SQUARES, "allocation": {"_target_": "methods.x.Other"}}, "spectral (Other)"),
         ({"compensation": LEAST_SQUARES | {"new": None}}, "spectral"),
         ({"method": {"selection": SPECTRAL | {"theta": 1}}}, "spectral (theta 1)"),
         ({}, "spectral"),
@@ -75,7 +81,7 @@ def test_label_names_the_parts_that_are_not_the_presets(conf, parts, expected):
 
 def test_label_of_a_part_the_preset_leaves_to_the_root(conf):
     record = made(method="magnitude", settings={"compensation": LEAST_SQUARES | {"refit": True}})
-    assert labels.label(record, conf) == "magnitude (compensation least_squares, refit True)"
+    assert labels.label(record, conf) == "magnitude (least_squares, refit True)"
     assert labels.label(made(method="magnitude", settings={"compensation": NONE}), conf) == "magnitude"
     assert labels.label(made(method="unheard_of"), conf) == "unheard_of"
     assert labels.label(made(method="../config"), conf) == "../config"
@@ -86,9 +92,11 @@ def test_rows_average_over_seeds_and_over_nothing_else(conf):
     records = [scored(seed, 0.5, accuracy) for seed, accuracy in enumerate(accuracies)]
     records.append(scored(0, 0.5, 0.1, settings={"trainer": {"finetune": {"epochs": 1}}}))
     board = boards(records)[0]
-    rows = {row.name: row for row in board.rows}
+    rows = {row.full: row for row in board.rows}
     assert set(rows) == {"dense", "spectral [trainer.finetune.epochs none]", "spectral [trainer.finetune.epochs 1]"}
     averaged = rows["spectral [trainer.finetune.epochs none]"]
+    assert board.footnotes[averaged.name.removeprefix("spectral [")[:-1]] == averaged.full
+    assert f"[a] {board.footnotes['a']}" in table_of(board).notes
     assert averaged.n == 3
     assert averaged.values["tuned_accuracy"].mean == pytest.approx(sum(accuracies) / 3)
     assert averaged.values["tuned_accuracy"].std == pytest.approx(statistics.stdev(accuracies))
@@ -164,14 +172,14 @@ def test_regression_is_ranked_by_loss(conf):
     board = boards([cell("bad", 0.9), cell("good", 0.1)])[0]
     assert [row.name for row in board.rows] == ["good", "bad"]
     table = table_of(board)
-    assert "loss on the test split" in table.title and table.rows[0][4] == "0.1000 ± –"
+    assert "loss on the test split" in table.title and table.rows[0][5] == "0.1000 ± –"
 
 
 def test_budgets_have_boards_of_their_own_in_numerical_order(conf):
     records = [
         made(settings={"budget": {"speedup": value}}, budget={"requested": {"speedup": value}}) for value in (16, 2, 4)
     ]
-    assert [board.value for board in boards(records)] == [2, 4, 16]
+    assert [board.group["value"] for board in boards(records)] == [2, 4, 16]
 
 
 def test_files_are_the_same_bytes_for_the_same_records(conf, store, tmp_path):
@@ -183,10 +191,15 @@ def test_files_are_the_same_bytes_for_the_same_records(conf, store, tmp_path):
     assert render(store, tmp_path / "one") == 1
     other = Store(tmp_path / "other" / "runs", tmp_path / "other" / "cells")
     for record in reversed(records):
-        other.write(record, other.cells)
-    render(other, tmp_path / "two")
-    for name in ("leaderboard.md", "leaderboard.csv"):
-        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+        other.write(record)
+    formats = ("md", "csv", "tex", "html")
+    render(other, tmp_path / "two", formats=formats)
+    assert (other.runs / ".boards.parquet").exists()
+    render(other, tmp_path / "cached", formats=formats)
+    render(store, tmp_path / "one", formats=formats)
+    for name in formats:
+        files = [tmp_path / folder / f"leaderboard.{name}" for folder in ("one", "two", "cached")]
+        assert len({file.read_bytes() for file in files}) == 1, name
 
 
 def test_csv_holds_the_unrounded_numbers(conf):
@@ -203,7 +216,7 @@ def test_texts_of_records_are_not_markup(conf, store, tmp_path):
     assert "a|b<script>[red]x[/nope]" in console.export_text()
     markdown = (tmp_path / "out" / "leaderboard.md").read_text()
     assert "<script>" not in markdown.replace("\\<", "") and "a\\|b" in markdown
-    assert {line.replace("\\|", "").count("|") for line in markdown.splitlines() if line.startswith("|")} == {10}
+    assert {line.replace("\\|", "").count("|") for line in markdown.splitlines() if line.startswith("|")} == {6, 11}
 
 
 @given(st.text(max_size=30))
@@ -235,7 +248,7 @@ def test_where_filters_and_formats_choose(conf, store, capsys):
         store.write(scored(seed, 0.5, 0.9))
     arguments = ["--results", str(store.runs.parent), "--where", "seed < 2", "--format", "csv"]
     assert main(arguments) == 0
-    out = store.runs.parent / "boards"
+    out = store.runs / "boards"
     assert [path.name for path in out.iterdir()] == ["leaderboard.csv"]
     assert {line["n"] for line in csv.DictReader((out / "leaderboard.csv").open())} == {"2"}
 
@@ -255,7 +268,7 @@ def test_bad_input_says_what_to_type(conf, store, arguments, message):
     with pytest.raises(BadInput, match=message) as raised:
         main(["--results", str(store.runs.parent), *arguments])
     assert len(str(raised.value).splitlines()) <= 2
-    assert not (store.runs.parent / "boards").exists()
+    assert not (store.runs / "boards").exists()
 
 
 def test_empty_store_says_how_to_begin(store):
@@ -285,7 +298,10 @@ def test_ten_thousand_records(conf, store, tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(record.text())
     assert render(store, tmp_path / "out") == 1
-    assert "10000" in (tmp_path / "out" / "leaderboard.md").read_text()
+    first = (tmp_path / "out" / "leaderboard.md").read_bytes()
+    assert b"10000" in first
+    assert render(store, tmp_path / "out") == 1
+    assert (tmp_path / "out" / "leaderboard.md").read_bytes() == first
 
 
 @pytest.mark.parametrize("method", sorted(path.stem for path in (labels.REPOSITORY / "conf" / "method").glob("*.yaml")))
@@ -300,6 +316,155 @@ def test_the_suites_own_presets_are_named_plainly(method):
     conf = labels.REPOSITORY / "conf"
     assert labels.label(made(method=method, settings=usual), conf) == method
     same = usual["compensation"] == bare["compensation"]
-    assert labels.label(made(method=method, settings=bare), conf) == (
-        method if same else f"{method} (compensation none)"
-    )
+    assert labels.label(made(method=method, settings=bare), conf) == (method if same else f"{method} (no compensation)")
+
+
+def grid(methods=("a", "b", "c"), seeds=range(4), values=(0.1, 0.2), datasets=("digits",)):
+    """Sound cells in which a method's accuracy falls with its position, by far more than it scatters."""
+    for data in datasets:
+        for value in values:
+            for position, method in enumerate(methods):
+                for seed in seeds:
+                    accuracy = 0.95 - 0.1 * position - 0.01 * value + 0.001 * ((seed * (7 + position) + position) % 5)
+                    yield scored(
+                        seed,
+                        accuracy - 0.05,
+                        accuracy,
+                        dataset=data,
+                        method=method,
+                        settings={"method": {"name": method}, "budget": {"keep": value}, "dataset": {"name": data}},
+                        budget={"requested": {"keep": value}, "achieved": {"compression": 4.0, "speedup": 5.0}},
+                    )
+
+
+def test_ranks_and_baseline_are_on_the_board(conf):
+    table = table_of(boards(list(grid()), baseline="b")[0])
+    lines = {line[1]: dict(zip(table.columns, line, strict=True)) for line in table.rows}
+    assert [lines[name]["rank"] for name in ("dense", "a", "b", "c")] == ["–", "1", "2", "3"]
+    assert lines["a"]["vs baseline"].startswith("+10.") and lines["c"]["vs baseline"].startswith("-")
+    assert lines["a"]["p (Holm)"] == "<0.001" and lines["b"]["p (Holm)"] == "–"
+
+
+def test_grouping_over_budgets_averages_over_tasks(conf):
+    [whole] = boards(list(grid()), group_by=("dataset", "model"))
+    assert whole.tasks == 2 and {row.n for row in whole.rows if not row.control} == {8}
+    assert "mean of 2 tasks" in table_of(whole).title
+    rows = {row.name: row for row in whole.rows}
+    each = [{row.name: row for row in board.rows} for board in boards(list(grid()))]
+    mean = sum(board["a"].values["tuned_accuracy"].mean for board in each) / 2
+    assert rows["a"].values["tuned_accuracy"].mean == pytest.approx(mean)
+
+
+def test_metric_chooses_what_ranks_and_in_which_direction(conf):
+    cells = [
+        made(seed, method=m, settings={"m": m}, cost={"prune_seconds": seconds + 0.01 * seed})
+        for m, seconds in (("slow", 9.0), ("fast", 1.0))
+        for seed in range(3)
+    ]
+    assert [row.name for row in boards(cells, metric="prune_seconds")[0].rows] == ["dense", "fast", "slow"]
+    table = table_of(boards(cells, metric="prune_seconds")[0])
+    assert "prune seconds" in table.columns
+
+
+def test_overall_names_its_tests_and_the_methods_it_leaves_out(conf, store, tmp_path):
+    cells = [*grid(values=(0.1, 0.2, 0.3, 0.4)), *grid(methods=("only_once",), values=(0.1,))]
+    for record in cells:
+        store.write(record)
+    console = Console(record=True, width=120, file=io.StringIO())
+    render(store, tmp_path, console, question=board.Question(baseline="c"))
+    said = console.export_text()
+    assert "All 4 tasks: mean rank" in said and "critical difference (Nemenyi, 0.05) = 1.66" in said
+    assert "not ranked, for want of a result on every task: only_once" in said
+    assert "4 of 4" in said and "All 4 tasks" in (tmp_path / "leaderboard.md").read_text()
+    assert max(map(len, said.splitlines())) <= 120
+
+
+def test_terminal_drops_columns_rather_than_breaking_lines(conf):
+    latency = [{"runtime": f"runtime{n}", "batch": 1, "ratio": 1.5} for n in range(6)]
+    name = "a_method_with_a_name_that_goes_on_and_on_for_far_too_long"
+    table = table_of(boards([scored(0, 0.5, 0.9, latency=latency, method=name)])[0], compact=True)
+    console = Console(record=True, width=100, file=io.StringIO())
+    table.show(console)
+    said = console.export_text()
+    assert max(len(line.rstrip()) for line in said.splitlines()) <= 100
+    assert "no room here for: unit, latency runtime5 b1" in said and f"[a] {name}" in said
+    assert len([line for line in said.splitlines() if "a_method_with" in line and "[a]" in line]) == 2
+
+
+def test_committed_boards_are_checked(conf, store, tmp_path, capsys):
+    results = ["--results", str(store.runs.parent)]
+    boards_folder = store.runs.parent / "boards"
+    assert main([*results, "--check"]) == 0, "nothing committed, nothing to check"
+    for record in grid():
+        store.write(record, store.cells)
+    store.write(scored(9, 0.1, 0.1, method="own_run"))
+    assert main([*results, "--check"]) == 1
+    assert main([*results, "--committed", "--format", "md,csv,tex,html"]) == 0
+    assert main([*results, "--check"]) == 0
+    assert "own_run" not in (boards_folder / "leaderboard.md").read_text()
+    (boards_folder / "leaderboard.csv").write_text("by hand")
+    assert outdated(store, boards_folder) == ["leaderboard.csv"]
+    capsys.readouterr()
+    assert main([*results, "--check"]) == 1
+    assert "--committed" in capsys.readouterr().out
+
+
+def test_a_corrupt_a_foreign_and_a_future_record_are_notes_beside_the_board(conf, store, capsys):
+    for record in grid():
+        store.write(record, store.cells)
+    folder = store.path_of(record, store.cells).parent
+    (folder / f"{'a' * 16}.json").write_text("{")
+    (folder / f"{'b' * 16}.json").write_text('{"name": "package"}')
+    (folder / f"{'c' * 16}.json").write_text('{"key": "c", "version": 99}')
+    for _ in range(2):  # the second time the others come from the cache
+        assert main(["--results", str(store.runs.parent)]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "corrupt: not JSON" in said and "foreign: not a record" in said and "a later version (schema 99" in said
+        assert "keep 0.1" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--metric", "beauty"], "No record has a number 'beauty'.\nExpected one of: .*tuned_accuracy"),
+        (["--metric", "method"], "No record has a number 'method'"),
+        (["--baseline", "nobody"], "No method 'nobody' in these records; expected one of: spectral"),
+        (["--group-by", "dataset,colour"], "Unknown column colour; expected some of .*budget"),
+    ],
+)
+def test_bad_questions_say_what_to_type(conf, store, arguments, message):
+    store.write(scored(0, 0.5, 0.9))
+    with pytest.raises(BadInput, match=message):
+        main(["--results", str(store.runs.parent), *arguments])
+
+
+def test_cache_follows_the_files_and_the_presets(conf, store):
+    path = store.write(scored(0, 0.5, 0.9))
+    store.write(scored(1, 0.5, 0.8))
+    assert [row["tuned_accuracy"] for row in sorted(load(store)[0], key=lambda row: row["seed"])] == [0.9, 0.8]
+    path.write_text(scored(0, 0.5, 0.7).text() + " ")
+    assert {row["tuned_accuracy"] for row in load(store)[0]} == {0.7, 0.8}
+    path.unlink()
+    assert [row["seed"] for row in load(store)[0]] == [1]
+    (store.runs / ".boards.parquet").write_bytes(b"not parquet")
+    assert [row["seed"] for row in load(store)[0]] == [1]
+    same = {name: value for name, value in load(store)[0][0].items() if not name.startswith("_")}
+    cold = {name: value for name, value in rows_of([scored(1, 0.5, 0.8)])[0].items() if name != "config"}
+    assert same == cold
+    relabelled = made(2, settings={"compensation": LEAST_SQUARES})
+    store.write(relabelled)
+    assert "spectral" in {row["label"] for row in load(store)[0]}
+    (conf / "method" / "spectral.yaml").write_text("method: {name: spectral}\n")
+    labels._preset.cache_clear()
+    assert "spectral (least_squares)" in {row["label"] for row in load(store)[0]}
+
+
+def test_cache_is_not_needed(conf, store, monkeypatch):
+    store.write(scored(0, 0.5, 0.9))
+
+    def refuse(*_):
+        raise OSError("read-only")
+
+    monkeypatch.setattr("pyarrow.parquet.write_table", refuse)
+    assert [row["seed"] for row in load(store)[0]] == [0]
+    assert not (store.runs / ".boards.parquet").exists()

@@ -1,0 +1,140 @@
+"""All tasks together: mean ranks, Friedman's test, Nemenyi's critical difference and its diagram.
+
+A task is a (data set, model, requested budget); a method's score on it is the mean over its seeds. Only methods with a
+result on every task can be ranked over tasks, so methods are chosen to cover all tasks, and the others are named.
+"""
+
+import io
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.board import Question, default_metric, smaller_is_better, task_of
+from benchmarks.frame import Row as Cell
+from benchmarks.stats import ALPHA, Comparison, Friedman, friedman, holm, signed_rank
+from benchmarks.tables import NONE, Table, probability
+
+SALT = "secateurs"  # fixed, so that the same diagram has the same bytes
+
+
+@dataclass(frozen=True)
+class Overall:
+    """The comparison over tasks; ``scores`` are means over seeds, oriented so that larger is better."""
+
+    metric: str
+    tasks: list[tuple[object, ...]]
+    scores: dict[str, list[float]]
+    test: Friedman
+    left_out: list[str]
+    baseline: str | None
+    versus: dict[str, Comparison]
+
+
+def compare(cells: Sequence[Cell], question: Question | None = None) -> Overall | None:
+    """The comparison of all methods that have a result on every task; None with too few methods or tasks."""
+    question = question or Question()
+    by_task: dict[tuple[object, ...], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        by_task[task_of(cell)].append(cell)
+    tasks = sorted(by_task)
+    means: dict[str, dict[tuple[object, ...], float]] = defaultdict(dict)
+    for task, members in by_task.items():
+        metric = question.metric or default_metric(members)
+        sign = -1.0 if smaller_is_better(metric) else 1.0
+        values: dict[str, list[float]] = defaultdict(list)
+        for cell in sorted(members, key=lambda cell: cell["key"]):
+            if cell["status"] == "done" and cell.get(metric) is not None:
+                values[cell["label"]].append(sign * cell[metric])
+        for label, found in values.items():
+            means[label][task] = sum(found) / len(found)
+    complete = sorted(label for label, found in means.items() if len(found) == len(tasks))
+    scores = {label: [means[label][task] for task in tasks] for label in complete}
+    test = friedman(scores)
+    if test is None:
+        return None
+    every = {cell["label"] for cell in cells}
+    metric = question.metric or default_metric(cells)
+    baseline = _baseline(question.baseline, cells, complete)
+    versus = _versus(scores, baseline) if baseline else {}
+    return Overall(metric, list(tasks), scores, test, sorted(every - set(complete)), baseline, versus)
+
+
+def _baseline(asked: str | None, cells: Sequence[Cell], complete: Sequence[str]) -> str | None:
+    if asked is None or asked in complete:
+        return asked
+    methods = {cell["label"]: cell["method"] for cell in cells}
+    return next((label for label in complete if methods[label] == asked), None)
+
+
+def _versus(scores: dict[str, list[float]], baseline: str) -> dict[str, Comparison]:
+    others = [label for label in scores if label != baseline]
+    results = [signed_rank([a - b for a, b in zip(scores[o], scores[baseline], strict=True)]) for o in others]
+    adjusted = holm([result.p for result in results])
+    return {
+        label: Comparison(result.n, result.difference, result.std, p, result.test)
+        for label, result, p in zip(others, results, adjusted, strict=True)
+    }
+
+
+def table_of(found: Overall | None) -> Table | None:
+    """The mean ranks, best first, with the groups that Nemenyi's test does not separate."""
+    if found is None:
+        return None
+    test = found.test
+    groups = {name: "" for name in test.mean_ranks}
+    for position, group in enumerate(test.groups):
+        for name in group:
+            groups[name] += chr(ord("A") + position % 26)
+    columns = ["method", "mean rank", "not told apart"]
+    rows = [[name, f"{rank:.2f}", groups[name] or NONE] for name, rank in test.mean_ranks.items()]
+    if found.baseline:
+        columns += ["better", "p"]
+        for row in rows:
+            versus = found.versus.get(row[0])
+            row += [NONE, NONE] if versus is None else [_wins(found, row[0]), probability(versus.p)]
+    notes = [
+        f"Friedman's chi-square = {test.statistic:.2f}, {len(rows) - 1} degrees of freedom, p = {probability(test.p)}: "
+        + ("the methods differ" if test.p < ALPHA else "no evidence that the methods differ"),
+        f"critical difference (Nemenyi, {ALPHA:g}) = {test.critical_difference:.2f} ranks; methods that share a letter "
+        "are closer than that",
+        "a task is a data set, model and budget; those that share a network are not independent: p is too small",
+    ]
+    if found.baseline:
+        notes.append(f"better: tasks on which it beats {found.baseline}; p: Wilcoxon over tasks, Holm's correction")
+    if found.left_out:
+        notes.append(f"not ranked, for want of a result on every task: {', '.join(found.left_out)}")
+    title = f"All {test.tasks} tasks: mean rank by {found.metric.replace('_', ' ')} on the test split, 1 is best"
+    return Table(title, columns, rows, {"method", "not told apart"}, notes)
+
+
+def _wins(found: Overall, name: str) -> str:
+    pairs = zip(found.scores[name], found.scores[found.baseline or ""], strict=True)
+    return f"{sum(a > b for a, b in pairs)} of {len(found.tasks)}"
+
+
+def diagram(found: Overall, form: str = "svg") -> bytes:
+    """The critical-difference diagram as an SVG or PNG file: methods by rank, bars join those not told apart.
+
+    The same comparison gives the same bytes.
+    """
+    import pandas as pd
+    import scikit_posthocs
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    names = list(found.test.mean_ranks)
+    p_values = pd.DataFrame(1.0, index=names, columns=names)
+    for (a, b), p in found.test.nemenyi.items():
+        p_values.loc[a, b] = p_values.loc[b, a] = p
+    with rc_context({"svg.hashsalt": SALT, "svg.fonttype": "none", "font.family": "DejaVu Sans"}):
+        figure = Figure(figsize=(9, 1.2 + 0.22 * len(names)), layout="constrained")
+        axes = figure.subplots()
+        scikit_posthocs.critical_difference_diagram(found.test.mean_ranks, p_values, alpha=ALPHA, ax=axes)
+        axes.set_title(
+            f"mean rank over {found.test.tasks} tasks (1 is best); CD = {found.test.critical_difference:.2f}",
+            fontsize=10,
+        )
+        buffer = io.BytesIO()
+        metadata = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
+        figure.savefig(buffer, format=form, dpi=150, metadata=metadata)
+    return buffer.getvalue()
