@@ -134,6 +134,8 @@ class Samples:
     memory_gb: float = 4.0
 
     def __post_init__(self) -> None:
+        if self.labels is True:  # what a command line makes of labels=true
+            object.__setattr__(self, "labels", "true")
         if self.labels not in LABELS:
             raise BadInput(f"labels={self.labels} is unknown; choose true (empirical Fisher) or sampled (true Fisher)")
         if self.samples is not None and self.samples < 1:
@@ -194,8 +196,8 @@ def collect_gradients(
     inputs, labels = settings.draw(model, calibration)
     sizes = [model.get_submodule(name).weight.numel() for name in names]
     weight = model.get_submodule(names[0]).weight
-    # N x d gradients, and two N x N matrices for the systems that are solved with them
-    stored = len(inputs) * sum(sizes) * weight.element_size() + 2 * 8 * len(inputs) ** 2
+    # N x d gradients, half as much for factors kept beside them, and two N x N matrices for the systems solved
+    stored = len(inputs) * sum(sizes) * weight.element_size() * 3 // 2 + 2 * 8 * len(inputs) ** 2
     chunk = _chunk(model, names, inputs, settings, stored)
     Console(stderr=True, highlight=False, soft_wrap=True).print(
         f"{len(inputs)} gradients of {sum(sizes)} weights ({settings.labels} labels): {stored / GIB:.2f} GiB, "

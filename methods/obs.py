@@ -89,6 +89,7 @@ class InverseFisher:
                 f"damping={damping:g} is not positive, F has no inverse; the papers use selection.damping=1e-5"
             )
         self.gradients, self.damping = gradients, damping
+        self._diagonal: Tensor | None = None
         total, size = gradients.shape
         self._inverse = woodfisher_inverse(gradients, damping) if size <= total else None
         if self._inverse is None:
@@ -109,7 +110,12 @@ class InverseFisher:
         return (vector - correction) / self.damping
 
     def diagonal(self) -> Tensor:
-        """Diag F^-1 (d,), float64, positive."""
+        """Diag F^-1 (d,), float64, positive; computed once."""
+        if self._diagonal is None:
+            self._diagonal = self._compute_diagonal()
+        return self._diagonal
+
+    def _compute_diagonal(self) -> Tensor:
         if self._inverse is not None:
             return self._inverse.diagonal().clone()
         norms = []
@@ -119,27 +125,25 @@ class InverseFisher:
         return share.clamp_min(torch.finfo(torch.float64).eps) / self.damping
 
 
-def obs_saliency(gradients: Tensor, weight: Tensor, damping: float, first_order: bool = False) -> Tensor:
+def obs_saliency(inverse: InverseFisher, weight: Tensor, first_order: bool = False) -> Tensor:
     """(d,) w_q^2 / (2 [F^-1]_qq), the increase of the loss by removing q and updating the rest.
 
     With ``first_order`` WoodTaylor's (w_q - [F^-1 g]_q)^2 / (2 [F^-1]_qq), g the mean gradient; its constant
     -1/2 g^T F^-1 g, the same for every q, is left out.
     """
-    inverse = InverseFisher(gradients, damping)
     if first_order:
-        weight = weight - inverse.product(gradients.mean(0, dtype=torch.float64))
+        weight = weight - inverse.product(inverse.gradients.mean(0, dtype=torch.float64))
     return weight.square() / (2 * inverse.diagonal())
 
 
-def sum_update(gradients: Tensor, weight: Tensor, pruned: Tensor, damping: float, first_order: bool = False) -> Tensor:
+def sum_update(inverse: InverseFisher, weight: Tensor, pruned: Tensor, first_order: bool = False) -> Tensor:
     """(d,) the sum over the set ``pruned`` of the single-weight OBS updates, as WoodFisher and M-FAC publish it.
 
     The result does not zero the set: mask afterwards. With ``first_order`` the step -F^-1 g is taken once.
     """
-    inverse = InverseFisher(gradients, damping)
     free = torch.zeros_like(weight)
     if first_order:
-        free = inverse.product(gradients.mean(0, dtype=torch.float64))
+        free = inverse.product(inverse.gradients.mean(0, dtype=torch.float64))
     steps = torch.where(pruned, (weight - free) / inverse.diagonal(), 0.0)
     return -free - inverse.product(steps)
 
@@ -219,9 +223,14 @@ class OBSSelection(Selection):
         if key not in layer.shared:
             gradients = shared_gradients(layers, self.settings)
             weight = torch.cat([each.weight.flatten() for each in layers])
+            blocks = fisher_blocks(gradients, self.block)
+            keep = len(blocks) * len(gradients.matrix) * 4 <= gradients.matrix.shape[1]  # factors small beside G
             parts = []
-            for block in track(fisher_blocks(gradients, self.block), "inverse Fisher"):
-                parts.append(obs_saliency(gradients.matrix[:, block], weight[block], self.damping, self.first_order))
+            for block in track(blocks, "inverse Fisher"):
+                inverse = InverseFisher(gradients.matrix[:, block], self.damping)
+                parts.append(obs_saliency(inverse, weight[block], self.first_order))
+                if keep:
+                    layer.shared[_inverse_key(layers, self.settings, self.damping, block)] = inverse
             saliency = torch.cat(parts)
             layer.shared[key] = {each.name: saliency[gradients.columns[each.name]] for each in layers}
         return layer.shared[key][layer.name].view_as(layer.weight)
@@ -279,11 +288,16 @@ class OBSCompensation(Compensation):
         gradients = shared_gradients(layers, settings)
         weight = torch.cat([layer.weight.flatten() for layer in layers])
         kept = torch.cat([masks[layer.name].flatten() for layer in layers])
-        rule = sum_update if self.update == "sum" else group_update
         for part in track(fisher_blocks(gradients, block), "OBS update"):
-            if not bool(kept[part].all()) or first_order:
-                update = rule(gradients.matrix[:, part], weight[part], ~kept[part], damping, first_order)
-                weight[part] += self.scale * update
+            if bool(kept[part].all()) and not first_order:
+                continue
+            if self.update == "group":
+                update = group_update(gradients.matrix[:, part], weight[part], ~kept[part], damping, first_order)
+            else:
+                inverse = layers[0].shared.get(_inverse_key(layers, settings, damping, part))
+                inverse = inverse or InverseFisher(gradients.matrix[:, part], damping)
+                update = sum_update(inverse, weight[part], ~kept[part], first_order)
+            weight[part] += self.scale * update
         weight = torch.where(kept, weight, 0.0)
         return {layer.name: weight[gradients.columns[layer.name]].view_as(layer.weight) for layer in layers}
 
@@ -298,6 +312,10 @@ def fisher_blocks(gradients: Gradients, block: int | str) -> list[slice]:
     return [
         slice(a, min(a + int(block), part.stop)) for part in layers for a in range(part.start, part.stop, int(block))
     ]
+
+
+def _inverse_key(layers: Sequence[EdgeLayer], settings: Samples, damping: float, block: slice) -> tuple:
+    return ("inverse Fisher", tuple(layer.name for layer in layers), settings, damping, block.start, block.stop)
 
 
 def _checked_block(block: int | str) -> int | str:

@@ -128,7 +128,7 @@ def test_collecting_does_not_depend_on_the_chunks_and_leaves_the_model_alone():
     whole = collect_gradients(model, names, calibration, Samples(labels="sampled"))
     size = sum(model.get_submodule(name).weight.numel() for name in names)
     # room for the result and little else
-    tight = Samples(labels="sampled", memory_gb=(20 * size * 8 + 16 * 400 + 60_000) / GIB)
+    tight = Samples(labels="sampled", memory_gb=(20 * size * 12 + 16 * 400 + 60_000) / GIB)
     torch.testing.assert_close(collect_gradients(model, names, calibration, tight).matrix, whole.matrix)
     assert model.training and model.norm.training and not model.drop.training
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
@@ -154,6 +154,12 @@ def test_a_bound_that_is_too_small_is_refused_before_any_work(monkeypatch):
         collect_gradients(model, names, calibration, Samples(memory_gb=1e-6))
     with pytest.raises(BadInput, match="8 gradients were asked for"):
         collect_gradients(model, names, calibration, Samples(samples=8))
+
+
+def test_labels_as_the_command_line_parses_them():
+    assert Samples(labels=True) == Samples(labels="true")
+    with pytest.raises(BadInput, match="choose true"):
+        Samples(labels="model")
 
 
 def test_the_estimate_is_announced(capsys):

@@ -137,12 +137,12 @@ def test_damping_must_be_positive():
 def test_predicted_increase_is_the_actual_one_and_at_most_obds(case):
     gradients, weight = problem(*case)
     matrix = fisher(gradients, 0.1)
-    saliency = obs_saliency(gradients, weight, 0.1)
+    saliency = obs_saliency(InverseFisher(gradients, 0.1), weight)
     for q in range(len(weight)):
         single = torch.zeros(len(weight), dtype=torch.bool)
         single[q] = True
-        for update in (sum_update, group_update):
-            step = update(gradients, weight, single, 0.1)
+        inverse = InverseFisher(gradients, 0.1)
+        for step in (sum_update(inverse, weight, single), group_update(gradients, weight, single, 0.1)):
             torch.testing.assert_close(increase(matrix, step), saliency[q], rtol=1e-10, atol=1e-12)
             assert abs(float(weight[q] + step[q])) < 1e-10
     assert (saliency <= obd_saliency(weight, matrix.diagonal()) + 1e-12).all()
@@ -152,7 +152,7 @@ def test_on_a_diagonal_hessian_obs_is_obd():
     gradients = torch.diag(torch.arange(1.0, 5.0, dtype=torch.float64))
     weight = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=torch.float64)
     diagonal = fisher(gradients, 0.1).diagonal()
-    torch.testing.assert_close(obs_saliency(gradients, weight, 0.1), obd_saliency(weight, diagonal))
+    torch.testing.assert_close(obs_saliency(InverseFisher(gradients, 0.1), weight), obd_saliency(weight, diagonal))
 
 
 @settings(deadline=None, max_examples=80)
@@ -190,7 +190,7 @@ def test_group_update_is_never_worse_than_the_sum_or_plain_masking(case):
     pruned = some(case[0], len(weight))
     matrix = fisher(gradients, 0.05)
     masking = torch.where(pruned, -weight, 0.0)
-    summed = torch.where(pruned, -weight, sum_update(gradients, weight, pruned, 0.05))
+    summed = torch.where(pruned, -weight, sum_update(InverseFisher(gradients, 0.05), weight, pruned))
     best = increase(matrix, group_update(gradients, weight, pruned, 0.05))
     assert best <= increase(matrix, masking) + 1e-10
     assert best <= increase(matrix, summed) + 1e-10
@@ -202,7 +202,7 @@ def test_the_published_sum_of_updates_can_be_worse_than_none():
         gradients, weight = problem(seed, 8, 8)
         pruned = some(seed, 8)
         matrix = fisher(gradients, 1e-3)
-        summed = torch.where(pruned, -weight, sum_update(gradients, weight, pruned, 1e-3))
+        summed = torch.where(pruned, -weight, sum_update(InverseFisher(gradients, 1e-3), weight, pruned))
         worse += bool(increase(matrix, summed) > increase(matrix, torch.where(pruned, -weight, 0.0)))
     assert 0 < worse < 100
 
@@ -217,12 +217,12 @@ def test_wood_taylor_minimises_the_quadratic_with_its_gradient(case):
     def change(step):
         return slope @ step + increase(matrix, step)
 
-    saliency = obs_saliency(gradients, weight, damping, first_order=True)
+    saliency = obs_saliency(InverseFisher(gradients, damping), weight, first_order=True)
     constant = -0.5 * slope @ torch.linalg.solve(matrix, slope)
     for q in range(size):
         single = torch.zeros(size, dtype=torch.bool)
         single[q] = True
-        step = sum_update(gradients, weight, single, damping, first_order=True)
+        step = sum_update(InverseFisher(gradients, damping), weight, single, first_order=True)
         torch.testing.assert_close(change(step), saliency[q] + constant, rtol=1e-8, atol=1e-10)
         assert abs(float(weight[q] + step[q])) < 1e-10
     pruned = some(case[0], size)
@@ -305,7 +305,7 @@ def test_weights_pruned_earlier_stay_out_of_it():
     gradients = explicit_gradients(layers)[:, alive]
     weight = flat(layers, {layer.name: layer.weight for layer in layers})[alive]
     scores = flat(layers, {layer.name: selection.scores(layer) for layer in layers})[alive]
-    torch.testing.assert_close(scores, obs_saliency(gradients, weight, 1e-3))
+    torch.testing.assert_close(scores, obs_saliency(InverseFisher(gradients, 1e-3), weight))
     masks = selection.select_all(layers, {"0": 4, "2": 3})
     assert all(bool((masks[name] <= live[name]).all()) for name in masks)
     updated = OBSCompensation("group").edge_weights(layers, masks, selection)
@@ -376,3 +376,13 @@ def test_the_report_predicts_the_increase_of_one_removal():
 def test_mistakes_are_named(make, word):
     with pytest.raises(BadInput, match=word):
         make()
+
+
+def test_the_inverse_kept_from_the_selection_gives_the_same_update():
+    layers = network(samples=8)  # few gradients, so that keeping the factor is cheap
+    selection = OBSSelection(damping=1e-3, block="full")
+    masks = selection.select_all(layers, {"0": 10, "2": 8})
+    assert any(key[0] == "inverse Fisher" for key in layers[0].shared if isinstance(key, tuple))
+    reused = OBSCompensation("sum").edge_weights(layers, masks, selection)
+    fresh = OBSCompensation("sum", damping=1e-3, block="full").edge_weights(network(samples=8), masks, None)
+    assert all(torch.equal(reused[name], fresh[name]) for name in masks)
