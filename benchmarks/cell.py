@@ -17,16 +17,20 @@ from torch import Tensor, nn
 
 from benchmarks import dense
 from benchmarks.data import Data, load
+from benchmarks.during_training import prunes_while_training, train_and_prune
 from benchmarks.fingerprint import fingerprint
 from benchmarks.heading import heading, title
 from benchmarks.keys import cell_key, dense_key
 from benchmarks.measure.count import count
 from benchmarks.measure.latency import measure_latency
+from benchmarks.measure.memory import measure_memory
+from benchmarks.measure.size import measure_size
 from benchmarks.models import build
 from benchmarks.optimisation import TrainerSettings
 from benchmarks.parts import build_pruner, check
 from benchmarks.paths import Paths
 from benchmarks.records import Record, Store, short_traceback
+from benchmarks.saved_network import lacks_network, network_folder, save_of_cell
 from benchmarks.scoring import evaluate
 from benchmarks.track import Tracker, tracking
 from benchmarks.trainer import fit
@@ -46,7 +50,7 @@ def run(config: Mapping[str, Any]) -> Record:
     store = Store.of(paths)
     key = cell_key(config)
     found = store.find(key)
-    if found is not None and found.finished:
+    if found is not None and found.finished and not (config.get("save") and lacks_network(found, paths.results)):
         return found
     head = heading(config, key)
     try:
@@ -97,7 +101,7 @@ def _pipeline(config: Mapping[str, Any], paths: Paths, key: str, tracker: Tracke
     check(config)
     seed = config["seed"]
     data = load(config["dataset"], seed, paths.cache)
-    trained = _dense(config, data, paths)
+    trained = trained_network(config, data, paths)
     pruned, curve = _prune(config, data, trained.model, paths.cache / "cells" / key)
     before_tuning = copy.deepcopy(pruned.model)
     settings = TrainerSettings.from_config(config["trainer"]["finetune"], "trainer.finetune")
@@ -129,13 +133,19 @@ def _pipeline(config: Mapping[str, Any], paths: Paths, key: str, tracker: Tracke
             "calibration_samples": _calibration_size(config, data),
         },
     }
-    timing = config["measure"].get("latency")
+    timing, batch = config["measure"].get("latency"), config["measure"].get("memory")
     result["latency"] = measure_latency(networks.dense, networks.pruned, example, timing) if timing else None
+    result["size"] = {"dense": asdict(measure_size(trained.model)), "pruned": asdict(measure_size(pruned.model))}
+    if batch:
+        result["memory"] = measure_memory(networks.dense, networks.pruned, config, data.shape, data.classes)
+    if config.get("save"):
+        save_of_cell(networks.tuned, config, data.shape, data.classes, network_folder(paths.results, key))
     result["metrics"] = {name: _measure(model, data, example) for name, model in vars(networks).items()}
     return _without_nonsense(result)
 
 
-def _dense(config: Mapping[str, Any], data: Data, paths: Paths) -> dense.Dense:
+def trained_network(config: Mapping[str, Any], data: Data, paths: Paths) -> dense.Dense:
+    """The dense network of the cell that ``config`` describes."""
     trained = dense.dense_network(
         config["model"],
         data,
@@ -165,8 +175,10 @@ def _prune(
         fit(network, data, settings, own, masks=masks, checkpoint=folder / f"step{step}", label=f"step {step + 1}")
         curve.append(row | {"accuracy": evaluate(network, data.validation).accuracy})
 
-    calibration = calibrate(data, config["calibration"], seed)
     budget = Budget.parse(config["budget"])
+    if prunes_while_training(pruner.schedule):
+        return train_and_prune(pruner.schedule, config, data, budget, folder)
+    calibration = calibrate(data, config["calibration"], seed)
     rewind = _rewind(config, data, pruner.schedule.rewind)
     pruned = pruner.prune(model, calibration, budget, derive_seed(seed, "prune"), train, rewind)
     for row, step in zip(curve, pruned.steps, strict=False):

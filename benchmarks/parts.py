@@ -42,12 +42,18 @@ def build(section: Mapping[str, Any], name: str) -> Any:
 
 def check(config: Mapping[str, Any]) -> None:
     """Raise :class:`BadInput` for what is wrong in ``config`` by itself, before any work is done."""
+    from benchmarks.measure.latency import Settings
+    from benchmarks.measure.memory import check_memory
     from benchmarks.optimisation import TrainerSettings
 
     Budget.parse(config["budget"])
     build_pruner(config)
     for section in ("train", "finetune"):
         TrainerSettings.from_config(config["trainer"][section], f"trainer.{section}")
+    if config["measure"].get("latency"):
+        Settings.parse(config["measure"]["latency"])
+    if config["measure"].get("memory") is not None:
+        check_memory(config)
     samples = config["calibration"]["samples"]
     if samples is not None and samples < 1:
         raise BadInput(f"calibration.samples={samples} is below 1; type calibration.samples=1000, or null for all")

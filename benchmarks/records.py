@@ -8,7 +8,7 @@ a number (NaN, infinity) is null, so that files are small and their differences 
 import json
 import math
 import traceback as tracebacks
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -114,6 +114,31 @@ class Cost(Part):
     calibration_samples: int | None = None
 
 
+class FileSize(Part):
+    """Bytes of one network: as a plain file of its tensors, with zeros left out, and that compressed."""
+
+    bytes: int
+    encoded: int
+    compressed: int
+
+
+class Size(Part):
+    """The dense and the pruned network on disk."""
+
+    dense: FileSize
+    pruned: FileSize
+
+
+class Memory(Part):
+    """Peak memory in a process of its own: of inference with the two networks, and of pruning."""
+
+    batch: int
+    dense_mb: float | None = None
+    pruned_mb: float | None = None
+    prune_mb: float | None = None
+    note: str | None = None
+
+
 class Layer(Part):
     """One layer or coupled group, and whatever numbers the method reports of it."""
 
@@ -151,6 +176,8 @@ class Record(Part):
     budget: Budget = Field(default_factory=Budget)
     metrics: Stages = Field(default_factory=Stages)
     latency: list[Latency] | None = None
+    size: Size | None = None
+    memory: Memory | None = None
     cost: Cost = Field(default_factory=Cost)
     layers: list[Layer] = Field(default_factory=list)
     curve: list[FreeForm] | None = None
@@ -276,16 +303,33 @@ class Store:
 
         By default committed cells are not looked at, so that a sweep in a fresh clone really runs.
         """
+        roots = (self.runs, self.cells) if committed else (self.runs,)
+        return self._best(path for root in roots for path in sorted(root.glob(f"*/*/{key}.json")))
+
+    def find_all(self, keys: Iterable[str]) -> dict[str, Record]:
+        """What :meth:`find` gives for each of ``keys``, in one pass over the folders; keys without a record are left out."""
+        wanted: dict[str, list[Path]] = {key: [] for key in keys}
+        for path in _files(self.runs):
+            if path.stem in wanted:
+                wanted[path.stem].append(path)
+        found = {key: self._best(paths) for key, paths in wanted.items() if paths}
+        return {key: record for key, record in found.items() if record is not None}
+
+    def _best(self, paths: Iterable[Path]) -> Record | None:
         found = []
-        for root in (self.runs, self.cells) if committed else (self.runs,):
-            for path in sorted(root.glob(f"*/*/{key}.json")):
-                try:
-                    found.append((root == self.cells, read(path)))
-                except Unreadable:
-                    self._set_aside(path)
-                except FileNotFoundError:
-                    continue
+        for path in paths:
+            try:
+                found.append((path.is_relative_to(self.cells), read(path)))
+            except Unreadable:
+                self._set_aside(path)
+            except FileNotFoundError:
+                continue
         return max(found, key=_preference)[1] if found else None
+
+    def sweep_up(self, key: str) -> None:
+        """Remove what a killed writer of the record ``key`` left; only for who holds the cell's lease."""
+        for path in self.runs.glob(f"*/*/.{key}.json.*.tmp"):
+            path.unlink(missing_ok=True)
 
     def load(self) -> tuple[list[Record], list[Problem]]:
         """All records, sorted by data set, model, method and key, and the files that could not be used.
@@ -356,4 +400,16 @@ def flat(record: Record) -> dict[str, Any]:
         row |= {f"{stage}_{name}": number for name, number in metrics.model_dump().items()}
     row |= record.cost.model_dump()
     row |= {f"latency_{m.runtime}_b{m.batch}": m.ratio for m in record.latency or []}
+    for name, part in (("size", record.size), ("memory", record.memory)):
+        for key, value in _leaves(part.model_dump() if part else {}):
+            row[f"{name}_{key}"] = value
     return row
+
+
+def _leaves(section: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Names, joined by underscores, and values of a nested section."""
+    for name, value in section.items():
+        if isinstance(value, Mapping):
+            yield from ((f"{name}_{inner}", leaf) for inner, leaf in _leaves(value))
+        else:
+            yield name, value

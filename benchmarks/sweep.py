@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,21 +12,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.composition import Composer, Memory, expand, key_of, plain
-from benchmarks.keys import cell_key
+from benchmarks.keys import cell_key, variant_key
+from benchmarks.launching import is_complete, launch, status_line
 from benchmarks.manifest import Manifest, PlannedCell, write_manifest
 from benchmarks.paths import REPOSITORY, Paths
-from benchmarks.records import Record, Store
+from benchmarks.records import Store
 from benchmarks.tables import one_line, output_console
 from methods.errors import BadInput
 
 if TYPE_CHECKING:
-    from omegaconf import DictConfig
     from rich.console import Console
 
     from benchmarks.commandline import Request
 
 CONF = Path(os.environ.get("SECATEURS_CONF", REPOSITORY / "conf"))
-MARKS = {"done": "[green]✓[/]", "failed": "[red]✗[/]", "collapsed": "[yellow]↓[/]", "skipped": "[yellow]–[/]"}
+SHOWN = 20  # missing cells that are named one by one
 
 
 @dataclass(frozen=True)
@@ -50,26 +51,27 @@ def sweep(request: Request) -> int:
         return 0
     plan = make_plan(composer, request)
     store = Store.of(plan.paths)
-    missing = [cell for cell in plan.cells if not _finished(store, cell.key, plan)]
     if request.dry_run:
         _list_cells(console, plan, store)
         return 0
+    missing = missing_cells(plan)
     here = len(plan.cells) - len(missing)
     console.print(f"{len(plan.cells)} cell{'s' * (len(plan.cells) != 1)}: {here} done already, {len(missing)} to run")
-    faults = run_missing(composer, plan, request)
+    faults = run_missing(composer, plan, request, missing)
     return _conclude(console, plan, store, faults)
 
 
-def run_missing(composer: Composer, plan: Plan, request: Request) -> list[str]:
+def run_missing(
+    composer: Composer, plan: Plan, request: Request, missing: Sequence[PlannedCell] | None = None
+) -> list[str]:
     """Run the cells of ``plan`` that have no result yet; returns faults that left no record."""
-    store = Store.of(plan.paths)
-    missing = [cell for cell in plan.cells if not _finished(store, cell.key)]
+    missing = missing_cells(plan) if missing is None else missing
     if not missing:
         return []
     _check(composer, missing)
     if request.multirun:
         write_manifest(plan.paths.runs, Manifest(name=plan.name, command=command_line(request), cells=plan.cells))
-    return _launch(composer, plan, missing)
+    return launch(composer, plan.words, plan.name, missing, plan.paths)
 
 
 def make_plan(composer: Composer, request: Request) -> Plan:
@@ -111,85 +113,29 @@ def _planned(composer: Composer, words: Sequence[str], memory: Memory) -> Planne
     return PlannedCell(**memory.entries[name])
 
 
-def _finished(store: Store, key: str, plan: Plan) -> bool:
-    record = store.find(key)
-    if record is None or not plan.save:
-        return record is not None and record.finished
-    from benchmarks.saved_network import lacks_network
-
-    return record.finished and not lacks_network(record, plan.paths.results)
+def missing_cells(plan: Plan) -> list[PlannedCell]:
+    """The cells of ``plan`` that have no result yet."""
+    found = Store.of(plan.paths).find_all(cell.key for cell in plan.cells)
+    return [cell for cell in plan.cells if not is_complete(found.get(cell.key), plan.paths, plan.save)]
 
 
 def _check(composer: Composer, cells: Sequence[PlannedCell]) -> None:
-    """Refuse nonsense in any cell before the first one runs."""
+    """Refuse nonsense in any cell before the first one runs; cells that differ in the seed are looked at once."""
     from benchmarks.parts import check
 
+    seen = set()
     for cell in cells:
-        check(composer.cell(cell.overrides))
-
-
-def _launch(composer: Composer, plan: Plan, cells: Sequence[PlannedCell]) -> list[str]:
-    """Run the cells with Hydra's launcher; returns faults that left no record."""
-    from hydra._internal.callbacks import Callbacks
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.core.plugins import Plugins
-    from hydra.core.utils import JobStatus
-    from hydra.types import HydraContext
-
-    master = composer.master([*plan.words, f"_sweep={plan.name}"])
-    HydraConfig.instance().set_config(master)
-    launcher = Plugins.instance().instantiate_launcher(
-        hydra_context=HydraContext(config_loader=composer.hydra.config_loader, callbacks=Callbacks(master)),
-        task_function=task,
-        config=master,
-    )
-    jobs = [[*cell.overrides, f"_sweep={plan.name}"] for cell in cells]
-    try:
-        returns = launcher.launch(jobs, initial_job_idx=0)
-    except KeyboardInterrupt:
-        raise
-    except Exception as error:  # a worker that was killed takes the launcher with it
-        return [f"the launcher stopped: {one_line(f'{type(error).__name__}: {error}', 300)}"]
-    faults = []
-    for cell, result in zip(cells, returns, strict=False):
-        if result.status == JobStatus.FAILED:
-            error = result._return_value
-            if isinstance(error, KeyboardInterrupt):
-                raise error
-            faults.append(f"{' '.join(cell.overrides)}: {type(error).__name__}: {error}")
-    return faults
-
-
-def task(config: DictConfig) -> None:
-    """One cell, as a launcher runs it: in this process, in a worker, or on another machine."""
-    from benchmarks.cell import run
-
-    console = output_console()
-    record = run(plain(config))
-    console.print(status_line(record))
-
-
-def status_line(record: Record) -> str:
-    """One line on one cell: what it was and how it ended."""
-    from rich.markup import escape
-
-    from benchmarks.labels import label
-
-    budget = ", ".join(f"{kind}={value:g}" for kind, value in record.budget.requested.items())
-    name = f"{record.dataset}/{record.model} {label(record)} {budget} seed {record.seed}"
-    stages = record.metrics
-    if record.status != "done" or not (stages.dense and stages.pruned and stages.tuned):
-        return f"{MARKS[record.status]} {escape(name)}: {record.status}: {escape(one_line(record.reason or '', 200))}"
-    quantity = "accuracy" if stages.dense.accuracy is not None else "loss"
-    figures = [getattr(stage, quantity) for stage in (stages.dense, stages.pruned, stages.tuned)]
-    dense, pruned, tuned = (f"{figure:.4f}" if figure is not None else "–" for figure in figures)
-    note = f" [dim]({escape(record.budget.note)})[/]" if record.budget.note else ""
-    return f"{MARKS['done']} {escape(name)}: {quantity} {dense} dense, {pruned} pruned, {tuned} tuned{note}"
+        config = composer.cell(cell.overrides)
+        alike = variant_key(config)
+        if alike not in seen:
+            check(config)
+            seen.add(alike)
 
 
 def _list_cells(console: Console, plan: Plan, store: Store) -> None:
+    found = store.find_all(cell.key for cell in plan.cells)
     for cell in plan.cells:
-        record = store.find(cell.key)
+        record = found.get(cell.key)
         state = record.status if record else "missing"
         console.print(f"{state:<10}{cell.key}  {' '.join(cell.overrides)}", markup=False, highlight=False)
     console.print(f"{len(plan.cells)} cells of {plan.name}", highlight=False)
@@ -199,18 +145,22 @@ def _conclude(console: Console, plan: Plan, store: Store, faults: Sequence[str])
     """Print the boards of these cells and what went wrong."""
     from benchmarks.leaderboard import render
 
-    records = {cell.key: store.find(cell.key) for cell in plan.cells}
-    if any(records.values()):
-        render(store, plan.paths.boards, console, only=frozenset(records))
+    records = store.find_all(cell.key for cell in plan.cells)
+    if records:
+        render(store, plan.paths.boards, console, only=frozenset(cell.key for cell in plan.cells))
         console.print(f"boards: {plan.paths.boards}/leaderboard.md, .csv", highlight=False)
-    failed = [record for record in records.values() if record is not None and record.status == "failed"]
-    absent = [cell for cell in plan.cells if records[cell.key] is None]
+    failed = [record for record in records.values() if record.status == "failed"]
+    absent = [cell for cell in plan.cells if cell.key not in records]
     for record in failed:
         console.print(status_line(record))
     for fault in faults:
         console.print(f"[red]✗[/] {one_line(fault, 400)}", highlight=False)
     if absent:
-        console.print(f"[red]{len(absent)} of {len(plan.cells)} cells have no record[/]; the same command runs them")
+        console.print(f"[red]{len(absent)} of {len(plan.cells)} cells have no record[/]; the same command runs them:")
+        for cell in absent[:SHOWN]:
+            console.print(f"  {cell.key}  {' '.join(cell.overrides)}", markup=False, highlight=False)
+        if len(absent) > SHOWN:
+            console.print(f"  and {len(absent) - SHOWN} more: python -m benchmarks.status {plan.name}", highlight=False)
     if failed:
         console.print(
             f"[red]{len(failed)} of {len(plan.cells)} cells failed[/]; the same command tries them again. "
@@ -222,4 +172,4 @@ def _conclude(console: Console, plan: Plan, store: Store, faults: Sequence[str])
 
 def command_line(request: Request) -> str:
     """The command that asks for this sweep, for the record."""
-    return " ".join(["python run.py", *(["-m"] if request.multirun else []), *request.words])
+    return shlex.join(["python", "run.py", *(["-m"] if request.multirun else []), *request.words])

@@ -72,7 +72,8 @@ class Settings:
             raise BadInput(
                 f"unknown key measure.latency.{min(unknown)}; choose from {', '.join(cls.__dataclass_fields__)}"
             )
-        settings = cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+        given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+        settings = cls(**given)
         for name in ("pairs", "threads", "target", "max_seconds"):
             if not getattr(settings, name) > 0:
                 raise BadInput(f"measure.latency.{name}={getattr(settings, name)}; expected a number above 0")
@@ -140,18 +141,15 @@ def _row(runtime: Runtime, dense: nn.Module, pruned: nn.Module, inputs: Tensor, 
     with _threads(settings.threads):
         try:
             runtime.fresh()
-            runs = [runtime.prepare(model, inputs, conditions) for model in (dense, pruned)]
-            row["difference"] = max(
-                difference(run, model, inputs) for run, model in zip(runs, (dense, pruned), strict=True)
-            )
+            first, second = (runtime.prepare(model, inputs, conditions) for model in (dense, pruned))
+            row["difference"] = max(difference(first, dense, inputs), difference(second, pruned, inputs))
         except Exception as error:  # whatever a compiler or exporter raises; the cell's other results are worth keeping
             return row | {"note": f"cannot run here: {type(error).__name__}: {_first_line(error)}"}
         if not row["difference"] <= TOLERANCES[settings.precision]:
             return row | {"note": f"not timed: outputs differ from eager ones by {row['difference']:.2g} (relative)"}
         with one_at_a_time() as alone:
-            timed = time_pairs(
-                *runs, settings.pairs, settings.target, settings.max_seconds, clock_of(conditions.device)
-            )
+            clock = clock_of(conditions.device)
+            timed = time_pairs(first, second, settings.pairs, settings.target, settings.max_seconds, clock)
         row |= timed | runtime.figures(dense, pruned, inputs, conditions)
     notes = [timed["note"]] if timed["note"] else []
     if not alone:

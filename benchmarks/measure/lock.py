@@ -13,7 +13,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 NAME = "secateurs-timing.lock"
-PATIENCE = 600.0  # seconds; a holder that is stopped must not stop everybody for good
+PATIENCE = 60.0  # seconds; a holder that is stopped must not stop everybody for good
 PAUSE = 0.02
 
 

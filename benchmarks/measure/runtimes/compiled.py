@@ -1,5 +1,7 @@
 """``torch.compile``: fused kernels, generated for each network."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +24,7 @@ class Compile(Runtime):
     def prepare(self, model: nn.Module, inputs: Tensor, conditions: Conditions) -> Run:
         """A compiled forward pass; compiling takes seconds and is over when this returns."""
         model, inputs = placed(model, inputs, conditions)
-        run = in_inference_mode(torch.compile(model, dynamic=False, fullgraph=True), inputs)
+        compiled = cast(nn.Module, torch.compile(model, dynamic=False, fullgraph=True))
+        run = in_inference_mode(compiled, inputs)
         run()
         return run

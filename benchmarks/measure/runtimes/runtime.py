@@ -92,4 +92,4 @@ def as_tensor(outputs: Any) -> Tensor:
         outputs = list(outputs.values())
     if isinstance(outputs, list | tuple):
         outputs = outputs[0]
-    return torch.as_tensor(outputs).float().cpu()
+    return torch.as_tensor(outputs).detach().float().cpu()

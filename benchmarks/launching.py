@@ -1,0 +1,169 @@
+"""Running the missing cells of a sweep with one of Hydra's launchers, until nothing more can be done.
+
+Who is at a cell holds a lease under ``<runs>/.running``: two sweeps that share a folder, on one machine or on a cluster,
+do no cell twice. A cell that another process is at is left for later; only when nothing else is left is it waited for.
+A worker that is killed takes Hydra's launcher down; then the launcher is started again with the cells that are left,
+and a cell that has been begun twice without leaving a record is named and given up.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.composition import Composer, plain
+from benchmarks.manifest import PlannedCell
+from benchmarks.paths import Paths
+from benchmarks.records import Record, Store
+from benchmarks.tables import one_line, output_console
+from methods.errors import BadInput
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+MARKS = {"done": "[green]✓[/]", "failed": "[red]✗[/]", "collapsed": "[yellow]↓[/]", "skipped": "[yellow]–[/]"}
+RUNNING = ".running"
+ATTEMPTS = 2  # of a cell whose worker dies: it may only have been beside the culprit
+
+
+def launch(
+    composer: Composer, words: Sequence[str], sweep: str, cells: Sequence[PlannedCell], paths: Paths
+) -> list[str]:
+    """Run ``cells``; returns faults that left no record.
+
+    Args:
+        composer: of the configurations.
+        words: those common to all cells, which choose the launcher.
+        sweep: its name.
+        cells: those to run.
+        paths: where their records go.
+    """
+    store = Store.of(paths)
+    before = store.find_all(cell.key for cell in cells)
+    faults: list[str] = []
+    begun: Counter[str] = Counter()
+    left, wait = list(cells), False
+    while left:
+        stopped, faulty = _round(composer, words, sweep, left, wait)
+        faults += faulty.values()
+        now = store.find_all(cell.key for cell in left)
+        without = [cell for cell in left if now.get(cell.key) == before.get(cell.key) and cell.key not in faulty]
+        if stopped is None:
+            if wait:
+                break
+            left, wait = without, True  # other processes are at these
+            continue
+        fresh = [cell.key for cell in without if _was_begun(paths, cell.key)]
+        if not fresh and len(without) == len(left):
+            return [*faults, stopped]  # before any cell began: it would stop again
+        begun.update(fresh)
+        for cell in without:
+            if begun[cell.key] >= ATTEMPTS:
+                faults.append(f"{' '.join(cell.overrides)}: its worker died {ATTEMPTS} times; {stopped}")
+        left = [cell for cell in without if begun[cell.key] < ATTEMPTS]
+    return faults
+
+
+def _round(
+    composer: Composer, words: Sequence[str], sweep: str, cells: Sequence[PlannedCell], wait: bool
+) -> tuple[str | None, dict[str, str]]:
+    """Launch ``cells`` once: why the launcher stopped early, if it did, and faults that left no record, by key."""
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.plugins import Plugins
+    from hydra.core.utils import JobStatus
+    from hydra.types import HydraContext
+
+    own = [f"_sweep={sweep}", f"_wait={str(wait).lower()}"]
+    master = composer.master([*words, *own])
+    HydraConfig.instance().set_config(master)
+    launcher = Plugins.instance().instantiate_launcher(
+        hydra_context=HydraContext(config_loader=composer.hydra.config_loader, callbacks=Callbacks(master)),
+        task_function=task,
+        config=master,
+    )
+    try:
+        returns = launcher.launch([[*cell.overrides, *own] for cell in cells], initial_job_idx=0)
+    except Exception as error:  # a worker that was killed takes the launcher with it
+        return f"the launcher stopped: {one_line(f'{type(error).__name__}: {error}', 300)}", {}
+    faults = {}
+    for cell, result in zip(cells, returns, strict=False):
+        if result.status == JobStatus.FAILED:
+            error = result._return_value
+            if isinstance(error, KeyboardInterrupt):
+                raise error
+            faults[cell.key] = f"{' '.join(cell.overrides)}: {type(error).__name__}: {error}"
+    return None, faults
+
+
+def task(config: DictConfig) -> None:
+    """One cell, as a launcher runs it: in this process, in a worker, or on another machine."""
+    run_leased(plain(config))
+
+
+def run_leased(config: dict[str, Any]) -> Record | None:
+    """Run the cell ``config`` unless its record is there or comes; None where another process is at it."""
+    from benchmarks.cell import run
+    from benchmarks.heading import title
+    from benchmarks.keys import cell_key
+    from benchmarks.lease import Busy, first_come
+
+    paths, key = Paths.of(config["paths"]), cell_key(config)
+    store = Store.of(paths)
+    before = store.find(key)
+
+    def finished() -> bool:
+        record = store.find(key)
+        changed = record is not None and record != before  # tried again meanwhile, perhaps failed again
+        return changed or is_complete(record, paths, bool(config.get("save")))
+
+    try:
+        with first_come(
+            paths.runs / RUNNING, finished, title(config), name=key, wait=bool(config.get("_wait"))
+        ) as mine:
+            if mine:
+                store.sweep_up(key)
+            record = run(config) if mine else store.find(key)
+    except Busy:
+        return None
+    except PermissionError as error:
+        raise BadInput(
+            f"Cannot write in {paths.runs} ({error.strerror}).\nExpected a writable folder: paths.results=FOLDER"
+        ) from None
+    if mine and record is not None:
+        output_console().print(status_line(record))
+    return record
+
+
+def is_complete(record: Record | None, paths: Paths, save: bool) -> bool:
+    """Whether a cell with this record needs no run: it has a result, and the network if that is to be saved."""
+    if record is None or not record.finished:
+        return False
+    if not save:
+        return True
+    from benchmarks.saved_network import lacks_network
+
+    return not lacks_network(record, paths.results)
+
+
+def _was_begun(paths: Paths, key: str) -> bool:
+    return any((paths.runs / RUNNING).glob(f"{key}.*"))
+
+
+def status_line(record: Record) -> str:
+    """One line on one cell: what it was and how it ended."""
+    from rich.markup import escape
+
+    from benchmarks.labels import label
+
+    budget = ", ".join(f"{kind}={value:g}" for kind, value in record.budget.requested.items())
+    name = f"{record.dataset}/{record.model} {label(record)} {budget} seed {record.seed}"
+    stages = record.metrics
+    if record.status != "done" or not (stages.dense and stages.pruned and stages.tuned):
+        return f"{MARKS[record.status]} {escape(name)}: {record.status}: {escape(one_line(record.reason or '', 200))}"
+    quantity = "accuracy" if stages.dense.accuracy is not None else "loss"
+    figures = [getattr(stage, quantity) for stage in (stages.dense, stages.pruned, stages.tuned)]
+    dense, pruned, tuned = (f"{figure:.4f}" if figure is not None else "–" for figure in figures)
+    note = f" [dim]({escape(record.budget.note)})[/]" if record.budget.note else ""
+    return f"{MARKS['done']} {escape(name)}: {quantity} {dense} dense, {pruned} pruned, {tuned} tuned{note}"

@@ -1,0 +1,182 @@
+"""Peak memory of inference and of pruning, each in a process of its own.
+
+A process never gives back all that it once used, and what it loaded long ago hides what is needed now. So the figure is
+taken by a fresh process that does nothing else: what its resident memory has grown by at its highest, over what it was
+before. For inference this is the memory of the activations, to which the bytes of the weights are added; for pruning it
+is what the method needs beside the dense network and the calibration samples, which it is given.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from benchmarks.measure.size import unshared
+from benchmarks.paths import REPOSITORY
+from methods.errors import BadInput
+
+STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+PATIENCE = 3600  # seconds
+# Large blocks go back to the system when they are freed, so that each shows when it is needed again.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+
+
+def measure_memory(
+    dense: nn.Module, pruned: nn.Module, config: Mapping[str, Any], shape: Sequence[int], classes: int
+) -> dict[str, Any]:
+    """Megabytes of inference with both networks at batch size ``config["measure"]["memory"]``, and of pruning.
+
+    Returns:
+        ``batch``, ``dense_mb``, ``pruned_mb``, ``prune_mb``, and a ``note`` where one could not be measured.
+    """
+    batch = check_memory(config)
+    figures: dict[str, Any] = {"batch": batch}
+    notes = []
+    for name, model in (("dense_mb", dense), ("pruned_mb", pruned)):
+        figures[name], note = _inference(model, config["model"], shape, classes, batch)
+        notes.append(note)
+    figures["prune_mb"], note = _in_child({"what": "pruning", "config": config})
+    notes.append(note)
+    return figures | {"note": "; ".join(sorted({note for note in notes if note})) or None}
+
+
+def check_memory(config: Mapping[str, Any]) -> int:
+    """The batch size that ``measure.memory`` asks for; refused unless it is one."""
+    batch = config["measure"]["memory"]
+    if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+        raise BadInput(f"measure.memory={batch}; expected a batch size, for instance measure.memory=32, or null")
+    return batch
+
+
+def _inference(
+    model: nn.Module, model_cfg: Mapping[str, Any], shape: Sequence[int], classes: int, batch: int
+) -> tuple[float | None, str | None]:
+    from benchmarks.saved_network import save_network
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            save_network(Path(folder), model, model_cfg, shape, classes)
+        except BadInput as error:
+            return None, str(error)
+        activations, note = _in_child({"what": "inference", "folder": folder, "batch": batch})
+    if activations is None:
+        return None, note
+    weights = sum(tensor.numel() * tensor.element_size() for tensor in unshared(model).values())
+    return activations + weights / 2**20, note
+
+
+def _in_child(request: Mapping[str, Any]) -> tuple[float | None, str | None]:
+    environment = {**os.environ, **ALLOCATOR, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path])}
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", "benchmarks.measure.memory"],
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE,
+            check=False,
+            env=environment,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return None, f"memory of {request['what']}: {type(error).__name__}"
+    if child.returncode:
+        last = (child.stderr.strip().splitlines() or ["no message"])[-1]
+        return None, f"memory of {request['what']} was not measured: {last[:200]}"
+    return float(json.loads(child.stdout.splitlines()[-1])["mb"]), None
+
+
+def growth(task: Callable[[], object]) -> float:
+    """Megabytes by which the resident memory of this process grows at its highest while ``task`` runs."""
+    gc.collect()
+    _give_back()
+    before = _resident("VmRSS")
+    try:
+        RESET.write_text("5")  # forget the highest value so far
+    except OSError:
+        before = max(before, _resident("VmHWM"))
+    task()
+    return max(0.0, _resident("VmHWM") - before)
+
+
+def _resident(field: str) -> float:
+    """Megabytes of resident memory: now (``VmRSS``), or at its highest (``VmHWM``, all there is outside Linux)."""
+    if STATUS.exists():
+        line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
+        return int(line.split()[1]) / 2**10
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _give_back() -> None:
+    """Ask the C library to return free memory to the system, where it can."""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _inference_task(request: Mapping[str, Any]) -> Callable[[], object]:
+    import torch
+
+    from benchmarks.measure.runtimes.eager import in_inference_mode
+    from benchmarks.saved_network import load_network, probe, read_network
+
+    torch.set_num_threads(1)
+    description, _ = read_network(Path(request["folder"]))
+    network = load_network(request["folder"])
+    in_inference_mode(network, probe(description["shape"], 1))()  # what libraries set up once is no activation
+    return in_inference_mode(network, probe(description["shape"], request["batch"]))
+
+
+def _pruning_task(request: Mapping[str, Any]) -> Callable[[], object]:
+    from benchmarks.cell import calibrate, trained_network
+    from benchmarks.data import load
+    from benchmarks.parts import build_pruner
+    from benchmarks.paths import Paths
+    from methods.budget import Budget
+    from methods.seeds import derive_seed
+
+    config = request["config"]
+    paths, seed = Paths.of(config["paths"]), config["seed"]
+    data = load(config["dataset"], seed, paths.cache)
+    model = trained_network(config, data, paths).model
+    calibration = calibrate(data, config["calibration"], seed)
+    pruner, budget = build_pruner(config), Budget.parse(config["budget"])
+    with suppress(Exception):  # parts may be made for this network alone; then imports are measured too
+        pruner.prune(*_tiny(), budget)
+    return lambda: pruner.prune(model, calibration, budget, derive_seed(seed, "prune"))
+
+
+def _tiny() -> tuple[nn.Module, Any]:
+    """A network and samples so small that pruning it only loads what pruning needs once."""
+    import torch
+
+    from methods.statistics import Calibration
+
+    layers = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    numbers = torch.arange(32)
+    return layers, Calibration(torch.sin(numbers[:, None] * torch.arange(1, 9)), numbers % 2, numbers)
+
+
+TASKS = {"inference": _inference_task, "pruning": _pruning_task}
+
+
+def main() -> None:
+    """The child's part: carry out the request on the standard input, and print megabytes as JSON."""
+    request = json.load(sys.stdin)
+    task = TASKS[request["what"]](request)
+    sys.stdout.write(json.dumps({"mb": growth(task)}) + "\n")
+
+
+if __name__ == "__main__":
+    main()

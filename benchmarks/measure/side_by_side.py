@@ -1,0 +1,147 @@
+"""Two implementations of one thing timed in turn, and a claim about their ratio that the figures keep or break."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks.measure.latency import bootstrap_median
+
+Work = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Times:
+    """Medians of a side-by-side timing.
+
+    Attributes:
+        ours: seconds.
+        theirs: seconds; None if there is nothing to compare with.
+        ratio: median over the pairs of ours / theirs.
+        low, high: 95 % bootstrap interval of the ratio.
+        pairs: how many pairs.
+    """
+
+    ours: float
+    theirs: float | None = None
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    pairs: int = 1
+
+    @classmethod
+    def of(cls, ours: list[float], theirs: list[float]) -> Times:
+        """From the seconds of every run, pair by pair."""
+        ratios = np.array(ours) / np.array(theirs)
+        low, high = bootstrap_median(ratios)
+        medians = float(np.median(ours)), float(np.median(theirs))
+        return cls(*medians, float(np.median(ratios)), low, high, len(ratios))
+
+
+def alternate(ours: Work, *theirs: Work, pairs: int = 5, warm_up: int = 1) -> list[Times]:
+    """Run A B (C ...) A B (C ...) ...; the times of A beside each of the others, in their order.
+
+    Slow drifts of the machine hit the neighbours alike and leave their ratio as it is.
+
+    Args:
+        ours: one run of A.
+        theirs: one run each of what A is compared with.
+        pairs: rounds that count.
+        warm_up: rounds before them.
+    """
+    seconds = [[clock(work) for work in (ours, *theirs)] for _ in range(warm_up + pairs)][warm_up:]
+    columns = [list(column) for column in zip(*seconds, strict=True)]
+    return [Times.of(columns[0], column) for column in columns[1:]]
+
+
+def alone(ours: Work, runs: int = 3, warm_up: int = 1) -> Times:
+    """The median of several runs of one thing."""
+    seconds = [clock(ours) for _ in range(warm_up + runs)][warm_up:]
+    return Times(float(np.median(seconds)), pairs=runs)
+
+
+def clock(work: Work) -> float:
+    """Wall-clock seconds of one run, without a garbage collection in it."""
+    gc.disable()
+    try:
+        started = time.perf_counter()
+        work()
+        return time.perf_counter() - started
+    finally:
+        gc.enable()
+
+
+@dataclass(frozen=True)
+class Promise:
+    """What a timing must keep to: a largest ratio ours / theirs, or a largest number of seconds.
+
+    Attributes:
+        ratio: ours / theirs is at most this.
+        seconds: ours takes at most this.
+    """
+
+    ratio: float | None = None
+    seconds: float | None = None
+
+    def holds(self, times: Times) -> bool:
+        """Whether the medians keep it."""
+        if self.ratio is not None:
+            return times.ratio is not None and times.ratio <= self.ratio
+        return self.seconds is None or times.ours <= self.seconds
+
+    def __str__(self) -> str:
+        if self.ratio is not None:
+            return f"ratio ≤ {as_ratio(self.ratio)}"
+        return f"≤ {as_seconds(self.seconds)}"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row of the table.
+
+    Attributes:
+        what: what ours does.
+        times: how long it took.
+        against: what it is compared with.
+        promise: None where the sizes are too small for one to be meant, or the row is only there to be read.
+        agree: whether both gave the same result; None where nothing comparable ran.
+        note: how it was measured, where that is not obvious.
+    """
+
+    what: str
+    times: Times
+    against: str = ""
+    promise: Promise | None = None
+    agree: bool | None = None
+    note: str = ""
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether the promise is kept; None without one."""
+        return None if self.promise is None else self.promise.holds(self.times)
+
+    def plain(self) -> dict[str, Any]:
+        """As values that JSON knows."""
+        promise = None if self.promise is None else str(self.promise)
+        return asdict(self) | {"promise": promise, "holds": self.holds}
+
+
+def as_seconds(value: float | None) -> str:
+    """A duration with three significant digits and a unit that suits it."""
+    if value is None:
+        return "–"
+    if value >= 0.9995:
+        return f"{value:.0f} s" if value >= 100 else f"{value:.3g} s"
+    return f"{value * 1e3:.3g} ms" if value >= 1e-3 else f"{value * 1e6:.3g} µs"
+
+
+def as_ratio(value: float | None) -> str:
+    """A ratio ours / theirs; small ones as one over so many times faster."""
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if value > 0.2 else f"1/{1 / value:.4g}"
