@@ -7,9 +7,13 @@ activation has them (nothing works in place). All take the input ``shape`` witho
 """
 
 from benchmarks.models.build import build
+from benchmarks.models.densenet import DenseNet
 from benchmarks.models.lenet import LeNet5
+from benchmarks.models.mobilenet import MobileNetV2
 from benchmarks.models.perceptron import MLP
+from benchmarks.models.recurrent import ElmanRNN
 from benchmarks.models.resnet import ResNet
 from benchmarks.models.vgg import VGG
+from benchmarks.models.vit import ViT
 
-__all__ = ["MLP", "VGG", "LeNet5", "ResNet", "build"]
+__all__ = ["MLP", "VGG", "DenseNet", "ElmanRNN", "LeNet5", "MobileNetV2", "ResNet", "ViT", "build"]

@@ -14,7 +14,7 @@ from methods.errors import BadInput
 CONF = Path(conf.__file__).parent / "model"
 MODELS = sorted(path.stem for path in CONF.glob("*.yaml"))
 MNIST, CIFAR, DIGITS, TABULAR = (1, 28, 28), (3, 32, 32), (1, 8, 8), (8,)
-FOR_CIFAR = ("vgg", "resnet")
+FOR_CIFAR = ("vgg", "resnet", "mobilenetv2", "densenet", "vit")
 
 
 def config(name, **changes):
@@ -143,7 +143,7 @@ def test_vgg_depth_counts_two_more_linear_layers_than_there_are(depth):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_nothing_works_in_place_and_the_forward_can_be_traced(name):
-    model = build(config(name, **({"width": 0.25} if name.startswith(FOR_CIFAR) else {})), home_shape(name), 10, 0)
+    model = build(config(name, **({"width": 0.25} if "width" in config(name) else {})), home_shape(name), 10, 0)
     assert not any(getattr(module, "inplace", False) for module in model.modules())
     x = torch.randn(2, *home_shape(name))
     torch.testing.assert_close(torch.fx.symbolic_trace(model.eval())(x), model(x))
