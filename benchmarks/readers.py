@@ -73,6 +73,37 @@ def images(cfg: Mapping[str, Any], cache: Path) -> Raw:
     return Raw(**stored[0], origin=origin, checksum=stored[1]["checksum"])
 
 
+def image_sequences(cfg: Mapping[str, Any], cache: Path) -> Raw:
+    """The images of another data set as sequences (steps, inputs per step), row by row.
+
+    ``cfg.pool`` averages squares of pixels first (rounded to whole grey levels); channels of a pixel are its inputs.
+    """
+    raw = images({**cfg, "name": cfg["images"], "shape": cfg["image_shape"]}, cache)
+    views = {f"{part}_inputs": _as_sequence(getattr(raw, f"{part}_inputs"), cfg) for part in ("train", "test")}
+    return Raw(
+        **views,
+        train_targets=raw.train_targets,
+        test_targets=raw.test_targets,
+        origin=f"{raw.origin}, as sequences",
+        checksum=raw.checksum,
+    )
+
+
+def _as_sequence(pictures: Tensor, cfg: Mapping[str, Any]) -> Tensor:
+    pool, (steps, width) = cfg["pool"], cfg["shape"]
+    count, channels, height, columns = pictures.shape
+    pixels = channels * (height // pool) * (columns // pool) if pool >= 1 else 0
+    if pool < 1 or height % pool or columns % pool or steps * width != pixels:
+        raise BadInput(
+            f"dataset.pool={pool} and dataset.shape={list(cfg['shape'])} do not fit images of {channels}x{height}x"
+            f"{columns}; expected steps x inputs = all values, for instance dataset=row_mnist as it is."
+        )
+    if pool > 1:
+        squares = pictures.reshape(count, channels, height // pool, pool, columns // pool, pool)
+        pictures = squares.float().mean((3, 5)).round().to(pictures.dtype)
+    return pictures.permute(0, 2, 3, 1).reshape(count, steps, width).contiguous()
+
+
 def friedman1(cfg: Mapping[str, Any], cache: Path) -> Raw:
     """Friedman's first regression problem: 10 sin(π x₁ x₂) + 20 (x₃ − ½)² + 10 x₄ + 5 x₅ + noise, x uniform.
 

@@ -83,6 +83,11 @@ class NodeGroup:
         return all(rows.shape == own.shape and bool((rows == own).all()) for rows in self.rows)
 
     @property
+    def recurrent(self) -> bool:
+        """Whether a layer reads and writes the nodes: a hidden state that is carried from step to step."""
+        return not set(self.writers).isdisjoint(reader.name for reader in self.readers)
+
+    @property
     def width(self) -> int:
         """Output units of the first writer per node: 1, or the width of a head."""
         return self.rows[0].shape[1]
@@ -115,7 +120,8 @@ def find_groups(model: nn.Module, example: Tensor, residual: bool) -> tuple[list
     left_alone: dict[str, str] = {}
     for group, reason in _components(mockup, influences):
         reason = _obstacle(model, group, influences) or reason
-        if reason is None and len(group.writers) > 1 and group.width == 1 and not residual:
+        stream = len(group.writers) > 1 and group.width == 1 and not group.recurrent
+        if reason is None and stream and not residual:
             reason = "residual stream (prune it with prune_residual=true)"
         if reason is None:
             group, reason = _without_half(mockup, group)
@@ -212,8 +218,6 @@ def _obstacle(model: nn.Module, group: NodeGroup, influences: Mapping[str, Influ
         if influences[path].leaks:
             return f"the network returns what {path} computes"
     names = [*group.writers, *group.carriers, *(reader.name for reader in group.readers)]
-    if set(group.writers) & {reader.name for reader in group.readers}:
-        return "a layer reads and writes the same nodes"
     memory: dict[int, str] = {}
     for path, module in model.named_modules(remove_duplicate=False):
         weight = module._parameters.get("weight")

@@ -21,7 +21,7 @@ from methods.schedule import Schedule
 from methods.seeds import stream
 from methods.selection import Count, Selection
 from methods.sparsity_measures import network_sparsity
-from methods.statistics import Calibration, collect_moments, cross_moments, evaluating, patch_rows
+from methods.statistics import Calibration, collect_moments, cross_moments, evaluating, patch_rows, pooled
 
 Train = Callable[[nn.Module, Mapping[str, Tensor], int], None]
 STRUCTURE_TOLERANCE = 1e-3  # relative; a misunderstood structure is off by orders of magnitude more
@@ -296,7 +296,9 @@ def _node_layers(model: nn.Module, groups: Sequence[NodeGroup], calibration: Cal
                     for reader in each.readers
                 }
                 collected.update(collect_moments(model, views, calibration))
-            return [collected[f"{group.name}/{reader.name}"] for reader in group.readers]
+            moments = [collected[f"{group.name}/{reader.name}"] for reader in group.readers]
+            # a hidden state is one set of features, whoever reads it at whichever step
+            return [pooled(moments)] * len(moments) if group.recurrent else moments
 
         return of_group
 
@@ -335,10 +337,14 @@ def _paired(
     before = next(group for group in groups if group.name == current.name)
 
     def pairs() -> list:
-        return [
+        pairs = [
             cross_moments(original, model, now.name, (was.rows, now.rows), calibration)
             for was, now in zip(before.readers, current.readers, strict=True)
         ]
+        if not current.recurrent:
+            return pairs
+        cross, own = zip(*pairs, strict=True)
+        return [(pooled(cross), pooled(own))] * len(pairs)
 
     return pairs
 

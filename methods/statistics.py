@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -60,6 +60,13 @@ class Moments:
     second: Tensor
     mean: Tensor
     count: int
+
+
+def pooled(moments: Sequence[Moments]) -> Moments:
+    """The moments over all rows of several sets of rows of the same features."""
+    count = sum(each.count for each in moments)
+    second = torch.stack([each.second * (each.count / count) for each in moments]).sum(0)
+    return Moments(second, torch.stack([each.mean * (each.count / count) for each in moments]).sum(0), count)
 
 
 class MomentAccumulator:
@@ -200,7 +207,9 @@ def cross_moments(
             seen.clear()
             original(inputs)
             pruned(inputs)
-            before, after = views[0](seen[0]), views[1](seen[1])
-            cross.add(before, after)
-            own.add(after)
+            calls = len(seen) // 2  # several in a recurrent network
+            for read, read_pruned in zip(seen[:calls], seen[calls:], strict=True):
+                before, after = views[0](read), views[1](read_pruned)
+                cross.add(before, after)
+                own.add(after)
     return cross.moments(), own.moments()
