@@ -8,6 +8,7 @@ from typing import Any
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+from methods.allocation import Rounded
 from methods.budget import Budget
 from methods.errors import BadInput
 from methods.pruner import Pruner
@@ -21,7 +22,11 @@ def build_pruner(config: Mapping[str, Any]) -> Pruner:
     Raises:
         BadInput: if a part refuses its options, or names a class that is not there.
     """
-    parts = {name: build(config[name], name) for name in PARTS}
+    sections = {name: dict(config[name]) for name in PARTS}
+    multiple = sections["allocation"].pop("round_to", None)
+    parts = {name: build(section, name) for name, section in sections.items()}
+    if multiple is not None:
+        parts["allocation"] = Rounded(parts["allocation"], multiple)
     return Pruner(**parts, prune_residual=bool(config.get("prune_residual")))
 
 
@@ -46,8 +51,7 @@ def check(config: Mapping[str, Any]) -> None:
     from benchmarks.measure.memory import check_memory
     from benchmarks.optimisation import TrainerSettings
 
-    Budget.parse(config["budget"])
-    build_pruner(config)
+    Budget.parse(config["budget"]).require_fitting(build_pruner(config).selection.unit)
     for section in ("train", "finetune"):
         TrainerSettings.from_config(config["trainer"][section], f"trainer.{section}")
     if config["measure"].get("latency"):

@@ -53,17 +53,18 @@ class Part(BaseModel):
 class Budget(Part):
     """How small the network was asked to become, as ``{kind: value}``, and how small it became."""
 
-    requested: dict[Literal["keep", "compression", "speedup"], float] = Field(default_factory=dict, max_length=1)
+    requested: dict[Literal["keep", "compression", "speedup", "latency"], float] = Field(default_factory=dict, max_length=1)
     achieved: "Achieved" = Field(default_factory=lambda: Achieved())
     note: str | None = None
 
 
 class Achieved(Part):
-    """Ratios original / remaining of parameters and MACs, and the fraction of units kept."""
+    """Ratios original / remaining of parameters and MACs, the fraction of units kept, and of time where it counted."""
 
     compression: float | None = None
     speedup: float | None = None
     keep: float | None = None
+    latency: float | None = None
 
 
 class Metrics(Part):
@@ -307,7 +308,7 @@ class Store:
         return self._best(path for root in roots for path in sorted(root.glob(f"*/*/{key}.json")))
 
     def find_all(self, keys: Iterable[str]) -> dict[str, Record]:
-        """What :meth:`find` gives for each of ``keys``, in one pass over the folders; keys without a record are left out."""
+        """What :meth:`find` gives for each of ``keys``, in one pass over the folders; without those that have none."""
         wanted: dict[str, list[Path]] = {key: [] for key in keys}
         for path in _files(self.runs):
             if path.stem in wanted:

@@ -7,11 +7,12 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.composition import Composer, Memory, expand, key_of, plain
+from benchmarks.copying import control_words
 from benchmarks.keys import cell_key, variant_key
 from benchmarks.launching import is_complete, launch, status_line
 from benchmarks.manifest import Manifest, PlannedCell, write_manifest
@@ -38,6 +39,7 @@ class Plan:
     cells: list[PlannedCell]
     paths: Paths
     save: bool = False
+    controls: bool = False
 
 
 def sweep(request: Request) -> int:
@@ -58,6 +60,10 @@ def sweep(request: Request) -> int:
     here = len(plan.cells) - len(missing)
     console.print(f"{len(plan.cells)} cell{'s' * (len(plan.cells) != 1)}: {here} done already, {len(missing)} to run")
     faults = run_missing(composer, plan, request, missing)
+    if plan.controls:
+        plan = with_controls(composer, plan, store)
+        console.print(f"{len(plan.cells)} cells with their controls: {len(missing_cells(plan))} to run")
+        faults += run_missing(composer, plan, request)
     return _conclude(console, plan, store, faults)
 
 
@@ -96,12 +102,25 @@ def make_plan(composer: Composer, request: Request) -> Plan:
     unique = list({cell.key: cell for cell in cells}.values())
     experiment = next((word.partition("=")[2] for word in request.words if key_of(word) == "experiment"), None)
     digest = hashlib.sha256("".join(sorted(cell.key for cell in unique)).encode()).hexdigest()[:8]
-    return Plan(experiment or f"sweep-{digest}", base, unique, paths, bool(common.get("save")))
+    return Plan(experiment or f"sweep-{digest}", base, unique, paths, bool(common.get("save")), bool(common.get("controls")))
+
+
+def with_controls(composer: Composer, plan: Plan, store: Store) -> Plan:
+    """``plan`` and, for each of its cells that is done, random and magnitude selection with the same layer-wise counts.
+
+    They can only be planned after their donors: what a control is depends on the counts that its donor ended with.
+    """
+    records = store.find_all(cell.key for cell in plan.cells)
+    donors = [(cell.overrides, records[cell.key]) for cell in plan.cells if cell.key in records]
+    memory = Memory(composer.folder, plan.paths.cache / "plan.json")
+    cells = [*plan.cells, *(_planned(composer, words, memory) for words in control_words(donors))]
+    return replace(plan, cells=list({cell.key: cell for cell in cells}.values()))
 
 
 def _planned(composer: Composer, words: Sequence[str], memory: Memory) -> PlannedCell:
     name = " ".join(word for word in words if not key_of(word).startswith("hydra"))
-    if name not in memory.entries:
+    copied = any(key_of(word) == "allocation.record" for word in words)  # its key is that of counts that may change
+    if copied or name not in memory.entries:
         from benchmarks.heading import heading
 
         own = [word for word in words if not key_of(word).startswith("hydra")]

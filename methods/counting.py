@@ -132,7 +132,7 @@ def _separate_kernels() -> Iterator[None]:
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
         torch.backends.mha.set_fastpath_enabled(False)
         stack.callback(setattr, torch.backends.mkldnn, "enabled", recurrent)
-        torch.backends.mkldnn.enabled = False
+        setattr(torch.backends.mkldnn, "enabled", False)  # noqa: B010
         if torch.backends.cudnn.is_available():
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
         with warnings.catch_warnings():

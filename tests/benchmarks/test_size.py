@@ -3,6 +3,7 @@
 import copy
 import zlib
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,8 +12,10 @@ from safetensors.torch import load, save_file
 from torch import nn
 
 from benchmarks.checkpoint import to_bytes
+from benchmarks.measure import memory
 from benchmarks.measure.size import decode, encode, measure_size, unshared
-from benchmarks.models import MLP
+from benchmarks.models import MLP, build
+from methods.errors import BadInput
 
 
 @settings(deadline=None, max_examples=50)
@@ -61,3 +64,36 @@ def test_shared_tensors_are_stored_once():
     model[1].weight = model[0].weight
     assert unshared(model).keys() == {"0.weight", "0.bias", "1.bias"}
     assert apart.bytes - measure_size(model).bytes >= 4 * 900
+
+
+@pytest.mark.slow
+def test_peak_memory_of_inference_grows_with_the_widths():
+    """First convolution of a small ResNet: 64 x 32 x 32 activations per channel and tensor."""
+    config = {"_target_": "benchmarks.models.ResNet", "depth": 8, "width": 1.0}
+    peaks = {}
+    for width in (1.0, 0.25):
+        model = build(config | {"width": width}, (3, 32, 32), 10, seed=0)
+        peaks[width], note = memory._inference(model, config, (3, 32, 32), 10, batch=64)
+        assert note is None
+    one = 64 * 16 * 32 * 32 * 4 / 2**20  # a tensor of the widest stage, in megabytes; at least two live at once
+    assert peaks[1.0] >= 2 * one
+    assert peaks[0.25] <= 0.5 * peaks[1.0]
+
+
+def test_a_child_that_fails_gives_a_reason_and_no_number():
+    megabytes, note = memory._in_child({"what": "inference", "folder": "/nowhere", "batch": 1})
+    assert megabytes is None and "no network in /nowhere" in note
+
+
+def test_growth_sees_what_was_freed_again():
+    def allocate():
+        return torch.ones(8 * 2**20).sum()  # 32 MB, gone afterwards
+
+    assert 30 <= memory.growth(allocate) <= 60
+    assert memory.growth(lambda: None) < 5
+
+
+@pytest.mark.parametrize("batch", [True, 0, "many", 2.5])
+def test_nonsense_for_memory_is_refused(batch):
+    with pytest.raises(BadInput, match=r"measure\.memory"):
+        memory.check_memory({"measure": {"memory": batch}})
