@@ -1,23 +1,24 @@
 """Running the missing cells of a sweep with one of Hydra's launchers, until nothing more can be done.
 
-Who is at a cell holds a lease under ``<runs>/.running``: two sweeps that share a folder, on one machine or on a cluster,
-do no cell twice. A cell that another process is at is left for later; only when nothing else is left is it waited for.
+Who is at a cell holds a lease under ``<runs>/.running``: sweeps that share a folder, on one machine or on a cluster, do
+no cell twice. A cell that another process is at is left for later; only when nothing else is left is it waited for.
 A worker that is killed takes Hydra's launcher down; then the launcher is started again with the cells that are left,
 and a cell that has been begun twice without leaving a record is named and given up.
 """
 
 from __future__ import annotations
 
+import uuid
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.composition import Composer, plain
+from benchmarks.copying import resolved
 from benchmarks.manifest import PlannedCell
-from benchmarks.paths import Paths
+from benchmarks.paths import Paths, write_atomically
 from benchmarks.records import Record, Store
 from benchmarks.tables import one_line, output_console
-from methods.errors import BadInput
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -28,22 +29,28 @@ ATTEMPTS = 2  # of a cell whose worker dies: it may only have been beside the cu
 
 
 def launch(
-    composer: Composer, words: Sequence[str], sweep: str, cells: Sequence[PlannedCell], paths: Paths
+    composer: Composer, words: Sequence[str], sweep: str, missing: Sequence[PlannedCell], paths: Paths
 ) -> list[str]:
-    """Run ``cells``; returns faults that left no record.
+    """Run ``missing``; returns faults that left no record.
 
     Args:
         composer: of the configurations.
         words: those common to all cells, which choose the launcher.
         sweep: its name.
-        cells: those to run.
+        missing: the cells to run.
         paths: where their records go.
+
+    Raises:
+        BadInput: that is a folder that cannot be written.
     """
+    probe = paths.runs / RUNNING / f".probe-{uuid.uuid4().hex}"
+    write_atomically(probe, "")
+    probe.unlink(missing_ok=True)
     store = Store.of(paths)
-    before = store.find_all(cell.key for cell in cells)
+    before = store.find_all(cell.key for cell in missing)
     faults: list[str] = []
     begun: Counter[str] = Counter()
-    left, wait = list(cells), False
+    left, wait = list(missing), False
     while left:
         stopped, faulty = _round(composer, words, sweep, left, wait)
         faults += faulty.values()
@@ -99,7 +106,7 @@ def _round(
 
 def task(config: DictConfig) -> None:
     """One cell, as a launcher runs it: in this process, in a worker, or on another machine."""
-    run_leased(plain(config))
+    run_leased(resolved(plain(config)))
 
 
 def run_leased(config: dict[str, Any]) -> Record | None:
@@ -118,19 +125,14 @@ def run_leased(config: dict[str, Any]) -> Record | None:
         changed = record is not None and record != before  # tried again meanwhile, perhaps failed again
         return changed or is_complete(record, paths, bool(config.get("save")))
 
+    wait = config.get("_wait", True)
     try:
-        with first_come(
-            paths.runs / RUNNING, finished, title(config), name=key, wait=bool(config.get("_wait"))
-        ) as mine:
+        with first_come(paths.runs / RUNNING, finished, title(config), name=key, wait=wait) as mine:
             if mine:
                 store.sweep_up(key)
             record = run(config) if mine else store.find(key)
     except Busy:
         return None
-    except PermissionError as error:
-        raise BadInput(
-            f"Cannot write in {paths.runs} ({error.strerror}).\nExpected a writable folder: paths.results=FOLDER"
-        ) from None
     if mine and record is not None:
         output_console().print(status_line(record))
     return record

@@ -1,0 +1,178 @@
+"""Planning and launching: what a sweep of many cells costs before and after its work, and who does which cell."""
+
+import copy
+import json
+import os
+import shlex
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hydra.types import RunMode
+
+from benchmarks import launching, records, sweep
+from benchmarks.commandline import Request
+from benchmarks.composition import CONFIG, Composer, plain
+from benchmarks.heading import heading
+from benchmarks.keys import cell_key
+from benchmarks.records import Record, Store
+from benchmarks.sweep import CONF, command_line, make_plan, missing_cells
+
+TINY = ["trainer=tiny", "dataset.limit=300", "measure=none", "track=none", "calibration.samples=64"]
+
+
+@pytest.fixture
+def words(tmp_path):
+    return [*TINY, f"paths.results={tmp_path}/results", f"paths.cache={tmp_path}/cache"]
+
+
+def record_of(config, status="done", **fields):
+    reason = None if status == "done" else "because"
+    return Record(**heading(config, cell_key(config)) | {"status": status, "reason": reason} | fields)
+
+
+def write_all(plan, composer, status="done"):
+    """A record for every cell, as if it had been run."""
+    store, example = Store.of(plan.paths), composer.cell(plan.cells[0].overrides)
+    for cell in plan.cells:
+        config = copy.deepcopy(example)
+        config["seed"], config["method"]["name"] = cell.seed, cell.method
+        path = store.path_of(record := record_of(config, status, key=cell.key))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(record.text())
+
+
+WORDS = [
+    ["method=random", "seed=3"],
+    ["dataset=mnist", "seed=3", "trainer.train.epochs=7"],
+    ["method=dpp", "compensation=none", "budget.speedup=2"],
+    ["trainer.train.epochs=3", "trainer=tiny", "model.widths=[3,4]"],
+    ["~dataset.levels", "++own.key=[1,2]", "+method.more=x"],
+    ["selection=null", "method=magnitude_edge"],
+]
+
+
+@pytest.mark.parametrize("words", WORDS, ids=" ".join)
+def test_the_short_way_to_a_configuration_gives_what_hydra_gives(words):
+    composer = Composer(CONF)
+    long_way = plain(composer.hydra.compose_config(CONFIG, words, run_mode=RunMode.RUN, with_log_configuration=False))
+    for _ in range(2):  # the second time from the frame that the first one left
+        assert json.dumps(composer.cell(words)) == json.dumps(long_way)
+
+
+def counting(function, calls):
+    def counted(*arguments):
+        calls.append(arguments[-1])
+        return function(*arguments)
+
+    return counted
+
+
+def test_finished_cells_are_neither_composed_nor_read_more_than_needed(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sweep, "CONF", shutil.copytree(CONF, tmp_path / "conf"))
+    composer = Composer(sweep.CONF)
+    request = Request(["method=random,magnitude", "seed=range(0,100)", *words], multirun=True)
+    plan = make_plan(composer, request)
+    assert len(plan.cells) == len(missing_cells(plan)) == 200
+    write_all(plan, composer)
+    read, composed = [], []
+    monkeypatch.setattr("benchmarks.records.read", counting(records.read, read))
+    monkeypatch.setattr(Composer, "cell", counting(Composer.cell, composed))
+    assert sweep.sweep(request) == 0
+    assert "200 cells: 200 done already, 0 to run" in capsys.readouterr().out
+    assert composed == []  # remembered from the first time
+    assert len(read) <= 3 * len(plan.cells)  # what is missing, the conclusion, the boards
+
+
+def test_failed_cells_are_missing_collapsed_ones_are_not(words):
+    composer = Composer(CONF)
+    for status, left in (("failed", 2), ("collapsed", 0), ("skipped", 0)):
+        plan = make_plan(composer, Request(["method=random", "seed=0,1", *words], multirun=True))
+        write_all(plan, composer, status)
+        assert len(missing_cells(plan)) == left
+
+
+def test_the_command_line_survives_a_shell(words):
+    request = Request(["+note='two words'", "seed=0,1"], multirun=True)
+    assert shlex.split(command_line(request)) == ["python", "run.py", "-m", "+note='two words'", "seed=0,1"]
+
+
+# ----------------------------------------------------------------------------------------- one cell, several takers
+
+
+@pytest.fixture
+def slow_cell(monkeypatch):
+    """``benchmarks.cell.run`` replaced by something that takes a moment and counts."""
+    ran = []
+
+    def run(config):
+        ran.append((config["seed"], threading.get_ident()))
+        time.sleep(0.3)
+        record = record_of(config, "failed" if config["seed"] == 13 else "done")
+        Store.of(sweep.Paths.of(config["paths"])).write(record)
+        return record
+
+    monkeypatch.setattr("benchmarks.cell.run", run)
+    return ran
+
+
+def in_threads(count, work):
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+
+@pytest.mark.parametrize("seed", [0, 13], ids=["done", "failed"])
+def test_a_cell_that_several_want_is_done_once(words, slow_cell, seed):
+    config = Composer(CONF).cell([f"seed={seed}", *words])
+    results = []
+    in_threads(6, lambda: results.append(launching.run_leased(config)))
+    assert len(slow_cell) == 1
+    assert len(results) == 6 and all(record.key == cell_key(config) for record in results)
+    assert not list(Path(config["paths"]["results"]).glob(f"runs/{launching.RUNNING}/{cell_key(config)}*"))
+
+
+def test_a_cell_that_another_is_at_is_left_for_later(words, slow_cell):
+    composer = Composer(CONF)
+    config = composer.cell(["seed=0", *words])
+    other = threading.Thread(target=launching.run_leased, args=(config,))
+    other.start()
+    while not slow_cell:
+        time.sleep(0.01)
+    assert launching.run_leased(config | {"_wait": False}) is None
+    plan = make_plan(composer, Request(["method=spectral", "seed=0,1", *words], multirun=True))
+    assert launching.launch(composer, plan.words, plan.name, plan.cells, plan.paths) == []
+    other.join()
+    assert sorted(seed for seed, _ in slow_cell) == [0, 1]
+    assert missing_cells(plan) == []
+
+
+def test_what_a_killed_writer_left_is_swept_up(words, slow_cell, tmp_path):
+    config = Composer(CONF).cell(["seed=0", *words])
+    left = tmp_path / f"results/runs/digits/mlp/.{cell_key(config)}.json.0a0b0c0d.tmp"
+    other = left.with_name(".0123456789abcdef.json.0a0b0c0d.tmp")
+    left.parent.mkdir(parents=True)
+    left.touch()
+    other.touch()
+    launching.run_leased(config)
+    assert not left.exists() and other.exists()
+
+
+def test_workers_of_one_machine_share_its_cores():
+    """Joblib's own workers limit their threads; torch must see that limit."""
+    from joblib import Parallel, cpu_count, delayed
+
+    def threads():
+        import torch
+
+        return torch.get_num_threads(), os.environ["OMP_NUM_THREADS"]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("OMP_NUM_THREADS", raising=False)
+        expected = max(1, cpu_count() // 2)
+        for seen, given in Parallel(n_jobs=2, backend="loky")(delayed(threads)() for _ in range(2)):
+            assert (seen, int(given)) == (expected, expected)
