@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from benchmarks.reproductions import Claim, Workplace
@@ -20,18 +20,30 @@ if TYPE_CHECKING:
 Published = Mapping[tuple[str, str], Mapping[int, float]]  # (method, variant) -> kept nodes or edges per unit -> %
 
 
-def trained(work: Workplace, words: Sequence[str], seed: int) -> tuple[Data, Dense]:
-    """The dense network of the cell that ``words`` describe, trained by the common trainer and cached, and its data."""
-    from benchmarks.cell import trained_network
+def trained(
+    work: Workplace, words: Sequence[str], seed: int, change: tuple[str, Callable[[Data], Data]] | None = None
+) -> tuple[Data, Dense]:
+    """The dense network of the cell that ``words`` describe, trained by the common trainer and cached, and its data.
+
+    Args:
+        work: where the cache is.
+        words: as on the command line.
+        seed: of the validation split, the initial weights and the training.
+        change: a name and a function, for data that are changed after loading.
+    """
     from benchmarks.composition import Composer
     from benchmarks.data import load
-    from benchmarks.paths import Paths
+    from benchmarks.dense import dense_network
+    from benchmarks.keys import dense_key
+    from benchmarks.optimisation import TrainerSettings
     from benchmarks.sweep import CONF
 
-    folders = [f"paths.results={work.results}", f"paths.cache={work.cache}"]
-    config = Composer(CONF).cell([*words, *folders, f"seed={seed}"])
-    data = load(config["dataset"], seed, work.cache)
-    return data, trained_network(config, data, Paths.of(config["paths"]))
+    config = Composer(CONF).cell([*words, f"seed={seed}"])
+    data, key = load(config["dataset"], seed, work.cache), dense_key(config)
+    if change is not None:
+        data, key = change[1](data), f"{key}-{change[0]}"
+    settings = TrainerSettings.from_config(config["trainer"]["train"], "trainer.train")
+    return data, dense_network(config["model"], data, settings, seed, work.cache, key)
 
 
 def tabulate(rows: Sequence[Mapping[str, object]], published: Published) -> pd.DataFrame:
