@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-BUDGETS = ("keep", "compression", "speedup")
+BUDGETS = ("keep", "compression", "speedup", "latency")
 
 
 def heading(config: Mapping[str, Any], key: str) -> dict[str, Any]:

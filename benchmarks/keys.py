@@ -40,12 +40,20 @@ def dense_part(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def variant_key(config: Mapping[str, Any]) -> str:
     """The key of a cell without its seed: equal for the cells that may be averaged."""
-    return _hash(identity({name: value for name, value in config.items() if name != "seed"}))
+    kept = {name: value for name, value in config.items() if name != "seed"}
+    allocation = kept.get("allocation")
+    if isinstance(allocation, Mapping) and allocation.get("donor"):  # copied counts: each seed has its own
+        kept["allocation"] = {name: value for name, value in allocation.items() if name not in ("donor", "widths")}
+        kept["allocation"]["copied_from"] = allocation["donor"]
+    return _hash(identity(kept))
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
     """What the key is computed from: ``config`` with all that does not change the result left out."""
-    return canonical(recordable(config))
+    kept = recordable(config)
+    if isinstance(kept.get("allocation"), dict):  # whose counts were copied does not matter, only which
+        kept["allocation"].pop("donor", None)
+    return canonical(kept)
 
 
 def recordable(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,6 +50,9 @@ def distinctions(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 def _differences(conf: Path, part: str, used: Mapping[str, Any], usual: Mapping[str, Any]) -> list[str]:
     found = []
+    if used.get("donor"):  # of copied counts: the counts themselves would say nothing
+        rounding = f", round_to {used['round_to']}" if used.get("round_to") else ""
+        return [f"layers of {used['donor']}{rounding}"]
     if used.get("_target_") != usual.get("_target_"):
         name, usual = _choice(conf, part, used)
         found.append(f"no {part}" if name == "none" else name)

@@ -86,7 +86,7 @@ def make_plan(composer: Composer, request: Request) -> Plan:
     if not request.multirun and len(expand(request.words)) > 1:
         raise BadInput("several values for one key need a sweep; type python run.py -m " + " ".join(request.words))
     swept = {key_of(word) for words in combinations[:1] for word in words}
-    base = [word for word in request.words if word in combinations[0]]
+    base = [word for word in request.words if len(expand([word])) == 1]
     if request.multirun:
         master = composer.master(base)
         own = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items() if key not in swept]
@@ -102,7 +102,9 @@ def make_plan(composer: Composer, request: Request) -> Plan:
     unique = list({cell.key: cell for cell in cells}.values())
     experiment = next((word.partition("=")[2] for word in request.words if key_of(word) == "experiment"), None)
     digest = hashlib.sha256("".join(sorted(cell.key for cell in unique)).encode()).hexdigest()[:8]
-    return Plan(experiment or f"sweep-{digest}", base, unique, paths, bool(common.get("save")), bool(common.get("controls")))
+    return Plan(
+        experiment or f"sweep-{digest}", base, unique, paths, bool(common.get("save")), bool(common.get("controls"))
+    )
 
 
 def with_controls(composer: Composer, plan: Plan, store: Store) -> Plan:

@@ -6,14 +6,15 @@ the s at which the whole model meets its budget (``methods.budget.meet``). Every
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from methods.budget import Counts, Family
-from methods.errors import BadInput
-from methods.layers import EdgeLayer, Layer
+from methods.errors import BadInput, Skipped
+from methods.layers import EdgeLayer, Layer, NodeLayer
 from methods.selection import Selection
 
 
@@ -22,9 +23,11 @@ class Allocation:
 
     Attributes:
         partial: s = 0 is as far as one step may go; a step that ends above its target is no error.
+        steps: for each layer the sizes that may be taken, ascending; None where every size may.
     """
 
     partial: bool = False
+    steps: Mapping[str, Sequence[int]] | None = None
 
     def family(self, layers: Sequence[Layer], selection: Selection) -> Family:
         """Counts per layer as a monotone function of s in [0, 1]."""
@@ -140,6 +143,75 @@ class Explicit(Allocation):
                 )
         counts = {name: self.widths.get(name, size) for name, size in sizes.items()}
         return lambda _s: counts
+
+
+class Copied(Allocation):
+    """The counts that another cell ended with: its layers under another selection, as a control.
+
+    Args:
+        widths: units to keep for every layer path.
+        donor: the method the counts come from, for people.
+        gradual: for a schedule in steps: counts fall from all to ``widths`` as the budget does. Otherwise they are
+            those at once, and the budget is not consulted.
+    """
+
+    def __init__(self, widths: Mapping[str, int], donor: str | None = None, gradual: bool = False) -> None:
+        self.widths = {name: int(width) for name, width in widths.items()}
+        self.donor = donor
+        self.partial = gradual
+
+    def family(self, layers: Sequence[Layer], selection: Selection) -> Family:
+        """The copied counts, or in steps the part s of what is above them in addition."""
+        sizes = {layer.name: layer.size for layer in layers}
+        live = {layer.name: int(layer.live.sum()) if isinstance(layer, EdgeLayer) else layer.size for layer in layers}
+        other = sorted(sizes.keys() ^ self.widths.keys())
+        if other or any(self.widths[name] > live[name] for name in sizes):
+            what = f"'{other[0]}' is not in both" if other else "a layer has fewer units than are to be kept"
+            raise Skipped(f"the counts of {self.donor or 'the other cell'} do not fit this method's layers: {what}")
+        if not self.partial:
+            return lambda _s: dict(self.widths)
+        return lambda s: {name: least + round(s * (live[name] - least)) for name, least in self.widths.items()}
+
+
+class Rounded(Allocation):
+    """Another allocation whose layers get widths that are multiples of a number, because odd ones can be slow.
+
+    Widths are in output units (channels, neurons); of an attention head there are as many as it is wide. A layer may
+    also keep everything. Our extension.
+
+    Args:
+        inner: the allocation.
+        multiple: of what, for instance 8 or 16.
+    """
+
+    def __init__(self, inner: Allocation, multiple: int) -> None:
+        if multiple < 1:
+            raise BadInput(
+                f"allocation.round_to={multiple} is below 1; type allocation.round_to=8, or null for any width"
+            )
+        self.inner, self.multiple, self.partial = inner, multiple, inner.partial
+
+    def family(self, layers: Sequence[Layer], selection: Selection) -> Family:
+        """The inner counts at the nearest allowed size, the larger one of two."""
+        inner = self.inner.family(layers, selection)
+        allowed = {}
+        for layer in layers:
+            if not isinstance(layer, NodeLayer):
+                raise BadInput(
+                    f"allocation.round_to={self.multiple} rounds numbers of channels; this method removes single "
+                    "weights: type allocation.round_to=null"
+                )
+            step = self.multiple // math.gcd(self.multiple, layer.group.width)
+            allowed[layer.name] = sorted({*range(step, layer.size + 1, step), layer.size})
+        self.steps = allowed
+
+        def counts(s: float) -> Counts:
+            return {
+                name: min(allowed[name], key=lambda size, count=count: (abs(size - count), -size))
+                for name, count in inner(s).items()
+            }
+
+        return counts
 
 
 class ErdosRenyiKernel(Allocation):

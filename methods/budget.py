@@ -1,8 +1,9 @@
 """What a pruned network may cost, and what one with given layer sizes does cost, without building it.
 
 Conventions: ``compression`` = dense / remaining parameters of the whole model, ``speedup`` = dense / remaining MACs of
-the whole model, ``keep`` = remaining fraction of the prunable units. MACs are multiply-accumulates of matrix products
-and convolutions for one sample (:mod:`methods.counting`).
+the whole model, ``keep`` = remaining fraction of the prunable units, ``latency`` = dense / remaining time of a forward
+pass, measured (:mod:`methods.stopwatch`). MACs are multiply-accumulates of matrix products and convolutions for one
+sample (:mod:`methods.counting`).
 """
 
 from __future__ import annotations
@@ -19,18 +20,28 @@ from methods.graph import NodeGroup, call_order
 from methods.selection import Count
 from methods.statistics import evaluating
 
-KINDS = ("keep", "compression", "speedup")
+KINDS = ("keep", "compression", "speedup", "latency")
 TOLERANCE = 0.01  # a budget counts as met when the achieved value is this close, relatively
+TIMING_TOLERANCE = 0.05  # the same of a measured latency
+MEASUREMENTS = 10  # bisection steps of a measured cost
 Counts = Mapping[str, Count]
 Family = Callable[[float], Counts]
+CountCost = Callable[[Counts], "Cost"]
 
 
 @dataclass(frozen=True)
 class Budget:
-    """One requested cost: ``keep`` in (0, 1], or ``compression`` or ``speedup`` of at least 1."""
+    """One requested cost: ``keep`` in (0, 1], or ``compression``, ``speedup`` or ``latency`` of at least 1.
+
+    Attributes:
+        kind: see the module's text.
+        value: how much.
+        batch: samples per timed forward pass, for ``latency``.
+    """
 
     kind: str
     value: float
+    batch: int = 32
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -55,7 +66,30 @@ class Budget:
         if not given:
             return cls("keep", float(section["default_keep"]))
         [(kind, value)] = given.items()
-        return cls(kind, float(value))
+        batch = section.get("latency_batch")
+        if batch is None:
+            return cls(kind, float(value))
+        if batch < 1:
+            raise BadInput(f"budget.latency_batch={batch} is below 1; type budget.latency_batch=32")
+        return cls(kind, float(value), int(batch))
+
+    @property
+    def measured(self) -> bool:
+        """Whether the cost is timed instead of counted."""
+        return self.kind == "latency"
+
+    @property
+    def tolerance(self) -> float:
+        """How close, relatively, the achieved value has to be."""
+        return TIMING_TOLERANCE if self.measured else TOLERANCE
+
+    def require_fitting(self, unit: str) -> None:
+        """Raise :class:`BadInput` if a method that prunes this unit cannot be asked for this budget."""
+        if self.measured and unit != "node":
+            raise BadInput(
+                "budget.latency is a measured speed-up, and masked weights bring none: it is for methods that remove "
+                "nodes\ntype budget.compression=4 or budget.speedup=4, or choose method=magnitude"
+            )
 
     @property
     def remaining(self) -> float:
@@ -64,24 +98,30 @@ class Budget:
 
     def at(self, remaining: float) -> Budget:
         """The same kind of budget with another remaining fraction, for the steps of a schedule."""
-        return Budget(self.kind, remaining if self.kind == "keep" else 1 / remaining)
+        return Budget(self.kind, remaining if self.kind == "keep" else 1 / remaining, self.batch)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Units, parameters and MACs of a network; for masked networks parameters and MACs are nonzero-weighted."""
+    """Units, parameters and MACs of a network; for masked networks parameters and MACs are nonzero-weighted.
+
+    ``latency`` is the time of a forward pass relative to the dense network's; None where it was not measured.
+    """
 
     keep: float
     compression: float
     speedup: float
+    latency: float | None = None
 
     def of(self, kind: str) -> float:
-        """The count that a budget of this kind limits."""
-        return float(getattr(self, kind))
+        """The count that a budget of this kind limits; a latency that was not measured is the dense network's."""
+        value = getattr(self, kind)
+        return 1.0 if value is None else float(value)
 
     def achieved(self, dense: Cost) -> dict[str, float]:
-        """``keep``, ``compression`` and ``speedup`` against the dense network."""
-        return {
+        """``keep``, ``compression`` and ``speedup`` against the dense network, and ``latency`` if it was measured."""
+        timed = {} if self.latency is None else {"latency": (dense.latency or 1.0) / self.latency}
+        return timed | {
             "keep": self.keep / dense.keep,
             "compression": dense.compression / self.compression,
             "speedup": dense.speedup / self.speedup,
@@ -215,12 +255,18 @@ def output_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
 
 
 def meet(
-    budget: Budget, family: Family, cost: NodeCost | EdgeCost, dense: Cost, partial: bool = False
+    budget: Budget,
+    family: Family,
+    cost: CountCost,
+    dense: Cost,
+    partial: bool = False,
+    steps: Mapping[str, Sequence[int]] | None = None,
 ) -> tuple[Counts, str | None]:
     """Counts of the family's member that meets the budget, and a note if the nearest reachable one is off by over 1 %.
 
     Bisection on the family's scalar finds the two neighbouring members around the budget; between them single units
-    are added layer by layer, and of all these the closest is taken.
+    are added layer by layer, and of all these the closest is taken. A cost that is measured (latency) is looked at a
+    dozen times only, and single units are below its resolution.
 
     Args:
         budget: the request, for the whole model.
@@ -228,54 +274,65 @@ def meet(
         cost: what counts cost.
         dense: cost of the dense network.
         partial: accept the smallest member where even that costs more than the budget.
+        steps: for each layer the sizes that may be taken, ascending; all where None.
 
     Raises:
         BadInput: if, not ``partial``, even the smallest member costs more than the budget.
     """
     limit = budget.remaining * dense.of(budget.kind)
+    tolerance = budget.tolerance
     low, high = family(0.0), family(1.0)
-    if partial and cost(low).of(budget.kind) > limit * (1 + TOLERANCE):
+    if partial and cost(low).of(budget.kind) > limit * (1 + tolerance):
         reach = cost(low).achieved(dense)[budget.kind]
         return low, f"the method's rule stopped at {budget.kind}={reach:.4g}, short of the requested {budget.value:g}"
-    if cost(low) == cost(high):
+    if partial and cost(low).of(budget.kind) >= limit * (1 - tolerance):
+        return low, None
+    if _alike(low, high):
         reached = cost(high).achieved(dense)[budget.kind]
         return high, f"the allocation fixes the sizes ({budget.kind}={reached:.4g}); the budget was not consulted"
-    if cost(high).of(budget.kind) <= limit:
+    if cost(high).of(budget.kind) <= limit * (1 + tolerance if budget.measured else 1):
         return high, None
-    if cost(low).of(budget.kind) > limit * (1 + TOLERANCE):
+    if cost(low).of(budget.kind) > limit * (1 + tolerance):
         reach = cost(low).achieved(dense)[budget.kind]
         raise BadInput(
             f"budget.{budget.kind}={budget.value:g} cannot be reached: the smallest network of this allocation "
             f"has {budget.kind}={reach:.3g}; ask for {'more' if budget.kind == 'keep' else 'less'}"
         )
     bottom, top = 0.0, 1.0
-    for _ in range(50):
+    for _ in range(MEASUREMENTS if budget.measured else 50):
         middle = (bottom + top) / 2
         counts = family(middle)
         if cost(counts).of(budget.kind) <= limit:
             bottom, low = middle, counts
         else:
             top, high = middle, counts
-    chosen = min(_between(low, high), key=lambda counts: abs(cost(counts).of(budget.kind) / limit - 1))
+    between = [low, high] if budget.measured else _between(low, high, steps)
+    chosen = min(between, key=lambda counts: abs(cost(counts).of(budget.kind) / limit - 1))
     return chosen, shortfall(budget, cost(chosen), dense, "nearest reachable size")
 
 
 def shortfall(budget: Budget, cost: Cost, dense: Cost, why: str) -> str | None:
     """A note that the achieved size is off the budget by more than the tolerance; None where it is not."""
     achieved = cost.achieved(dense)[budget.kind]
-    if abs(achieved / budget.value - 1) <= TOLERANCE:
+    if abs(achieved / budget.value - 1) <= budget.tolerance:
         return None
     return f"{why}: {budget.kind}={achieved:.4g} for the requested {budget.value:g}"
 
 
-def _between(low: Counts, high: Counts) -> list[Counts]:
-    """``low``, ``high`` and the steps between them, one unit of one layer at a time."""
+def _alike(first: Counts, second: Counts) -> bool:
+    return all(torch.equal(torch.as_tensor(first[name]), torch.as_tensor(second[name])) for name in first)
+
+
+def _between(low: Counts, high: Counts, steps: Mapping[str, Sequence[int]] | None = None) -> list[Counts]:
+    """``low``, ``high`` and the steps between them, one unit (or one allowed size) of one layer at a time."""
     path = [low]
     current = dict(low)
     if not any(isinstance(count, Tensor) for count in low.values()):
         while (grown := next((name for name in current if current[name] < high[name]), None)) is not None:
             if len(path) > 10_000:  # a jump of one huge layer: its two ends are all there is to choose from
                 break
-            current[grown] += 1
+            current[grown] = (
+                next(size for size in steps[grown] if size > current[grown]) if steps else current[grown] + 1
+            )
             path.append(dict(current))
     return [*path, high]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.allocation import Allocation, Uniform
-from methods.budget import TOLERANCE, Budget, Cost, EdgeCost, NodeCost, meet, shortfall
+from methods.budget import Budget, Cost, EdgeCost, NodeCost, meet, shortfall
 from methods.compensation import Compensation, Reconstruction
 from methods.errors import BadInput, Skipped
 from methods.graph import NetworkGraph, NodeGroup, call_order, gated
@@ -22,6 +22,7 @@ from methods.seeds import stream
 from methods.selection import Count, Selection
 from methods.sparsity_measures import network_sparsity
 from methods.statistics import Calibration, collect_moments, cross_moments, evaluating, patch_rows, pooled
+from methods.stopwatch import TimedCost
 
 Train = Callable[[nn.Module, Mapping[str, Tensor], int], None]
 STRUCTURE_TOLERANCE = 1e-3  # relative; a misunderstood structure is off by orders of magnitude more
@@ -43,6 +44,7 @@ class Pruned:
             weights before the step.
         seconds: time spent on pruning, without training in between.
         groups: the node groups as they are now.
+        dense: the network that was pruned.
     """
 
     model: nn.Module
@@ -55,6 +57,7 @@ class Pruned:
     steps: list[dict[str, float]] = field(default_factory=list)
     seconds: float = 0.0
     groups: list[NodeGroup] = field(default_factory=list)
+    dense: nn.Module | None = None
 
 
 class Pruner:
@@ -108,7 +111,8 @@ class Pruner:
         steps = {"node": self._prune_nodes, "edge": self._prune_edges, "eigen": self._prune_directions}
         if self.selection.unit not in steps:
             raise BadInput(f"selection.unit={self.selection.unit} is unknown; choose node or edge")
-        result = Pruned(copy.deepcopy(model), "edge" if self.selection.unit == "edge" else "node")
+        budget.require_fitting(self.selection.unit)
+        result = Pruned(copy.deepcopy(model), "edge" if self.selection.unit == "edge" else "node", dense=model)
         step = steps[self.selection.unit]
         dense = self._dense_cost(result, calibration.inputs)
         initial: dict[str, int] = {}
@@ -126,7 +130,7 @@ class Pruner:
             if rewind is not None:
                 _take_weights(result.model, rewind, result.masks)
             limit = budget.remaining * dense.of(budget.kind)
-            if target == budget and cost.of(budget.kind) <= limit * (1 + TOLERANCE):
+            if target == budget and cost.of(budget.kind) <= limit * (1 + budget.tolerance):
                 break  # nothing is left to prune; more training would only repeat the last one
             if train is not None and number < len(targets) - 1:
                 train(result.model, result.masks, number)
@@ -154,10 +158,14 @@ class Pruner:
         original = copy.deepcopy(model)
         graph = NetworkGraph.of(model, result.groups)
         groups = result.groups
-        cost = NodeCost(model, example, groups)
+        cost: NodeCost | TimedCost = NodeCost(model, example, groups)
+        if target.measured:
+            assert result.dense is not None
+            timed = NetworkGraph.of(original, groups)
+            cost = TimedCost(timed, cost, result.dense, calibration.inputs[: target.batch])
         layers = _node_layers(original, groups, calibration, seed)
         family = self.allocation.family(layers, self.selection)
-        counts, note = meet(target, family, cost, dense, self.allocation.partial)
+        counts, note = meet(target, family, cost, dense, self.allocation.partial, self.allocation.steps)
         kept = self._select_nodes(layers, counts)
         for layer in layers if kept else ():
             if len(kept[layer.name]) < layer.size:

@@ -43,7 +43,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """A 3x3 convolution, seven stages of inverted residuals (``blocks.0`` ... in order), a 1x1 convolution, a classifier.
+    """A 3x3 convolution, seven stages of inverted residuals (``blocks.0``, ...), a 1x1 convolution, a classifier.
 
     Args:
         width: multiplies all channels but the last ones, which are 1280 at least, as in the paper.
