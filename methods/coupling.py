@@ -115,11 +115,16 @@ def find_groups(model: nn.Module, example: Tensor, residual: bool) -> tuple[list
         residual: whether groups with several writers (residual streams) count as prunable.
     """
     mockup = Mockup(model, example)
+    with mockup.standing():
+        return _tried(mockup, residual)
+
+
+def _tried(mockup: Mockup, residual: bool) -> tuple[list[NodeGroup], dict[str, str]]:
     influences = {path: mockup.influence(path) for path in mockup.layers}
     groups: list[NodeGroup] = []
     left_alone: dict[str, str] = {}
     for group, reason in _components(mockup, influences):
-        reason = _obstacle(model, group, influences) or reason
+        reason = _obstacle(mockup.model, group, influences) or reason
         stream = len(group.writers) > 1 and group.width == 1 and not group.recurrent
         if reason is None and stream and not residual:
             reason = "residual stream (prune it with prune_residual=true)"

@@ -57,7 +57,7 @@ class NetworkGraph:
             _cut_carrier(self.model.get_submodule(path), lost[path])
         for reader in group.readers:
             _cut_inputs(self.model.get_submodule(reader.name), lost[reader.name])
-        self.groups = [_shrunk(each, group, gone) for each in self.groups]
+        self.groups = [_shrunk(each, group, gone, (rows, lost)) for each in self.groups]
 
     def require_groups(self) -> None:
         """Raise :class:`Skipped` with the reasons if no group of nodes can be pruned."""
@@ -107,10 +107,14 @@ def _resize(module: nn.Module, names: Sequence[str], dimension: int = 0) -> None
             setattr(module, name, tensor.shape[dimension])
 
 
-def _shrunk(each: NodeGroup, removed: NodeGroup, gone: Tensor) -> NodeGroup:
-    """``each`` after the nodes ``gone`` of the group ``removed`` have left."""
-    rows, channels = removed.of_nodes(gone.nonzero().flatten())
+def _shrunk(
+    each: NodeGroup, removed: NodeGroup, gone: Tensor, lost: tuple[dict[str, Tensor], dict[str, Tensor]]
+) -> NodeGroup:
+    """``each`` after the nodes ``gone`` of the group ``removed`` have left; ``lost`` is ``removed.of_nodes(gone)``."""
+    rows, channels = lost
     own = each.name == removed.name
+    if not own and channels.keys().isdisjoint(each.channels):
+        return each
     stays = ~gone if own else torch.ones(each.size, dtype=torch.bool)
 
     def shifted(places: Tensor, lost: Tensor | None) -> Tensor:

@@ -50,17 +50,27 @@ class Influence:
 Observe = Callable[[str, Tensor], None]
 
 
+@dataclass
+class _Trial:
+    """One run: what is done to the outputs of layers, who is told what modules read, and the calls so far."""
+
+    change: Mapping[str, Callable[[Tensor], Tensor]]
+    observe: Observe
+    copies: int = 1
+    calls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+
 class Mockup:
     """The network with its layers stubbed; see the module's text.
 
     Args:
-        model: left as it is; its layers are stubbed only while one of the methods runs.
+        model: left as it is; its layers are stubbed only inside :meth:`standing` and while one of the methods runs.
         example: inputs; one sample is run.
     """
 
     def __init__(self, model: nn.Module, example: Tensor) -> None:
         self.model, self.example = model, example[:1]
-        modules = dict(model.named_modules())
+        self._modules = modules = dict(model.named_modules())
         self.passing = {path for path, module in modules.items() if isinstance(module, PASSING) or depthwise(module)}
         called = _outputs(model, self.example, [path for path, m in modules.items() if isinstance(m, LAYERS)])
         self.layers = [path for path in called if path not in self.passing]
@@ -70,7 +80,10 @@ class Mockup:
         self.numbers = {
             path: [_random(output, path, call) for call, output in enumerate(called[path])] for path in self.layers
         }
+        self._channelled = {*self.layers, *self.passing}
         self._read: dict[str, list[Tensor]] = defaultdict(list)
+        self._trial: _Trial | None = None
+        self._standing = False
         self._output = self._run({}, lambda path, read: self._read[path].append(read.clone()))
         self._macs = self._product_macs({})
 
@@ -84,7 +97,7 @@ class Mockup:
 
     def dimension(self, path: str) -> int:
         """Dimension of the channels in what the module at ``path`` reads and returns."""
-        return -1 if isinstance(self.model.get_submodule(path), nn.Linear) else 1
+        return -1 if isinstance(self._modules[path], nn.Linear) else 1
 
     # --- what units reach --------------------------------------------------------------------------------------------
 
@@ -138,8 +151,7 @@ class Mockup:
             step = STEP * (1 + torch.rand(out.shape, generator=stream(0, "step", path)).to(out))
             along = [1] * out.dim()
             along[self.dimension(path)] = -1
-            changed = [out + step * sign.to(out).reshape(along) for sign in signs]
-            return torch.cat(changed)
+            return (out + step * signs.to(out).reshape(len(signs), *along)).flatten(0, 1)
 
         def observe(reader: str, read: Tensor) -> None:
             before = self._read[reader][calls[reader]] if reader else self._output
@@ -154,8 +166,7 @@ class Mockup:
             changed = ~(far <= CHANGED * entries[0].abs().max().clamp_min(1))
             changed = (changed[: len(patterns)] | changed[len(patterns) :]).cpu()
             if reader in self.others and bool(changed.any()):
-                module = self.model.get_submodule(reader)
-                result.obstacle = result.obstacle or f"{reader} ({type(module).__name__})"
+                result.obstacle = result.obstacle or f"{reader} ({type(self._modules[reader]).__name__})"
             elif reader in self._channelled:
                 hits[reader] = hits[reader] | changed if reader in hits else changed
             elif not reader:
@@ -163,10 +174,6 @@ class Mockup:
 
         self._run({path: change}, observe, len(signs) if whole else 1)
         return hits
-
-    @property
-    def _channelled(self) -> set[str]:
-        return {*self.layers, *self.passing}
 
     # --- what happens without some units -----------------------------------------------------------------------------
 
@@ -183,7 +190,8 @@ class Mockup:
             calls[reader] += 1
             if reader in columns:
                 expected = expected.index_select(self.dimension(reader), columns[reader].to(expected.device))
-            if read.shape != expected.shape or not torch.allclose(read, expected, rtol=1e-4, atol=1e-4):
+            same = torch.equal(read, expected)  # nearly always, and much faster than the tolerant comparison
+            if not same and (read.shape != expected.shape or not torch.allclose(read, expected, rtol=1e-4, atol=1e-4)):
                 raise _Unlike(reader or "the network's output")
 
         try:
@@ -201,7 +209,7 @@ class Mockup:
         return self._macs - self._product_macs({path: self._selector(path, kept) for path, kept in rows.items()})
 
     def _product_macs(self, change: Mapping[str, Callable[[Tensor], Tensor]]) -> int:
-        with self._stubbed(change, lambda _path, _read: None, 1):
+        with self.standing(), self._trying(_Trial(change, lambda _path, _read: None)):
             found = products(self.model, self.example)
         return sum(product.macs for product in found if product.layer not in self.passing)
 
@@ -213,7 +221,7 @@ class Mockup:
     @torch.no_grad()
     def _run(self, change: Mapping[str, Callable[[Tensor], Tensor]], observe: Observe, copies: int = 1) -> Tensor:
         """Output of the mock-up; ``change`` is applied to what layers return, ``observe`` told what modules read."""
-        with evaluating(self.model), self._stubbed(change, observe, copies):
+        with self.standing(), self._trying(_Trial(change, observe, copies)):
             output = self.model(self.example.repeat(copies, *[1] * (self.example.dim() - 1)))
         if not isinstance(output, Tensor):
             raise TypeError(f"the network returns {type(output).__name__}")
@@ -221,51 +229,62 @@ class Mockup:
         return output
 
     @contextmanager
-    def _stubbed(
-        self, change: Mapping[str, Callable[[Tensor], Tensor]], observe: Observe, copies: int
-    ) -> Iterator[None]:
+    def _trying(self, trial: _Trial) -> Iterator[None]:
+        self._trial = trial
+        try:
+            yield
+        finally:
+            self._trial = None
+
+    @contextmanager
+    def standing(self) -> Iterator[None]:
+        """Inside, the network is the mock-up. Many trials share one, since setting it up takes as long as a trial."""
+        if self._standing:
+            yield
+            return
         own: dict[str, object] = {}
         handles = []
         fast_path = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)  # it calls no submodule
+        self._standing = True
         try:
-            for path in [*self.layers, *self.passing]:
-                module = self.model.get_submodule(path)
-                own[path] = module.__dict__.get("forward")
-                if path in self.passing:
-                    module.forward = self._pass(path, module, observe)
-                else:
-                    module.forward = self._answer(path, change.get(path), observe, copies)
-            for path in self.others:
-                handles.append(self.model.get_submodule(path).register_forward_pre_hook(_observer(path, observe)))
-            yield
+            with evaluating(self.model):
+                for path in [*self.layers, *self.passing]:
+                    module = self._modules[path]
+                    own[path] = module.__dict__.get("forward")
+                    module.forward = self._pass(path, module) if path in self.passing else self._answer(path)
+                for path in self.others:
+                    handles.append(self._modules[path].register_forward_pre_hook(self._observer(path)))
+                yield
         finally:
+            self._standing = False
             torch.backends.mha.set_fastpath_enabled(fast_path)
             for handle in handles:
                 handle.remove()
             for path, forward in own.items():
-                module = self.model.get_submodule(path)
+                module = self._modules[path]
                 del module.forward
                 if forward is not None:
                     module.forward = forward
 
-    def _answer(
-        self, path: str, change: Callable[[Tensor], Tensor] | None, observe: Observe, copies: int
-    ) -> Callable[..., Tensor]:
-        numbers = iter(self.numbers[path])
-
+    def _answer(self, path: str) -> Callable[..., Tensor]:
         def forward(read: Tensor, *_: object) -> Tensor:
-            observe(path, read)
-            out = next(numbers)
-            if change is not None:
-                return change(out)
-            return out.repeat(copies, *[1] * (out.dim() - 1))  # a copy: what follows may work in place
+            trial = self._trial
+            assert trial is not None
+            trial.observe(path, read)
+            out = self.numbers[path][trial.calls[path]]
+            trial.calls[path] += 1
+            if path in trial.change:
+                return trial.change[path](out)
+            # a copy: what follows may work in place
+            return out.clone() if trial.copies == 1 else out.repeat(trial.copies, *[1] * (out.dim() - 1))
 
         return forward
 
-    def _pass(self, path: str, module: nn.Module, observe: Observe) -> Callable[..., Tensor]:
+    def _pass(self, path: str, module: nn.Module) -> Callable[..., Tensor]:
         def forward(read: Tensor, *_: object) -> Tensor:
-            observe(path, read)
+            assert self._trial is not None
+            self._trial.observe(path, read)
             if not isinstance(module, nn.Conv2d):
                 return read.clone()
             weight = read.new_ones(read.shape[1], 1, *module.kernel_size)
@@ -276,6 +295,15 @@ class Mockup:
             return functional.conv2d(read, weight, None, module.stride, padding, module.dilation, read.shape[1])
 
         return forward
+
+    def _observer(self, path: str) -> Callable[[nn.Module, tuple], None]:
+        def hook(_module: nn.Module, inputs: tuple) -> None:
+            assert self._trial is not None
+            for read in inputs:
+                if isinstance(read, Tensor) and read.is_floating_point():
+                    self._trial.observe(path, read)
+
+        return hook
 
 
 class _Unlike(Exception):
@@ -290,15 +318,6 @@ def depthwise(module: nn.Module) -> bool:
 def _takes_all(module: nn.Module) -> bool:
     """Whether the module has parameters of its own, beyond single numbers: it may need all channels there are."""
     return any(parameter.numel() > 1 for parameter in module.parameters(recurse=False))
-
-
-def _observer(path: str, observe: Observe) -> Callable[[nn.Module, tuple], None]:
-    def hook(_module: nn.Module, inputs: tuple) -> None:
-        for read in inputs:
-            if isinstance(read, Tensor) and read.is_floating_point():
-                observe(path, read)
-
-    return hook
 
 
 def _random(like: Tensor, path: str, call: int) -> Tensor:

@@ -21,6 +21,7 @@ that q = 0.1 with a million weights (d^(1/q) = 1e60) is exact.
 import math
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,7 +64,8 @@ def gini(w: Tensor, live: Tensor | None = None) -> Tensor:
     scaled, peak, size = normalised(w, live)
     if live is not None:
         scaled = scaled.masked_fill(~live, -1.0)  # absent entries sort before the live ones
-    ascending = torch.sort(scaled, dim=-1).values
+    # NumPy sorts several times faster on a processor
+    ascending = torch.from_numpy(np.sort(scaled.numpy())) if scaled.is_cpu else torch.sort(scaled, dim=-1).values
     place = torch.arange(1, w.shape[-1] + 1, dtype=torch.float64, device=w.device)
     rank = place - (w.shape[-1] - size).unsqueeze(-1)
     weighted = ((2 * rank - size.unsqueeze(-1) - 1) * ascending * (rank > 0)).sum(-1)
