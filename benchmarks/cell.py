@@ -123,6 +123,7 @@ def _pipeline(config: Mapping[str, Any], paths: Paths, key: str, tracker: Tracke
         "unit": pruned.unit,
         "budget": heading(config, key)["budget"] | {"achieved": pruned.achieved, "note": pruned.note},
         "layers": pruned.layers,
+        "predictions": pruned.predictions or None,
         "curve": curve or None,
         "history": {"train": trained.history.epochs, "finetune": tuning.epochs},
         "cost": {

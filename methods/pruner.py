@@ -45,6 +45,7 @@ class Pruned:
         seconds: time spent on pruning, without training in between.
         groups: the node groups as they are now.
         dense: the network that was pruned.
+        predictions: what the method's theory says about the network as a whole, beside what was measured.
     """
 
     model: nn.Module
@@ -58,6 +59,7 @@ class Pruned:
     seconds: float = 0.0
     groups: list[NodeGroup] = field(default_factory=list)
     dense: nn.Module | None = None
+    predictions: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Pruner:
@@ -134,6 +136,7 @@ class Pruner:
                 break  # nothing is left to prune; more training would only repeat the last one
             if train is not None and number < len(targets) - 1:
                 train(result.model, result.masks, number)
+        result.predictions = self.selection.predictions(model, result, calibration)
         return result
 
     def _dense_cost(self, result: Pruned, example: Tensor) -> Cost:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from methods.errors import BadInput
 from methods.layers import EdgeLayer, Layer, NodeLayer
+from methods.statistics import Calibration
+
+if TYPE_CHECKING:
+    from methods.pruner import Pruned
 
 Count = int | Tensor  # units kept in a layer; for edges also (out,) int64, one count per output unit
 
@@ -53,6 +57,10 @@ class Selection:
     def report(self, layer: Layer, kept: Tensor) -> dict[str, Any]:
         """What the method knows of this layer, for the record."""
         return {}
+
+    def predictions(self, dense: nn.Module, pruned: Pruned, calibration: Calibration) -> list[dict[str, Any]]:
+        """What the method's theory says about the whole network, each with the fields of a record's ``predictions``."""
+        return []
 
 
 def largest(scores: Tensor, k: int) -> Tensor:

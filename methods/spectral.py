@@ -23,15 +23,18 @@ costs at most a factor r in the output error); the row norm is that of the whole
 of one group are stacked, with one joint q and one joint largest norm.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from methods.compensation import solve_ridge
 from methods.errors import BadInput
 from methods.layers import NodeLayer
+from methods.network_error import chain_bound, network_error
 from methods.selection import Count, Selection
 from methods.spectral_greedy import AnyMetric, Metric, checked, greedy_path, greedy_selection, metric_times
 from methods.spectral_theory import (
@@ -46,6 +49,10 @@ from methods.spectral_theory import (
     row_weights,
     sufficient_width,
 )
+from methods.statistics import Calibration
+
+if TYPE_CHECKING:
+    from methods.pruner import Pruned
 
 __all__ = [
     "Metric",
@@ -266,6 +273,22 @@ class SpectralSelection(Selection):
         if self.constraint != "off":
             result["constraint"], result["constraint_limit"] = constraint_sides(self.leverage(layer), kept)
         return result
+
+    def predictions(self, dense: nn.Module, pruned: Pruned, calibration: Calibration) -> list[dict[str, Any]]:
+        """||f - f#||_n / ||f||_n on the calibration data, and its bound for a chain without training in between."""
+        error = network_error(dense, pruned.model, calibration)
+        bound = chain_bound(dense, pruned.model, pruned.kept, calibration) if len(pruned.steps) == 1 else None
+        if bound is not None and error.absolute > 0:
+            bound *= error.relative / error.absolute
+        return [
+            {
+                "theory": "spectral propagation bound",
+                "layer": None,
+                "predicted": bound,
+                "measured": error.relative,
+                "unit": "relative output error",
+            }
+        ]
 
     def _absolute(self, covariance: Tensor) -> float:
         return self.lam * covariance.trace().item()
