@@ -166,7 +166,9 @@ def _plot(table: pd.DataFrame, folder: Path) -> list[Path]:
                     axis.containers[-1].lines[0].set_linestyle(style)
             axis.axhline(part["dense"].mean(), color="0.4", linewidth=0.8)
             axis.set_ylim(top=min(axis.get_ylim()[1], 1.01))
-            axis.set(title=f"{network}, {name}", xlabel="share of the nodes kept in every layer", ylabel="test accuracy")
+            axis.set(
+                title=f"{network}, {name}", xlabel="share of the nodes kept in every layer", ylabel="test accuracy"
+            )
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(SELECTIONS), fontsize="small")
     return save(figure, folder, "selection_x_compensation")
