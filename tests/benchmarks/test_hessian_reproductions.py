@@ -1,0 +1,89 @@
+"""The reproductions of pruning by curvature: their own parts on noise, and their quick versions."""
+
+import os
+
+import pytest
+import torch
+
+from benchmarks.data import Data, Split
+from benchmarks.models import MLP
+from benchmarks.reproductions import Workplace, module_of
+from benchmarks.reproductions._obs import OneShot, group_obs, kept_weights, published_weights
+from methods.allocation import Global, Uniform
+from methods.budget import Budget
+from methods.combinatorial import CBSSelection
+from methods.compensation import Compensation
+from methods.errors import BadInput
+from methods.magnitude import MagnitudeSelection
+from methods.obs import OBSCompensation, OBSSelection
+from methods.pruner import Pruner, edge_layers
+from methods.statistics import Calibration
+
+needs_images = pytest.mark.skipif("SECATEURS_DATA" not in os.environ, reason="needs the images: SECATEURS_DATA=FOLDER")
+
+
+def perceptron():
+    """A perceptron 12-10-8-3 without biases, and data for it."""
+    torch.manual_seed(0)
+    model = MLP([10, 8], "relu", bias=False, shape=(1, 3, 4), classes=3).eval()
+    split = Split(torch.randint(256, (120, 1, 3, 4), dtype=torch.uint8), torch.randint(3, (120,)), [0.5], [0.3])
+    return model, Data("noise", split, split, split, 3, (1, 3, 4))
+
+
+@pytest.mark.parametrize(
+    ("selection", "compensation"),
+    [
+        (MagnitudeSelection(unit="edge"), Compensation()),
+        (OBSSelection(damping=1e-3, block="full"), OBSCompensation("sum")),
+        (OBSSelection(damping=1e-3, block="layer"), OBSCompensation("group")),
+        (CBSSelection(trials=4, passes=3), group_obs(1e-3)),
+    ],
+)
+def test_one_shot_is_what_the_pruner_does(selection, compensation):
+    model, data = perceptron()
+    inputs = data.train.to_inputs(torch.arange(60))
+    calibration = Calibration(inputs, data.train.targets[:60], torch.arange(60))
+    network = OneShot(model, edge_layers(model, inputs[:2]), calibration, seed=5)
+    network.masks(selection, 100)  # what was asked before must not matter
+    kept = 80
+    ours = network.network(network.masks(selection, kept), compensation, selection)
+    allocation = Uniform() if isinstance(selection, CBSSelection) else Global()
+    pruned = Pruner(selection, allocation, compensation).prune(model, calibration, Budget("keep", kept / 224), seed=5)
+    for name, weight in pruned.model.state_dict().items():
+        assert torch.allclose(ours.state_dict()[name], weight, atol=1e-6), name
+
+
+def test_counts_of_the_published_tables():
+    assert [kept_weights(s, 32360) for s in (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)] == [
+        16180, 12944, 9708, 6472, 3236, 1618, 648,
+    ]  # fmt: skip
+
+
+def test_published_weights_say_where_they_come_from(monkeypatch, tmp_path):
+    monkeypatch.delenv("SECATEURS_CHECKPOINTS", raising=False)
+    with pytest.raises(BadInput, match=r"SECATEURS_CHECKPOINTS is not set.*WoodFisher"):
+        published_weights("mlpnet_mnist.safetensors", "checkpoints/x.ckpt")
+    monkeypatch.setenv("SECATEURS_CHECKPOINTS", str(tmp_path))
+    with pytest.raises(BadInput, match="is not there"):
+        published_weights("mlpnet_mnist.safetensors", "checkpoints/x.ckpt")
+    (tmp_path / "mlpnet_mnist.safetensors").touch()
+    assert published_weights("mlpnet_mnist.safetensors", "checkpoints/x.ckpt").parent == tmp_path
+
+
+@pytest.mark.slow
+@needs_images
+def test_mlpnet(tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+
+    if "SECATEURS_CHECKPOINTS" not in os.environ:  # any weights will do to see that it runs
+        torch.manual_seed(0)
+        model = MLP([40, 20], "relu", bias=False, shape=(1, 28, 28), classes=10)
+        save_file(model.state_dict(), tmp_path / "mlpnet_mnist.safetensors")
+        monkeypatch.setenv("SECATEURS_CHECKPOINTS", str(tmp_path))
+    outcome = module_of("cbs_mlpnet").run(Workplace(tmp_path, tmp_path, tmp_path, quick=True))
+    table = outcome.table
+    assert {"published", "ours", "std", "n", "difference"} <= set(table.columns)
+    assert set(table[table["method"] == "magnitude"]["certainty"]) == {"certain"}
+    assert all(path.is_file() for path in outcome.figures)
+    if "93.97" in outcome.setting:
+        assert next(claim for claim in outcome.claims if "magnitude gives" in claim.text).seen
