@@ -173,7 +173,7 @@ def load(cfg: Mapping[str, Any], seed: int, cache: Path) -> Data:
         ),
         validation=Split(raw.train_inputs[validation], raw.train_targets[validation], **how),
         test=Split(raw.test_inputs[test], raw.test_targets[test], **how),
-        classes=cfg["classes"],
+        classes=cfg["classes"] or int(max(raw.train_targets.max(), raw.test_targets.max())) + 1,
         shape=shape,
         task=cfg.get("task", "classification"),
         origin=raw.origin,

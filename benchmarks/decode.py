@@ -7,30 +7,35 @@ write an Arrow copy of everything next to the cache that we keep ourselves.
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from methods.errors import BadInput
 from methods.progress import track
 
 ROWS_AT_ONCE = 1024
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF")  # not those for which Pillow calls other programs
 
 
 @dataclass(frozen=True)
 class Columns:
-    """What the table of a data set must hold: the columns' names, the images' shape (C, H, W), the classes."""
+    """What the table of a data set must hold: the columns' names, the images' shape (C, H, W), the classes.
+
+    ``classes`` None takes any; with ``resize`` images of any size are cut and scaled to the shape.
+    """
 
     image: str
     label: str
     shape: tuple[int, int, int]
-    classes: int
+    classes: int | None
+    resize: bool = field(default=False, repr=False)
 
 
 def parquet_files(folder: Path, split: str) -> list[Path]:
@@ -51,12 +56,14 @@ def decode_folder(folder: Path, split: str, columns: Columns) -> tuple[Tensor, T
     return torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
 
 
-def decode_hub(repository: str, revision: str | None, split: str, columns: Columns) -> tuple[Tensor, Tensor]:
+def decode_hub(
+    repository: str, revision: str | None, split: str, columns: Columns, subset: str | None = None
+) -> tuple[Tensor, Tensor]:
     """The same of a repository on the Hugging Face hub, downloaded by ``datasets`` into its own cache."""
     import datasets
 
     try:
-        rows = datasets.load_dataset(repository, split=split, revision=revision)
+        rows = datasets.load_dataset(repository, subset, split=split, revision=revision)
         features = rows.features
         if columns.image in features:  # as stored: decoding is done below, the same way for both sources
             rows = rows.cast_column(columns.image, datasets.Image(decode=False))
@@ -113,9 +120,10 @@ def _labels(column: pa.Array, columns: Columns, where: str) -> np.ndarray:
     if not pa.types.is_integer(column.type) or column.null_count:
         raise BadInput(f"column '{columns.label}' of {where} is {column.type}; expected integers, none missing.")
     labels = column.to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.to_numpy()
-    if len(labels) and not (labels.min() >= 0 and labels.max() < columns.classes):
+    if len(labels) and not (labels.min() >= 0 and (columns.classes is None or labels.max() < columns.classes)):
+        highest = "the number of classes - 1" if columns.classes is None else columns.classes - 1
         raise BadInput(
-            f"{where} has labels {labels.min()} to {labels.max()}; expected 0 to {columns.classes - 1}.\n"
+            f"{where} has labels {labels.min()} to {labels.max()}; expected 0 to {highest}.\n"
             "Set dataset.classes, or point dataset.source at the right data set."
         )
     return labels
@@ -125,15 +133,43 @@ def _pixels(encoded: object, columns: Columns, where: str) -> np.ndarray:
     content = encoded.get("bytes") if isinstance(encoded, dict) else encoded
     if not isinstance(content, bytes):
         raise BadInput(f"{where}: '{columns.image}' holds no encoded image; expected a struct with its bytes.")
-    channels, height, width = columns.shape
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        return decoded_image(io.BytesIO(content), columns.shape, columns.resize)
+    except UnreadableImage as error:
         raise BadInput(f"{where}: '{columns.image}' cannot be decoded as an image ({error}).") from error
-    if pixels.shape[:2] != (height, width):
+    except WrongSize as error:
         raise BadInput(
-            f"{where} is an image of {pixels.shape[0]}x{pixels.shape[1]} pixels; expected {height}x{width}.\n"
-            "Set dataset.shape, or point dataset.source at the right data set."
-        )
+            f"{where} is {error}.\nSet dataset.shape, or point dataset.source at the right data set; "
+            "dataset=hub takes images of any size."
+        ) from error
+
+
+class UnreadableImage(Exception):
+    """Bytes that are not an image."""
+
+
+class WrongSize(Exception):
+    """An image of another size."""
+
+
+def decoded_image(source: io.BytesIO | Path, shape: tuple[int, int, int], resize: bool) -> np.ndarray:
+    """(H, W, C) uint8 pixels, grey for one channel, else RGB.
+
+    Args:
+        source: an encoded image, or its file.
+        shape: (C, H, W).
+        resize: cut the largest middle part with these proportions and scale it; else another size is refused.
+    """
+    channels, height, width = shape
+    try:
+        with Image.open(source, formats=FORMATS) as image:
+            upright = ImageOps.exif_transpose(image) if resize else image
+            picture = upright.convert("L" if channels == 1 else "RGB")
+            if resize:
+                picture = ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)
+            pixels = np.asarray(picture)
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        raise UnreadableImage(str(error)) from error
+    if pixels.shape[:2] != (height, width):
+        raise WrongSize(f"an image of {pixels.shape[0]}x{pixels.shape[1]} pixels; expected {height}x{width}")
     return pixels.reshape(height, width, channels)

@@ -6,7 +6,7 @@ is the same for every seed, so that cells of different seeds are tested on the s
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,29 +48,82 @@ def images(cfg: Mapping[str, Any], cache: Path) -> Raw:
     """Images in the hub's Parquet layout: from ``dataset.source``, else below $SECATEURS_DATA, else from the hub."""
     from benchmarks import decode
 
-    columns = decode.Columns(cfg["image_column"], cfg["label_column"], tuple(cfg["shape"]), cfg["classes"])
+    _require_own_name(cfg, "hub")
+    resize = bool(cfg.get("resize"))
+    columns = decode.Columns(cfg["image_column"], cfg["label_column"], tuple(cfg["shape"]), cfg["classes"], resize)
+    names = {part: cfg.get(f"{part}_split") or part for part in ("train", "test")}
     folder = source_folder(cfg)
     if folder is None:
-        origin = f"hub {cfg['hub']}" + (f"@{cfg['revision']}" if cfg.get("revision") else "")
+        if not cfg.get("hub"):
+            raise BadInput(
+                "dataset.hub names no repository of the Hugging Face hub, and dataset.source no folder\n"
+                "type for instance dataset.hub=uoft-cs/cifar100 dataset.label_column=fine_label dataset.name=cifar100"
+            )
+        subset = f" {cfg['subset']}" if cfg.get("subset") else ""
+        origin = f"hub {cfg['hub']}{subset}" + (f"@{cfg['revision']}" if cfg.get("revision") else "")
         identity = origin
     else:
         origin = f"folder {folder.name}"
-        files = [path for split in ("train", "test") for path in decode.parquet_files(folder, split)]
-        stats = [(path.relative_to(folder).as_posix(), path.stat()) for path in files]
-        identity = "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)
+        files = [path for split in names.values() for path in decode.parquet_files(folder, split)]
+        identity = _listing(folder, files)
+    if resize or list(names.values()) != list(names):
+        identity += f"\nresize={resize} {names}"
     key = hashlib.sha256(f"{DECODING}\n{columns}\n{identity}".encode()).hexdigest()[:16]
     place, name = cache / "data", f"{cfg['name']}-{key}"
     stored = checkpoint.load(place, name)
     if stored is None:  # never written, or damaged since: decode (again)
         tensors: dict[str, Tensor] = {}
-        for split in ("train", "test"):
+        for part, split in names.items():
             if folder is None:
-                decoded = decode.decode_hub(cfg["hub"], cfg.get("revision"), split, columns)
+                decoded = decode.decode_hub(cfg["hub"], cfg.get("revision"), split, columns, cfg.get("subset"))
             else:
                 decoded = decode.decode_folder(folder, split, columns)
-            tensors[f"{split}_inputs"], tensors[f"{split}_targets"] = decoded
+            tensors[f"{part}_inputs"], tensors[f"{part}_targets"] = decoded
         stored = tensors, _store(place, name, tensors)
     return Raw(**stored[0], origin=origin, checksum=stored[1]["checksum"])
+
+
+def imagefolder(cfg: Mapping[str, Any], cache: Path) -> Raw:
+    """Image files in one folder per class, below ``train`` and ``test`` or, held out by us, all together."""
+    from benchmarks import imagefolder as folders
+
+    _require_own_name(cfg, "imagefolder")
+    if not cfg.get("source"):
+        raise BadInput(
+            "dataset=imagefolder needs the folder with one folder of images per class\n"
+            "type dataset.source=<folder> dataset.name=<its name>"
+        )
+    root = folders.safe_root(Path(cfg["source"]).expanduser())
+    parts = folders.find(root)
+    names = list(parts["train"])
+    listed = [path for files in parts.values() for paths in files.values() for path in paths]
+    shape = tuple(cfg["shape"])
+    text = f"imagefolder {DECODING}\n{shape}\n{_listing(root, listed)}"
+    place, name = cache / "data", f"{cfg['name']}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    stored = checkpoint.load(place, name)
+    if stored is None:
+        tensors = {}
+        for part, files in parts.items():
+            tensors[f"{part}_inputs"], tensors[f"{part}_targets"] = folders.decode(files, names, shape)
+        stored = tensors, _store(place, name, tensors)
+    tensors, origin = stored[0], f"folder {root.name}"
+    if "test" not in parts:
+        return _raw(_hold_out(tensors["train_inputs"], tensors["train_targets"], cfg), origin)
+    return Raw(**tensors, origin=origin, checksum=stored[1]["checksum"])
+
+
+def _require_own_name(cfg: Mapping[str, Any], choice: str) -> None:
+    """A record names its data set, not the place it lay in: two of a user's sets must not share a name."""
+    if cfg["name"] == choice:
+        raise BadInput(
+            f"dataset={choice} stands for any data set; give yours a name, which is part of every result's key\n"
+            "type for instance dataset.name=flowers"
+        )
+
+
+def _listing(root: Path, files: Iterable[Path]) -> str:
+    stats = [(path.relative_to(root).as_posix(), path.stat()) for path in files]
+    return "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns}" for name, stat in stats)
 
 
 def image_sequences(cfg: Mapping[str, Any], cache: Path) -> Raw:
@@ -138,7 +191,7 @@ def source_folder(cfg: Mapping[str, Any]) -> Path | None:
     """The local folder that holds the data set, or ``None`` where it is to come from the hub."""
     if cfg.get("source"):
         folder, asked = Path(cfg["source"]).expanduser(), f"dataset.source={cfg['source']}"
-        advice = "Set dataset.source to the folder with the Parquet files, or to null for the hub."
+        advice = "Set dataset.source to the folder with the Parquet files; a repository of the hub is dataset.hub=<it>."
     elif os.environ.get(DATA_VARIABLE):
         root = os.environ[DATA_VARIABLE]
         folder, asked = Path(root).expanduser() / cfg["name"], f"{DATA_VARIABLE}={root}"

@@ -1,0 +1,96 @@
+"""Counts per layer: multiples, copies, and what every allocation promises."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import calibration, make
+
+from methods.allocation import Allocation, Copied, Global, Rounded, Uniform
+from methods.budget import Budget
+from methods.errors import BadInput, Skipped
+from methods.graph import NetworkGraph, NodeGroup
+from methods.layers import NodeLayer
+from methods.magnitude import MagnitudeSelection
+from methods.pruner import Pruner
+from methods.random import RandomSelection
+from methods.schedule import Iterative
+
+DATA = calibration()
+
+
+def layer(name, size, width=1):
+    rows = torch.arange(size * width).reshape(size, width)
+    return NodeLayer(NodeGroup(name, size, (name,), (), (), (rows,), ()), None, DATA, None, None)
+
+
+class Fixed(Allocation):
+    def __init__(self, counts):
+        self.counts = counts
+
+    def family(self, layers, selection):
+        return lambda _s: self.counts
+
+
+@given(size=st.integers(1, 70), count=st.integers(1, 70), multiple=st.integers(1, 20), width=st.integers(1, 12))
+@settings(deadline=None, max_examples=200)
+def test_rounded_counts_are_the_nearest_allowed_ones(size, count, multiple, width):
+    count = min(size, count)
+    found = Rounded(Fixed({"a": count}), multiple).family([layer("a", size, width)], None)(0.5)["a"]
+    allowed = [k for k in range(1, size + 1) if k == size or (k * width) % multiple == 0]
+    assert found in allowed
+    assert abs(found - count) == min(abs(k - count) for k in allowed)
+
+
+@given(st.integers(1, 16))
+@settings(deadline=None, max_examples=16)
+def test_rounding_is_monotone_and_keeps_everything_at_the_end(multiple):
+    layers = [layer("a", 50), layer("b", 7)]
+    family = Rounded(Uniform(), multiple).family(layers, None)
+    counts = [family(s / 100) for s in range(101)]
+    for name in ("a", "b"):
+        row = [each[name] for each in counts]
+        assert row == sorted(row)
+    assert counts[-1] == {"a": 50, "b": 7}
+
+
+@pytest.mark.parametrize("inner", [Uniform(), Global(normalise="mean")])
+def test_a_pruned_network_has_the_widths_asked_for_and_the_nearest_cost(inner):
+    model = make("chain")
+    pruned = Pruner(MagnitudeSelection(), Rounded(inner, 4)).prune(model, DATA, Budget("speedup", 2.0))
+    assert all(row["kept"] % 4 == 0 for row in pruned.layers)
+    assert pruned.achieved["speedup"] == pytest.approx(2.0, rel=0.15)
+    assert pruned.note is not None or pruned.achieved["speedup"] == pytest.approx(2.0, rel=0.01)
+
+
+def test_rounding_is_refused_for_edges_and_for_nonsense():
+    with pytest.raises(BadInput, match="round_to=8 rounds numbers of channels"):
+        Pruner(MagnitudeSelection("edge"), Rounded(Uniform(), 8)).prune(make("chain"), DATA, Budget("keep", 0.5))
+    with pytest.raises(BadInput, match="round_to=0"):
+        Rounded(Uniform(), 0)
+
+
+@pytest.mark.parametrize("unit", ["node", "edge"])
+@pytest.mark.parametrize("gradual", [False, True])
+def test_copied_counts_are_exactly_those_of_the_donor(unit, gradual):
+    model, budget = make("convolution"), Budget("compression", 2.0)
+    schedule = Iterative(3) if gradual else None
+    donor = Pruner(MagnitudeSelection(unit), Global(normalise="mean"), schedule=schedule).prune(model, DATA, budget)
+    counts = {row["name"]: row["kept"] for row in donor.layers}
+    seen = []
+    copy = Pruner(RandomSelection(unit), Copied(counts, "magnitude", gradual), schedule=schedule).prune(
+        model, DATA, budget, train=lambda *_: seen.append(1)
+    )
+    assert {row["name"]: row["kept"] for row in copy.layers} == counts
+    assert copy.achieved == donor.achieved
+    if gradual:
+        sizes = [step["compression"] for step in copy.steps]
+        assert sizes == sorted(sizes) and sizes[0] < sizes[-1] and seen == [1, 1]
+
+
+def test_copied_counts_that_do_not_fit_are_no_failure_of_the_method():
+    with pytest.raises(Skipped, match="counts of spectral do not fit.*not in both"):
+        Pruner(RandomSelection(), Copied({"9": 3}, "spectral")).prune(make("chain"), DATA, Budget("keep", 0.5))
+    sizes = {group.name: group.size + 1 for group in NetworkGraph(make("chain"), DATA.inputs).groups}
+    with pytest.raises(Skipped, match="fewer units"):
+        Pruner(RandomSelection(), Copied(sizes)).prune(make("chain"), DATA, Budget("keep", 0.5))

@@ -1,0 +1,99 @@
+"""Budgets that are measured: the search, with a clock that is a rule instead of a machine."""
+
+import copy
+
+import pytest
+import torch
+from networks import calibration, make
+
+from methods.allocation import Rounded, Uniform
+from methods.budget import Budget, NodeCost, count_macs, meet
+from methods.errors import BadInput
+from methods.graph import NetworkGraph
+from methods.magnitude import MagnitudeSelection
+from methods.pruner import Pruner
+from methods.stopwatch import TimedCost, forward_seconds, relative_time
+
+DATA = calibration()
+
+
+def by_macs(model, inputs, repeats):
+    """A machine whose time is its MACs and a fixed overhead."""
+    return repeats * (2000 + count_macs(model, inputs))
+
+
+def timed(model):
+    graph = NetworkGraph(model, DATA.inputs)
+    return TimedCost(graph, NodeCost(model, DATA.inputs, graph.groups), model, DATA.inputs, by_macs)
+
+
+def test_the_search_finds_the_widths_that_take_the_time_asked_for():
+    model = make("convolution")
+    cost = timed(model)
+    dense = cost.count(cost.sizes)
+    counts, note = meet(
+        Budget("latency", 1.5), lambda s: {n: max(1, round(s * m)) for n, m in cost.sizes.items()}, cost, dense
+    )
+    reached = cost(counts).achieved(dense)["latency"]
+    built = cost.built(counts)
+    assert reached == pytest.approx(by_macs(model, DATA.inputs, 1) / by_macs(built, DATA.inputs, 1))
+    assert reached == pytest.approx(1.5, rel=0.1)
+    assert note is not None or reached == pytest.approx(1.5, rel=0.05)
+    assert {p.shape for p in built.parameters()} != {p.shape for p in model.parameters()}
+
+
+def test_a_speed_that_the_overhead_forbids_is_refused_with_what_can_be_reached():
+    cost = timed(make("convolution"))
+    with pytest.raises(BadInput, match="budget.latency=100 cannot be reached.*ask for less"):
+        meet(Budget("latency", 100), Uniform().family(_layers(cost), None), cost, cost.count(cost.sizes))
+
+
+def _layers(cost):
+    return [type("Layer", (), {"name": name, "size": size})() for name, size in cost.sizes.items()]
+
+
+def test_the_same_sizes_are_timed_once_and_the_network_is_left_alone():
+    model = make("chain")
+    before = copy.deepcopy(model.state_dict())
+    calls = []
+    cost = timed(model)
+    cost.clock = lambda *arguments: calls.append(1) or by_macs(*arguments)
+    half = {name: size // 2 for name, size in cost.sizes.items()}
+    assert cost(half) == cost(dict(half))
+    assert len(calls) == 2 + 2 * 9
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_relative_time_is_the_median_of_pairs():
+    ticks = iter([1, 1, 2.0, 4.0, 9.0, 4.0, *[2.0, 4.0] * 7])
+    assert relative_time(make("chain"), make("chain"), DATA.inputs, lambda *_: next(ticks)) == 0.5
+
+
+def test_a_latency_budget_is_met_and_recorded_by_the_pruner(monkeypatch):
+    monkeypatch.setattr("methods.stopwatch.forward_seconds", by_macs)
+    pruned = Pruner(MagnitudeSelection()).prune(make("convolution"), DATA, Budget("latency", 1.5))
+    assert pruned.achieved["latency"] == pytest.approx(1.5, rel=0.1)
+    assert set(pruned.achieved) == {"keep", "compression", "speedup", "latency"}
+    rounded = Pruner(MagnitudeSelection(), Rounded(Uniform(), 2)).prune(
+        make("convolution"), DATA, Budget("latency", 1.5)
+    )
+    assert all(row["kept"] % 2 == 0 for row in rounded.layers)
+
+
+def test_a_real_clock_gives_a_positive_time():
+    assert forward_seconds(make("chain"), DATA.inputs, 2) > 0
+
+
+def test_latency_of_masked_weights_is_refused():
+    with pytest.raises(BadInput, match="masked weights bring none.*\ntype budget.compression"):
+        Pruner(MagnitudeSelection("edge")).prune(make("chain"), DATA, Budget("latency", 2))
+
+
+def test_parsing():
+    section = {"keep": None, "compression": None, "speedup": None, "latency": 2, "default_keep": 0.2}
+    assert Budget.parse(section) == Budget("latency", 2.0, 32)
+    assert Budget.parse({**section, "latency_batch": 4}).at(0.25) == Budget("latency", 4.0, 4)
+    with pytest.raises(BadInput, match="latency_batch=0"):
+        Budget.parse({**section, "latency_batch": 0})
+    with pytest.raises(BadInput, match="budget.latency=0.5 is outside"):
+        Budget("latency", 0.5)
