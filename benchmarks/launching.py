@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.composition import Composer, plain
 from benchmarks.copying import resolved
-from benchmarks.manifest import PlannedCell
+from benchmarks.manifest import RUNNING, PlannedCell
 from benchmarks.paths import Paths, write_atomically
 from benchmarks.records import Record, Store
 from benchmarks.tables import one_line, output_console
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 MARKS = {"done": "[green]✓[/]", "failed": "[red]✗[/]", "collapsed": "[yellow]↓[/]", "skipped": "[yellow]–[/]"}
-RUNNING = ".running"
 ATTEMPTS = 2  # of a cell whose worker dies: it may only have been beside the culprit
 
 

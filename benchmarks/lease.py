@@ -40,6 +40,7 @@ class Holder:
     """Who is at a piece of work, on which machine, and since when (seconds since 1970 by that machine's clock)."""
 
     name: str
+    label: str
     host: str
     pid: int
     since: float
@@ -80,7 +81,7 @@ def first_come(
     folder.mkdir(parents=True, exist_ok=True)
     told, watch = False, _Watch(stale, min(stale, 2 * heartbeat))
     while not finished():
-        lease = _next_term(folder, name, watch)
+        lease = _next_term(folder, name, label, watch)
         if lease is not None:
             break
         if not wait and not watch.suspicious:
@@ -113,11 +114,12 @@ def holders(folder: Path, stale: float = STALE_SECONDS) -> list[Holder]:
             continue
         if {"host", "pid", "time"} <= holder.keys():
             alive = touched > 0 and (_alive(holder) if _here(holder) else time.time() - touched <= 2 * stale)
-            found.append(Holder(name, str(holder["host"]), int(holder["pid"]), float(holder["time"]), alive))
+            label, since = str(holder.get("label", name)), float(holder["time"])
+            found.append(Holder(name, label, str(holder["host"]), int(holder["pid"]), since, alive))
     return found
 
 
-def _next_term(folder: Path, name: str, watch: "_Watch") -> Path | None:
+def _next_term(folder: Path, name: str, label: str, watch: "_Watch") -> Path | None:
     """Create the file of the next term if the current one has ended; None if it has not, or if another was faster."""
     numbers = _terms(folder, name)
     if numbers and not watch.ended(folder / f"{name}.{numbers[-1]}"):
@@ -129,7 +131,8 @@ def _next_term(folder: Path, name: str, watch: "_Watch") -> Path | None:
         return None
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         pid = os.getpid()
-        json.dump({"host": socket.gethostname(), "pid": pid, "started": _started(pid), "time": time.time()}, file)
+        holder = {"label": label, "host": socket.gethostname(), "pid": pid, "started": _started(pid)}
+        json.dump(holder | {"time": time.time()}, file)
     return path
 
 

@@ -8,6 +8,7 @@ from benchmarks.paths import safe_name, write_atomically
 from benchmarks.records import Problem
 
 FOLDER = ".sweeps"
+RUNNING = ".running"  # leases of the cells that somebody is at
 
 
 class PlannedCell(BaseModel):

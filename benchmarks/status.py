@@ -1,38 +1,85 @@
-"""What is done, failed, collapsed, skipped and missing.
+"""What is done, running, failed, collapsed, skipped and missing, and how long the rest will take.
 
     python -m benchmarks.status
-    python -m benchmarks.status NAME       only the sweep NAME
+    python -m benchmarks.status NAME              only the sweep NAME
+    python -m benchmarks.status --watch           goes on showing it while a sweep runs
+    python -m benchmarks.status --failed          each failed cell with its reason
+    python -m benchmarks.status --failed --retry  and runs these cells again
 
-A cell is missing when a sweep set out to compute it and no record of it exists yet.
+A cell is missing when a sweep set out to compute it and no record of it exists yet. A cell is running while the process
+that is at it shows signs of life; times left are estimated from what like cells took.
 """
 
 import argparse
+import io
+import shlex
+import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from benchmarks.command import end
 from benchmarks.labels import label
-from benchmarks.manifest import Manifest, read_manifests
+from benchmarks.lease import Holder, holders
+from benchmarks.manifest import RUNNING, Manifest, PlannedCell, read_manifests
 from benchmarks.paths import Paths
-from benchmarks.records import Record, Store
+from benchmarks.records import Problem, Record, Store
+from benchmarks.remaining import duration, seconds_left
 from benchmarks.tables import Table, one_line, output_console
 from methods.errors import BadInput
 
-STATES = ("done", "failed", "collapsed", "skipped", "missing")
+if TYPE_CHECKING:
+    from rich.console import Console
+
+STATES = ("done", "running", "failed", "collapsed", "skipped", "missing")
+WATCH_SECONDS = 2.0
 Group = tuple[str, str, str]
 
 
-def counts(records: Sequence[Record], manifests: Sequence[Manifest]) -> dict[Group, Counter[str]]:
-    """Cells by (data set, model, method) and state."""
+@dataclass
+class State:
+    """All that is known of the cells in one folder of results, or of one sweep."""
+
+    records: list[Record]
+    manifests: list[Manifest]
+    running: list[Holder] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def missing(self) -> list[PlannedCell]:
+        """Planned cells that have no record."""
+        known = {record.key for record in self.records}
+        planned = {cell.key: cell for manifest in self.manifests for cell in manifest.cells}
+        return [cell for key, cell in planned.items() if key not in known]
+
+    def of(self, sweep: str) -> "State":
+        """The part that belongs to one sweep."""
+        manifests = [manifest for manifest in self.manifests if manifest.name == sweep]
+        keys = {cell.key for manifest in manifests for cell in manifest.cells}
+        records = [record for record in self.records if record.key in keys]
+        return State(records, manifests, [holder for holder in self.running if holder.name in keys], self.problems)
+
+
+def state(paths: Paths) -> State:
+    """The state of the cells in ``paths``."""
+    records, problems = Store.of(paths).load()
+    manifests, faults = read_manifests(paths.runs)
+    running = [holder for holder in holders(paths.runs / RUNNING) if holder.alive]
+    return State(records, manifests, running, [*problems, *faults])
+
+
+def counts(
+    records: Sequence[Record], manifests: Sequence[Manifest], running: Sequence[Holder] = ()
+) -> dict[Group, Counter[str]]:
+    """Cells by (data set, model, method) and state; a cell that is tried again counts as running."""
     table: dict[Group, Counter[str]] = defaultdict(Counter)
+    active = {holder.name for holder in running}
     for record in records:
-        table[record.dataset, record.model, record.method][record.status] += 1
-    known = {record.key for record in records}
-    planned = {cell.key: cell for manifest in manifests for cell in manifest.cells}
-    for key, cell in planned.items():
-        if key not in known:
-            table[cell.dataset, cell.model, cell.method]["missing"] += 1
+        table[record.dataset, record.model, record.method]["running" if record.key in active else record.status] += 1
+    for cell in State(list(records), list(manifests)).missing:
+        table[cell.dataset, cell.model, cell.method]["running" if cell.key in active else "missing"] += 1
     return dict(sorted(table.items()))
 
 
@@ -49,19 +96,102 @@ def reasons(records: Sequence[Record]) -> list[list[str]]:
     ]
 
 
-def tables(records: Sequence[Record], manifests: Sequence[Manifest]) -> list[Table]:
-    """The table of counts, and the table of reasons where there are any."""
-    table = counts(records, manifests)
-    rows = [[*group, *(str(number[state] or "·") for state in STATES)] for group, number in table.items()]
+def tables(found: State, now: float) -> list[Table]:
+    """The counts, who runs what, and the reasons, as far as there are any."""
+    table = counts(found.records, found.manifests, found.running)
+    states = [name for name in STATES if name != "running" or found.running]
+    rows = [[*group, *(str(number[name] or "·") for name in states)] for group, number in table.items()]
     total = sum(table.values(), Counter[str]())
-    rows.append(["all", "", "", *(str(total[state]) for state in STATES)])
+    rows.append(["all", "", "", *(str(total[name]) for name in states)])
     words = {"data set", "model", "method"}
-    found = [Table("Cells", ["data set", "model", "method", *STATES], rows, left=words)]
-    explained = reasons(records)
+    shown = [Table("Cells", ["data set", "model", "method", *states], rows, left=words)]
+    if found.running:
+        lines = [[h.label, h.host, str(h.pid), duration(max(now - h.since, 0.0))] for h in found.running]
+        shown.append(Table("Running", ["cell", "host", "process", "since"], lines, left={"cell", "host"}))
+    explained = reasons(found.records)
     if explained:
         columns = ["state", "cell", "method", "seeds", "n", "reason"]
-        found.append(Table("Why", columns, explained, left=set(columns) - {"n"}))
-    return found
+        shown.append(Table("Why", columns, explained, left=set(columns) - {"n"}))
+    return shown
+
+
+def show(found: State, results: Path, console: "Console") -> None:
+    """Everything about ``found`` on ``console``."""
+    for problem in found.problems:
+        console.print(f"left out: {problem}", markup=False)
+    if not found.records and not found.running and not any(manifest.cells for manifest in found.manifests):
+        console.print(f"No cells in {results} yet. Start some: python run.py -m method=spectral,random")
+        return
+    for table in tables(found, time.time()):
+        table.show(console)
+    missing = {cell.key for cell in found.missing}
+    for manifest in found.manifests:
+        lacking = [cell for cell in manifest.cells if cell.key in missing]
+        if lacking:
+            left = seconds_left(found.records, lacking, len(found.running))
+            about = f" (about {duration(left)} of training and pruning)" if left is not None else ""
+            words = f"{len(lacking)} missing of {manifest.name}{about}; go on with: {manifest.command}"
+            console.print(words, markup=False)
+
+
+def show_failed(found: State, console: "Console") -> list[Record]:
+    """Each failed cell with its key, reason and the last line of its traceback; returns their records."""
+    failed = [record for record in found.records if record.status == "failed"]
+    for record in failed:
+        name = f"{record.key}  {record.dataset}/{record.model} {label(record)} seed {record.seed}"
+        console.print(f"{name}: {record.reason}", markup=False)
+        places = [line.strip() for line in (record.traceback or "").splitlines() if line.lstrip().startswith("File ")]
+        if places:
+            console.print(f"    {places[-1]}", markup=False)
+    console.print(f"{len(failed)} failed")
+    return failed
+
+
+def retry(found: State, failed: Sequence[Record], paths: Paths, console: "Console") -> int:
+    """Run the ``failed`` cells again as their sweeps would; returns the exit code."""
+    from benchmarks.commandline import parse
+    from benchmarks.composition import Composer, expand
+    from benchmarks.launching import launch
+    from benchmarks.sweep import CONF
+
+    left = {record.key for record in failed}
+    composer, faults = Composer(CONF), []
+    for manifest in found.manifests:
+        own = [f"paths.results={paths.results}"]
+        cells = [cell for cell in manifest.cells if cell.key in left]
+        if not cells:
+            continue
+        left -= {cell.key for cell in cells}
+        request = parse(shlex.split(manifest.command)[2:])
+        common = [word for word in request.words if word in expand(request.words)[0]]
+        again = [cell.model_copy(update={"overrides": [*cell.overrides, *own]}) for cell in cells]
+        faults += launch(composer, [*common, *own], manifest.name, again, paths)
+    for fault in faults:
+        console.print(one_line(fault, 400), markup=False)
+    if left:
+        console.print(f"{len(left)} failed cells belong to no sweep; type the command again that asked for them")
+    again = Store.of(paths).find_all(record.key for record in failed)
+    still = [record for record in again.values() if record.status == "failed"]
+    console.print(f"{len(failed) - len(still)} of {len(failed)} are not failed any more")
+    return 1 if still or faults else 0
+
+
+def watch(paths: Paths, sweep: str | None) -> None:
+    """Show the state again and again until nothing is running or missing."""
+    from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
+
+    console = output_console()
+    with Live(console=console, auto_refresh=False, transient=False) as live:
+        while True:
+            found = state(paths) if sweep is None else state(paths).of(sweep)
+            buffer = Console(file=io.StringIO(), force_terminal=console.is_terminal, width=console.width)
+            show(found, paths.results, buffer)
+            live.update(Text.from_ansi(buffer.file.getvalue()), refresh=True)  # type: ignore[attr-defined]
+            if not found.running and not found.missing:
+                return
+            time.sleep(WATCH_SECONDS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,28 +199,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.status", description="Show the state of all cells.")
     parser.add_argument("sweep", nargs="?", default=None, help="the name of one sweep; all unless given")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
+    parser.add_argument("--watch", action="store_true", help="go on until nothing is running or missing")
+    parser.add_argument("--failed", action="store_true", help="show each failed cell")
+    parser.add_argument("--retry", action="store_true", help="with --failed: run them again")
     chosen = parser.parse_args(arguments)
     paths, console = Paths(chosen.results), output_console()
-    records, problems = Store.of(paths).load()
-    manifests, faults = read_manifests(paths.runs)
+    found = state(paths)
     if chosen.sweep is not None:
-        named = [manifest for manifest in manifests if manifest.name == chosen.sweep]
-        if not named:
-            names = ", ".join(manifest.name for manifest in manifests) or "none yet"
-            raise BadInput(f"No sweep named {chosen.sweep!r} in {chosen.results}; there are: {names}.")
-        manifests, keys = named, {cell.key for manifest in named for cell in manifest.cells}
-        records = [record for record in records if record.key in keys]
-    for problem in (*problems, *faults):
-        console.print(f"left out: {problem}", markup=False)
-    if not records and not any(manifest.cells for manifest in manifests):
-        console.print(f"No cells in {chosen.results} yet. Start some: python run.py -m method=spectral,random")
-        return 0
-    for table in tables(records, manifests):
-        table.show(console)
-    for manifest in manifests:
-        missing = sum(cell.key not in {record.key for record in records} for cell in manifest.cells)
-        if missing:
-            console.print(f"{missing} missing of {manifest.name}; go on with: {manifest.command}", markup=False)
+        if chosen.sweep not in (names := [manifest.name for manifest in found.manifests]):
+            known = ", ".join(names) or "none yet"
+            raise BadInput(f"No sweep named {chosen.sweep!r} in {chosen.results}; there are: {known}.")
+        found = found.of(chosen.sweep)
+    if chosen.failed or chosen.retry:
+        failed = show_failed(found, console)
+        return retry(found, failed, paths, console) if chosen.retry and failed else 0
+    if chosen.watch:
+        watch(paths, chosen.sweep)
+    else:
+        show(found, chosen.results, console)
     return 0
 
 

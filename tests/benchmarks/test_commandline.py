@@ -165,6 +165,7 @@ def test_a_corrupt_dense_checkpoint_is_detected_and_trained_again(command):
     weights.write_bytes(content)
     result = command("method=magnitude", *TINY)
     assert result.returncode == 0, result.stderr
+    assert "is damaged" in result.stderr
     first, second = records(command)
     assert first["metrics"]["dense"] == second["metrics"]["dense"]
 

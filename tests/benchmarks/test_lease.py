@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.lease import first_come
+from benchmarks.lease import Busy, first_come, holders
 
 ROOT = str(Path(__file__).parents[2])
 
@@ -58,7 +58,7 @@ SCRIPT = """
     import sys, time
     from pathlib import Path
     sys.path.insert(0, {root!r})
-    from benchmarks.lease import first_come
+    from benchmarks.lease import Busy, first_come, holders
     folder = Path(sys.argv[1])
     while not (folder / "go").exists():
         time.sleep(0.001)
@@ -158,6 +158,61 @@ def test_the_holder_shows_signs_of_life(tmp_path):
         while path.stat().st_mtime < long_ago + 500 and time.monotonic() < deadline:
             time.sleep(0.01)
         assert path.stat().st_mtime > long_ago + 500
+
+
+def test_who_would_not_wait_is_told_who_is_at_it(tmp_path):
+    with take(tmp_path, lambda: False), pytest.raises(Busy, match=f"process {os.getpid()}"):  # noqa: SIM117
+        with take(tmp_path, lambda: False, wait=False):
+            pass
+
+
+def test_works_of_different_names_do_not_meet(tmp_path):
+    with take(tmp_path, lambda: False, name="a") as first, take(tmp_path, lambda: False, name="ab") as second:
+        assert first and second
+        assert [holder.name for holder in holders(tmp_path) if holder.alive] == ["a", "ab"]
+    assert [holder.alive for holder in holders(tmp_path)] == [False, False]
+
+
+@pytest.mark.parametrize("jump", [-86400, 86400])
+def test_a_clock_that_jumps_ends_no_living_workers_term(tmp_path, jump):
+    """Here the process answers for itself; elsewhere its next sign of life does, before the second look."""
+    with take(tmp_path, lambda: False, name="here"):
+        os.utime(tmp_path / "here.0", (time.time() + jump,) * 2)
+        with pytest.raises(Busy), take(tmp_path, lambda: False, name="here", wait=False):
+            pass
+    path = tmp_path / "there.0"
+    path.write_text('{"host": "elsewhere", "pid": 1}')
+    os.utime(path, (time.time() + jump,) * 2)
+    alive = threading.Event()
+
+    def beat():
+        while not alive.wait(0.05):
+            os.utime(path, (time.time() + jump, time.time() + jump))
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    looks = []
+    try:
+        with take(tmp_path, lambda: looks.append(1) or len(looks) > 100, name="there", heartbeat=0.5) as mine:
+            assert not mine  # 1 s of looking, no takeover
+    finally:
+        alive.set()
+        thread.join()
+
+
+def test_a_dead_worker_elsewhere_is_replaced_though_its_clock_was_ahead(tmp_path):
+    path = lease_of(tmp_path, 0, host="elsewhere", pid=1)
+    os.utime(path, (time.time() + 86400,) * 2)
+    started = time.monotonic()
+    with take(tmp_path, lambda: False, stale=0.5) as mine:
+        assert mine
+    assert time.monotonic() - started >= 0.5
+
+
+def test_a_process_id_that_is_used_again_is_not_the_holder(tmp_path):
+    lease_of(tmp_path, 0, started="another boot:17")
+    with take(tmp_path, lambda: False, stale=1000) as mine:
+        assert mine
 
 
 def test_finished_work_takes_no_lease(tmp_path):

@@ -1,8 +1,16 @@
+import json
+import os
+import socket
+import threading
+import time
+
 import pytest
 from sample_records import made
 
-from benchmarks.manifest import Manifest, PlannedCell, write_manifest
+from benchmarks.lease import first_come
+from benchmarks.manifest import RUNNING, Manifest, PlannedCell, write_manifest
 from benchmarks.records import Store
+from benchmarks.remaining import duration, seconds_left
 from benchmarks.status import counts, main, reasons
 from methods.errors import BadInput
 
@@ -64,3 +72,108 @@ def test_corrupt_files_are_named(store, tmp_path, capsys):
     assert main(["--results", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "not JSON" in said and "not a sweep's manifest" in said
+
+
+def costing(seed, prune, tune=0.0, dense=None, **fields):
+    return made(seed, cost={"prune_seconds": prune, "tune_seconds": tune, "dense_seconds": dense}, **fields)
+
+
+def test_a_running_cell_is_shown_with_its_host_and_one_of_the_dead_is_missing(store, tmp_path, capsys):
+    cells = [made(0), made(1), made(2), made(3, "failed")]
+    store.write(cells[0])
+    store.write(cells[3])
+    write_manifest(store.runs, planned("grid", cells))
+    folder = store.runs / RUNNING
+    with (
+        first_come(folder, lambda: False, "digits/mlp/spectral/1", name=cells[1].key),
+        first_come(folder, lambda: False, "digits/mlp/spectral/3", name=cells[3].key),
+    ):
+        (folder / f"{cells[2].key}.0").write_text(json.dumps({"host": "elsewhere", "pid": 1, "time": 0.0}))
+        os.utime(folder / f"{cells[2].key}.0", (1000, 1000))
+        assert main(["--results", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    row = next(line for line in lines if "spectral" in line and "/" not in line)
+    assert row.split() == ["digits", "mlp", "spectral", "1", "2", "·", "·", "·", "1"]
+    shown = [line.split() for line in lines if "digits/mlp" in line]
+    assert [line[:3] for line in shown] == [
+        [f"digits/mlp/spectral/{i}", socket.gethostname(), str(os.getpid())] for i in (1, 3)
+    ]
+    assert main(["--results", str(tmp_path)]) == 0
+    assert "Running" not in capsys.readouterr().out  # both have ended since
+
+
+def test_time_left_is_that_of_the_most_similar_cells():
+    records = [
+        costing(0, 1.0, 2.0, dense=10.0),
+        costing(1, 5.0, 0.0, dense=30.0),
+        costing(0, 100.0, method="dpp"),
+        costing(0, 1000.0, dataset="mnist", dense=500.0),
+    ]
+    missing = [
+        made(0),
+        made(7),
+        made(7, method="dpp"),
+        made(7, dataset="mnist", method="new"),
+        made(7, dataset="other"),
+    ]
+    like = planned("g", missing).cells
+    expected = [4.0, 4.0 + 20.0, 100.0, 1000.0 + 500.0]
+    assert [seconds_left(records, [cell]) for cell in like[:2]] == expected[:2]
+    assert seconds_left(records, like[:4]) == sum(expected)  # the dense network of seed 7 is counted once
+    assert seconds_left(records, like[:4], workers=4) == sum(expected) / 4
+    assert seconds_left(records, like[4:]) == 52.5 + 30.0  # medians over everything
+    assert seconds_left([], like) is None
+
+
+@pytest.mark.parametrize("seconds,words", [(42, "42 s"), (400, "7 min"), (12_000, "3 h 20 min"), (187_200, "2 d 4 h")])
+def test_durations_read_well(seconds, words):
+    assert duration(seconds) == words
+
+
+def test_failed_cells_are_listed_with_the_place_in_the_code(store, tmp_path, capsys):
+    store.write(
+        made(0, "failed", reason="KeyError: x", traceback='Traceback\n  File "methods/a.py", line 3, in f\n    x\n')
+    )
+    store.write(made(1))
+    assert main(["--results", str(tmp_path), "--failed"]) == 0
+    said = capsys.readouterr().out
+    assert "KeyError: x" in said and 'File "methods/a.py", line 3, in f' in said and "1 failed" in said
+
+
+def test_watch_ends_when_everything_is_there(store, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("benchmarks.status.WATCH_SECONDS", 0.05)
+    cells = [made(0), made(1)]
+    write_manifest(store.runs, planned("grid", cells))
+    store.write(cells[0])
+    later = threading.Timer(0.5, lambda: store.write(cells[1]))
+    later.start()
+    started = time.monotonic()
+    assert main(["grid", "--results", str(tmp_path), "--watch"]) == 0
+    later.join()
+    assert time.monotonic() - started >= 0.4
+    assert "missing of grid" not in capsys.readouterr().out.rpartition("Cells")[2]
+
+
+def test_retrying_runs_the_failed_cells_and_no_others(tmp_path, capsys, monkeypatch):
+    """A real sweep whose data was not there at first."""
+    from benchmarks.commandline import main as run
+
+    monkeypatch.setenv("SECATEURS_DATA", "")
+    tiny = ["trainer=tiny", "dataset.limit=200", "measure=none", "track=none", "calibration.samples=64"]
+    folders = [f"paths.results={tmp_path}", f"paths.cache={tmp_path}/cache"]
+    checkpoint = tmp_path / "weights.safetensors"
+    words = ["-m", "method=random", "seed=0,1", f"dense.checkpoint={checkpoint}", *tiny, *folders]
+    assert run(words) == 1
+    from safetensors.torch import save_file
+
+    from benchmarks.models import build
+
+    widths = {"_target_": "benchmarks.models.MLP", "widths": [150, 300, 150]}
+    save_file(build(widths, (1, 8, 8), 10, 0).state_dict(), checkpoint)
+    good = next(tmp_path.glob("runs/digits/*/*.json"))
+    good.write_text(good.read_text().replace('"status": "failed"', '"status": "skipped"'))
+    capsys.readouterr()
+    assert main(["--results", str(tmp_path), "--failed", "--retry"]) == 0
+    assert "1 of 1 are not failed any more" in capsys.readouterr().out
+    states = sorted(json.loads(path.read_text())["status"] for path in tmp_path.glob("runs/digits/*/*.json"))
+    assert states == ["done", "skipped"]
