@@ -214,11 +214,12 @@ PAGE = """<!doctype html>
 :root {{ color-scheme: light dark; }}
 body {{ font: 15px/1.5 system-ui, sans-serif; margin: 1rem auto; max-width: 75rem; padding: 0 1rem; }}
 .scroll {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; margin-top: 2rem; font-variant-numeric: tabular-nums; }}
-caption {{ text-align: left; font-weight: 600; }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
+.title {{ font-weight: 600; margin: 2rem 0 .25rem; }}
 th, td {{ padding: .2rem .6rem; border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent); }}
 .number {{ text-align: right; }}
 .words {{ text-align: left; }}
+.short {{ white-space: nowrap; }}
 .note {{ margin: .2rem 0; font-size: .85rem; }}
 </style>
 </head>

@@ -129,12 +129,14 @@ def diagram(found: Overall, form: str = "svg") -> bytes:
     with rc_context({"svg.hashsalt": SALT, "svg.fonttype": "none", "font.family": "DejaVu Sans"}):
         figure = Figure(figsize=(9, 1.2 + 0.22 * len(names)), layout="constrained")
         axes = figure.subplots()
-        scikit_posthocs.critical_difference_diagram(found.test.mean_ranks, p_values, alpha=ALPHA, ax=axes)
+        scikit_posthocs.critical_difference_diagram(
+            found.test.mean_ranks, p_values, alpha=ALPHA, ax=axes, color_palette=dict.fromkeys(names, "black")
+        )
         axes.set_title(
             f"mean rank over {found.test.tasks} tasks (1 is best); CD = {found.test.critical_difference:.2f}",
             fontsize=10,
         )
         buffer = io.BytesIO()
         metadata = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
-        figure.savefig(buffer, format=form, dpi=150, metadata=metadata)
+        figure.savefig(buffer, format=form, dpi=150, metadata=metadata, transparent=form == "svg")
     return buffer.getvalue()

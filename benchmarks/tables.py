@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LOG_WIDTH = 120  # columns when the output is a file or a pipe, which have no width of their own
 NONE = "–"
+SHORT = 40  # characters of a cell that a page keeps on one line
 GAP = 2  # columns between two columns of a terminal's table
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -98,20 +99,24 @@ class Table:
 
     def html(self) -> str:
         """The table as an HTML fragment that the report's script can sort and filter."""
-        sides = ["words" if name in self.left else "number" for name in self.columns]
+        kinds = []
+        for place, name in enumerate(self.columns):
+            longest = max((len(row[place]) for row in self.rows), default=0)
+            kinds.append("number" if name not in self.left else "words" if longest > SHORT else "words short")
         head = "".join(
-            f'<th scope="col" class="{side}">{html_text(name)}</th>'
-            for side, name in zip(sides, self.columns, strict=True)
+            f'<th scope="col" class="{kind}">{html_text(name)}</th>'
+            for kind, name in zip(kinds, self.columns, strict=True)
         )
         body = "\n".join(
             "<tr>"
-            + "".join(f'<td class="{side}">{html_text(c)}</td>' for side, c in zip(sides, row, strict=True))
+            + "".join(f'<td class="{kind}">{html_text(cell)}</td>' for kind, cell in zip(kinds, row, strict=True))
             + "</tr>"
             for row in self.rows
         )
         notes = "".join(f'<p class="note">{html_text(note)}</p>\n' for note in self.notes)
+        title = html_text(self.title)
         return (
-            f'<div class="scroll"><table>\n<caption>{html_text(self.title)}</caption>\n'
+            f'<p class="title">{title}</p>\n<div class="scroll"><table aria-label="{title}">\n'
             f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>\n{notes}"
         )
 

@@ -1,0 +1,51 @@
+"""The command ``python -m benchmarks.report``."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.command import end
+from benchmarks.frame import load, select
+from benchmarks.paths import Paths, write_atomically
+from benchmarks.records import Record, Store
+from benchmarks.tables import output_console
+from methods.errors import BadInput
+
+CONTROL = "random"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Render the page and the figures."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description="Render the report.")
+    parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
+    parser.add_argument("--out", type=Path, default=None, help="folder of the report")
+    parser.add_argument("--where", default=None, help="pandas query over the records")
+    parser.add_argument("--baseline", default=None, help="method that the others are compared with (random)")
+    parser.add_argument("--committed", action="store_true", help="only committed records, no runs of this machine")
+    parser.add_argument("--no-figures", action="store_true", help="only the page, no SVG and PNG files")
+    chosen = parser.parse_args(arguments)
+    paths, console = Paths(chosen.results), output_console()
+    store = Store.of(paths)
+    cells, problems = load(store, chosen.committed)
+    cells = select(cells, chosen.where)
+    if not cells:
+        raise BadInput(
+            f"No records to report in {chosen.results}. Run a sweep first, for instance:\n"
+            "  python run.py -m method=spectral,dpp,magnitude,random"
+        )
+    from benchmarks.report import page
+
+    records = [found for cell in cells if isinstance(found := store.open(Path(cell["_file"])), Record)]
+    baseline = chosen.baseline or (CONTROL if any(cell["method"] == CONTROL for cell in cells) else None)
+    report = page.make(cells, records, problems, baseline)
+    out = chosen.out or (paths.committed_boards if chosen.committed else paths.boards)
+    write_atomically(out / "report.html", page.html(report))
+    console.print(f"written: {out / 'report.html'}", markup=False)
+    if not chosen.no_figures:
+        files = page.save_figures(report, out / "figures")
+        console.print(f"written: {len(files)} figures in {out / 'figures'}", markup=False)
+    return 0
+
+
+if __name__ == "__main__":
+    end(main)

@@ -1,0 +1,238 @@
+"""The charts, as Vega-Lite specifications made with Altair: axes with units, colours that most eyes tell apart.
+
+Colours are Okabe and Ito's without the yellow and the black, which vanish on white or on dark paper; dashes and shapes
+tell apart what shares a colour. Text takes the page's colour.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from benchmarks.report.gather import Point
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A")
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
+DASHES = ((1, 0), (6, 3), (2, 2), (8, 2, 2, 2))
+INK = "currentColor"
+HEIGHT = 250
+ROW = 30
+Spec = dict[str, Any]
+
+
+class Looks:
+    """A colour, a dash and a shape for every method, the same on all charts."""
+
+    def __init__(self, methods: Sequence[str]) -> None:
+        self.order = {name: number for number, name in enumerate(methods)}
+
+    def scales(self, names: Sequence[str]) -> dict[str, alt.Scale]:
+        """Scales over those of the methods that a chart shows."""
+        shown = sorted(set(names), key=lambda name: self.order.get(name, -1))
+        numbers = [self.order.get(name, len(self.order)) for name in shown]
+        colours = [COLOURS[number % len(COLOURS)] for number in numbers]
+        dashes = [DASHES[number // len(COLOURS) % len(DASHES)] for number in numbers]
+        shapes = [SHAPES[number % len(SHAPES)] for number in numbers]
+        return {
+            "color": alt.Scale(domain=shown, range=colours),
+            "dash": alt.Scale(domain=shown, range=[list(dash) for dash in dashes]),
+            "shape": alt.Scale(domain=shown, range=shapes),
+        }
+
+
+def finished(chart: alt.TopLevelMixin) -> Spec:
+    """The specification with the common look: no background, text in the page's colour, as wide as its place."""
+    line = {"domainColor": INK, "tickColor": INK, "gridColor": INK, "gridOpacity": 0.15, "domainOpacity": 0.5}
+    text = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": 500}
+    chart = chart.properties(width="container", height=HEIGHT, background="transparent").configure(
+        font="system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif",
+        axis=alt.AxisConfig(**line, **text, labelOverlap="greedy"),
+        legend=alt.LegendConfig(labelColor=INK, titleColor=INK, labelFontSize=12, labelLimit=260, symbolSize=80),
+        view=alt.ViewConfig(stroke=None),
+    )
+    return {**chart.to_dict(), "autosize": {"type": "fit-x", "contains": "padding"}}  # legends grow downwards
+
+
+def _legend() -> alt.Legend:
+    return alt.Legend(title=None, orient="bottom", columns=2, direction="horizontal", symbolOpacity=1)
+
+
+def _choice(name: str, options: Sequence[str], value: str, radio: bool = False) -> alt.Parameter:
+    bind = alt.binding_radio if radio else alt.binding_select
+    return alt.param(name=name, value=value, bind=bind(options=list(options), name=f"{name}: "))
+
+
+def _stage() -> alt.Parameter:
+    return _choice("stage", ["before fine-tuning", "after fine-tuning"], "after fine-tuning", radio=True)
+
+
+def _tooltip(*first: str, unit: str) -> list[alt.Tooltip]:
+    figures = [
+        alt.Tooltip("mean:Q", title=unit, format=".4~g"),
+        alt.Tooltip("std:Q", title="standard deviation", format=".3~g"),
+    ]
+    return [*(alt.Tooltip(f"{name}:N") for name in first), *figures, alt.Tooltip("n:Q", title="seeds")]
+
+
+def trade_off(points: list[Point], looks: Looks, x: str, y: str, dense: float | None, band: bool = True) -> Spec:
+    """The metric against a ratio: a line per method with one standard deviation around it, and the Pareto front.
+
+    Lines join budgets in their order: a measured ratio need not grow with the budget, so there ``band`` is false and
+    error bars stand in for it. A slider cuts the axis off from below, for boards on which some methods fail badly.
+    """
+    scales = looks.scales([point["method"] for point in points])
+    pick = alt.selection_point(fields=["method"], bind="legend", name="picked")
+    lowest, highest = min(point["low"] for point in points), max(point["high"] for point in points)
+    highest = max(highest, dense or highest)
+    floor, top = math.floor(lowest), highest + 0.03 * (highest - lowest)
+    percent = "%" in y
+    cut = alt.Scale(zero=False)
+    if percent:
+        cut = alt.Scale(zero=False, nice=False, domainMin=alt.ExprRef("lowest"), domainMax=top)
+    metric = alt.Y("mean:Q", title=y, scale=cut)
+    ratio = alt.X("ratio:Q", title=x, scale=alt.Scale(type="log", base=2, nice=False, padding=12))
+    base = alt.Chart(alt.Data(values=points)).transform_filter("datum.stage == stage")
+    base = base.encode(x=ratio, color=alt.Color("method:N", scale=scales["color"], legend=_legend()))
+    faded = alt.condition(pick, alt.value(1.0), alt.value(0.08))
+    around = base.mark_area(clip=True) if band else base.mark_rule(strokeWidth=1.5, clip=True)
+    strength = (0.15, 0.02) if band else (0.5, 0.03)
+    bars = around.encode(
+        y=alt.Y("low:Q", title=y, scale=cut),
+        y2="high:Q",
+        opacity=alt.condition(pick, *(alt.value(value) for value in strength)),
+    )
+    dash = alt.StrokeDash("method:N", scale=scales["dash"], legend=_legend())
+    line = base.mark_line(strokeWidth=2, clip=True).encode(y=metric, strokeDash=dash, opacity=faded, order="place:Q")
+    dots = base.mark_point(filled=True, size=55, clip=True).encode(
+        y=metric,
+        shape=alt.Shape("method:N", scale=scales["shape"], legend=_legend()),
+        opacity=faded,
+        tooltip=[*_tooltip("method", "budget", unit=y), alt.Tooltip("ratio:Q", title="ratio", format=".3~g")],
+    )
+    front = (
+        alt.Chart(alt.Data(values=points))
+        .transform_filter("datum.stage == stage && datum.front")
+        .mark_line(color=INK, strokeDash=[1, 3], strokeWidth=1.5, opacity=0.8, clip=True)
+        .encode(x=ratio, y=metric)
+    )
+    layers = [bars, line, dots, front]
+    if dense is not None:
+        rule = alt.Chart(alt.Data(values=[{"dense": dense}])).mark_rule(color=INK, opacity=0.45, clip=True)
+        layers.append(rule.encode(y="dense:Q", tooltip=[alt.Tooltip("dense:Q", title="dense network", format=".4~g")]))
+    slider = alt.binding_range(
+        min=floor, max=max(math.floor(highest) - 1, floor + 1), step=1, name="lowest shown (%): "
+    )
+    cutting = [alt.param(name="lowest", value=floor, bind=slider)] if percent else []
+    return finished(alt.layer(*layers).add_params(_stage(), *cutting, pick))
+
+
+def heat(points: list[Point], y: str) -> Spec:
+    """Selection × compensation for one budget and stage: the metric as colour and number."""
+    budgets = _in_order(point["budget"] for point in points)
+    chosen = alt.Chart(alt.Data(values=points)).transform_filter("datum.stage == stage && datum.budget == budget")
+    place = chosen.encode(
+        x=alt.X("compensation:N", title="compensation", axis=alt.Axis(labelAngle=0, grid=False)),
+        y=alt.Y("selection:N", title="selection", axis=alt.Axis(grid=False)),
+    )
+    tiles = place.mark_rect().encode(
+        color=alt.Color("mean:Q", title=y, scale=alt.Scale(scheme="viridis"), legend=alt.Legend(orient="bottom")),
+        tooltip=_tooltip("selection", "compensation", "budget", unit=y),
+    )
+    middle = "(domain('color')[0] + domain('color')[1]) / 2"
+    numbers = place.mark_text(fontSize=13).encode(
+        text=alt.Text("mean:Q", format=".4~g"),
+        color=alt.condition(f"datum.mean > {middle}", alt.value("#111111"), alt.value("#ffffff")),
+    )
+    choices = (_choice("budget", budgets, budgets[0]), _stage_before())
+    chart = alt.layer(tiles, numbers).add_params(*choices)
+    spec = finished(chart)
+    spec["height"] = ROW * len({point["selection"] for point in points})
+    return spec
+
+
+def _stage_before() -> alt.Parameter:
+    return _choice("stage", ["before fine-tuning", "after fine-tuning"], "before fine-tuning", radio=True)
+
+
+def widths(points: list[Point], looks: Looks) -> Spec:
+    """Units kept in each layer, from input to output, for one budget."""
+    budgets = _in_order(point["budget"] for point in points)
+    scales = looks.scales([point["method"] for point in points])
+    pick = alt.selection_point(fields=["method"], bind="legend", name="picked")
+    layers = alt.EncodingSortField(field="order", op="min")
+    base = alt.Chart(alt.Data(values=points)).transform_filter("datum.budget == budget")
+    base = base.encode(
+        x=alt.X("layer:N", title="layer, from input to output", sort=layers, axis=alt.Axis(labelAngle=-40)),
+        y=alt.Y("mean:Q", title="units kept (% of the layer)", scale=alt.Scale(domain=[0, 100])),
+        color=alt.Color("method:N", scale=scales["color"], legend=_legend()),
+        opacity=alt.condition(pick, alt.value(1.0), alt.value(0.08)),
+    )
+    line = base.mark_line(strokeWidth=2).encode(
+        strokeDash=alt.StrokeDash("method:N", scale=scales["dash"], legend=_legend())
+    )
+    dots = base.mark_point(filled=True, size=55).encode(
+        shape=alt.Shape("method:N", scale=scales["shape"], legend=_legend()),
+        tooltip=_tooltip("method", "layer", "units", unit="units kept (%)"),
+    )
+    return finished(alt.layer(line, dots).add_params(_choice("budget", budgets, budgets[0]), pick))
+
+
+def curves(points: list[Point], looks: Looks, y: str) -> Spec:
+    """The validation metric by epoch: the dense training, or the fine-tuning of one budget."""
+    budgets = _in_order(point["budget"] for point in points)
+    first = next((name for name in budgets if name != "training"), budgets[0])
+    scales = looks.scales([point["method"] for point in points])
+    pick = alt.selection_point(fields=["method"], bind="legend", name="picked")
+    base = alt.Chart(alt.Data(values=points)).transform_filter("datum.budget == budget")
+    base = base.encode(
+        x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1)),
+        color=alt.Color("method:N", scale=scales["color"], legend=_legend()),
+    )
+    band = base.mark_area().encode(
+        y=alt.Y("low:Q", title=y, scale=alt.Scale(zero=False)),
+        y2="high:Q",
+        opacity=alt.condition(pick, alt.value(0.12), alt.value(0.02)),
+    )
+    line = base.mark_line(strokeWidth=2).encode(
+        y=alt.Y("mean:Q", title=y, scale=alt.Scale(zero=False)),
+        strokeDash=alt.StrokeDash("method:N", scale=scales["dash"], legend=_legend()),
+        opacity=alt.condition(pick, alt.value(1.0), alt.value(0.08)),
+        tooltip=_tooltip("method", "epoch", unit=y),
+    )
+    return finished(alt.layer(band, line).add_params(_choice("budget", budgets, first), pick))
+
+
+def predictions(points: list[Point], theory: str, unit: str) -> Spec:
+    """What a theory predicted against what was measured, one dot per layer or network, on logarithmic axes.
+
+    The line of equality is drawn where both have the unit of the loss.
+    """
+    outcomes = list(dict.fromkeys(point["outcome"] for point in points))
+    x = alt.X("predicted:Q", title=f"predicted: {theory} ({unit})", scale=alt.Scale(type="log", nice=False, padding=8))
+    y = alt.Y("measured:Q", title="measured outcome", scale=alt.Scale(type="log", nice=False, padding=8))
+    base = alt.Chart(alt.Data(values=points)).transform_filter("datum.outcome == outcome")
+    details = ["method:N", "layer:N", "dataset:N", "model:N", "budget:N", "seed:Q", "predicted:Q", "measured:Q"]
+    dots = base.mark_point(filled=True, size=35, opacity=0.65).encode(
+        x=x,
+        y=y,
+        color=alt.Color("budget:N", title=None, scale=alt.Scale(range=list(COLOURS)), legend=_legend()),
+        tooltip=details,
+    )
+    layers = [dots]
+    if unit == "loss":
+        same = base.mark_line(color=INK, strokeDash=[4, 3], opacity=0.5).encode(
+            x=x, y=alt.Y("predicted:Q", scale=y.scale)
+        )
+        layers.append(same)
+    return finished(alt.layer(*layers).add_params(_choice("outcome", outcomes, outcomes[0])))
+
+
+def _in_order(names: Any) -> list[str]:
+    """Budget names by kind and value."""
+
+    def key(name: str) -> tuple[str, float]:
+        kind, _, value = name.partition(" ")
+        return kind, float(value) if value.replace(".", "", 1).isdigit() else 0.0
+
+    return sorted(set(names), key=key)

@@ -1,0 +1,231 @@
+"""The page: sections, charts, tables and the library that draws them, in one file that loads nothing."""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from benchmarks import checklist, overall
+from benchmarks.board import Question, boards, task_of
+from benchmarks.frame import Row as Cell
+from benchmarks.leaderboard import RULE, table_of
+from benchmarks.paths import safe_name
+from benchmarks.records import Problem, Record
+from benchmarks.report import charts, gather
+from benchmarks.report.methods import methods
+from benchmarks.tables import Table
+
+HERE = Path(__file__).parent
+FEWEST_PREDICTIONS = 3
+
+
+@dataclass
+class Figure:
+    """One chart: a name fit for a file, a caption, and its Vega-Lite specification."""
+
+    name: str
+    caption: str
+    spec: dict[str, Any]
+
+
+@dataclass
+class Section:
+    """All there is on one (data set, model): charts, and a table per budget."""
+
+    title: str
+    anchor: str
+    figures: list[Figure] = field(default_factory=list)
+    tables: list[tuple[str, Table]] = field(default_factory=list)
+
+
+@dataclass
+class Report:
+    """Everything on the page."""
+
+    summary: list[tuple[str, str]]
+    sections: list[Section]
+    theory_figures: list[Figure]
+    theory_tables: list[Table]
+    ranking: Table | None
+    diagram: str
+    diagram_png: bytes
+    checklist: Table
+    methods: list[Any]
+    problems: list[str]
+
+    @property
+    def figures(self) -> list[Figure]:
+        """All charts."""
+        return [figure for section in self.sections for figure in section.figures] + self.theory_figures
+
+
+def make(
+    cells: Sequence[Cell], records: Sequence[Record], problems: Sequence[Problem] = (), baseline: str | None = None
+) -> Report:
+    """The report on ``cells``; ``records`` are the same cells in full."""
+    labels = {cell["key"]: cell["label"] for cell in cells}
+    looks = charts.Looks(sorted({cell["label"] for cell in cells}))
+    question = Question(baseline=baseline)
+    found = overall.compare(cells, question)
+    from benchmarks import theory
+
+    return Report(
+        summary=_summary(cells),
+        sections=[_section(pair, cells, records, labels, looks, question) for pair in gather.pairs(cells)],
+        theory_figures=_theory(theory.points(records)),
+        theory_tables=theory.tables(theory.points(records)),
+        ranking=overall.table_of(found),
+        diagram=_inline_svg(overall.diagram(found).decode()) if found else "",
+        diagram_png=overall.diagram(found, "png") if found else b"",
+        checklist=checklist.table_of(checklist.examine(cells)),
+        methods=methods(cells),
+        problems=[str(problem) for problem in problems],
+    )
+
+
+def _summary(cells: Sequence[Cell]) -> list[tuple[str, str]]:
+    done = sum(cell["status"] == "done" for cell in cells)
+    committed = sum(bool(cell.get("_committed")) for cell in cells)
+    return [
+        ("records", f"{len(cells)} ({committed} committed, {len(cells) - committed} of this machine's own runs)"),
+        ("done", f"{done}; {len(cells) - done} failed, collapsed or skipped"),
+        ("tasks", f"{len({task_of(cell) for cell in cells})} (data set × model × budget)"),
+        ("methods", f"{len({cell['method'] for cell in cells})}, in {len({cell['label'] for cell in cells})} settings"),
+        ("seeds", ", ".join(map(str, sorted({cell["seed"] for cell in cells})))),
+        ("numbers", f"{RULE}; mean ± sample standard deviation over seeds"),
+        ("checklist", checklist.line(checklist.examine(cells)).removeprefix("checklist: ")),
+    ]
+
+
+def _section(
+    pair: gather.Pair,
+    cells: Sequence[Cell],
+    records: Sequence[Record],
+    labels: dict[str, str],
+    looks: charts.Looks,
+    question: Question,
+) -> Section:
+    stem = safe_name("_".join(pair))
+    section = Section(" · ".join(pair), f"task-{stem}")
+    done = gather.of_pair(cells, pair)
+    own = [record for record in records if (record.dataset, record.model) == pair and record.status == "done"]
+    if done:
+        title = gather.quantity(done)[2]
+        for ratio, words in gather.ratios(done).items():
+            points = gather.trade_off(done, ratio)
+            if points:
+                measured = ratio.startswith("latency")
+                spec = charts.trade_off(points, looks, words, title, gather.dense_level(done), band=not measured)
+                how = ", dense / pruned time" if measured else ""
+                around = "bars" if measured else "bands"
+                caption = f"Trade-off: {title} against {words}{how}; {around}: one standard deviation over seeds. "
+                caption += "Level line: the dense network; dotted: Pareto front."
+                section.figures.append(Figure(f"trade_off_{stem}_{ratio}", caption, spec))
+        points = gather.heat(done)
+        if points:
+            caption = "Which part matters: selection × compensation, mean over seeds."
+            section.figures.append(Figure(f"selection_x_compensation_{stem}", caption, charts.heat(points, title)))
+        points = gather.widths(own, labels)
+        if points:
+            section.figures.append(Figure(f"widths_{stem}", "What each layer keeps.", charts.widths(points, looks)))
+        points = gather.curves(own, labels)
+        if points:
+            axis = title.replace("test", "validation")
+            caption = "Training of the dense network and fine-tuning after pruning, on the validation split."
+            section.figures.append(Figure(f"curves_{stem}", caption, charts.curves(points, looks, axis)))
+    every = [cell for cell in cells if (cell["dataset"], cell["model"]) == pair]
+    for board in boards(every, question):
+        section.tables.append((gather.budget_name(board.group["budget"], board.group["value"]), table_of(board)))
+    return section
+
+
+def _theory(points: Sequence[Any]) -> list[Figure]:
+    figures = []
+    for name, unit, scope in sorted({(point.theory, point.unit or "its own unit", point.scope) for point in points}):
+        own = [p for p in points if (p.theory, p.unit or "its own unit", p.scope) == (name, unit, scope)]
+        rows = [point.row() for point in own if point.predicted > 0 and point.measured > 0]
+        if len(rows) >= FEWEST_PREDICTIONS:
+            subject = "of each layer" if scope == "layer" else "of the network"
+            caption = f"{name}, {subject}: predicted against measured. {len(rows)} of {len(own)} points are positive."
+            spec = charts.predictions(rows, name, unit)
+            figures.append(Figure(safe_name(f"predicted_{scope}_{name}_{unit}"), caption, spec))
+    return figures
+
+
+def _inline_svg(text: str) -> str:
+    """The SVG element alone, in the colours of the page."""
+    element = text[text.index("<svg") :]
+    for ink in ("#000000", "black"):
+        element = element.replace(ink, "currentColor")
+    return element.replace("<svg", '<svg role="img" aria-label="critical-difference diagram" fill="currentColor"', 1)
+
+
+@cache
+def library() -> str:
+    """Vega, Vega-Lite and Vega-Embed as one script that defines ``vegaEmbed``."""
+    import vl_convert
+
+    bundle = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    return bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--")
+
+
+def html(report: Report, title: str = "Secateurs: pruning methods compared") -> str:
+    """The page as one HTML file."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["spec"] = _script_json
+    return environment.get_template("page.html.j2").render(
+        report=report,
+        title=title,
+        style=(HERE / "page.css").read_text(encoding="utf-8"),
+        script=(HERE / "page.js").read_text(encoding="utf-8"),
+        library=library() if report.figures else "",
+    )
+
+
+def _script_json(spec: dict[str, Any]) -> str:
+    """JSON that cannot leave its script element."""
+    text = json.dumps(spec, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def save_figures(report: Report, folder: Path) -> list[Path]:
+    """Every chart as SVG and PNG, for papers; returns the files."""
+    import vl_convert
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for figure in report.figures:
+        spec = {**figure.spec, "background": "white", "width": 560}
+        for ending, content in (
+            ("svg", _numbered_afresh(vl_convert.vegalite_to_svg(_black(spec))).encode()),
+            ("png", vl_convert.vegalite_to_png(_black(spec), scale=2)),
+        ):
+            written.append(folder / f"{figure.name}.{ending}")
+            written[-1].write_bytes(content)
+    if report.diagram:
+        svg = report.diagram.replace("currentColor", "#000000")
+        for ending, content in (("svg", svg.encode()), ("png", report.diagram_png)):
+            written.append(folder / f"critical_difference.{ending}")
+            written[-1].write_bytes(content)
+    return written
+
+
+def _numbered_afresh(svg: str) -> str:
+    """Gradients and clips counted from 0: Vega goes on counting over all charts of a process."""
+    names: dict[str, str] = {}
+
+    def renamed(found: re.Match[str]) -> str:
+        return names.setdefault(found[0], f"{found[1]}{len(names)}")
+
+    return re.sub(r"\b(gradient_|clip)\d+\b", renamed, svg)
+
+
+def _black(spec: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(spec).replace("currentColor", "#222222"))

@@ -1,0 +1,256 @@
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sample_records import made
+
+from benchmarks.frame import load
+from benchmarks.records import Store
+from benchmarks.report import charts, gather, page
+from benchmarks.report.__main__ import main
+from methods.errors import BadInput
+
+HOSTILE = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">'
+LEAST_SQUARES = {"_target_": "methods.compensation.LeastSquares"}
+NONE = {"_target_": "methods.compensation.Compensation"}
+
+
+def records():
+    """Four methods, two repairs, three budgets and three seeds, with everything a page can show."""
+    for number, method in enumerate(("spectral", "random", "magnitude", "obd")):
+        for repair, compensation in enumerate((LEAST_SQUARES, NONE)):
+            for value in (0.5, 0.2, 0.1):
+                for seed in range(3):
+                    yield cell(method, number, compensation, repair, value, seed)
+    yield made(5, "failed", method="random", reason=f"it broke {HOSTILE}", settings={"method": "f"})
+
+
+def cell(method, number, compensation, repair, value, seed):
+    tuned = 0.99 - 0.02 * number - 0.03 * repair - 0.02 / value + 0.003 * ((seed * (number + 2) + repair) % 3)
+    epochs = [{"epoch": n, "validation_accuracy": tuned * n / 5, "validation_loss": 1 / n} for n in range(1, 6)]
+    return made(
+        seed,
+        method=method,
+        settings={"method": {"name": method}, "compensation": compensation, "budget": {"keep": value}},
+        budget={"requested": {"keep": value}, "achieved": {"compression": 1 / value, "speedup": 0.9 / value}},
+        metrics={
+            "dense": {"accuracy": 0.99, "loss": 0.1, "parameters": 1000, "macs": 900},
+            "pruned": {"accuracy": tuned - 0.1, "loss": 0.2 + number, "parameters": 100, "macs": 90},
+            "tuned": {"accuracy": tuned, "loss": 0.15, "parameters": 100, "macs": 90},
+        },
+        layers=[{"name": f"fc{n}", "units": 10, "kept": int(10 * value), "loss": 0.5 / value} for n in (1, 2)],
+        latency=[{"runtime": "eager", "batch": 1, "ratio": 1 + 0.1 / value}],
+        history={"train": epochs, "finetune": epochs},
+    )
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    root = tmp_path_factory.mktemp("results")
+    store = Store(root / "runs", root / "cells")
+    for record in records():
+        store.write(record)
+    return root
+
+
+@pytest.fixture(scope="module")
+def built(results):
+    assert main(["--results", str(results), "--out", str(results / "page")]) == 0
+    return results / "page"
+
+
+class Reader(HTMLParser):
+    """Collects elements, and fails where one is not closed in its turn."""
+
+    VOID = frozenset({"meta", "link", "br", "input", "img"})
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.tags, self.ids, self.links = [], [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        found = dict(attributes)
+        self.tags.append(tag)
+        self.ids += [found["id"]] if "id" in found else []
+        self.links += [value for name, value in attributes if name in ("src", "href", "xlink:href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, tag
+
+
+def test_page_is_one_well_formed_file_that_loads_nothing(built):
+    text = (built / "report.html").read_text()
+    reader = Reader()
+    reader.feed(text)
+    assert reader.open == [] and len(reader.ids) == len(set(reader.ids))
+    assert all(link.startswith(("#", "data:")) for link in reader.links), "nothing is loaded"
+    assert len(re.findall(r"window\.vegaEmbed ?=", text)) == 1, "the library is there once, however many charts"
+    anchors = {link[1:] for link in reader.links if link.startswith("#") and not link.startswith("#m")}
+    assert {anchor for anchor in anchors if not re.match("[0-9a-zA-Z]*[0-9]", anchor)} <= set(reader.ids)
+
+
+def test_text_of_records_cannot_leave_its_place(built):
+    text = (built / "report.html").read_text().replace(page.library(), "")
+    assert "window.hacked" in text and "<img" not in text and "<script>window.hacked" not in text
+    for spec in re.findall(r'<script type="application/json"[^>]*>(.*?)</script>', text, re.S):
+        assert "<" not in spec and json.loads(spec)["$schema"]
+
+
+def test_page_says_what_it_shows(built):
+    text = (built / "report.html").read_text()
+    for words in (
+        "73 (0 committed, 73 of this machine",
+        "1 failed",
+        "not told apart",
+        "checklist",
+        "Suzuki et al.",
+        "D15",
+    ):
+        assert words in text, words
+
+
+def test_same_records_give_the_same_page_and_figures(results, built, tmp_path):
+    assert main(["--results", str(results), "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "report.html").read_bytes() == (built / "report.html").read_bytes()
+    names = sorted(path.name for path in (tmp_path / "figures").iterdir())
+    assert {"critical_difference.svg", "trade_off_digits_mlp_compression.png", "widths_digits_mlp.svg"} <= set(names)
+    for name in names:
+        assert (tmp_path / "figures" / name).read_bytes() == (built / "figures" / name).read_bytes(), name
+    assert b"currentColor" not in (tmp_path / "figures" / "critical_difference.svg").read_bytes()
+
+
+def test_every_axis_has_a_title(results):
+    store = Store(results / "runs", results / "cells")
+    cells, _ = load(store)
+    report = page.make(cells, store.load()[0])
+    kinds = {figure.name.partition("_digits")[0] for figure in report.figures if "digits" in figure.name}
+    assert kinds == {"trade_off", "selection_x_compensation", "widths", "curves"}
+    for figure in report.figures:
+        for layer in figure.spec["layer"]:
+            for channel in ("x", "y"):
+                encoding = layer["encoding"].get(channel, {})
+                is_rule = encoding.get("field") == "dense"
+                assert encoding == {} or encoding.get("title") or is_rule, (figure.name, layer)
+
+
+def test_no_records_says_how_to_begin(tmp_path):
+    with pytest.raises(BadInput, match=r"No records to report.*\n.*python run.py -m"):
+        main(["--results", str(tmp_path)])
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.integers(1, 6), st.integers(0, 6)), min_size=1, max_size=8, unique=True))
+def test_pareto_front_against_its_definition(places):
+    cells = [
+        {
+            "label": str(number),
+            "budget": "keep",
+            "value": 0.1,
+            "compression": float(ratio),
+            "tuned_accuracy": score / 10,
+            "pruned_accuracy": None,
+        }
+        for number, (ratio, score) in enumerate(places)
+    ]
+    points = gather.trade_off(cells, "compression")
+    for point in points:
+        ratio, score = places[int(point["method"])]
+        beaten = any(r >= ratio and s >= score and (r, s) != (ratio, score) for r, s in places)
+        assert point["front"] == (not beaten)
+
+
+def test_points_are_means_and_spreads_over_seeds(results):
+    cells = gather.of_pair(load(Store(results / "runs", results / "cells"))[0], ("digits", "mlp"))
+    points = gather.trade_off(cells, "compression")
+    assert len(points) == 4 * 2 * 3 * 2
+    own = [c for c in cells if c["method"] == "obd" and c["compensation"] == "Compensation" and c["value"] == 0.2]
+    scores = [100 * cell["tuned_accuracy"] for cell in own]
+    label = own[0]["label"]
+    [point] = [p for p in points if (p["method"], p["budget"], p["stage"]) == (label, "keep 0.2", "after fine-tuning")]
+    assert point["mean"] == pytest.approx(sum(scores) / 3, rel=1e-5) and point["n"] == 3
+    assert point["high"] - point["mean"] == pytest.approx(point["std"], rel=1e-3)
+
+
+def test_methods_keep_their_looks_on_every_chart():
+    looks = charts.Looks([f"method {n}" for n in range(30)])
+    alone = looks.scales(["method 9"])
+    among = looks.scales([f"method {n}" for n in range(30)])
+    for name in ("color", "dash", "shape"):
+        assert alone[name].to_dict()["range"] == [among[name].to_dict()["range"][9]]
+    triples = list(zip(*(among[name].to_dict()["range"] for name in ("color", "dash", "shape")), strict=True))
+    assert len({str(triple) for triple in triples}) == 30
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("no Chromium on this machine")
+    with playwright.sync_playwright() as running:
+        found = running.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield found
+        found.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light")])
+def test_in_a_browser(browser, built, width, scheme):
+    view = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    said, asked = [], []
+    view.on("console", lambda message: said.append(message.text))
+    view.on("pageerror", lambda error: said.append(str(error)))
+    view.on("request", lambda request: asked.append(request.url))
+    view.goto((built / "report.html").as_uri())
+    for _ in range(200):
+        view.mouse.wheel(0, 700)
+        if view.evaluate("[...document.querySelectorAll('.chart')].every(chart => chart.dataset.drawn)"):
+            break
+        view.wait_for_timeout(100)
+    assert view.evaluate("[...document.querySelectorAll('.chart')].every(chart => chart.querySelector('svg.marks'))")
+    assert said == [], "no console message at all"
+    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert view.evaluate("document.documentElement.scrollWidth") <= width, "the page itself never scrolls sideways"
+    assert view.evaluate("window.hacked") is None
+    dark = view.evaluate("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
+    assert dark == (scheme == "dark")
+    view.close()
+
+
+@pytest.mark.slow
+def test_tables_sort_and_filter_in_a_browser(browser, built):
+    view = browser.new_page()
+    view.goto((built / "report.html").as_uri())
+    view.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
+    table = view.locator("#task-digits_mlp table").first
+    head = [cell.strip() for cell in table.locator("thead th").all_inner_texts()]
+    column = head.index("after fine-tuning")
+
+    def shown():
+        rows = [row for row in table.locator("tbody tr").all() if row.is_visible()]
+        return [row.locator("td").nth(column).inner_text() for row in rows]
+
+    button = table.locator("thead th").nth(column).locator("button")
+    for direction, sign in (("ascending", 1), ("descending", -1)):
+        button.click()
+        assert table.locator("thead th").nth(column).get_attribute("aria-sort") == direction
+        numbers = [float(text.split()[0]) for text in shown() if text[0] not in "–"]
+        assert len(numbers) > 5 and numbers == sorted(numbers, key=lambda value: sign * value)
+        assert all(text == "–" for text in shown()[len(numbers) :]), "what is missing comes last either way"
+    everything = len(shown())
+    view.locator("#task-digits_mlp input.filter").first.fill("obd")
+    assert 0 < len(shown()) < everything
+    view.locator("#task-digits_mlp input.filter").first.fill("no such method")
+    assert shown() == []
+    view.locator("#task-digits_mlp input.filter").first.fill("")
+    assert len(shown()) == everything
+    view.close()
