@@ -87,3 +87,13 @@ def test_mlpnet(tmp_path, monkeypatch):
     assert all(path.is_file() for path in outcome.figures)
     if "93.97" in outcome.setting:
         assert next(claim for claim in outcome.claims if "magnitude gives" in claim.text).seen
+
+
+@pytest.mark.slow
+def test_kronecker(tmp_path):
+    outcome = module_of("kronecker_lenet300").run(Workplace(tmp_path, tmp_path, tmp_path, quick=True))
+    assert len(outcome.table) == 7 and set(outcome.table["n"]) == {2}
+    kept = outcome.table.set_index("method")["parameters kept"].str.rstrip(" %").astype(float)
+    assert kept["EigenDamage"] == pytest.approx(kept["Kron-OBS"], rel=0.05)
+    assert all("pairs" in claim.evidence for claim in outcome.claims)
+    assert all(path.is_file() for path in outcome.figures)
