@@ -9,6 +9,7 @@ the row then says so. One process of a machine times at once.
 from __future__ import annotations
 
 import gc
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ MAX_SECONDS = 0.5
 SAMPLE_SECONDS = 0.005  # one timing is at least this long, so that the clock's resolution does not show
 WARM_UP_SECONDS, STEADY = 0.2, 0.05  # the longest warm-up; relative spread of three blocks that counts as warm
 RESAMPLES = 1000
+LOOK_AGAIN = 1.25  # times as many pairs, before the interval is computed again
 TOLERANCES = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}  # of outputs, relative to the largest one
 
 
@@ -192,14 +194,15 @@ def time_pairs(
     with _no_garbage_collection():
         repeats = max(_warm_up(first, clock), _warm_up(second, clock))
         times: list[tuple[float, float]] = []
-        spent = 0.0
+        spent, look = 0.0, pairs
         while True:
             times.append((clock(first, repeats), clock(second, repeats)))
             spent += sum(times[-1]) * repeats
             # Looked at only now and then: the interval takes time to compute, and stopping at the first lucky look
             # would make it too narrow.
-            if len(times) < pairs or (len(times) - pairs) % max(pairs // 2, 1):
+            if len(times) < pairs or (len(times) < look and spent < max_seconds):
                 continue
+            look = math.ceil(len(times) * LOOK_AGAIN)
             figures = _figures(np.array(times))
             width = half_width(figures)
             if width <= target or spent >= max_seconds:
