@@ -253,6 +253,7 @@ class SpectralSelection(Selection):
 
         own, out = degrees(self.lam, seen[0]), degrees(self.lam, seen[1])
         total = output.times(covariance).trace()
+        input_loss, output_loss = (each.clamp(min=0) for each in (residual.trace(), output.times(residual).trace()))
         result: dict[str, Any] = {
             "m": len(covariance),
             "kept": len(kept),
@@ -261,10 +262,10 @@ class SpectralSelection(Selection):
             "degrees_of_freedom": {f"{relative:g}": degrees(relative, seen[0]) for relative in LAMBDAS},
             "degrees_of_freedom_at_lambda": own,
             "output_degrees_of_freedom": out,
-            "input_loss": _ratio(residual.trace(), trace),
-            "output_loss": _ratio(output.times(residual).trace(), total),
+            "input_loss": _ratio(input_loss, trace),
+            "output_loss": _ratio(output_loss, total),
             "loss_bound": 4 * lam * (self.theta * own + (1 - self.theta) * out),
-            "loss": (self.theta * residual.trace() + (1 - self.theta) * output.times(residual).trace()).item(),
+            "loss": (self.theta * input_loss + (1 - self.theta) * output_loss).item(),
             "sufficient_width": sufficient_width(own),
             "reconstruction_norm": matrix.norm().item(),
             "condition_number": _condition(covariance[kept][:, kept] + torch.diag(tau)),
