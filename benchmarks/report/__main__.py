@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     records = [found for cell in cells if isinstance(found := store.open(Path(cell["_file"])), Record)]
     baseline = chosen.baseline or (CONTROL if any(cell["method"] == CONTROL for cell in cells) else None)
-    report = page.make(cells, records, problems, baseline)
+    report = page.make(cells, records, problems, baseline, chosen.results)
     out = chosen.out or (paths.committed_boards if chosen.committed else paths.boards)
     write_atomically(out / "report.html", page.html(report))
     console.print(f"written: {out / 'report.html'}", markup=False)

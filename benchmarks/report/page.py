@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks import checklist, overall
+from benchmarks import checklist, overall, published
 from benchmarks.board import Question, boards, task_of
 from benchmarks.frame import Row as Cell
 from benchmarks.leaderboard import RULE, table_of
@@ -20,6 +20,7 @@ from benchmarks.tables import Table
 
 HERE = Path(__file__).parent
 FEWEST_PREDICTIONS = 3
+SEEN = {True: "yes", False: "no", None: "undecided"}
 
 
 @dataclass
@@ -55,6 +56,8 @@ class Report:
     checklist: Table
     methods: list[Any]
     problems: list[str]
+    reproductions: list[Table] = field(default_factory=list)
+    published: Table | None = None
 
     @property
     def figures(self) -> list[Figure]:
@@ -63,9 +66,21 @@ class Report:
 
 
 def make(
-    cells: Sequence[Cell], records: Sequence[Record], problems: Sequence[Problem] = (), baseline: str | None = None
+    cells: Sequence[Cell],
+    records: Sequence[Record],
+    problems: Sequence[Problem] = (),
+    baseline: str | None = None,
+    results: Path | None = None,
 ) -> Report:
-    """The report on ``cells``; ``records`` are the same cells in full."""
+    """The report on ``cells``; ``records`` are the same cells in full.
+
+    Args:
+        cells: the records as rows.
+        records: the same in full.
+        problems: files that could not be used.
+        baseline: the method that the others are compared with.
+        results: where published numbers and reproductions lie; without it the page has none.
+    """
     labels = {cell["key"]: cell["label"] for cell in cells}
     looks = charts.Looks(sorted({cell["label"] for cell in cells}))
     question = Question(baseline=baseline)
@@ -83,7 +98,31 @@ def make(
         checklist=checklist.table_of(checklist.examine(cells)),
         methods=methods(cells),
         problems=[str(problem) for problem in problems],
+        reproductions=reproductions(results / "reproductions") if results else [],
+        published=_published(results / "published") if results else None,
     )
+
+
+def reproductions(folder: Path) -> list[Table]:
+    """What each reproduction that has been run has seen of its paper's claims."""
+    tables = []
+    for path in sorted(folder.glob("*/outcome.json")):
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            claims = [(str(c["text"]), SEEN[c["seen"]], str(c["evidence"])) for c in content["claims"]]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        columns = ["claim", "seen here", "evidence"]
+        notes = [str(content.get("setting") or ""), f"python -m benchmarks.reproduce {path.parent.name}"]
+        tables.append(
+            Table(path.parent.name, columns, [list(c) for c in claims], set(columns), [n for n in notes if n])
+        )
+    return tables
+
+
+def _published(folder: Path) -> Table | None:
+    numbers = published.load(folder)
+    return published.table_of(numbers) if numbers else None
 
 
 def _summary(cells: Sequence[Cell]) -> list[tuple[str, str]]:

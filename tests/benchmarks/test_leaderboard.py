@@ -11,6 +11,7 @@ from sample_records import made
 from benchmarks import board, labels
 from benchmarks.frame import load, rows_of
 from benchmarks.leaderboard import csv_of, main, outdated, render, table_of
+from benchmarks.paths import REPOSITORY, Paths
 from benchmarks.records import Store
 from benchmarks.stats import spread
 from benchmarks.tables import Table, plus_minus
@@ -468,3 +469,9 @@ def test_cache_is_not_needed(conf, store, monkeypatch):
     monkeypatch.setattr("pyarrow.parquet.write_table", refuse)
     assert [row["seed"] for row in load(store)[0]] == [0]
     assert not (store.runs / ".boards.parquet").exists()
+
+
+def test_boards_under_version_control_are_what_the_records_give():
+    paths = Paths(REPOSITORY / "results")
+    stale = outdated(Store.of(paths), paths.committed_boards)
+    assert stale == [], "render them: python -m benchmarks.leaderboard --committed --format md,csv,tex,html"

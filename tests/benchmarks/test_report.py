@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_records import made
 
+from benchmarks import published
 from benchmarks.frame import load
 from benchmarks.records import Store
 from benchmarks.report import charts, gather, page
@@ -54,6 +55,12 @@ def results(tmp_path_factory):
     store = Store(root / "runs", root / "cells")
     for record in records():
         store.write(record)
+    (root / "published").mkdir()
+    line = "P,table 1,a setting,accuracy,91.5,%,memory,another trainer"
+    (root / "published" / "p.csv").write_text(f"{','.join(published.COLUMNS)}\n{line}\n")
+    (root / "reproductions" / "one").mkdir(parents=True)
+    claims = [{"text": "it works", "seen": seen, "evidence": HOSTILE} for seen in (True, False, None)]
+    (root / "reproductions" / "one" / "outcome.json").write_text(json.dumps({"claims": claims, "setting": "small"}))
     return root
 
 
