@@ -173,7 +173,7 @@ def tabulate(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def _claims(table: pd.DataFrame) -> list[Claim]:
-    ours = table.set_index(["method", "sparsity"])["ours"]
+    ours: dict[Any, float] = table.set_index(["method", "sparsity"])["ours"].to_dict()
     exact = table[table["method"] == "magnitude"]
     met = [abs(value) < 0.005 for value in exact["difference"]]
     claims = [
