@@ -65,11 +65,10 @@ def kfac_factors(
         batch_size: samples per forward and backward pass.
     """
     sums: dict[str, Factors] = {}
-    for name, patches, gradients in layer_signals(
-        model, layers, inputs, labels, generator=generator, batch_size=batch_size
-    ):
-        positions = gradients.shape[2]
-        new = Factors(outer_sum(patches), outer_sum(gradients) / positions)
+    for name, read, written in _reads_and_gradients(model, layers, inputs, labels, generator, batch_size):
+        module = model.get_submodule(name)
+        gradients = positions_last(module, written)
+        new = Factors(patch_sum(module, read), outer_sum(gradients) / gradients.shape[2])
         old = sums.get(name)
         sums[name] = new if old is None else Factors(old.A.add_(new.A), old.G.add_(new.G))
     return {name: Factors(sums[name].A / len(inputs), sums[name].G / len(inputs)) for name in layers}
@@ -117,6 +116,20 @@ def layer_signals(
 
     T counts output positions, 1 for a plain linear layer. d includes the appended 1 of a layer with a bias.
     """
+    for name, read, gradient in _reads_and_gradients(model, layers, inputs, labels, generator, batch_size):
+        module = model.get_submodule(name)
+        yield name, patches(module, read), positions_last(module, gradient)
+
+
+def _reads_and_gradients(
+    model: nn.Module,
+    layers: Sequence[str],
+    inputs: Tensor,
+    labels: Tensor,
+    generator: torch.Generator | None,
+    batch_size: int,
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """For every layer and some samples at a time: its path, what it reads, and the slopes dL/ds of what it writes."""
     modules = {name: model.get_submodule(name) for name in layers}
     for start in range(0, len(inputs), batch_size):
         with evaluating(model), recording(modules) as calls, torch.enable_grad():
@@ -133,10 +146,9 @@ def layer_signals(
             )
         for (name, read, written), gradient in zip(flat, gradients, strict=True):
             gradient = torch.zeros_like(written) if gradient is None else gradient
-            module = modules[name]
-            samples = PATCHED_SAMPLES if isinstance(module, nn.Conv2d) else len(read)
+            samples = PATCHED_SAMPLES if isinstance(modules[name], nn.Conv2d) else len(read)
             for parts in zip(read.detach().split(samples), gradient.split(samples), strict=True):
-                yield name, patches(module, parts[0]), positions_last(module, parts[1])
+                yield name, *parts
 
 
 @contextmanager
@@ -209,6 +221,60 @@ def outer_sum(values: Tensor) -> Tensor:
         start += len(panel)
     lower = torch.cat(panels, 1).double().tril()
     return lower + lower.tril(-1).T
+
+
+def patch_sum(module: nn.Module, read: Tensor) -> Tensor:
+    """``outer_sum(patches(module, read))``; for convolutions that keep the image's size in half the time.
+
+    The patch of output row y holds the rows y - p ... y + p of the image (kernel 2p + 1, stride 1, zeros outside). With
+    u_r the columns' part of a patch in image row r, the block of kernel rows i and i + s is
+
+        A_(i, i+s) = sum over y of u_(y+i-p) u_(y+i+s-p)^T = S_s - the few rows at the border that y does not reach,
+
+    so that one product S_s = sum over r of u_r u_(r+s)^T serves all i, where patches would take it for every pair.
+    """
+    if not _keeps_the_size(module):
+        return outer_sum(patches(module, read))
+    assert isinstance(module, nn.Conv2d)
+    samples, channels, height, width = read.shape
+    kernel, pad = module.kernel_size[0], module.kernel_size[0] // 2
+    padded = functional.pad(read, (pad, pad)).permute(1, 2, 0, 3)  # (channels, rows, samples, columns)
+    part = torch.stack([padded[..., j : j + width] for j in range(kernel)], 1)
+    part = part.reshape(channels * kernel, height, samples * width)
+
+    def products(start: int, stop: int, shift: int) -> Tensor:
+        """Sum over the image rows from ``start`` to ``stop``, each with the one ``shift`` below."""
+        return (part[:, start:stop].flatten(1) @ part[:, start + shift : stop + shift].flatten(1).T).double()
+
+    total = part.new_zeros(channels, kernel, kernel, channels, kernel, kernel, dtype=torch.float64)
+    for shift in range(min(kernel, height)):
+        rows = height - shift
+        whole = products(0, rows, shift)
+        for i in range(kernel - shift):
+            first = min(max(0, i - pad), rows)
+            last = min(max(first, height + i - pad), rows)
+            block = whole
+            if first > 0:
+                block = block - products(0, first, shift)
+            if last < rows:
+                block = block - products(last, rows, shift)
+            block = block.view(channels, kernel, channels, kernel)
+            total[:, i, :, :, i + shift] = block
+            total[:, i + shift, :, :, i] = block.permute(2, 3, 0, 1)
+    return total.view(channels * kernel**2, -1)
+
+
+def _keeps_the_size(module: nn.Module) -> bool:
+    if not isinstance(module, nn.Conv2d) or module.bias is not None or module.padding_mode != "zeros":
+        return False
+    kernel, other = module.kernel_size
+    return (
+        kernel == other
+        and kernel % 2 == 1
+        and kernel > 1
+        and module.padding in ((kernel // 2, kernel // 2), "same")
+        and module.stride == module.dilation == (1, 1)
+    )
 
 
 def weight_matrix(module: nn.Module) -> Tensor:

@@ -19,6 +19,7 @@ from methods.kfac import (
     fisher_diagonal,
     kfac_factors,
     kfac_radius,
+    patch_sum,
     patches,
     pi_damped,
     relatively_damped,
@@ -136,6 +137,19 @@ def test_convolution_factors_equal_those_of_the_same_layer_as_an_unfolded_linear
     actual = kfac_factors(plain, ["0"], inputs, labels)["0"]
     torch.testing.assert_close(actual.A, expected.A)
     torch.testing.assert_close(actual.G, expected.G)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (5, 9), (1, 4), (2, 1)])
+@pytest.mark.parametrize("padding", ["half", "same", 0])
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_the_sum_over_patches_equals_that_of_their_outer_products(kernel, padding, size):
+    if padding == 0:
+        size = (size[0] + kernel, size[1] + kernel)
+    layer = nn.Conv2d(3, 2, kernel, padding=kernel // 2 if padding == "half" else padding, bias=False)
+    read = torch.randn(4, 3, *size, dtype=torch.float64)
+    columns = patches(layer, read)
+    expected = torch.einsum("ndt,net->de", columns, columns)
+    torch.testing.assert_close(patch_sum(layer, read), expected, rtol=1e-12, atol=1e-12)
 
 
 def test_one_position_convolution_is_exact_for_one_sample():
