@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.composition import Composer
-from benchmarks.reproductions import Workplace, _sap, module_of
+from benchmarks.reproductions import Workplace, _sap, module_of, theory_lq
 from benchmarks.sweep import CONF
 
 
@@ -62,6 +62,35 @@ def test_cnn_has_the_papers_number_of_weights():
     model = _sap.PlainCNN([64, 128, 256, 512], shape=(3, 32, 32), classes=10)
     assert sum(value.numel() for value in model.parameters() if value.ndim > 1) == 1_555_136
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_bounds_hold_and_a_violation_would_show():
+    chain = theory_lq.random_chain("t3", theory_lq.LAWS["t3"], 0)
+    rows = [row for share in theory_lq.SHARES for row in theory_lq.examine(chain, share)]
+    assert all(row["violations"] == 0 for row in rows)
+    assert all(claim.seen is not False for claim in theory_lq._claims(rows)[:2])
+    errors = [row["error"] for row in rows if row["layer"] == "outputs"]
+    assert errors == sorted(errors, reverse=True)  # shares ascend
+    for row in rows:
+        if row["layer"] != "outputs":
+            assert row["tail"] <= row["tail bound"] and row["error"] <= row["bound"]
+            assert row["refit"] <= row["error"] * (1 + 1e-9)
+        else:
+            assert row["error"] <= row["recursion, exact"] <= row["closed form"] * (1 + 1e-9)
+    rows[0]["violations"] = 1
+    assert theory_lq._claims(rows)[0].seen is False
+
+
+def test_regression_as_cells(tmp_path):
+    outcome = module_of("lq_regression").run(Workplace(tmp_path, tmp_path, tmp_path, quick=True))
+    table = outcome.table
+    assert set(table["allocation"]) == {"lq-adaptive", "uniform per neuron", "global magnitude"}
+    assert set(table["repair"]) == {"none", "refit"}
+    assert (table["n"] == 2).all()
+    assert table["achieved"].between(0.59, 0.61).all()
+    assert (table["error"] < table["bound"]).all()
+    refitted = next(claim for claim in outcome.claims if "refitting" in claim.text)
+    assert refitted.seen, refitted.evidence
 
 
 @pytest.mark.slow
