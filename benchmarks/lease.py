@@ -116,7 +116,7 @@ def holders(folder: Path, stale: float = STALE_SECONDS) -> list[Holder]:
             alive = touched > 0 and (_alive(holder) if _here(holder) else time.time() - touched <= 2 * stale)
             label, since = str(holder.get("label", name)), float(holder["time"])
             found.append(Holder(name, label, str(holder["host"]), int(holder["pid"]), since, alive))
-    return found
+    return sorted(found, key=lambda holder: holder.label)
 
 
 def _next_term(folder: Path, name: str, label: str, watch: "_Watch") -> Path | None:

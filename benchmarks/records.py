@@ -5,6 +5,7 @@ and ``cells`` (reviewed, under version control). Numbers keep seven significant 
 a number (NaN, infinity) is null, so that files are small and their differences readable.
 """
 
+import hashlib
 import json
 import math
 import traceback as tracebacks
@@ -53,7 +54,9 @@ class Part(BaseModel):
 class Budget(Part):
     """How small the network was asked to become, as ``{kind: value}``, and how small it became."""
 
-    requested: dict[Literal["keep", "compression", "speedup", "latency"], float] = Field(default_factory=dict, max_length=1)
+    requested: dict[Literal["keep", "compression", "speedup", "latency"], float] = Field(
+        default_factory=dict, max_length=1
+    )
     achieved: "Achieved" = Field(default_factory=lambda: Achieved())
     note: str | None = None
 
@@ -194,7 +197,8 @@ class Record(Part):
         if not isinstance(values, Mapping):
             return values
         # The configuration is left as it is: a rounded learning rate would be another cell.
-        return {name: part if name == "config" else _plain(part) for name, part in values.items()}
+        given = {name: part for name, part in values.items() if name != "checksum"}  # of the file, not of the record
+        return {name: part if name == "config" else _plain(part) for name, part in given.items()}
 
     @model_validator(mode="after")
     def _explained(self) -> "Record":
@@ -210,7 +214,14 @@ class Record(Part):
     def text(self) -> str:
         """The content of the record's file."""
         content = self.model_dump(exclude_none=False)
+        content["checksum"] = checksum(content)
         return json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def checksum(content: Mapping[str, Any]) -> str:
+    """Of a record's content: a digit that a bad disk has turned into another one still makes a number."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def short_traceback(error: BaseException) -> str:
@@ -258,10 +269,13 @@ def read(path: Path) -> Record:
         raise Unreadable("foreign: not a record of this benchmark")
     if version > SCHEMA:
         raise Unreadable(f"written by a later version (schema {version}, this version reads {SCHEMA})", later=True)
+    named = content.pop("checksum", None)  # older records have none
     try:
         record = Record.model_validate(content)
     except (ValidationError, TypeError) as error:
         raise Unreadable(f"corrupt: {_first(error)}") from None
+    if named is not None and named != checksum(content):
+        raise Unreadable("corrupt: the content does not have the checksum that the file names")
     if record.key != path.stem:
         raise Unreadable(f"foreign: holds the key {record.key}")
     return record

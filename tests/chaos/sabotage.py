@@ -1,0 +1,175 @@
+"""Runs of the suite in forked processes that something happens to, and their comparison with an undisturbed run.
+
+Forking spares each run the seconds that importing takes. What happens is decided by Python's own audit events: every
+act that changes the file system passes there, so "the n-th act" is a moment that can be chosen, counted and repeated.
+"""
+
+import csv
+import json
+import os
+import signal
+import sys
+import time
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+CHANGING = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
+TINY = ["trainer=tiny", "dataset.limit=200", "measure=none", "calibration.samples=64", "trainer.train.epochs=2"]
+GRID = ["-m", "method=random,magnitude", "seed=0,1"]
+TIMES = {"created", "fingerprint", "cost", "checksum"}  # of a record: what differs from run to run
+
+
+@dataclass
+class Run:
+    """A forked process that runs the command line on the folders under ``root``."""
+
+    root: Path
+    words: list[str] = field(default_factory=lambda: [*GRID, *TINY, "track=none"])
+    sabotage: object = None
+    pid: int = 0
+
+    def start(self):
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._child()
+        return self
+
+    def _child(self):
+        code = 70
+        try:
+            out = os.open(self.root / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(out, 1)
+            os.dup2(out, 2)
+            sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            os.environ |= {"SECATEURS_DATA": "", "COLUMNS": "200"}
+            if self.sabotage is not None:
+                self.sabotage(str(self.root))
+            from benchmarks.commandline import main
+
+            folders = [f"paths.results={self.root}/results", f"paths.cache={self.root}/cache"]
+            code = main([*self.words, *folders])
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                with suppress(OSError):
+                    stream.flush()
+            os._exit(code)
+
+    def wait(self, timeout=180):
+        """The exit code; minus the signal's number if one ended the process."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                return os.waitstatus_to_exitcode(status)
+            time.sleep(0.01)
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        raise AssertionError(f"not ended after {timeout} s:\n{self.output}")
+
+    @property
+    def output(self):
+        return (self.root / "output.txt").read_text(errors="replace")
+
+    def run(self):
+        return self.start().wait()
+
+
+def acts(act, number):
+    """Sabotage: ``act(n)`` before the n-th change of a file under the run's folder, for n = ``number`` (None: each)."""
+
+    def arrange(root):
+        seen = [0]
+
+        def hook(event, arguments):
+            path = arguments[0] if arguments else None
+            if not isinstance(path, str | os.PathLike) or not os.fspath(path).startswith(root):
+                return
+            writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)
+            if writes or event in CHANGING:
+                seen[0] += 1
+                if number is None or seen[0] == number:
+                    act(seen[0])
+
+        sys.addaudithook(hook)
+
+    return arrange
+
+
+def killed_at(number):
+    return acts(lambda _: os.kill(os.getpid(), signal.SIGKILL), number)
+
+
+def count_acts(root, words=None):
+    """How many changes of the file system an undisturbed run makes."""
+    counter = root / "acts"
+    root.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(counter, os.O_WRONLY | os.O_CREAT)
+    run = Run(root, sabotage=acts(lambda n: os.pwrite(descriptor, str(n).encode(), 0), None))
+    if words:
+        run.words = words
+    assert run.run() == 0, run.output
+    os.close(descriptor)
+    return int(counter.read_text())
+
+
+# ------------------------------------------------------------------------------------------------------- comparison
+
+
+def records(root):
+    """The records in ``root`` by key, without what differs from run to run. Every JSON file there must be one."""
+    from benchmarks.records import read
+
+    found = {}
+    for path in (root / "results/runs").rglob("*.json"):
+        if path.parent.name.startswith("."):
+            json.loads(path.read_text())  # a sweep's manifest
+        elif path.parent.name != "boards":
+            content = json.loads(read(path).text())
+            assert path.stem not in found, "a cell has two records"
+            found[path.stem] = _timeless({name: value for name, value in content.items() if name not in TIMES})
+    return found
+
+
+def _timeless(value):
+    if isinstance(value, dict):
+        return {name: _timeless(part) for name, part in value.items() if "seconds" not in name}
+    return [_timeless(part) for part in value] if isinstance(value, list) else value
+
+
+def board(root):
+    """The rows of the leaderboard, without the columns of times."""
+    with (root / "results/runs/boards/leaderboard.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{name: value for name, value in row.items() if "seconds" not in name} for row in rows]
+
+
+def stamps(root):
+    """When each finished record was written."""
+    found = {}
+    for path in (root / "results/runs").glob("*/*/*.json"):
+        try:
+            if json.loads(path.read_text())["status"] == "done":
+                found[path.name] = path.stat().st_mtime_ns
+        except ValueError:
+            pass
+    return found
+
+
+def check_whole(root, reference):
+    """Running again completes the sweep; nothing is lost, done twice, or different from the undisturbed run."""
+    before = stamps(root)
+    again = Run(root)
+    assert again.run() == 0, again.output
+    after = stamps(root)
+    assert {name: after[name] for name in before} == before, "a finished cell was done again"
+    assert records(root) == records(reference)
+    assert board(root) == board(reference)
+    running = [path for path in root.glob("results/runs/.running/*") if not path.name.startswith(".probe")]
+    assert running == [], "a finished cell's lease is left"
+    assert not list(root.glob("results/runs/digits/*/.*")), "half a record is left"
