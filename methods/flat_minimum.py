@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from methods.budget import Budget, Counts, NodeCost, meet
-from methods.errors import BadInput
+from methods.errors import BadInput, Collapsed
 from methods.flatness import TopVectors, batch_radius, hessian_radius, input_entries, radius_decreases
 from methods.graph import NetworkGraph, NodeGroup
 from methods.hooks import TrainingHook
@@ -153,6 +153,10 @@ class FlatMinimum(TrainingHook, Schedule):
             raise BadInput("flat_minimum prunes by the batches it sees; run it on one device: trainer.train.devices=1")
         if step % self.every:
             return loss
+        if not bool(loss.isfinite()):
+            raise Collapsed(
+                f"the loss is not finite at step {step}; a smaller mu may help: schedule.mu={self.mu / 10:g}"
+            )
         penalised = self.mu > 0 and self.radius == "kfac"
         rho, factors = batch_radius(
             model,

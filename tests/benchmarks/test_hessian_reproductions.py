@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from benchmarks.data import Data, Split
-from benchmarks.models import MLP
+from benchmarks.models import MLP, ResNet
 from benchmarks.reproductions import Workplace, module_of
 from benchmarks.reproductions._obs import OneShot, group_obs, kept_weights, published_weights
+from benchmarks.reproductions.obs_resnet20 import RENAMED, block_convolutions, renamed
 from methods.allocation import Global, Uniform
 from methods.budget import Budget
 from methods.combinatorial import CBSSelection
@@ -96,4 +97,52 @@ def test_kronecker(tmp_path):
     kept = outcome.table.set_index("method")["parameters kept"].str.rstrip(" %").astype(float)
     assert kept["EigenDamage"] == pytest.approx(kept["Kron-OBS"], rel=0.05)
     assert all("pairs" in claim.evidence for claim in outcome.claims)
+    assert all(path.is_file() for path in outcome.figures)
+
+
+@pytest.mark.slow
+def test_flat_minimum(tmp_path):
+    outcome = module_of("flat_minimum_mnist").run(Workplace(tmp_path, tmp_path, tmp_path, quick=True))
+    table = outcome.table.set_index("method")
+    live = table.loc[["magnitude", "mu = 0", "mu = 0.1, K-FAC"], "live neurons"]
+    assert live.nunique() == 1 and live.iloc[0] > 0
+    for column in ("radius before pruning", "radius after pruning", "radius at the end"):
+        assert (table.drop("unpruned")[column] > 0).all()
+    assert table.loc["unpruned", "accuracy"] > 50
+    assert any("flatter than mu = 0" in claim.text for claim in outcome.claims)
+    assert all(path.is_file() for path in outcome.figures)
+
+
+def test_the_papers_prune_eighteen_convolutions():
+    model = ResNet(20, shape=(3, 32, 32), classes=10).eval()
+    names = block_convolutions(model, torch.zeros(2, 3, 32, 32))
+    assert len(names) == 18
+    weights = 9 * (6 * 16 * 16 + 16 * 32 + 5 * 32 * 32 + 32 * 64 + 5 * 64 * 64)
+    assert sum(model.get_submodule(name).weight.numel() for name in names) == weights
+    assert {renamed(name) for name in theirs(model)} == set(model.state_dict())
+
+
+def theirs(model):
+    """The state dict under the names of the published file."""
+    state = {}
+    for name, value in model.state_dict().items():
+        for published, ours in RENAMED.items():
+            name = name.replace(ours, published) if ours else name
+        state["module." + name] = value
+    return state
+
+
+@pytest.mark.slow
+@needs_images
+def test_resnet(tmp_path, monkeypatch):
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    save_file(theirs(ResNet(20, shape=(3, 32, 32), classes=10)), tmp_path / "resnet20_cifar10.safetensors")
+    monkeypatch.setenv("SECATEURS_CHECKPOINTS", str(tmp_path))
+    outcome = module_of("obs_resnet20").run(Workplace(tmp_path, tmp_path, tmp_path, quick=True))
+    table = outcome.table.set_index(["schedule", "method"])
+    assert set(table.loc["one shot"].index) == {"magnitude", "WoodFisher", "WoodFisher set + group update", "CBS"}
+    assert table.loc["one shot", "published"].notna().sum() == 3 and table.loc["gradual", "published"].isna().all()
+    assert table["ours"].between(0, 100).all()
     assert all(path.is_file() for path in outcome.figures)

@@ -11,7 +11,7 @@ from torch.func import functional_call, hessian
 from torch.nn import functional
 
 from methods.budget import Budget
-from methods.errors import BadInput
+from methods.errors import BadInput, Collapsed
 from methods.flat_minimum import FlatMinimum, pruning_times, remaining_fraction
 from methods.flatness import batch_radius, hessian_radius, input_entries, radius_decreases, reduced_tops, top_eigenpair
 from methods.graph import NetworkGraph, gated
@@ -377,3 +377,10 @@ def test_without_a_begin_it_is_a_hook_that_removes_nothing():
     hook = FlatMinimum()
     assert isinstance(hook, TrainingHook)
     assert hook.on_epoch(nn.Linear(1, 1), torch.optim.SGD([torch.zeros(1)]), 0) is False
+
+
+def test_a_loss_that_is_not_finite_ends_the_training():
+    x, y = batch(8, (5,))
+    schedule = FlatMinimum(mu=1.0, every=1)
+    with pytest.raises(Collapsed, match="step 3.*schedule.mu=0.1"):
+        schedule.on_step_loss(mlp(), x, y, torch.tensor(float("nan")), 3)
