@@ -96,6 +96,10 @@ def parse(arguments: Sequence[str]) -> Request:
             given["dry_run"] = True
         else:
             words.append(f"+{word}" if word.startswith("experiment=") else word)
+    if any(word.lstrip("+").startswith("model._target_=") for word in words) and not any(
+        word.lstrip("+").startswith("model=") for word in words
+    ):
+        words.insert(0, "model=own")  # without the arguments of the network that is chosen otherwise
     return Request(words, **given)
 
 

@@ -49,8 +49,10 @@ def check(config: Mapping[str, Any]) -> None:
     """Raise :class:`BadInput` for what is wrong in ``config`` by itself, before any work is done."""
     from benchmarks.measure.latency import Settings
     from benchmarks.measure.memory import check_memory
+    from benchmarks.models.build import factory_of
     from benchmarks.optimisation import TrainerSettings
 
+    factory_of(config["model"])
     Budget.parse(config["budget"]).require_fitting(build_pruner(config).selection.unit)
     for section in ("train", "finetune"):
         TrainerSettings.from_config(config["trainer"][section], f"trainer.{section}")

@@ -1,5 +1,6 @@
 """From the configuration's ``model`` section to a network with reproducible initial weights."""
 
+import importlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,12 +11,16 @@ from torch import Tensor, nn
 from methods.errors import BadInput
 from methods.seeds import derive_seed
 
+# optional packages, and by which names their factories take what the data set knows
+VISION = {"torchvision": ("num_classes",), "timm": ("num_classes", "in_chans")}
+
 
 def build(cfg: Mapping[str, Any], shape: Sequence[int], classes: int, seed: int) -> nn.Module:
     """Build the network that ``cfg`` describes, on the CPU, and check that it takes the data set's inputs.
 
     ``_target_`` may name any importable class or function that returns a module; ``shape`` and ``classes`` are passed
-    if it accepts them, ``cfg.name`` is only a name and is not.
+    if it accepts them (``num_classes``, ``in_chans`` for factories of torchvision and timm), ``cfg.name`` is only a
+    name and is not.
 
     Args:
         cfg: ``_target_`` and its arguments.
@@ -36,10 +41,10 @@ def build(cfg: Mapping[str, Any], shape: Sequence[int], classes: int, seed: int)
     plain = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else cfg
     arguments = dict(plain)  # type: ignore[arg-type]
     name = arguments.pop("name", None)
-    factory = _factory(arguments)
+    factory = factory_of(arguments)
     name = name or factory.__name__
     # What the configuration itself gives comes before what the data set offers.
-    arguments = _accepted(factory, {"shape": list(shape), "classes": classes}) | arguments
+    arguments = _offered(factory, arguments["_target_"], list(shape), classes) | arguments
     # Only the CPU's generator: torch.manual_seed would also reseed accelerators, which fork_rng would have to restore.
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(derive_seed(seed, "model"))
@@ -59,25 +64,72 @@ def build(cfg: Mapping[str, Any], shape: Sequence[int], classes: int, seed: int)
     return model
 
 
-def _factory(arguments: Mapping[str, Any]) -> Callable[..., Any]:
-    from hydra.utils import get_object
+def factory_of(cfg: Mapping[str, Any]) -> Callable[..., Any]:
+    """What the configuration's ``_target_`` names, imported.
 
-    target = arguments.get("_target_")
-    if not target:
-        raise BadInput("the model has no _target_; expected package.factory, for instance benchmarks.models.MLP")
+    Raises:
+        BadInput: there is no such thing, or a package it needs is missing or does not fit.
+    """
+    target = cfg.get("_target_")
+    if not target or target == "???":
+        raise BadInput(
+            "the model has no _target_; expected package.factory, a class or function that returns a nn.Module\n"
+            "type for instance model=own model._target_=benchmarks.models.MLP +model.widths=[50]"
+        )
+    if target.partition(".")[0] in VISION:
+        _require_vision(target)
     try:
-        factory = get_object(target)
+        factory = _imported(target)
     except Exception as error:  # whatever importing a user's module raises
-        raise BadInput(f"model._target_={target} cannot be imported: {_one_line(error)}") from error
+        raise BadInput(
+            f"model._target_={target} cannot be imported: {type(error).__name__}: {_one_line(error)}\n"
+            "expected package.factory, where Python finds the package: run.py's folder, or PYTHONPATH"
+        ) from error
     if not callable(factory):
         raise BadInput(f"model._target_={target} is not a class or function that returns a nn.Module")
     return factory
 
 
-def _accepted(factory: Callable[..., Any], offered: dict[str, Any]) -> dict[str, Any]:
+def _imported(target: str) -> Any:
+    """The object at a dotted path: as many parts as possible are modules, the rest attributes."""
+    parts = target.split(".")
+    found = importlib.import_module(parts[0])
+    for number, part in enumerate(parts[1:], 2):
+        if not hasattr(found, part):
+            try:
+                importlib.import_module(".".join(parts[:number]))
+            except ModuleNotFoundError as error:
+                raise AttributeError(f"{'.'.join(parts[: number - 1])} has no {part}") from error
+        found = getattr(found, part)
+    return found
+
+
+def _require_vision(target: str) -> None:
+    """Import the optional package that ``target`` is in, or say in two lines why that fails."""
+    package = target.partition(".")[0]
+    try:
+        importlib.import_module(package)
+    except Exception as error:  # a torchvision built for another torch fails with a RuntimeError, or worse
+        missing = isinstance(error, ModuleNotFoundError) and error.name in VISION
+        if missing:
+            raise BadInput(
+                f"model._target_={target} needs the package {error.name}, which is not installed here\n"
+                "type pip install 'secateurs[vision]', or choose one of our own: model=resnet20, mobilenetv2, densenet"
+            ) from error
+        raise BadInput(
+            f"the installed {package} does not fit torch {torch.__version__}: {_one_line(error)}\n"
+            "install the torchvision built for this torch (pip install 'secateurs[vision]'), or choose a model of ours"
+        ) from error
+
+
+def _offered(factory: Callable[..., Any], target: str, shape: list[int], classes: int) -> dict[str, Any]:
+    """What the data set knows, under the names by which the factory takes it."""
     parameters = inspect.signature(factory).parameters
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    return {key: value for key, value in offered.items() if takes_any or key in parameters}
+    known = {"shape": shape, "classes": classes, "num_classes": classes, "in_chans": shape[0]}
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return {key: value for key, value in known.items() if key in parameters}
+    names = VISION.get(target.partition(".")[0], ("shape", "classes"))
+    return {key: known[key] for key in names}
 
 
 def _check(model: nn.Module, name: str, shape: tuple[int, ...], classes: int) -> None:

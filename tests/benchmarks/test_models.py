@@ -12,7 +12,8 @@ from benchmarks.models import MLP, VGG, LeNet5, ResNet, build
 from methods.errors import BadInput
 
 CONF = Path(conf.__file__).parent / "model"
-MODELS = sorted(path.stem for path in CONF.glob("*.yaml"))
+ELSEWHERE = {"own", "irnn"}  # a user's own network; sequences
+MODELS = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem not in ELSEWHERE)
 MNIST, CIFAR, DIGITS, TABULAR = (1, 28, 28), (3, 32, 32), (1, 8, 8), (8,)
 FOR_CIFAR = ("vgg", "resnet", "mobilenetv2", "densenet", "vit")
 
