@@ -30,7 +30,7 @@ def measure(quick: bool) -> Iterator[Finding]:
             for x, y in zip(inputs.split(256), labels.split(256), strict=True):
                 torch.autograd.grad(functional.cross_entropy(model(x), y), list(model.parameters()))
 
-    [times] = alternate(ours, forward_backward, pairs=1 if quick else 5)
+    [times] = alternate(ours, forward_backward, pairs=1 if quick else 3)
     yield Finding(
         f"ResNet-20: K-FAC factors of {len(layers)} layers, {samples:,} samples",
         times,

@@ -39,7 +39,7 @@ def measure(quick: bool) -> Iterator[Finding]:
             total.addmm_(chunk.T, chunk)
 
     # A is the covariance here, so that one forming serves both rows
-    pairs = alternate(form, search, with_ridge, pairs=1 if quick else 3, warm_up=1)
+    pairs = alternate(form, search, with_ridge, pairs=1 if quick else 2, warm_up=0)
     promise = None if quick else Promise(ratio=0.5)
     for what, times in zip(("search", "search and leverage scores"), pairs, strict=True):
         yield Finding(

@@ -31,7 +31,7 @@ def measure(quick: bool) -> Iterator[Finding]:
             for images, _ in calibration.batches():
                 model(images)
 
-    [times] = alternate(ours, forward, pairs=1 if quick else 3, warm_up=not quick)
+    [times] = alternate(ours, forward, pairs=1 if quick else 2, warm_up=0)
     reader = groups[-1].readers[0]
     expected = _by_definition(model, reader.name, inputs[:16])
     few = Calibration(inputs[:16], labels[:16], torch.arange(16))
