@@ -56,7 +56,7 @@ def run(config: Mapping[str, Any]) -> Record:
     try:
         with tracking(config["track"], title(config), config.get("_sweep"), config) as tracker:
             try:
-                record = Record(**head | _pipeline(config, paths, key, tracker), fingerprint=_fingerprint(config))
+                record = Record(**head | _pipeline(config, paths, key, tracker))
             except Exception as error:
                 store.write(Record(**head | _ending(error), fingerprint=_fingerprint(config)))
                 raise
@@ -102,6 +102,9 @@ def _pipeline(config: Mapping[str, Any], paths: Paths, key: str, tracker: Tracke
     seed = config["seed"]
     data = load(config["dataset"], seed, paths.cache)
     trained = trained_network(config, data, paths)
+    epochs = len(trained.history.epochs)
+    for row in trained.history.epochs:
+        tracker.log({f"train/{name}": value for name, value in row.items()}, int(row["epoch"]))
     pruned, curve = _prune(config, data, trained.model, paths.cache / "cells" / key)
     before_tuning = copy.deepcopy(pruned.model)
     settings = TrainerSettings.from_config(config["trainer"]["finetune"], "trainer.finetune")
@@ -113,7 +116,9 @@ def _pipeline(config: Mapping[str, Any], paths: Paths, key: str, tracker: Tracke
         masks=pruned.masks,
         checkpoint=paths.cache / "cells" / key / "finetune",
         label=f"fine-tuning {title(config)}",
-        on_epoch=lambda row: tracker.log({f"finetune/{name}": value for name, value in row.items()}, int(row["epoch"])),
+        on_epoch=lambda row: tracker.log(
+            {f"finetune/{name}": value for name, value in row.items()}, epochs + int(row["epoch"])
+        ),
     )
     networks = _Networks(trained.model, before_tuning, pruned.model)
     example = data.train.to_inputs(torch.arange(min(len(data.train), 256)))
@@ -121,6 +126,7 @@ def _pipeline(config: Mapping[str, Any], paths: Paths, key: str, tracker: Tracke
         "status": "collapsed" if tuning.collapsed else "done",
         "reason": tuning.collapsed,
         "unit": pruned.unit,
+        "fingerprint": _fingerprint(config) | {"data": data.checksum},
         "budget": heading(config, key)["budget"] | {"achieved": pruned.achieved, "note": pruned.note},
         "layers": pruned.layers,
         "predictions": pruned.predictions or None,
