@@ -91,7 +91,7 @@ def _published(full: pd.DataFrame) -> Claim:
 
 def _better(rows: pd.DataFrame, first: str, second: str, where: str) -> Claim:
     """Whether ``first`` has the lower error at every k; the evidence names the k at which it does not."""
-    errors = rows.pivot_table(index="k", columns="method", values="mean")
+    errors = rows[rows["method"].isin((first, second))].pivot_table(index="k", columns="method", values="mean")
     text = f"{where}: {first.replace('_', ' ')} beats {second.replace('_', ' ')}, without reweighting"
     if errors.empty:
         return Claim(text, None, "no k in this range")
