@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from methods.graph import NetworkGraph
 from methods.layers import NodeLayer
+from methods.progress import track
 from methods.seeds import stream
 from methods.spectral import SpectralSelection, degrees_of_freedom, reconstruction_matrix
 from methods.statistics import Calibration, collect_moments, evaluating, pooled
@@ -31,7 +32,7 @@ class LayerSpectrum:
         size: number of nodes m.
         eigenvalues: (m,) of the covariance, descending, divided by the largest.
         degrees: N(lambda) at each lambda relative to the trace.
-        errors: ||f - f#|| / ||f|| on the calibration data with this layer alone pruned to a width, by width.
+        errors: ||f - f#|| / ||f|| on calibration data with this layer alone pruned to a width, by width.
     """
 
     name: str
@@ -62,10 +63,11 @@ def spectrum(covariance: Tensor) -> Tensor:
 
 
 def default_widths(size: int, count: int = 10) -> list[int]:
-    """About ``count`` widths from 1 to size - 1, evenly spaced on a logarithmic axis."""
-    if size < 2:
+    """About ``count`` widths from 1 to size - 1, evenly spaced on a logarithmic axis, and some more of the largest."""
+    if size < 2 or count < 1:
         return []
-    return sorted({max(1, min(size - 1, round(size ** (step / count)))) for step in range(count + 1)})
+    geometric = {round(size ** (step / count)) for step in range(count + 1)}
+    return sorted({max(1, min(size - 1, width)) for width in geometric | {round(0.75 * size), round(0.9 * size)}})
 
 
 @torch.no_grad()
@@ -101,16 +103,16 @@ def error_curve(
     layer: NodeLayer,
     widths: Sequence[int],
     selection: SpectralSelection,
-    calibration: Calibration,
+    evaluation: Calibration,
     reference: Tensor,
 ) -> dict[int, float]:
-    """||f - f#|| / ||f|| on the calibration data, with one layer alone pruned and repaired, for each width."""
+    """||f - f#|| / ||f|| on the evaluation data, with one layer alone pruned and repaired, for each width."""
     errors = {}
     for width in widths:
         kept = selection.select(layer, width)
         matrix = reconstruction_matrix(layer.covariance, kept, selection.ridge(layer, kept))
         with rebuilt(model, layer, kept, matrix):
-            errors[width] = float((outputs(model, calibration) - reference).norm() / reference.norm())
+            errors[width] = float((outputs(model, evaluation) - reference).norm() / reference.norm())
     return errors
 
 
@@ -119,7 +121,8 @@ def layer_spectra(
     calibration: Calibration,
     selection: SpectralSelection | None = None,
     residual: bool = False,
-    widths: Mapping[str, Sequence[int]] | None = None,
+    widths: Mapping[str, Sequence[int]] | int = 10,
+    evaluation: Calibration | None = None,
 ) -> list[LayerSpectrum]:
     """Spectrum, degrees of freedom and error against width of every prunable layer.
 
@@ -128,14 +131,16 @@ def layer_spectra(
         calibration: the samples to look at.
         selection: how nodes are chosen for the errors; the paper's lambda = 1e-6 of the trace and theta = 0.5 if None.
         residual: whether residual streams are layers, too.
-        widths: per layer; about ten of them by default, none for an empty sequence.
+        widths: per layer (none for a layer that is not named), or about how many in every layer.
+        evaluation: the samples on which outputs are compared; those of ``calibration`` if None.
     """
     selection = selection or SpectralSelection()
-    reference = outputs(model, calibration)
+    evaluation = evaluation or calibration
+    reference = outputs(model, evaluation)
     found = []
-    for layer in node_layers(model, calibration, residual):
+    for layer in track(node_layers(model, calibration, residual), "layers"):
         trace = layer.covariance.trace().item()
-        own = default_widths(layer.size) if widths is None else widths.get(layer.name, ())
+        own = default_widths(layer.size, widths) if isinstance(widths, int) else widths.get(layer.name, ())
         degrees = degrees_of_freedom(layer.covariance, [lam * trace for lam in LAMBDAS])
         found.append(
             LayerSpectrum(
@@ -143,7 +148,7 @@ def layer_spectra(
                 layer.size,
                 spectrum(layer.covariance).tolist(),
                 dict(zip(LAMBDAS, degrees.tolist(), strict=True)),
-                error_curve(model, layer, own, selection, calibration, reference),
+                error_curve(model, layer, own, selection, evaluation, reference),
             )
         )
     return found
