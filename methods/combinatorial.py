@@ -33,6 +33,7 @@ from methods.progress import track
 from methods.selection import Selection
 from methods.statistics import evaluating
 
+CHUNK = 4096  # columns of G that are squared at a time
 WINDOW = 256  # candidates whose gradients are gathered at a time
 
 Loss = Callable[[Tensor], float]  # of the network that keeps the weights in a mask (d,)
@@ -49,7 +50,8 @@ class Objective:
     def __init__(self, gradients: Tensor, weight: Tensor) -> None:
         self.gradients = gradients
         self.weight = weight.to(gradients)
-        self.own = (gradients.square().sum(0) * self.weight.square()).double() / len(gradients)  # w_i^2 H_ii
+        squares = torch.cat([part.square().sum(0) for part in gradients.split(CHUNK, 1)])  # no second matrix of squares
+        self.own = (squares * self.weight.square()).double() / len(gradients)  # w_i^2 H_ii
 
     def residual(self, pruned: Tensor) -> Tensor:
         """R (N,) for the mask ``pruned`` (d,)."""

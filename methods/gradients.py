@@ -198,9 +198,12 @@ def collect_gradients(
     weight = model.get_submodule(names[0]).weight
     # N x d gradients, half as much for factors kept beside them, and two N x N matrices for the systems solved
     stored = len(inputs) * sum(sizes) * weight.element_size() * 3 // 2 + 2 * 8 * len(inputs) ** 2
-    chunk = _chunk(model, names, inputs, settings, stored)
+    left = sum(sizes) if live is None else sum(int(mask.sum()) for mask in live.values())
+    if left < sum(sizes):  # whoever works on the live weights alone has a copy of their columns
+        stored += len(inputs) * left * weight.element_size()
+    chunk, needed = _chunk(model, names, inputs, settings, stored)
     Console(stderr=True, highlight=False, soft_wrap=True).print(
-        f"{len(inputs)} gradients of {sum(sizes)} weights ({settings.labels} labels): {stored / GIB:.2f} GiB, "
+        f"{len(inputs)} gradients of {sum(sizes)} weights ({settings.labels} labels): up to {needed / GIB:.2f} GiB, "
         f"in chunks of {chunk} samples"
     )
     matrix = torch.empty(len(inputs), sum(sizes), dtype=weight.dtype, device=weight.device)
@@ -224,7 +227,8 @@ def fisher_diagonal(
     device = model.get_submodule(names[0]).weight.device
     sums = [torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes]
     stored = sum(total.numel() for total in sums) * 8
-    for parts in _chunks(model, names, inputs, labels, _chunk(model, names, inputs, settings, stored)):
+    chunk, _ = _chunk(model, names, inputs, settings, stored)
+    for parts in _chunks(model, names, inputs, labels, chunk):
         for total, part in zip(sums, parts, strict=True):
             total += part.double().square_().sum(0).view_as(total)
     return {name: total / len(inputs) for name, total in zip(names, sums, strict=True)}
@@ -249,8 +253,8 @@ def _chunks(
             yield [part.detach() for part in per_sample_gradients(model, names, x, y)]
 
 
-def _chunk(model: nn.Module, names: Sequence[str], inputs: Tensor, settings: Samples, stored: int) -> int:
-    """How many samples may be differentiated at once beside ``stored`` bytes."""
+def _chunk(model: nn.Module, names: Sequence[str], inputs: Tensor, settings: Samples, stored: int) -> tuple[int, int]:
+    """How many samples may be differentiated at once beside ``stored`` bytes, and the bytes of both together."""
     each = _bytes_per_sample(model, names, inputs[:1])
     bound = settings.memory_gb * GIB
     if stored + each > bound:
@@ -259,7 +263,8 @@ def _chunk(model: nn.Module, names: Sequence[str], inputs: Tensor, settings: Sam
             f"{len(inputs)} gradients need {need:.3g} GiB, more than memory_gb={settings.memory_gb:g}; "
             f"type selection.memory_gb={need * 1.1:.2g}, or ask for fewer gradients with selection.samples"
         )
-    return int(min(len(inputs), 256, max(1, (bound - stored) // each)))
+    chunk = int(min(len(inputs), 256, max(1, (bound - stored) // each)))
+    return chunk, stored + chunk * each
 
 
 def _bytes_per_sample(model: nn.Module, names: Sequence[str], example: Tensor) -> int:

@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from methods.errors import BadInput, Skipped
 from methods.gradients import LABELS, sample_losses
+from methods.progress import track
 from methods.seeds import stream
 from methods.statistics import Calibration, evaluating
 
@@ -131,7 +132,7 @@ def _reads_and_gradients(
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """For every layer and some samples at a time: its path, what it reads, and the slopes dL/ds of what it writes."""
     modules = {name: model.get_submodule(name) for name in layers}
-    for start in range(0, len(inputs), batch_size):
+    for start in track(range(0, len(inputs), batch_size), "Kronecker factors"):
         with evaluating(model), recording(modules) as calls, torch.enable_grad():
             outputs = model(inputs[start : start + batch_size])
             targets = labels[start : start + batch_size]

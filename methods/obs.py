@@ -44,7 +44,7 @@ def woodfisher_inverse(gradients: Tensor, damping: float, at_once: int = 64) -> 
     """
     total, size = gradients.shape
     inverse = torch.eye(size, dtype=torch.float64, device=gradients.device) / damping
-    for part in gradients.split(at_once):
+    for part in track(gradients.split(at_once), "inverse Fisher, gradients"):
         part = part.double()
         images = part @ inverse
         small = total * torch.eye(len(part), dtype=inverse.dtype, device=inverse.device) + part @ images.T
@@ -68,7 +68,8 @@ def gram(gradients: Tensor, where: Tensor | None = None, bands: int = 4) -> Tens
     total = len(gradients)
     result = torch.zeros(total, total, dtype=torch.float64, device=gradients.device)
     width = -(-total // bands)
-    for _, part in float64_columns(gradients, where):
+    chunks = -(-(gradients.shape[1] if where is None else int(where.sum())) // CHUNK)
+    for _, part in track(float64_columns(gradients, where), "products of gradients", chunks):
         for start in range(0, total, width):
             stop = start + width
             result[start:stop, :stop].addmm_(part[start:stop], part[:stop].T)
@@ -119,7 +120,8 @@ class InverseFisher:
         if self._inverse is not None:
             return self._inverse.diagonal().clone()
         norms = []
-        for _, part in float64_columns(self.gradients):
+        chunks = -(-self.gradients.shape[1] // CHUNK)
+        for _, part in track(float64_columns(self.gradients), "diagonal of the inverse Fisher", chunks):
             norms.append(torch.linalg.solve_triangular(self._factor, part, upper=False).square_().sum(0))
         share = 1 - torch.cat(norms)  # of a weight's prior variance 1 / lambda that the gradients leave
         return share.clamp_min(torch.finfo(torch.float64).eps) / self.damping
