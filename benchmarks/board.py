@@ -5,14 +5,14 @@ setting, averaged over seeds (and over tasks, where the grouping spans several).
 apply are rows of their own, never gaps. Rows are compared pair by pair over the seeds and tasks they share.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.frame import Row as Cell
-from benchmarks.frame import config_of, seedless
-from benchmarks.keys import dense_part
+from benchmarks.frame import config_of, context_of
+from benchmarks.keys import dense_part, identity
 from benchmarks.labels import distinctions
 from benchmarks.stats import Comparison, Rank, Spread, holm, paired_t, ranks, spread
 from benchmarks.tables import one_line
@@ -71,7 +71,7 @@ class Row:
 
 @dataclass
 class Board:
-    """The rows of one group of cells; ``keys`` are the cells in it."""
+    """The rows of one group of cells; ``keys`` are all cells in it, also those that repeat another."""
 
     group: dict[str, Any]
     metric: str
@@ -80,11 +80,7 @@ class Board:
     baseline: Row | None = None
     footnotes: dict[str, str] = field(default_factory=dict)
     latencies: list[str] = field(default_factory=list)  # the latency ratios that some row has
-
-    @property
-    def keys(self) -> frozenset[str]:
-        """The keys of its cells."""
-        return frozenset(cell["key"] for cell in self.cells)
+    keys: frozenset[str] = frozenset()
 
     @property
     def tasks(self) -> int:
@@ -117,10 +113,16 @@ def boards(cells: Sequence[Cell], question: Question | None = None) -> list[Boar
             f"Unknown column {', '.join(unknown)}; expected some of {', '.join(sorted(known - {'config'}))}."
         )
     groups: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
-    for cell in cells:
+    for cell in with_names(cells):
         groups[tuple(cell[name] for name in question.group_by)].append(cell)
+    keys: dict[tuple[Any, ...], set[str]] = defaultdict(set)
+    for cell in cells:
+        keys[tuple(cell[name] for name in question.group_by)].add(cell["key"])
     order = sorted(groups, key=lambda group: tuple((value is not None, _sortable(value)) for value in group))
-    return [_board(dict(zip(question.group_by, group, strict=True)), groups[group], question) for group in order]
+    found = [_board(dict(zip(question.group_by, group, strict=True)), groups[group], question) for group in order]
+    for group, board in zip(order, found, strict=True):
+        board.keys = frozenset(keys[group])
+    return found
 
 
 def _sortable(value: Any) -> tuple[bool, Any]:
@@ -166,30 +168,73 @@ def _merit(row: Row, metric: str, board: Board) -> tuple[bool, float]:
     return mean is None, 0.0 if mean is None else -mean if board.larger_is_better else mean
 
 
-def _named_groups(cells: Sequence[Cell], footnotes: dict[str, str]) -> list[tuple[str, str, list[Cell]]]:
-    """Cells of one setting and status, under a short name and a full one that no other setting has.
+def with_names(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells with their ``name``: the label, and where the surroundings of the method are unusual, what is unusual.
 
-    Across data sets or models the settings of the training differ by nature, so there the label alone decides.
+    Usual, on a (data set, model), are the training, calibration and other surroundings that most labels share. So a
+    name stands for one setting at all budgets and seeds of a network, and equal names of different networks can be
+    compared.
+    Cells that are the same but for what was measured count once.
     """
-    across = len({(cell["dataset"], cell["model"]) for cell in cells}) > 1
-    variants: dict[tuple[str, str], list[Cell]] = defaultdict(list)
+    usual = _usual_contexts(cells)
+    settings: dict[tuple[Any, ...], Cell] = {}
+    for cell in sorted(cells, key=lambda cell: cell["key"]):
+        settings.setdefault((*_pair(cell), cell["label"], cell["variant"]), cell)
+    names = {}
+    for setting, cell in settings.items():
+        base = usual[_pair(cell)]
+        words = ""
+        if cell["context"] != base["context"]:
+            words = distinctions({"usual": context_of(base), "this": context_of(cell)})["this"]
+        names[setting] = f"{cell['label']} [{words}]" if words else cell["label"]
+    taken = Counter((*setting[:2], name) for setting, name in names.items())
+    for setting, name in names.items():
+        if taken[*setting[:2], name] > 1:  # nothing that a label or a context shows
+            names[setting] = f"{name} [{setting[3][:4]}]"
+    named = [{**cell, "name": names[*_pair(cell), cell["label"], cell["variant"]]} for cell in cells]
+    best: dict[tuple[Any, ...], Cell] = {}
+    for cell in named:
+        place = (*task_of(cell), cell["name"], cell["seed"])
+        best[place] = max(best.get(place, cell), cell, key=_worth)
+    return [cell for cell in named if best[*task_of(cell), cell["name"], cell["seed"]] is cell]
+
+
+def _pair(cell: Cell) -> tuple[str, str]:
+    return cell["dataset"], cell["model"]
+
+
+def _usual_contexts(cells: Sequence[Cell]) -> dict[tuple[str, str], Cell]:
+    """For each (data set, model) a cell of the context with the most labels, then the most cells."""
+    members: dict[tuple[str, str], dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
     for cell in cells:
-        variants[cell["label"], "" if across else cell["variant"]].append(cell)
-    by_label: dict[str, list[str]] = defaultdict(list)
-    for name, variant in sorted(variants):
-        by_label[name].append(variant)
+        members[_pair(cell)][cell["context"]].append(cell)
+
+    def weight(item: tuple[str, list[Cell]]) -> tuple[int, int, str]:
+        context, own = item
+        return len({cell["label"] for cell in own}), len(own), context
+
+    chosen = {pair: max(contexts.items(), key=weight)[1] for pair, contexts in members.items()}
+    return {pair: min(own, key=lambda cell: cell["key"]) for pair, own in chosen.items()}
+
+
+def _worth(cell: Cell) -> tuple[bool, int, str, str]:
+    measured = sum(value is not None for value in cell.values())
+    return cell["status"] == "done", measured, cell["created"], cell["key"]
+
+
+def _named_groups(cells: Sequence[Cell], footnotes: dict[str, str]) -> list[tuple[str, str, list[Cell]]]:
+    """Cells of one name and status, under a short name and the full one."""
+    groups: dict[str, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        groups[cell["name"]].append(cell)
     named = []
-    for label, members in by_label.items():
-        words = dict.fromkeys(members, "")
-        if len(members) > 1:
-            words = distinctions({m: seedless(config_of(variants[label, m][0])) for m in members})
-        for member in members:
-            full = f"{label} [{words[member]}]" if words[member] else label
-            short = _short(label, full, variants[label, member][0]["method"], footnotes)
-            for status in ORDER:
-                some = [cell for cell in variants[label, member] if cell["status"] == status]
-                if some:
-                    named.append((short, full, some))
+    for full, members in sorted(groups.items()):
+        first = members[0]
+        short = _short(first["label"], full, first["method"], footnotes)
+        for status in ORDER:
+            some = [cell for cell in members if cell["status"] == status]
+            if some:
+                named.append((short, full, some))
     return named
 
 
@@ -257,6 +302,10 @@ def _compare(board: Board, baseline: str) -> None:
         row.versus = Comparison(result.n, result.difference, result.std, p, result.test)
 
 
+def _dense_setting(cell: Cell) -> dict[str, Any]:
+    return identity({name: part for name, part in dense_part(config_of(cell)).items() if name != "seed"})
+
+
 def _dense_rows(cells: Sequence[Cell], metric: str, footnotes: dict[str, str]) -> list[Row]:
     """The networks before pruning, each counted once however many cells start from it."""
     variants: dict[str, dict[str, Cell]] = defaultdict(dict)
@@ -267,7 +316,7 @@ def _dense_rows(cells: Sequence[Cell], metric: str, footnotes: dict[str, str]) -
     suffixes = {}
     if len(variants) > 1:
         first = {variant: next(iter(members.values())) for variant, members in variants.items()}
-        suffixes = distinctions({variant: seedless(dense_part(config_of(cell))) for variant, cell in first.items()})
+        suffixes = distinctions({variant: _dense_setting(cell) for variant, cell in first.items()})
     rows = []
     for variant, members in sorted(variants.items(), key=lambda item: suffixes.get(item[0], "")):
         values = {quantity: spread([]) for quantity in (*QUANTITIES, metric)}

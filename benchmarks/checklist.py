@@ -115,7 +115,7 @@ def _control(cells: Sequence[Cell]) -> tuple[State, str, Iterable[Cell]]:
 
 
 def _points(cells: Sequence[Cell]) -> tuple[State, str, Iterable[Cell]]:
-    groups = _by(_done(cells), "dataset", "model", "label")
+    groups = _by(_done(cells), "dataset", "model", "label", "variant")
     points = {group: len({task_of(cell) for cell in members}) for group, members in groups.items()}
     few = [groups[group][0] for group, count in points.items() if count < OPERATING_POINTS]
     fewest = min(points.values(), default=0)

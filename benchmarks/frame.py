@@ -7,7 +7,7 @@ never the source of truth and holds nothing that is not in a record.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +26,8 @@ Kind = TypeVar("Kind", Row, Record)
 CACHE = ".boards.parquet"
 STAMP = ("_committed", "_file", "_time", "_size")
 MADE_BY = ("frame", "labels", "keys", "records", "fingerprint")
+NOT_THE_SETTING = frozenset({"seed", "budget", "measure"})  # what is measured changes no accuracy
+THE_METHOD = frozenset({"method", "selection", "allocation", "compensation", "schedule"})
 HIDDEN = (*STAMP, "config")  # of no use in a query
 
 
@@ -35,7 +37,8 @@ def row_of(record: Record) -> Row:
     widths = [record.unit, [(layer.name, layer.kept) for layer in record.layers]]
     row = flat(record) | {
         "label": labels.label(record),
-        "variant": variant_key({name: part for name, part in config.items() if name != "budget"}),
+        "variant": variant_key(without(config, NOT_THE_SETTING)),
+        "context": variant_key(without(config, NOT_THE_SETTING | THE_METHOD)),
         "dense_key": dense_key(config),
         "dense_variant": variant_key(dense_part(config)),
         "widths": hashlib.sha256(json.dumps(widths).encode()).hexdigest()[:12] if record.layers else None,
@@ -65,9 +68,14 @@ def config_of(row: Row) -> Mapping[str, Any]:
     return row["config"] if "config" in row else read(Path(row["_file"])).config
 
 
-def seedless(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides a result, but for the seed and the budget."""
-    return identity({name: part for name, part in config.items() if name not in ("seed", "budget")})
+def without(config: Mapping[str, Any], names: Set[str]) -> dict[str, Any]:
+    """``config`` without the sections ``names``."""
+    return {name: part for name, part in config.items() if name not in names}
+
+
+def context_of(row: Row) -> dict[str, Any]:
+    """What surrounds the method: data set, model, training, calibration."""
+    return identity(without(config_of(row), NOT_THE_SETTING | THE_METHOD))
 
 
 def _class(config: Mapping[str, Any], part: str) -> str | None:

@@ -43,7 +43,7 @@ def distinctions(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     names = sorted({name for leaf in leaves.values() for name in leaf})
     differing = [name for name in names if len({str(leaf.get(name)) for leaf in leaves.values()}) > 1]
     return {
-        row: ", ".join(f"{name} {_short(leaf.get(name))}" for name in differing[:MOST_DIFFERENCES])
+        row: ", ".join(f"{_last(name)} {_short(leaf.get(name))}" for name in differing[:MOST_DIFFERENCES])
         for row, leaf in leaves.items()
     }
 
@@ -62,6 +62,11 @@ def _differences(conf: Path, part: str, used: Mapping[str, Any], usual: Mapping[
         if value != expected and not refers:
             found.append(f"{name} {_short(value)}")
     return found
+
+
+def _last(name: str) -> str:
+    """The last two words of a setting's path, which say enough: ``finetune.epochs``."""
+    return ".".join(name.split(".")[-2:])
 
 
 def _short(value: Any) -> str:

@@ -153,6 +153,8 @@ def _notes(board: Board, interval: bool) -> list[str]:
     seeds = {row.n for row in board.rows if row.status == "done" and not row.control}
     if len(seeds) > 1:
         notes.append("rows have different n: their means are over different seeds, ranks only over common ones")
+    if any(" [" in full for full in board.footnotes.values()):
+        notes.append("in brackets: what differs from the surroundings (training, calibration) that most methods share")
     notes += [f"[{mark}] {full}" for mark, full in board.footnotes.items()]
     notes += [f"{row.name} {row.status} (n = {row.n}): {row.reason}" for row in board.rows if row.reason]
     return notes

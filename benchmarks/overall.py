@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.board import Question, default_metric, smaller_is_better, task_of
+from benchmarks.board import Question, default_metric, smaller_is_better, task_of, with_names
 from benchmarks.frame import Row as Cell
 from benchmarks.stats import ALPHA, Comparison, Friedman, friedman, holm, signed_rank
 from benchmarks.tables import NONE, Table, probability
@@ -33,6 +33,7 @@ class Overall:
 def compare(cells: Sequence[Cell], question: Question | None = None) -> Overall | None:
     """The comparison of all methods that have a result on every task; None with too few methods or tasks."""
     question = question or Question()
+    cells = with_names(cells)
     by_task: dict[tuple[object, ...], list[Cell]] = defaultdict(list)
     for cell in cells:
         by_task[task_of(cell)].append(cell)
@@ -44,7 +45,7 @@ def compare(cells: Sequence[Cell], question: Question | None = None) -> Overall 
         values: dict[str, list[float]] = defaultdict(list)
         for cell in sorted(members, key=lambda cell: cell["key"]):
             if cell["status"] == "done" and cell.get(metric) is not None:
-                values[cell["label"]].append(sign * cell[metric])
+                values[cell["name"]].append(sign * cell[metric])
         for label, found in values.items():
             means[label][task] = sum(found) / len(found)
     complete = sorted(label for label, found in means.items() if len(found) == len(tasks))
@@ -52,7 +53,7 @@ def compare(cells: Sequence[Cell], question: Question | None = None) -> Overall 
     test = friedman(scores)
     if test is None:
         return None
-    every = {cell["label"] for cell in cells}
+    every = {cell["name"] for cell in cells}
     metric = question.metric or default_metric(cells)
     baseline = _baseline(question.baseline, cells, complete)
     versus = _versus(scores, baseline) if baseline else {}
@@ -62,7 +63,7 @@ def compare(cells: Sequence[Cell], question: Question | None = None) -> Overall 
 def _baseline(asked: str | None, cells: Sequence[Cell], complete: Sequence[str]) -> str | None:
     if asked is None or asked in complete:
         return asked
-    methods = {cell["label"]: cell["method"] for cell in cells}
+    methods = {cell["name"]: cell["method"] for cell in cells}
     return next((label for label in complete if methods[label] == asked), None)
 
 

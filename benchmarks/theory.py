@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.frame import select
+from benchmarks.keys import variant_key
 from benchmarks.labels import label
 from benchmarks.paths import write_atomically
 from benchmarks.records import Record, Store
@@ -59,6 +60,7 @@ class Point:
     method: str
     budget: str
     seed: int
+    variant: str = ""  # the setting, but for budget and seed
 
     @property
     def scope(self) -> str:
@@ -82,6 +84,7 @@ def points(records: Iterable[Record]) -> list[Point]:
             "method": label(record),
             "budget": f"{kind} {value:g}" if kind else "",
             "seed": record.seed,
+            "variant": variant_key({name: part for name, part in record.config.items() if name != "budget"}),
         }
         outcomes = _outcomes(record)
         for theory, unit, layer, predicted, measured in _predictions(record):
@@ -99,6 +102,8 @@ def _predictions(record: Record) -> Iterable[tuple[str, str | None, str | None, 
     given = {prediction.theory for prediction in record.predictions or []}
     for name, (theory, unit) in REPORTED.items():
         own = f"{theory} ({record.method})" if unit else theory
+        if theory.startswith("spectral") and not _repaired(record):
+            own += ", without its reconstruction"
         values = [(layer.name, _number(layer, name), _number(layer, "output_error")) for layer in record.layers]
         known = [(layer, value, error) for layer, value, error in values if value is not None]
         if own in given or not known:
@@ -107,6 +112,12 @@ def _predictions(record: Record) -> Iterable[tuple[str, str | None, str | None, 
             yield own, None, layer, value, error
         if len(known) == len(values):
             yield own, unit, None, math.fsum(value for _, value, _ in known), None
+
+
+def _repaired(record: Record) -> bool:
+    """Whether the survivors make up for the removed, as the theory of spectral pruning supposes."""
+    target = str((record.config.get("compensation") or {}).get("_target_", ""))
+    return target.rpartition(".")[2] not in ("", "Compensation", "NoCompensation")
 
 
 def _number(layer: object, name: str) -> float | None:
@@ -220,7 +231,7 @@ def _interval(size: int, statistic: Callable[["np.ndarray"], float | None]) -> t
 
 WITHIN: dict[str, Callable[[Point], Hashable]] = {
     "over layers": lambda p: p.key,
-    "over budgets": lambda p: (p.dataset, p.model, p.method, p.seed, p.layer),
+    "over budgets": lambda p: (p.variant, p.seed, p.layer),
     "over methods": lambda p: (p.dataset, p.model, p.budget, p.seed, p.layer),
 }
 

@@ -61,7 +61,7 @@ def trade_off(cells: Sequence[Cell], ratio: str) -> list[Point]:
     groups: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
     for cell in cells:
         if cell.get(ratio) is not None:
-            groups[cell["label"], cell["budget"] or "", cell["value"] or 0.0].append(cell)
+            groups[cell["name"], cell["budget"] or "", cell["value"] or 0.0].append(cell)
     points = []
     for (label, kind, value), members in sorted(groups.items()):
         for stage, words in STAGES.items():

@@ -74,7 +74,7 @@ def _target(preset: str) -> str:
 def _table(name: str, cells: Sequence[Cell]) -> Table:
     groups: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
     for cell in cells:
-        groups[*task_of(cell), cell["label"], cell["status"]].append(cell)
+        groups[*task_of(cell), cell["name"], cell["status"]].append(cell)
     rows = []
     for (dataset, model, kind, value, label, status), members in sorted(groups.items()):
         accurate = any(cell.get("tuned_accuracy") is not None for cell in members)

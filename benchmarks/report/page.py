@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import checklist, overall, published
-from benchmarks.board import Question, boards, task_of
+from benchmarks.board import Question, boards, task_of, with_names
 from benchmarks.frame import Row as Cell
 from benchmarks.leaderboard import RULE, table_of
 from benchmarks.paths import safe_name
@@ -81,8 +81,9 @@ def make(
         baseline: the method that the others are compared with.
         results: where published numbers and reproductions lie; without it the page has none.
     """
-    labels = {cell["key"]: cell["label"] for cell in cells}
-    looks = charts.Looks(sorted({cell["label"] for cell in cells}))
+    cells = with_names(cells)
+    labels = {cell["key"]: cell["name"] for cell in cells}
+    looks = charts.Looks(sorted(set(labels.values())))
     question = Question(baseline=baseline)
     found = overall.compare(cells, question)
     from benchmarks import theory
@@ -132,7 +133,7 @@ def _summary(cells: Sequence[Cell]) -> list[tuple[str, str]]:
         ("records", f"{len(cells)} ({committed} committed, {len(cells) - committed} of this machine's own runs)"),
         ("done", f"{done}; {len(cells) - done} failed, collapsed or skipped"),
         ("tasks", f"{len({task_of(cell) for cell in cells})} (data set × model × budget)"),
-        ("methods", f"{len({cell['method'] for cell in cells})}, in {len({cell['label'] for cell in cells})} settings"),
+        ("methods", f"{len({cell['method'] for cell in cells})}, in {len({cell['name'] for cell in cells})} settings"),
         ("seeds", ", ".join(map(str, sorted({cell["seed"] for cell in cells})))),
         ("numbers", f"{RULE}; mean ± sample standard deviation over seeds"),
         ("checklist", checklist.line(checklist.examine(cells)).removeprefix("checklist: ")),

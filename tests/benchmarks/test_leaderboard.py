@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from sample_records import made
 
-from benchmarks import board, labels
+from benchmarks import board, labels, overall
 from benchmarks.frame import load, rows_of
 from benchmarks.leaderboard import csv_of, main, outdated, render, table_of
 from benchmarks.paths import REPOSITORY, Paths
@@ -92,16 +92,27 @@ def test_rows_average_over_seeds_and_over_nothing_else(conf):
     accuracies = [0.90, 0.92, 0.97]
     records = [scored(seed, 0.5, accuracy) for seed, accuracy in enumerate(accuracies)]
     records.append(scored(0, 0.5, 0.1, settings={"trainer": {"finetune": {"epochs": 1}}}))
-    board = boards(records)[0]
-    rows = {row.full: row for row in board.rows}
-    assert set(rows) == {"dense", "spectral [trainer.finetune.epochs none]", "spectral [trainer.finetune.epochs 1]"}
-    averaged = rows["spectral [trainer.finetune.epochs none]"]
-    assert board.footnotes[averaged.name.removeprefix("spectral [")[:-1]] == averaged.full
-    assert f"[a] {board.footnotes['a']}" in table_of(board).notes
+    [found] = boards(records)
+    rows = {row.full: row for row in found.rows}
+    assert set(rows) == {"dense", "spectral", "spectral [finetune.epochs 1]"}
+    averaged = rows["spectral"]
     assert averaged.n == 3
     assert averaged.values["tuned_accuracy"].mean == pytest.approx(sum(accuracies) / 3)
     assert averaged.values["tuned_accuracy"].std == pytest.approx(statistics.stdev(accuracies))
     assert rows["dense"].n == 3, "one dense network per seed"
+    assert found.footnotes == {"a": "spectral [finetune.epochs 1]"}
+    assert "[a] spectral [finetune.epochs 1]" in table_of(found).notes
+    assert "spectral [a]" in {row[1] for row in table_of(found).rows}
+
+
+def test_what_was_measured_does_not_make_another_setting(conf):
+    latency = [{"runtime": "eager", "batch": 1, "ratio": 2.0}]
+    records = [scored(0, 0.5, 0.9), scored(0, 0.5, 0.9, settings={"measure": {"latency": 1}}, latency=latency)]
+    records += [scored(1, 0.5, 0.8)]
+    [found] = boards(records)
+    [row] = [row for row in found.rows if not row.control]
+    assert (row.name, row.n) == ("spectral", 2) and row.values["latency_eager_b1"].n == 1
+    assert found.keys == {record.key for record in records}
 
 
 def test_dense_network_is_counted_once_however_many_methods_prune_it(conf):
@@ -358,7 +369,7 @@ def test_grouping_over_budgets_averages_over_tasks(conf):
 
 def test_metric_chooses_what_ranks_and_in_which_direction(conf):
     cells = [
-        made(seed, method=m, settings={"m": m}, cost={"prune_seconds": seconds + 0.01 * seed})
+        made(seed, method=m, settings={"method": {"name": m}}, cost={"prune_seconds": seconds + 0.01 * seed})
         for m, seconds in (("slow", 9.0), ("fast", 1.0))
         for seed in range(3)
     ]
@@ -475,3 +486,27 @@ def test_boards_under_version_control_are_what_the_records_give():
     paths = Paths(REPOSITORY / "results")
     stale = outdated(Store.of(paths), paths.committed_boards)
     assert stale == [], "render them: python -m benchmarks.leaderboard --committed --format md,csv,tex,html"
+
+
+def test_a_name_is_one_setting_at_all_budgets(conf):
+    """Settings that share a label are neither averaged nor ranked as one, on a board or over tasks."""
+
+    def cells(epochs, shift):
+        for value in (0.1, 0.2, 0.3):
+            for position, method in enumerate("abc"):
+                for seed in range(3):
+                    trainer = {"finetune": {"epochs": epochs}}
+                    config = {"method": {"name": method}, "budget": {"keep": value}, "trainer": trainer}
+                    budget = {"requested": {"keep": value}}
+                    accuracy = 0.9 - 0.1 * position - shift + 0.001 * seed
+                    yield scored(seed, accuracy, accuracy, method=method, settings=config, budget=budget)
+
+    records = [*cells(10, 0.0), *cells(0, 0.05)]
+    rows = rows_of(records)
+    _usual, other = sorted((10, 0), key=lambda epochs: rows_of(list(cells(epochs, 0)))[0]["context"], reverse=True)
+    names = {f"{method}{suffix}" for method in "abc" for suffix in ("", f" [finetune.epochs {other}]")}
+    assert {row["name"] for row in board.with_names(rows)} == names
+    assert set(overall.compare(rows).test.mean_ranks) == names
+    for each in boards(records):
+        assert {row.full for row in each.rows if not row.control} == names
+        assert {row.n for row in each.rows} == {3}

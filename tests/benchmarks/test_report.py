@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sample_records import made
 
 from benchmarks import published
+from benchmarks.board import with_names
 from benchmarks.frame import load
 from benchmarks.records import Store
 from benchmarks.report import charts, gather, page
@@ -159,7 +160,7 @@ def test_no_records_says_how_to_begin(tmp_path):
 def test_pareto_front_against_its_definition(places):
     cells = [
         {
-            "label": str(number),
+            "name": str(number),
             "budget": "keep",
             "value": 0.1,
             "compression": float(ratio),
@@ -176,12 +177,13 @@ def test_pareto_front_against_its_definition(places):
 
 
 def test_points_are_means_and_spreads_over_seeds(results):
-    cells = gather.of_pair(load(Store(results / "runs", results / "cells"))[0], ("digits", "mlp"))
+    cells = with_names(load(Store(results / "runs", results / "cells"))[0])
+    cells = gather.of_pair(cells, ("digits", "mlp"))
     points = gather.trade_off(cells, "compression")
     assert len(points) == 4 * 2 * 3 * 2
     own = [c for c in cells if c["method"] == "obd" and c["compensation"] == "Compensation" and c["value"] == 0.2]
     scores = [100 * cell["tuned_accuracy"] for cell in own]
-    label = own[0]["label"]
+    label = own[0]["name"]
     [point] = [p for p in points if (p["method"], p["budget"], p["stage"]) == (label, "keep 0.2", "after fine-tuning")]
     assert point["mean"] == pytest.approx(sum(scores) / 3, rel=1e-5) and point["n"] == 3
     assert point["high"] - point["mean"] == pytest.approx(point["std"], rel=1e-3)
