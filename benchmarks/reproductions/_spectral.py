@@ -66,7 +66,7 @@ def summary(table: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
     rows = []
     for place, part in table.groupby(["network", *by], sort=False):
-        found = spread(part["accuracy"].tolist())
+        found = spread(part["accuracy"].dropna().tolist())
         row = dict(zip(["network", *by], place, strict=True))
         rows.append(row | {"accuracy": found.mean, "std": found.std, "n": found.n, "dense": part["dense"].mean()})
     return pd.DataFrame(rows)

@@ -78,7 +78,7 @@ def _summary(table: pd.DataFrame) -> pd.DataFrame:
     ):
         row = {"network": network, "keep": keep, "selection": selection, "repair": repair}
         for stage, name in STAGES.items():
-            found = spread(part[part["stage"] == stage]["accuracy"].tolist())
+            found = spread(part[part["stage"] == stage]["accuracy"].dropna().tolist())
             row |= {f"{name}": found.mean, f"std ({name})": found.std, "n": found.n}
         rows.append(row | {"dense": part["dense"].mean()})
     return pd.DataFrame(rows)
