@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 from benchmarks.composition import Composer, Memory, expand, key_of, plain
 from benchmarks.copying import control_words
+from benchmarks.heading import title
 from benchmarks.keys import cell_key, variant_key
-from benchmarks.launching import is_complete, launch, status_line
+from benchmarks.launching import is_complete, launch, run_leased, status_line
 from benchmarks.manifest import Manifest, PlannedCell, write_manifest
 from benchmarks.paths import REPOSITORY, Paths
 from benchmarks.records import Store
+from benchmarks.rerun import asked_for, difference, rerun
 from benchmarks.tables import one_line, output_console
 from methods.errors import BadInput
 
@@ -51,6 +53,8 @@ def sweep(request: Request) -> int:
 
         sys.stdout.write(OmegaConf.to_yaml(OmegaConf.create(composer.cell(request.words))))
         return 0
+    if asked_for(request.words):
+        return _from_record(console, composer, request)
     plan = make_plan(composer, request)
     store = Store.of(plan.paths)
     if request.dry_run:
@@ -65,6 +69,21 @@ def sweep(request: Request) -> int:
         console.print(f"{len(plan.cells)} cells with their controls: {len(missing_cells(plan))} to run")
         faults += run_missing(composer, plan, request)
     return _conclude(console, plan, store, faults)
+
+
+def _from_record(console: Console, composer: Composer, request: Request) -> int:
+    """Run the cell of a record again and say how the two results compare."""
+    theirs, config = rerun(composer, request.words)
+    if request.dry_run:
+        console.print(f"would run {title(config)}", markup=False)
+        return 0
+    there = Store.of(Paths.of(config["paths"])).find(cell_key(config))
+    found = run_leased(config)
+    assert found is not None  # it was waited for
+    if found == there:
+        console.print(status_line(found))
+    console.print(difference(theirs, found), markup=False)
+    return 1 if found.status == "failed" else 0
 
 
 def run_missing(
