@@ -169,10 +169,10 @@ def group_update(
     update = torch.where(pruned, -weight, 0.0)
     if int(kept.sum()) <= total:
         columns = kept.nonzero().squeeze(1)
-        part = gradients[:, columns].double()
-        system = part.T @ part / total
+        part = gradients[:, columns]
+        system = gram(part.T) / total
         system.diagonal().add_(damping)
-        update[columns] = _solve(system, part.T @ target / total)
+        update[columns] = _solve(system, part.double().T @ target / total)
         return update
     system = gram(gradients, kept)
     system.diagonal().add_(total * damping)
