@@ -30,12 +30,15 @@ PAPER = "Yu, Serra, Ramalingam & Zhe, ICML 2022 (CBS), MLPNet table; Singh & Ali
 SPARSITIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 HIGH = (0.9, 0.95, 0.98)
 MAGNITUDE = dict(zip(SPARSITIES, (93.93, 93.78, 93.62, 92.88, 90.28, 83.64, 33.07), strict=True))
-"""Global magnitude of the published weights. It has no choices, so it must be met to the digit."""
+"""Global magnitude of the published weights, computed before and elsewhere: it has no choices, so it must be met."""
 PUBLISHED: Mapping[str, Mapping[float, float]] = {
+    "magnitude": dict(zip(SPARSITIES, (93.93, 93.78, 93.62, 92.89, 90.30, 83.64, 32.25), strict=True)),
     "WoodFisher": dict(zip(SPARSITIES, (94.02, 93.82, 93.77, 93.57, 91.69, 85.54, 38.26), strict=True)),
     "CBS": dict(zip(SPARSITIES, (93.96, 93.96, 93.98, 93.90, 93.14, 88.92, 55.45), strict=True)),
 }
 """Quoted from memory of the paper's table: shown, never asserted."""
+TRUNCATED = "magnitude, int((1 - s) d) kept"
+"""Cut off in floating point: one weight less at .8, .9 and .98, which is what the paper's column comes from."""
 DAMPINGS = (1e-3, 1e-2, 1e-1)
 BANDS = {
     "WoodFisher, N = 1000, damping 1e-5": (83.5, 86.5),
@@ -106,8 +109,9 @@ class _Measure:
 def _magnitude(network: OneShot, measure: _Measure) -> None:
     selection = MagnitudeSelection(unit="edge")
     for sparsity in SPARSITIES:
-        masks = network.masks(selection, kept_weights(sparsity, network.size))
-        measure(network.network(masks, Compensation(), selection), "magnitude", sparsity)
+        counts = {"magnitude": kept_weights(sparsity, network.size), TRUNCATED: int((1 - sparsity) * network.size)}
+        for name, count in counts.items():
+            measure(network.network(network.masks(selection, count), Compensation(), selection), name, sparsity)
 
 
 def _woodfisher(
@@ -152,17 +156,14 @@ def tabulate(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     result = []
     for (method, sparsity), part in pd.DataFrame(rows).groupby(["method", "sparsity"], sort=True):
         found = spread(part["accuracy"].tolist())
-        if method == "magnitude":
-            published, certainty = MAGNITUDE[sparsity], "certain"
-        else:
-            known = PUBLISHED.get(method.partition(",")[0], {}) if "no update" not in method else {}
-            published, certainty = known.get(sparsity), "memory" if sparsity in known else ""
+        known = PUBLISHED.get(method.partition(",")[0], {}) if "no update" not in method else {}
+        published = known.get(sparsity)
         result.append(
             {
                 "method": method,
                 "sparsity": sparsity,
                 "published": published,
-                "certainty": certainty,
+                "certainty": "" if published is None else "memory",
                 "ours": found.mean,
                 "std": found.std,
                 "n": found.n,
@@ -174,15 +175,15 @@ def tabulate(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 def _claims(table: pd.DataFrame) -> list[Claim]:
     ours: dict[Any, float] = table.set_index(["method", "sparsity"])["ours"].to_dict()
-    exact = table[table["method"] == "magnitude"]
-    met = [abs(value) < 0.005 for value in exact["difference"]]
-    claims = [
-        Claim(
-            "global magnitude gives 93.93, 93.78, 93.62, 92.88, 90.28, 83.64, 33.07 %",
-            all(met),
-            ", ".join(f"{value:.2f}" for value in exact["ours"]),
-        )
-    ]
+    claims = []
+    for method, expected, text in (
+        ("magnitude", MAGNITUDE, "global magnitude gives"),
+        (TRUNCATED, PUBLISHED["magnitude"], "with int((1 - s) d) weights kept, it gives the published"),
+    ):
+        found = {sparsity: ours[method, sparsity] for sparsity in SPARSITIES}
+        met = all(abs(found[sparsity] - expected[sparsity]) < 0.005 for sparsity in SPARSITIES)
+        listed = ", ".join(f"{value:.2f}" for value in expected.values())
+        claims.append(Claim(f"{text} {listed} %", met, ", ".join(f"{value:.2f}" for value in found.values())))
     for method, (low, high) in BANDS.items():
         text = f"{method} at .95 lies in {low:g} to {high:g} %"
         value = ours.get((method, 0.95))

@@ -19,6 +19,7 @@ from benchmarks.reproductions import Claim, Outcome, Workplace
 from benchmarks.reproductions._figures import COLOURS, canvas, save
 from benchmarks.reproductions._obs import cell_config
 from benchmarks.stats import paired_t, spread
+from methods.errors import Collapsed
 from methods.flat_minimum import FlatMinimum
 from methods.flatness import hessian_radius
 from methods.progress import track
@@ -83,7 +84,12 @@ def run(work: Workplace) -> Outcome:
     plan = [(seed, name) for seed in range(2 if work.quick else 3) for name in ("unpruned", *variants)]
     rows = []
     for seed, name in track(plan, "trainings"):
-        rows.append({"method": name, "seed": seed} | _train(work, [*words, *variants.get(name, ())], name, seed))
+        row: dict[str, Any] = {"method": name, "seed": seed}
+        try:
+            row |= _train(work, [*words, *variants.get(name, ())], name, seed)
+        except Collapsed:
+            row |= dict.fromkeys(("accuracy", "validation", "radius"), math.nan)
+        rows.append(row)
     return finish(rows, work)
 
 
@@ -122,7 +128,7 @@ def finish(rows: Sequence[Mapping[str, Any]], work: Workplace) -> Outcome:
     frame = pd.DataFrame(rows)
     summary = []
     for method, part in frame.groupby("method", sort=False):
-        accuracy, radius = spread(part["accuracy"].tolist()), spread(part["radius"].tolist())
+        accuracy, radius = (spread(part[name].dropna().tolist()) for name in ("accuracy", "radius"))
         summary.append(
             {
                 "method": method,
@@ -152,7 +158,7 @@ def finish(rows: Sequence[Mapping[str, Any]], work: Workplace) -> Outcome:
 
 def _best(frame: pd.DataFrame) -> str:
     own = frame[frame["method"].isin(list(PENALISED))]
-    return str(own.groupby("method")["validation"].mean().idxmax())
+    return str(own.groupby("method")["validation"].mean().idxmax(skipna=True))
 
 
 def _claims(frame: pd.DataFrame, best: str) -> list[Claim]:
@@ -160,15 +166,18 @@ def _claims(frame: pd.DataFrame, best: str) -> list[Claim]:
     claims = []
     for other in CONTROLS:
         for quantity, sign, word in (("radius", -1, "flatter"), ("accuracy", 1, "more accurate")):
-            found = paired_t((wide.loc[best][quantity] - wide.loc[other][quantity]).tolist())
-            assert found.difference is not None
+            found = paired_t((wide.loc[best][quantity] - wide.loc[other][quantity]).dropna().tolist())
+            if found.difference is None:
+                continue
             p = math.nan if found.p is None else found.p
             evidence = f"{quantity}: mean difference {found.difference:+.3g} over {found.n} seeds, p = {p:.2g}"
             seen = None if not p <= 0.05 else sign * found.difference > 0
             claims.append(Claim(f"{best} ends {word} than {other} at equal live neurons", seen, evidence))
     for name in (name for name in PENALISED if name in set(frame["method"])):
-        found = paired_t((wide.loc[name]["radius"] - wide.loc["mu = 0"]["radius"]).tolist())
-        assert found.difference is not None
+        found = paired_t((wide.loc[name]["radius"] - wide.loc["mu = 0"]["radius"]).dropna().tolist())
+        if found.difference is None:
+            claims.append(Claim(f"{name} lowers the radius", None, "every training collapsed"))
+            continue
         p = math.nan if found.p is None else found.p
         evidence = f"mean difference {found.difference:+.3g} over {found.n} seeds, p = {p:.2g}"
         claims.append(Claim(f"{name} lowers the radius", None if not p <= 0.05 else found.difference < 0, evidence))
