@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.reproductions import Claim, Outcome, Workplace
-from benchmarks.reproductions._figures import canvas, curve, save
+from benchmarks.reproductions._figures import COLOURS, canvas, curve, save
 from benchmarks.reproductions._spectral import finished
 from benchmarks.stats import spread
 from methods.spectral import bias_variance, degrees_of_freedom
@@ -139,11 +139,13 @@ def _claims(bounds: dict[int, dict[float, Terms]], rows: Sequence[dict[str, Any]
 
 
 def _plot(bounds: dict[int, dict[float, Terms]], rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
+    from matplotlib.ticker import NullFormatter
+
     figure, axes = canvas(3)
     for number, (size, bound) in enumerate(bounds.items()):
         lams = list(bound)
-        [line] = axes[0].plot(lams, [t.bias + t.variance for t in bound.values()], label=f"n = {size}")
-        colour = line.get_color()
+        colour = COLOURS[number]
+        axes[0].plot(lams, [t.bias + t.variance for t in bound.values()], color=colour, label=f"n = {size}")
         axes[0].plot(lams, [t.variance for t in bound.values()], ":", color=colour)
         axes[1].plot(lams, [t.share for t in bound.values()], color=colour, label=f"n = {size}")
         best = _best(bound)
@@ -159,6 +161,10 @@ def _plot(bounds: dict[int, dict[float, Terms]], rows: Sequence[dict[str, Any]],
     axes[0].set(title="bias + variance (dotted: variance)", xlabel="lambda / trace", xscale="log", yscale="log")
     axes[1].set(title="width N / m, mean over layers", xlabel="lambda / trace", xscale="log", yscale="log")
     axes[2].set(title="measured", xlabel="share of the nodes kept", ylabel="test error", xscale="log", yscale="log")
+    keeps = sorted({row["keep"] for row in rows})
+    axes[2].set_xticks(keeps, [f"{keep:g}" for keep in keeps])
+    axes[2].xaxis.set_minor_formatter(NullFormatter())
+    axes[2].yaxis.set_minor_formatter(NullFormatter())
     for axis in axes:
         axis.legend(fontsize="small")
     return save(figure, folder, "spectral_bias_variance")

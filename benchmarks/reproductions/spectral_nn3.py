@@ -13,7 +13,7 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING
 
 from benchmarks.reproductions import Claim, Outcome, Workplace
-from benchmarks.reproductions._figures import canvas, curve, save
+from benchmarks.reproductions._figures import COLOURS, canvas, curve, save
 from benchmarks.spectra import FLOOR, LayerSpectrum, layer_spectra, visible
 from benchmarks.stats import spread
 
@@ -147,8 +147,8 @@ def _plot(found: dict[str, list[list[LayerSpectrum]]], folder: Path) -> list[Pat
         lasts = [_last(layers) for layers in networks]
         spectra = list(zip(*(each.eigenvalues for each in lasts), strict=True))
         low, high = ([pick(values) for values in spectra] for pick in (min, max))
-        [line] = axes[0].plot(visible([fmean(values) for values in spectra]), label=name)
-        axes[0].fill_between(range(len(low)), visible(low), visible(high), alpha=0.2, color=line.get_color())
+        axes[0].plot(visible([fmean(values) for values in spectra]), color=COLOURS[number], label=name)
+        axes[0].fill_between(range(len(low)), visible(low), visible(high), alpha=0.2, color=COLOURS[number])
         lams = list(lasts[0].degrees)
         degrees = [spread(each.degrees[lam] for each in lasts) for lam in lams]
         curve(axes[1], lams, [v.mean for v in degrees], [v.std or 0 for v in degrees], number, name)

@@ -56,9 +56,9 @@ def run(work: Workplace) -> Outcome:
         edges = name.startswith("magnitude of single")
         size = f"compression={_parameters(hidden) / _parameters(kept)}" if edges else f"keep={kept / hidden}"
         records = finished(work.cells([*task, f"model.hidden={hidden}", *words, f"budget.{size}", seeds]))
-        rows += [_row(name, record) for record in records]
         if name == ROWS[0][0]:
             rows += [_row(DENSE, record, "dense") for record in records]
+        rows += [_row(name, record) for record in records]
     small = finished(work.cells([*task, f"model.hidden={kept}", "method=random", "budget.keep=1", seeds]))
     rows += [_row(SCRATCH, record, "dense") for record in small]
     table = _summary(rows)
