@@ -21,7 +21,6 @@ fast: $(READY)
 lint: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m mypy
 
 speed: $(READY)
 	$(RUN) -m benchmarks.speed
