@@ -32,10 +32,12 @@ from benchmarks.paths import Paths
 from benchmarks.records import Record, Store, short_traceback
 from benchmarks.saved_network import lacks_network, network_folder, save_of_cell
 from benchmarks.scoring import evaluate
+from benchmarks.steps import States
 from benchmarks.track import Tracker, tracking
 from benchmarks.trainer import fit
 from methods.budget import Budget
 from methods.errors import BadInput, Collapsed, Skipped
+from methods.predictions import Theories
 from methods.pruner import Pruned
 from methods.seeds import derive_seed, stream
 from methods.statistics import Calibration
@@ -105,7 +107,7 @@ def _pipeline(config: Mapping[str, Any], paths: Paths, key: str, tracker: Tracke
     epochs = len(trained.history.epochs)
     for row in trained.history.epochs:
         tracker.log({f"train/{name}": value for name, value in row.items()}, int(row["epoch"]))
-    pruned, curve = _prune(config, data, trained.model, paths.cache / "cells" / key)
+    pruned, states = _prune(config, data, trained.model, paths.cache / "cells" / key)
     before_tuning = copy.deepcopy(pruned.model)
     settings = TrainerSettings.from_config(config["trainer"]["finetune"], "trainer.finetune")
     tuning = fit(
@@ -130,7 +132,7 @@ def _pipeline(config: Mapping[str, Any], paths: Paths, key: str, tracker: Tracke
         "budget": heading(config, key)["budget"] | {"achieved": pruned.achieved, "note": pruned.note},
         "layers": pruned.layers,
         "predictions": pruned.predictions or None,
-        "curve": curve or None,
+        "curve": (states if isinstance(states, list) else states.finished(pruned, before_tuning)) or None,
         "history": {"train": trained.history.epochs, "finetune": tuning.epochs},
         "cost": {
             "dense_seconds": trained.seconds,
@@ -169,28 +171,32 @@ def trained_network(config: Mapping[str, Any], data: Data, paths: Paths) -> dens
 
 def _prune(
     config: Mapping[str, Any], data: Data, model: nn.Module, folder: Path
-) -> tuple[Pruned, list[dict[str, Any]]]:
-    """The pruned network before its last fine-tuning, and one row per step of an iterative schedule."""
+) -> tuple[Pruned, States | list[dict[str, Any]]]:
+    """The pruned network before its last fine-tuning, and what an iterative schedule passed through.
+
+    An interrupted cell prunes again, which gives the same masks; the trainings that it had finished are read from their
+    checkpoints in ``folder``, and the one that was cut short goes on where it was.
+    """
     pruner = build_pruner(config)
     seed = config["seed"]
     settings = TrainerSettings.from_config(config["trainer"]["finetune"], "trainer.finetune")
-    curve: list[dict[str, Any]] = []
-
-    def train(network: nn.Module, masks: Mapping[str, Tensor], step: int) -> None:
-        row: dict[str, Any] = {"step": step, "pruned_accuracy": evaluate(network, data.validation).accuracy}
-        own = derive_seed(seed, "step", step)
-        fit(network, data, settings, own, masks=masks, checkpoint=folder / f"step{step}", label=f"step {step + 1}")
-        curve.append(row | {"accuracy": evaluate(network, data.validation).accuracy})
-
     budget = Budget.parse(config["budget"])
     if prunes_while_training(pruner.schedule):
         return train_and_prune(pruner.schedule, config, data, budget, folder)
+    states = States(data, model)
+
+    def train(network: nn.Module, masks: Mapping[str, Tensor], step: int) -> None:
+        before = states.score(network)
+        own = derive_seed(seed, "step", step)
+        fit(network, data, settings, own, masks=masks, checkpoint=folder / f"step{step}", label=f"step {step + 1}")
+        states.add(network, masks, before)
+
     calibration = calibrate(data, config["calibration"], seed)
     rewind = _rewind(config, data, pruner.schedule.rewind)
     pruned = pruner.prune(model, calibration, budget, derive_seed(seed, "prune"), train, rewind)
-    for row, step in zip(curve, pruned.steps, strict=False):
-        row |= step
-    return pruned, curve
+    if config["measure"].get("theory"):
+        pruned.predictions += Theories(model, pruned, pruner, calibration).rows(lambda net: states.score(net).accuracy)
+    return pruned, states
 
 
 def _rewind(config: Mapping[str, Any], data: Data, point: str | int) -> nn.Module | None:

@@ -41,7 +41,7 @@ class Pruned:
         achieved: ``keep``, ``compression`` and ``speedup`` reached.
         note: what a reader of the record should know, for instance that only a nearby size was reachable.
         steps: per step of the schedule the requested and the achieved budget, and the PQ and Gini index of all live
-            weights before the step.
+            weights before the step, and the step's ``layers``.
         seconds: time spent on pruning, without training in between.
         groups: the node groups as they are now.
         dense: the network that was pruned.
@@ -55,7 +55,7 @@ class Pruned:
     layers: list[dict[str, Any]] = field(default_factory=list)
     achieved: dict[str, float] = field(default_factory=dict)
     note: str | None = None
-    steps: list[dict[str, float]] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     groups: list[NodeGroup] = field(default_factory=list)
     dense: nn.Module | None = None
@@ -128,7 +128,7 @@ class Pruner:
             for layer in layers:
                 layer["units"] = initial.setdefault(layer["name"], layer["units"])
             result.layers, result.achieved = layers, cost.achieved(dense)
-            result.steps.append({"requested": target.value, **result.achieved, **sparsity})
+            result.steps.append({"requested": target.value, **result.achieved, **sparsity, "layers": layers})
             if rewind is not None:
                 _take_weights(result.model, rewind, result.masks)
             limit = budget.remaining * dense.of(budget.kind)
