@@ -16,7 +16,7 @@ PUBLISHED = {
     **{("global", name, t): 100 * 0.8**t for name in ("lottery ticket", "one-shot") for t in (1, 2, 3, 5)},
 }
 SETTING = (
-    "CIFAR-10 from JPEG-compressed images, 5,000 training and validation images and 2,000 test images, CNN of a "
+    "CIFAR-10 from JPEG-compressed images, 3,000 training and validation images and 2,000 test images, CNN of a "
     "quarter of the paper's width, {steps} prunings and {seeds} seeds; every training is {epochs} epochs of SGD "
     "(rate 0.1, momentum 0.9, Nesterov, weight decay 5e-4, batches of 100, gradient norm clipped to 1, cosine) from "
     "the initial weights, augmented; the paper trains 200 epochs on all images for 30 prunings and reaches 90.3 % at "
@@ -33,14 +33,14 @@ def run(work: Workplace) -> Outcome:
     from benchmarks.composition import Composer
     from benchmarks.sweep import CONF
 
-    epochs, steps, seeds = (1, 2, 2) if work.quick else (3, 6, 2)
+    epochs, steps, seeds = (1, 2, 2) if work.quick else (3, 5, 2)
     words = ["dataset=cifar10", "trainer=cifar10", "model=mlp", f"trainer.train.epochs={epochs}"]
     words += ["trainer.train.learning_rate=0.1", "trainer.train.batch_size=100", "trainer.train.clip_norm=1"]
     words += ["trainer.train.warmup_epochs=0"]
     words += (
         ["dataset.limit=300", "dataset.limit_test=200"]
         if work.quick
-        else ["dataset.limit=5000", "dataset.limit_test=2000"]
+        else ["dataset.limit=3000", "dataset.limit_test=2000"]
     )
     composer = Composer(CONF)
     model = {"name": "cnn", "_target_": f"{sap.__name__}.PlainCNN", "widths": [16, 32, 64, 128]}

@@ -26,7 +26,7 @@ def run(work: Workplace) -> Outcome:
     from benchmarks.composition import Composer
     from benchmarks.sweep import CONF
 
-    epochs, steps, seeds = (1, 2, 2) if work.quick else (4, 8, 3)
+    epochs, steps, seeds = (1, 2, 2) if work.quick else (3, 8, 3)
     words = ["dataset=mnist", "model=mlp", "model.widths=[128,256]", "trainer=mnist", f"trainer.train.epochs={epochs}"]
     words += ["trainer.train.learning_rate=0.1", "trainer.train.batch_size=100", "trainer.train.clip_norm=1"]
     words += ["dataset.limit=1000", "dataset.limit_test=500"] if work.quick else ["dataset.limit=10000"]
