@@ -4,6 +4,9 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin/python
 
+# One thread per test worker: several would fight for the same cores.
+test fast: export OMP_NUM_THREADS = 1
+
 .PHONY: demo test fast lint setup speed clean
 
 demo: $(READY)
