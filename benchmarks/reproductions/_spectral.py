@@ -118,7 +118,7 @@ def plot(
         else:
             axis.set_xscale(scale)
         axis.set(title=network, xlabel=label, ylabel="test accuracy, no fine-tuning")
-        axis.legend(fontsize="small")
+        axis.legend(fontsize="small", ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.17), frameon=False)
     return save(figure, folder, name)
 
 
