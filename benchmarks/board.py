@@ -173,8 +173,8 @@ def with_names(cells: Sequence[Cell]) -> list[Cell]:
 
     Usual, on a (data set, model), are the training, calibration and other surroundings that most labels share. So a
     name stands for one setting at all budgets and seeds of a network, and equal names of different networks can be
-    compared.
-    Cells that are the same but for what was measured count once.
+    compared. ``usual`` marks the cells in usual surroundings. Cells that are the same but for what was measured count
+    once.
     """
     usual = _usual_contexts(cells)
     settings: dict[tuple[Any, ...], Cell] = {}
@@ -191,7 +191,14 @@ def with_names(cells: Sequence[Cell]) -> list[Cell]:
     for setting, name in names.items():
         if taken[*setting[:2], name] > 1:  # nothing that a label or a context shows
             names[setting] = f"{name} [{setting[3][:4]}]"
-    named = [{**cell, "name": names[*_pair(cell), cell["label"], cell["variant"]]} for cell in cells]
+    named = [
+        {
+            **cell,
+            "name": names[*_pair(cell), cell["label"], cell["variant"]],
+            "usual": cell["context"] == usual[_pair(cell)]["context"],
+        }
+        for cell in cells
+    ]
     best: dict[tuple[Any, ...], Cell] = {}
     for cell in named:
         place = (*task_of(cell), cell["name"], cell["seed"])
@@ -204,14 +211,15 @@ def _pair(cell: Cell) -> tuple[str, str]:
 
 
 def _usual_contexts(cells: Sequence[Cell]) -> dict[tuple[str, str], Cell]:
-    """For each (data set, model) a cell of the context with the most labels, then the most cells."""
+    """For each (data set, model) a cell of the context with the most methods, then labels, then cells."""
     members: dict[tuple[str, str], dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
     for cell in cells:
         members[_pair(cell)][cell["context"]].append(cell)
 
-    def weight(item: tuple[str, list[Cell]]) -> tuple[int, int, str]:
+    def weight(item: tuple[str, list[Cell]]) -> tuple[int, int, int, str]:
         context, own = item
-        return len({cell["label"] for cell in own}), len(own), context
+        methods, settings, cells = (len({cell[name] for cell in own}) for name in ("method", "label", "key"))
+        return methods, settings, cells, context
 
     chosen = {pair: max(contexts.items(), key=weight)[1] for pair, contexts in members.items()}
     return {pair: min(own, key=lambda cell: cell["key"]) for pair, own in chosen.items()}
@@ -289,7 +297,9 @@ def _rank(board: Board) -> None:
 def _compare(board: Board, baseline: str) -> None:
     """Fill in the comparisons with the baseline; a board that lacks it has none."""
     done = [row for row in board.rows if row.status == "done"]
-    found = [row for row in done if baseline in (row.name, row.full)] or [row for row in done if row.method == baseline]
+    exact = [row for row in done if baseline in (row.full, row.name)]
+    same = [row for row in done if row.full.partition(" [")[0] == baseline]
+    found = exact or same or [row for row in done if row.method == baseline]
     if not found:
         return
     board.baseline = base = found[0]

@@ -176,7 +176,7 @@ def csv_of(every: Sequence[Board]) -> str:
             figures = [figure for number in numbers for figure in (number.mean, number.std)]
             head = [board.group.get(name) for name in groups]
             own = [row.rank.place if row.rank else None, row.full, row.unit, row.status, row.n, board.metric]
-            versus = [None, None, None, None]
+            versus: list[object] = [None, None, None, None]
             if row.versus and board.baseline:
                 versus = [board.baseline.full, row.versus.difference, row.versus.n, row.versus.p]
             lines.append([*head, *own, *figures, *versus, row.reason])

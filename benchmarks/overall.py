@@ -1,7 +1,8 @@
 """All tasks together: mean ranks, Friedman's test, Nemenyi's critical difference and its diagram.
 
 A task is a (data set, model, requested budget); a method's score on it is the mean over its seeds. Only methods with a
-result on every task can be ranked over tasks, so methods are chosen to cover all tasks, and the others are named.
+result on every task can be ranked. Tasks on which few methods have been run (a study of one method, say) are left out,
+then methods that lack one of the others; both are named.
 """
 
 import io
@@ -14,6 +15,7 @@ from benchmarks.frame import Row as Cell
 from benchmarks.stats import ALPHA, Comparison, Friedman, friedman, holm, signed_rank
 from benchmarks.tables import NONE, Table, probability
 
+WELL_COVERED = 0.5  # share of the methods of the best covered task
 SALT = "secateurs"  # fixed, so that the same diagram has the same bytes
 
 
@@ -26,6 +28,8 @@ class Overall:
     scores: dict[str, list[float]]
     test: Friedman
     left_out: list[str]
+    skipped: list[tuple[object, ...]]
+    unusual: int
     baseline: str | None
     versus: dict[str, Comparison]
 
@@ -34,6 +38,8 @@ def compare(cells: Sequence[Cell], question: Question | None = None) -> Overall 
     """The comparison of all methods that have a result on every task; None with too few methods or tasks."""
     question = question or Question()
     cells = with_names(cells)
+    unusual = len({cell["name"] for cell in cells if not cell["usual"]})
+    cells = [cell for cell in cells if cell["usual"]]
     by_task: dict[tuple[object, ...], list[Cell]] = defaultdict(list)
     for cell in cells:
         by_task[task_of(cell)].append(cell)
@@ -48,7 +54,10 @@ def compare(cells: Sequence[Cell], question: Question | None = None) -> Overall 
                 values[cell["name"]].append(sign * cell[metric])
         for label, found in values.items():
             means[label][task] = sum(found) / len(found)
-    complete = sorted(label for label, found in means.items() if len(found) == len(tasks))
+    counts = {task: len({cell["method"] for cell in by_task[task]}) for task in tasks}
+    skipped = [task for task in tasks if counts[task] < WELL_COVERED * max(counts.values())]
+    tasks = [task for task in tasks if task not in skipped]
+    complete = sorted(label for label, found in means.items() if all(task in found for task in tasks))
     scores = {label: [means[label][task] for task in tasks] for label in complete}
     test = friedman(scores)
     if test is None:
@@ -57,7 +66,7 @@ def compare(cells: Sequence[Cell], question: Question | None = None) -> Overall 
     metric = question.metric or default_metric(cells)
     baseline = _baseline(question.baseline, cells, complete)
     versus = _versus(scores, baseline) if baseline else {}
-    return Overall(metric, list(tasks), scores, test, sorted(every - set(complete)), baseline, versus)
+    return Overall(metric, list(tasks), scores, test, sorted(every - set(complete)), skipped, unusual, baseline, versus)
 
 
 def _baseline(asked: str | None, cells: Sequence[Cell], complete: Sequence[str]) -> str | None:
@@ -94,7 +103,7 @@ def table_of(found: Overall | None) -> Table | None:
             versus = found.versus.get(row[0])
             row += [NONE, NONE] if versus is None else [_wins(found, row[0]), probability(versus.p)]
     notes = [
-        f"Friedman's chi-square = {test.statistic:.2f}, {len(rows) - 1} degrees of freedom, p = {probability(test.p)}: "
+        f"Friedman's chi-square = {test.statistic:.2f}, {len(rows) - 1} degrees of freedom, p {_equals(test.p)}: "
         + ("the methods differ" if test.p < ALPHA else "no evidence that the methods differ"),
         f"critical difference (Nemenyi, {ALPHA:g}) = {test.critical_difference:.2f} ranks; methods that share a letter "
         "are closer than that",
@@ -102,10 +111,22 @@ def table_of(found: Overall | None) -> Table | None:
     ]
     if found.baseline:
         notes.append(f"better: tasks on which it beats {found.baseline}; p: Wilcoxon over tasks, Holm's correction")
+    if found.skipped:
+        names = ", ".join(
+            " ".join(f"{part:g}" if isinstance(part, float) else str(part) for part in t) for t in found.skipped
+        )
+        notes.append(f"tasks left out, since few methods have been run on them: {names}")
+    if found.unusual:
+        notes.append(f"{found.unusual} settings with other training or calibration than the rest are not ranked here")
     if found.left_out:
-        notes.append(f"not ranked, for want of a result on every task: {', '.join(found.left_out)}")
-    title = f"All {test.tasks} tasks: mean rank by {found.metric.replace('_', ' ')} on the test split, 1 is best"
+        notes.append(f"not ranked, for want of a result on every one of these tasks: {', '.join(found.left_out)}")
+    title = f"Over {test.tasks} tasks: mean rank by {found.metric.replace('_', ' ')} on the test split, 1 is best"
     return Table(title, columns, rows, {"method", "not told apart"}, notes)
+
+
+def _equals(p: float) -> str:
+    text = probability(p)
+    return text if text.startswith("<") else f"= {text}"
 
 
 def _wins(found: Overall, name: str) -> str:

@@ -23,7 +23,7 @@ from benchmarks.frame import select
 from benchmarks.keys import variant_key
 from benchmarks.labels import label
 from benchmarks.paths import write_atomically
-from benchmarks.records import Record, Store
+from benchmarks.records import Metrics, Record, Store
 from benchmarks.tables import NONE, Table, csv_text
 from methods.errors import BadInput
 
@@ -77,7 +77,7 @@ def points(records: Iterable[Record]) -> list[Point]:
     found = []
     for record in records:
         kind, value = next(iter(record.budget.requested.items()), (None, None))
-        where = {
+        where: dict[str, Any] = {
             "key": record.key,
             "dataset": record.dataset,
             "model": record.model,
@@ -127,11 +127,12 @@ def _number(layer: object, name: str) -> float | None:
 
 def _outcomes(record: Record) -> dict[str, float | None]:
     """What happened to the network, on the test split; positive is damage."""
-    dense, pruned, tuned = record.metrics.dense, record.metrics.pruned, record.metrics.tuned
+    stages = (record.metrics.dense, record.metrics.pruned, record.metrics.tuned)
+    dense, pruned, tuned = (stage or Metrics() for stage in stages)
     return {
-        "loss increase": _minus(pruned and pruned.loss, dense and dense.loss),
-        "accuracy drop before fine-tuning": _minus(dense and dense.accuracy, pruned and pruned.accuracy),
-        "accuracy drop after fine-tuning": _minus(dense and dense.accuracy, tuned and tuned.accuracy),
+        "loss increase": _minus(pruned.loss, dense.loss),
+        "accuracy drop before fine-tuning": _minus(dense.accuracy, pruned.accuracy),
+        "accuracy drop after fine-tuning": _minus(dense.accuracy, tuned.accuracy),
     }
 
 
@@ -253,17 +254,19 @@ class Predictor:
 
 def rank(every: Sequence[Point]) -> list[Predictor]:
     """All predictors, grouped by scope and outcome, the best first."""
-    groups = _grouped(every, lambda p: (p.scope, OUTCOMES.index(p.outcome), p.theory, p.unit or ""))
+    groups: dict[tuple[str, str, str, str], list[Point]] = defaultdict(list)
+    for point in every:
+        groups[point.scope, point.outcome, point.theory, point.unit or ""].append(point)
     found = []
-    for (scope, outcome, theory, _), own in sorted(groups.items(), key=lambda item: str(item[0])):  # type: ignore[misc]
+    for (scope, outcome, theory, _), own in sorted(groups.items()):
         inside = {
             name: within(own, key) if scope == "layer" or name != "over layers" else Correlation(None, None, None, 0)
             for name, key in WITHIN.items()
         }
         tau = kendall([point.predicted for point in own], [point.measured for point in own])
         unit = own[0].unit
-        judged = calibration(own) if unit == "loss" and OUTCOMES[outcome] in ("measured", "loss increase") else NONE
-        found.append(Predictor(theory, unit, OUTCOMES[outcome], scope, len(own), pooled(own), tau, inside, judged))
+        judged = calibration(own) if unit == "loss" and outcome in ("measured", "loss increase") else NONE
+        found.append(Predictor(theory, unit, outcome, scope, len(own), pooled(own), tau, inside, judged))
     return sorted(found, key=lambda p: (p.scope, OUTCOMES.index(p.outcome), *_merit(p), p.theory))
 
 
@@ -308,7 +311,8 @@ def tables(every: Sequence[Point]) -> list[Table]:
             for predictor in members
         ]
         shown = [place for place in range(len(columns)) if place < 5 or any(row[place] != NONE for row in rows)]
-        subject = f"{outcome} of the network" if scope == "network" else f"{outcome} output error, layer by layer"
+        what = "quantity it is about" if outcome == "measured" else outcome
+        subject = f"{what}, of the network" if scope == "network" else f"{what}, layer by layer"
         title = f"Which theory predicts the {subject}"
         kept = [[row[place] for place in shown] for row in rows]
         found.append(Table(title, [columns[place] for place in shown], kept, {"theory", "unit"}, notes))

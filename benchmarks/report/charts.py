@@ -43,8 +43,20 @@ class Looks:
 
 def finished(chart: alt.TopLevelMixin) -> Spec:
     """The specification with the common look: no background, text in the page's colour, as wide as its place."""
-    line = {"domainColor": INK, "tickColor": INK, "gridColor": INK, "gridOpacity": 0.15, "domainOpacity": 0.5}
-    text = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": 500}
+    line: dict[str, Any] = {
+        "domainColor": INK,
+        "tickColor": INK,
+        "gridColor": INK,
+        "gridOpacity": 0.15,
+        "domainOpacity": 0.5,
+    }
+    text: dict[str, Any] = {
+        "labelColor": INK,
+        "titleColor": INK,
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": 500,
+    }
     chart = chart.properties(width="container", height=HEIGHT, background="transparent").configure(
         font="system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif",
         axis=alt.AxisConfig(**line, **text, labelOverlap="greedy"),
@@ -85,8 +97,9 @@ def trade_off(points: list[Point], looks: Looks, x: str, y: str, dense: float | 
     pick = alt.selection_point(fields=["method"], bind="legend", name="picked")
     lowest, highest = min(point["low"] for point in points), max(point["high"] for point in points)
     highest = max(highest, dense or highest)
-    floor, top = math.floor(lowest), highest + 0.03 * (highest - lowest)
     percent = "%" in y
+    highest = min(highest, 100.0) if percent else highest
+    floor, top = math.floor(lowest), highest + 0.03 * (highest - lowest)
     cut = alt.Scale(zero=False)
     if percent:
         cut = alt.Scale(zero=False, nice=False, domainMin=alt.ExprRef("lowest"), domainMax=top)
@@ -210,7 +223,8 @@ def predictions(points: list[Point], theory: str, unit: str) -> Spec:
     """
     outcomes = list(dict.fromkeys(point["outcome"] for point in points))
     x = alt.X("predicted:Q", title=f"predicted: {theory} ({unit})", scale=alt.Scale(type="log", nice=False, padding=8))
-    y = alt.Y("measured:Q", title="measured outcome", scale=alt.Scale(type="log", nice=False, padding=8))
+    log = alt.Scale(type="log", nice=False, padding=8)
+    y = alt.Y("measured:Q", title="measured outcome", scale=log)
     base = alt.Chart(alt.Data(values=points)).transform_filter("datum.outcome == outcome")
     details = ["method:N", "layer:N", "dataset:N", "model:N", "budget:N", "seed:Q", "predicted:Q", "measured:Q"]
     dots = base.mark_point(filled=True, size=35, opacity=0.65).encode(
@@ -221,9 +235,7 @@ def predictions(points: list[Point], theory: str, unit: str) -> Spec:
     )
     layers = [dots]
     if unit == "loss":
-        same = base.mark_line(color=INK, strokeDash=[4, 3], opacity=0.5).encode(
-            x=x, y=alt.Y("predicted:Q", scale=y.scale)
-        )
+        same = base.mark_line(color=INK, strokeDash=[4, 3], opacity=0.5).encode(x=x, y=alt.Y("predicted:Q", scale=log))
         layers.append(same)
     return finished(alt.layer(*layers).add_params(_choice("outcome", outcomes, outcomes[0])))
 

@@ -3,7 +3,7 @@
 Accuracies become percentages here; ``low`` and ``high`` are the mean minus and plus one sample standard deviation.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +15,8 @@ from benchmarks.stats import Spread, spread
 Point = dict[str, Any]
 Pair = tuple[str, str]
 STAGES = {"pruned": "before fine-tuning", "tuned": "after fine-tuning"}
+MOST_LINES = 14  # of one chart: more cannot be told apart
+CONTROLS = ("random", "magnitude", "random_edge", "magnitude_edge")
 MOST_EPOCHS = 60  # of a curve on the page; longer ones are thinned out
 
 
@@ -50,6 +52,35 @@ def ratios(cells: Sequence[Cell]) -> dict[str, str]:
         runtime, _, batch = name.removeprefix("latency_").rpartition("_b")
         found[name] = f"measured speed-up ({runtime}, batch {batch})"
     return {name: title for name, title in found.items() if any(cell.get(name) is not None for cell in cells)}
+
+
+def shown(cells: Sequence[Cell]) -> tuple[set[str], str]:
+    """The settings that charts show, and what to say of the others: the best on average over budgets, and the controls.
+
+    The best is meant over the budgets at which most settings have been run, so that a single easy budget is no merit.
+    Settings with unusual training or calibration come last.
+    """
+    name, factor, _ = quantity(cells)
+    sign = -factor if name == "loss" else factor
+    by_name: dict[str, dict[tuple[Any, ...], list[float]]] = defaultdict(lambda: defaultdict(list))
+    for cell in cells:
+        if cell.get(f"tuned_{name}") is not None:
+            by_name[cell["name"]][cell["budget"], cell["value"]].append(sign * cell[f"tuned_{name}"])
+    if len(by_name) <= MOST_LINES:
+        return set(by_name), ""
+    usual = {cell["name"] for cell in cells if cell["usual"]}
+    budgets = Counter(budget for found in by_name.values() for budget in found)
+    common = {budget for budget, count in budgets.items() if count >= 0.5 * max(budgets.values())}
+
+    def merit(item: tuple[str, dict[tuple[Any, ...], list[float]]]) -> tuple[bool, float, float, str]:
+        label, found = item
+        means = [sum(values) / len(values) for budget, values in found.items() if budget in common]
+        return label not in usual, -len(means), -sum(means) / len(means) if means else 0.0, label
+
+    order = [label for label, _ in sorted(by_name.items(), key=merit)]
+    controls = [label for label in order if label.partition(" [")[0] in CONTROLS]
+    best = [label for label in order if label not in controls][: MOST_LINES - len(controls)]
+    return {*best, *controls}, f"The best {len(best)} of {len(order)} settings and the controls; the tables have all. "
 
 
 def trade_off(cells: Sequence[Cell], ratio: str) -> list[Point]:

@@ -20,6 +20,7 @@ from benchmarks.tables import Table
 
 HERE = Path(__file__).parent
 FEWEST_PREDICTIONS = 3
+MOST_DOTS = 1200  # of one chart
 SEEN = {True: "yes", False: "no", None: "undecided"}
 
 
@@ -154,15 +155,18 @@ def _section(
     own = [record for record in records if (record.dataset, record.model) == pair and record.status == "done"]
     if done:
         title = gather.quantity(done)[2]
-        for ratio, words in gather.ratios(done).items():
-            points = gather.trade_off(done, ratio)
+        names, others = gather.shown(done)
+        drawn = [cell for cell in done if cell["name"] in names]
+        own = [record for record in own if labels.get(record.key) in names]
+        for ratio, words in gather.ratios(drawn).items():
+            points = gather.trade_off(drawn, ratio)
             if points:
                 measured = ratio.startswith("latency")
                 spec = charts.trade_off(points, looks, words, title, gather.dense_level(done), band=not measured)
                 how = ", dense / pruned time" if measured else ""
                 around = "bars" if measured else "bands"
                 caption = f"Trade-off: {title} against {words}{how}; {around}: one standard deviation over seeds. "
-                caption += "Level line: the dense network; dotted: Pareto front."
+                caption += f"Level line: the dense network; dotted: Pareto front. {others}"
                 section.figures.append(Figure(f"trade_off_{stem}_{ratio}", caption, spec))
         points = gather.heat(done)
         if points:
@@ -170,11 +174,13 @@ def _section(
             section.figures.append(Figure(f"selection_x_compensation_{stem}", caption, charts.heat(points, title)))
         points = gather.widths(own, labels)
         if points:
-            section.figures.append(Figure(f"widths_{stem}", "What each layer keeps.", charts.widths(points, looks)))
+            section.figures.append(
+                Figure(f"widths_{stem}", f"What each layer keeps. {others}", charts.widths(points, looks))
+            )
         points = gather.curves(own, labels)
         if points:
             axis = title.replace("test", "validation")
-            caption = "Training of the dense network and fine-tuning after pruning, on the validation split."
+            caption = f"Training of the dense network and fine-tuning after pruning, on the validation split. {others}"
             section.figures.append(Figure(f"curves_{stem}", caption, charts.curves(points, looks, axis)))
     every = [cell for cell in cells if (cell["dataset"], cell["model"]) == pair]
     for board in boards(every, question):
@@ -186,13 +192,24 @@ def _theory(points: Sequence[Any]) -> list[Figure]:
     figures = []
     for name, unit, scope in sorted({(point.theory, point.unit or "its own unit", point.scope) for point in points}):
         own = [p for p in points if (p.theory, p.unit or "its own unit", p.scope) == (name, unit, scope)]
-        rows = [point.row() for point in own if point.predicted > 0 and point.measured > 0]
+        every = [_dot(point) for point in own if point.predicted > 0 and point.measured > 0]
+        rows = every[:: -(-len(every) // MOST_DOTS) or 1]
         if len(rows) >= FEWEST_PREDICTIONS:
             subject = "of each layer" if scope == "layer" else "of the network"
-            caption = f"{name}, {subject}: predicted against measured. {len(rows)} of {len(own)} points are positive."
+            caption = f"{name}, {subject}: predicted against measured. {len(every)} of {len(own)} points are positive"
+            caption += f"; {len(rows)} are drawn." if len(rows) < len(every) else "."
             spec = charts.predictions(rows, name, unit)
             figures.append(Figure(safe_name(f"predicted_{scope}_{name}_{unit}"), caption, spec))
     return figures
+
+
+def _dot(point: Any) -> dict[str, Any]:
+    names = ("outcome", "layer", "dataset", "model", "method", "budget", "seed")
+    return {
+        **{name: getattr(point, name) for name in names},
+        "predicted": float(f"{point.predicted:.4g}"),
+        "measured": float(f"{point.measured:.4g}"),
+    }
 
 
 def _inline_svg(text: str) -> str:

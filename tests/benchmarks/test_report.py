@@ -263,3 +263,18 @@ def test_tables_sort_and_filter_in_a_browser(browser, built):
     view.locator("#task-digits_mlp input.filter").first.fill("")
     assert len(shown()) == everything
     view.close()
+
+
+def test_a_crowded_chart_shows_the_best_and_the_controls():
+    cells = [
+        {"name": f"m{n}", "budget": "keep", "value": value, "tuned_accuracy": 0.5 + n / 100}
+        for n in range(30)
+        for value in (0.1, 0.2)
+    ]
+    cells += [{"name": "random", "budget": "keep", "value": value, "tuned_accuracy": 0.1} for value in (0.1, 0.2)]
+    cells.append({"name": "easy budget only", "budget": "keep", "value": 0.9, "tuned_accuracy": 1.0})
+    cells = [cell | {"usual": True} for cell in cells]
+    cells.append({"name": "m [odd]", "usual": False, "budget": "keep", "value": 0.1, "tuned_accuracy": 1.0})
+    names, said = gather.shown(cells)
+    assert names == {"random", *(f"m{n}" for n in range(17, 30))} and "best 13 of 33 settings" in said
+    assert gather.shown(cells[:4]) == ({"m0", "m1"}, "")
