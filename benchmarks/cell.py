@@ -33,7 +33,7 @@ from benchmarks.records import Record, Store, short_traceback
 from benchmarks.saved_network import lacks_network, network_folder, save_of_cell
 from benchmarks.scoring import evaluate
 from benchmarks.steps import States
-from benchmarks.track import Tracker, tracking
+from benchmarks.track import Tracker, summary_of, tracking
 from benchmarks.trainer import fit
 from methods.budget import Budget
 from methods.errors import BadInput, Collapsed, Skipped
@@ -247,10 +247,5 @@ def _without_nonsense(result: dict[str, Any]) -> dict[str, Any]:
 
 
 def _summarise(tracker: Tracker, record: Record) -> None:
-    stages = record.metrics.model_dump()
-    summary = {f"{stage}/{name}": value for stage, values in stages.items() for name, value in (values or {}).items()}
-    achieved = {f"achieved/{name}": value for name, value in record.budget.achieved.model_dump().items()}
-    cost = {f"cost/{name}": value for name, value in record.cost.model_dump().items()}
-    latency = {f"latency/{row.runtime}/{row.batch}": row.ratio for row in record.latency or []}
-    tracker.summary({**summary, **achieved, **cost, **latency, "status": record.status, "key": record.key})
+    tracker.summary(summary_of(record))
     tracker.table("layers", [layer.model_dump() for layer in record.layers])

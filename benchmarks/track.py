@@ -15,17 +15,21 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from benchmarks.keys import recordable
+from benchmarks.keys import cell_key, recordable
 from methods.errors import BadInput
+
+if TYPE_CHECKING:
+    from benchmarks.records import Record
 
 MODES = ("offline", "online", "disabled")
 PROBE_SECONDS = 4.0
 START_SECONDS = 12.0  # together with the probe below the twenty seconds promised
 FINISH_SECONDS = 15.0
+SWEEP = "WANDB_SWEEP_ID"
 FOLDERS = {"WANDB_CACHE_DIR": "cache", "WANDB_DATA_DIR": "data", "WANDB_ARTIFACT_DIR": "artifacts"}
 QUIET: dict[str, Any] = {
     "silent": True,
@@ -86,6 +90,16 @@ class Tracker:
             logger.warning("W&B: %s failed (%s); the record is not affected", verb, _first_line(error))
 
 
+def summary_of(record: "Record") -> dict[str, Any]:
+    """The figures of a record under names that W&B's panels group: ``tuned/accuracy``, ``latency/eager/1``."""
+    stages = record.metrics.model_dump()
+    summary = {f"{stage}/{name}": value for stage, values in stages.items() for name, value in (values or {}).items()}
+    achieved = {f"achieved/{name}": value for name, value in record.budget.achieved.model_dump().items()}
+    cost = {f"cost/{name}": value for name, value in record.cost.model_dump().items()}
+    latency = {f"latency/{row.runtime}/{row.batch}": row.ratio for row in record.latency or []}
+    return {**summary, **achieved, **cost, **latency, "status": record.status, "key": record.key}
+
+
 @contextmanager
 def tracking(section: Mapping[str, Any], name: str, group: str | None, config: Mapping[str, Any]) -> Iterator[Tracker]:
     """Track one cell.
@@ -106,7 +120,7 @@ def tracking(section: Mapping[str, Any], name: str, group: str | None, config: M
         yield Tracker()
         return
     folder = Path(section.get("dir") or "wandb").resolve()
-    with _inside(folder, offline=mode == "offline"):
+    with inside(folder, offline=mode == "offline"):
         tracker = Tracker(_started(section, mode, folder, name, group, config))
         code = 1
         try:
@@ -117,7 +131,7 @@ def tracking(section: Mapping[str, Any], name: str, group: str | None, config: M
 
 
 @contextmanager
-def _inside(folder: Path, offline: bool) -> Iterator[None]:
+def inside(folder: Path, offline: bool) -> Iterator[None]:
     """W&B writes only in ``folder`` and sends no usage figures, except where the user's environment says otherwise."""
     wanted = {variable: str(folder / part) for variable, part in FOLDERS.items()}
     wanted["WANDB_ERROR_REPORTING"] = (
@@ -137,32 +151,44 @@ def _inside(folder: Path, offline: bool) -> Iterator[None]:
 def _started(
     section: Mapping[str, Any], mode: str, folder: Path, name: str, group: str | None, config: Mapping[str, Any]
 ) -> Any:
-    options = {
-        "project": section.get("project") or "secateurs",
-        "entity": section.get("entity"),
-        "group": section.get("group") or group,
-        "name": name,
-        "tags": list(section.get("tags") or ()),
-        "notes": section.get("notes"),
-        "config": recordable(config),
-        "dir": str(folder),
-        "reinit": "create_new",  # a run of its own, no shared state between the cells of one process
-    }
+    options = options_of(section, folder, name)
+    options |= {"group": section.get("group") or group, "config": recordable(config)}
+    # An agent of `wandb sweep` has given the run an id already.
+    options["id"] = os.environ.get("WANDB_RUN_ID") if SWEEP in os.environ else cell_key(config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if mode == "online":
             try:
-                _check_online()
-                return _init(options, "online")
+                checked_online()
+                tried, options = options | {"resume": "allow"}, options | {"id": None}
+                return start(tried, "online")  # W&B goes on holding the id of a start that failed
             except Exception as error:
-                logger.warning("W&B: going on offline (%s); upload later with `wandb sync`", _first_line(error))
-        return _init(options, "offline")
+                logger.warning(
+                    "W&B: going on offline (%s); upload later with `wandb sync` or python -m benchmarks.track push",
+                    _first_line(error),
+                )
+        return start(options, "offline")
     except Exception as error:
         logger.warning("W&B: not tracking this cell (%s)", _first_line(error))
         return None
 
 
-def _init(options: Mapping[str, Any], mode: Literal["online", "offline"]) -> Any:
+def options_of(section: Mapping[str, Any], folder: Path, name: str) -> dict[str, Any]:
+    """What ``wandb.init`` is given of the configuration's ``track`` section."""
+    return {
+        "project": section.get("project") or "secateurs",
+        "entity": section.get("entity"),
+        "group": section.get("group"),
+        "name": name,
+        "tags": list(section.get("tags") or ()),
+        "notes": section.get("notes"),
+        "dir": str(folder),
+        "reinit": "create_new",  # a run of its own, no shared state between the cells of one process
+    }
+
+
+def start(options: Mapping[str, Any], mode: Literal["online", "offline"]) -> Any:
+    """A W&B run that waits neither long nor for input, and sends nothing of the machine."""
     import wandb
 
     settings = wandb.Settings(**QUIET, init_timeout=START_SECONDS, finish_timeout=FINISH_SECONDS)
@@ -171,7 +197,7 @@ def _init(options: Mapping[str, Any], mode: Literal["online", "offline"]) -> Any
     return run
 
 
-def _check_online() -> None:
+def checked_online() -> None:
     """Raise at once what W&B would find out after minutes, or ask for on the terminal.
 
     Raises:
@@ -216,3 +242,10 @@ def _cell(value: Any) -> Any:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+if __name__ == "__main__":
+    from benchmarks.command import end
+    from benchmarks.push import main
+
+    end(main)

@@ -1,0 +1,146 @@
+import json
+import os
+import time
+
+import pytest
+import yaml
+from sample_records import made
+from test_track import entries, name_of
+
+from benchmarks.commandline import parse
+from benchmarks.composition import Composer, expand
+from benchmarks.keys import cell_key
+from benchmarks.paths import Paths
+from benchmarks.push import main, sweep_configuration
+from benchmarks.records import Store
+from benchmarks.sweep import CONF, make_plan
+from benchmarks.track import summary_of, tracking
+from methods.errors import BadInput
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store.of(Paths(tmp_path / "results"))
+
+
+def whole(seed, **fields):
+    config = {"dataset": {"name": "digits"}, "model": {"name": "mlp"}, "method": {"name": "spectral"}}
+    history = {"train": [{"epoch": e, "train_loss": 1 / e} for e in (1, 2, 3)], "finetune": [{"epoch": 1, "lr": 0.1}]}
+    fields = {"history": history, "created": f"2026-01-0{seed + 1}T00:00:00+00:00"} | fields
+    return made(seed, settings=config, **fields)
+
+
+def runs(folder):
+    """Every offline run; W&B's own process writes the last bytes a moment after the end."""
+    for _ in range(200):
+        if (found := runs_now(folder)) and all(run["exit"] is not None for run in found):
+            return found
+        time.sleep(0.05)
+    raise AssertionError("a run was never finished")
+
+
+def runs_now(folder):
+    found = []
+    for path in sorted(folder.glob("wandb/*run-[0-9]*/*.wandb")):
+        run = {"summary": {}, "history": [], "config": {}, "artifacts": [], "exit": None}
+        for message in entries(path):
+            kind = message.WhichOneof("record_type")
+            if kind == "run":
+                run |= {"id": message.run.run_id, "name": message.run.display_name, "group": message.run.run_group}
+                run["config"] |= {name_of(item): json.loads(item.value_json) for item in message.run.config.update}
+            elif kind == "history":
+                run["history"].append({name_of(item): json.loads(item.value_json) for item in message.history.item})
+            elif kind == "summary":
+                run["summary"] |= {name_of(item): json.loads(item.value_json) for item in message.summary.update}
+            elif kind == "artifact":
+                run["artifacts"] += [entry.path for entry in message.artifact.manifest.contents]
+            elif kind == "exit":
+                run["exit"] = message.exit.exit_code
+        found.append(run)
+    return found
+
+
+def pushed(tmp_path, *words):
+    command = ["push", "--offline", "--results", str(tmp_path / "results"), "--dir", str(tmp_path / "w"), *words]
+    assert main(command) == 0
+
+
+def test_a_store_is_uploaded_once_in_order_under_its_cells_keys(store, tmp_path, capsys):
+    records = [whole(1), whole(0, sweep="grid"), whole(2, status="failed", metrics={}, layers=[])]
+    for record in records:
+        store.write(record)
+    (store.runs / "boards").mkdir()
+    (store.runs / "boards/report.html").write_text("<html></html>")
+    pushed(tmp_path)
+    assert "3 cells uploaded, 0 were there already" in capsys.readouterr().out
+    cells = [run for run in runs(tmp_path / "w") if not run["id"].startswith("board")]
+    assert sorted(run["id"] for run in cells) == sorted(record.key for record in records)
+    for run in cells:
+        record = next(record for record in records if record.key == run["id"])
+        wanted = {name: value for name, value in summary_of(record).items() if value is not None}
+        assert {name: run["summary"][name] for name in wanted} == wanted
+        assert run["config"]["seed"] == record.seed and run["group"] == (record.sweep or "")
+        losses = [row["train/train_loss"] for row in run["history"] if "train/train_loss" in row]
+        assert losses == [row["train_loss"] for row in record.history["train"]]
+    [board] = [run for run in runs(tmp_path / "w") if run["id"].startswith("board")]
+    assert {"leaderboard.md", "leaderboard.csv", "report.html"} <= set(board["artifacts"])
+    assert any(name.startswith("leaderboard") for row in board["history"] for name in row)
+
+    pushed(tmp_path)
+    assert "0 cells uploaded, 3 were there already" in capsys.readouterr().out
+    assert len(runs(tmp_path / "w")) == 4
+    store.write(whole(2))  # the failed cell has been done
+    pushed(tmp_path)
+    assert "1 cells uploaded, 2 were there already" in capsys.readouterr().out
+
+
+def test_a_cell_that_is_tracked_while_it_runs_has_the_same_id(tmp_path):
+    config = whole(0).config
+    with tracking({"mode": "offline", "dir": str(tmp_path / "w")}, "n", None, config):
+        pass
+    assert [run["id"] for run in runs(tmp_path / "w")] == [cell_key(config)] == [whole(0).key]
+
+
+def test_an_agent_of_a_sweep_keeps_the_id_that_it_was_given(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
+    monkeypatch.setenv("WANDB_RUN_ID", "given")
+    with tracking({"mode": "offline", "dir": str(tmp_path / "w")}, "n", None, whole(0).config):
+        pass
+    assert [run["id"] for run in runs(tmp_path / "w")] == ["given"]
+
+
+def test_without_a_service_nothing_is_lost_and_it_is_said(store, tmp_path, monkeypatch):
+    store.write(whole(0))
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    with pytest.raises(BadInput, match=r"cannot be reached\nnothing is lost"):
+        main(["push", "--results", str(tmp_path / "results"), "--dir", str(tmp_path / "w")])
+    assert not (tmp_path / "w/pushed.json").exists()
+    with pytest.raises(BadInput, match="no records in"):
+        main(["push", "--results", str(tmp_path / "nothing")])
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted((CONF / "experiment").glob("*.yaml"))][:3])
+def test_a_sweep_configuration_has_the_cells_of_the_grid(name, tmp_path, capsys):
+    assert main(["sweep", name, f"paths.cache={tmp_path}"]) == 0
+    told = yaml.safe_load(capsys.readouterr().out)
+    assert told == sweep_configuration(name, [f"paths.cache={tmp_path}"])
+    assert told["method"] == "grid" and told["command"][-1] == "${args_no_hyphens}"
+    words = [word for word in told["command"] if "=" in word]
+    first = [f"{key}={value['values'][0]}" for key, value in told["parameters"].items()]
+    composer = Composer(CONF)
+    agent = composer.cell([*words, *first])  # what an agent would run is a cell
+    master = composer.master([f"+experiment={name}"])
+    grid = expand([f"{key}={value}" for key, value in master.hydra.sweeper.params.items()])
+    size = 1
+    for value in told["parameters"].values():
+        size *= len(value["values"])
+    assert size == len(grid)
+    assert cell_key(agent) == make_plan(composer, parse([*words, *first])).cells[0].key
