@@ -46,12 +46,12 @@ class Paths:
     @property
     def boards(self) -> Path:
         """Leaderboards rendered from this machine's runs and the reviewed records, not under version control."""
-        return self.runs / "boards"
+        return self.results / "boards"
 
     @property
     def committed_boards(self) -> Path:
         """Leaderboards rendered from the reviewed records alone, under version control."""
-        return self.results / "boards"
+        return self.boards / "reviewed"
 
 
 def safe_name(text: str) -> str:

@@ -54,8 +54,8 @@ def test_a_sweep_leaves_valid_records_and_a_board_and_the_second_time_does_nothi
             assert 0 <= record["metrics"][stage]["accuracy"] <= 1
         assert record["metrics"]["tuned"]["macs"] < record["metrics"]["dense"]["macs"]
     assert len(list(command.cache.glob("dense/*/dense*.safetensors"))) == 1  # one dense network for four cells
-    assert (command.results / "runs/boards/leaderboard.md").exists()
-    assert (command.results / "runs/boards/leaderboard.csv").exists()
+    assert (command.results / "boards/leaderboard.md").exists()
+    assert (command.results / "boards/leaderboard.csv").exists()
     stamps = {path: path.stat().st_mtime_ns for path in command.results.glob("runs/*/*/*.json")}
     second = command(*words)
     assert second.returncode == 0

@@ -406,7 +406,7 @@ def test_terminal_drops_columns_rather_than_breaking_lines(conf):
 
 def test_committed_boards_are_checked(conf, store, tmp_path, capsys):
     results = ["--results", str(store.runs.parent)]
-    boards_folder = store.runs.parent / "boards"
+    boards_folder = store.runs.parent / "boards" / "reviewed"
     assert main([*results, "--check"]) == 0, "nothing committed, nothing to check"
     for record in grid():
         store.write(record, store.cells)

@@ -144,7 +144,7 @@ def _timeless(value):
 
 def board(root):
     """The rows of the leaderboard, without the columns of times."""
-    with (root / "results/runs/boards/leaderboard.csv").open(newline="") as file:
+    with (root / "results/boards/leaderboard.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     measured = ("seconds", "memory")  # of the process: they differ from run to run
     return [{name: row[name] for name in row if not any(word in name for word in measured)} for row in rows]
