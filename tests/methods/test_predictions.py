@@ -130,15 +130,19 @@ def test_output_errors_are_those_of_the_layer():
     assert output_errors(model, [site], samples)["3"] == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_every_theory_speaks_of_every_layer():
-    model, samples = make("convolution"), calibration()
-    _, theories = pruned_by(model, samples, Pruner(SpectralSelection(), Uniform(), LeastSquares()))
+@pytest.mark.parametrize("name", ["convolution", "batch_norm", "residual"])
+def test_every_theory_speaks_of_every_layer(name):
+    model, samples = make(name), calibration()
+    pruned, theories = pruned_by(model, samples, Pruner(SpectralSelection(), Uniform(), LeastSquares()))
     rows = theories.rows()
-    names = {row["theory"] for row in rows if row["layer"] == "0"}
+    first = next(iter(pruned.kept))
+    names = {row["theory"] for row in rows if row["layer"] == first}
+    assert {row["layer"] for row in rows} == {*pruned.kept, None}
     assert {row["theory"] for row in rows if row["layer"] is None} >= names
     assert {"spectral input information loss", "lq tail bound", "PQ index", "DPP negative log determinant"} <= names
     errors = [row["measured"] for row in rows if row["unit"] == "relative output error"]
     assert errors and all(0 < error < 1 for error in errors)
+    assert {"OBD", "CBS objective", "OBS group", "Kron-OBD", "spectral radius (K-FAC)"} <= names
     assert all(
         row["predicted"] >= 0
         for row in rows
@@ -153,3 +157,13 @@ def test_only_one_pruning_without_rewinding_is_judged():
     assert len(pruned.steps) == 2 and theories.rows() == []
     _, untouched = pruned_by(model, samples, Pruner(MagnitudeSelection(unit="edge"), Uniform()), keep=1.0)
     assert untouched.rows() == []
+
+
+def test_edges_of_convolutions():
+    model, samples = make("residual"), calibration()
+    pruned, theories = pruned_by(model, samples, Pruner(MagnitudeSelection(unit="edge"), Uniform()))
+    rows = theories.rows()
+    assert {row["layer"] for row in rows} == {name.removesuffix(".weight") for name in pruned.masks} | {None}
+    bounds = {row["layer"]: row["predicted"] for row in rows if row["theory"] == "lq tail bound" and row["layer"]}
+    for site in theories._sites():
+        assert float(site.flat_change.norm()) <= bounds[site.name]
