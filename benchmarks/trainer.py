@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from benchmarks import checkpoint as store
 from benchmarks.optimisation import TrainerSettings, build_optimizer, learning_rate
 from benchmarks.scoring import Score, device_of, evaluate, keep_modes, loss_of
+from benchmarks.several import fit_on_several, takes_several
 from methods.errors import BadInput
 from methods.hooks import TrainingHook
 from methods.progress import track
@@ -88,11 +89,32 @@ def fit(
     if settings.epochs == 0:
         return History()
     _check_masks(model, masks or {})
-    fabric = _fabric(settings)
+    if takes_several(settings):
+        if hooks:
+            raise BadInput("methods that prune while training run on one device; type trainer.train.devices=1")
+        return fit_on_several(model, data, settings, seed, masks or {}, checkpoint, label, on_epoch)
+    fabric = fabric_of(settings)
+    fabric.launch()
+    return train(fabric, model, data, settings, seed, masks or {}, checkpoint, label, on_epoch, hooks)
+
+
+def train(
+    fabric: "Fabric",
+    model: nn.Module,
+    data: "Data",
+    settings: TrainerSettings,
+    seed: int,
+    masks: Mapping[str, Tensor],
+    checkpoint: Path | None,
+    label: str,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+    hooks: Sequence[TrainingHook] = (),
+) -> History:
+    """What :func:`fit` does, in each process that ``fabric`` has launched."""
     device = device_of(model)
     with keep_modes(model), torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
         try:
-            training = _Training(fabric, model, data, settings, seed, masks or {}, hooks, checkpoint)
+            training = _Training(fabric, model, data, settings, seed, masks, hooks, checkpoint)
             training.run(label or data.name, on_epoch)
         finally:
             model.to(device)
@@ -325,7 +347,8 @@ def _check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
             raise BadInput(f"the mask of '{name}' has shape {tuple(mask.shape)}; expected {tuple(shapes[name])}")
 
 
-def _fabric(settings: TrainerSettings) -> "Fabric":
+def fabric_of(settings: TrainerSettings) -> "Fabric":
+    """Fabric for the hardware that ``settings`` name; not launched yet."""
     from lightning_fabric import Fabric
 
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed" if settings.precision == "bf16" else "32-true"
@@ -339,5 +362,4 @@ def _fabric(settings: TrainerSettings) -> "Fabric":
     except (ValueError, TypeError, RuntimeError) as error:
         wanted = f"accelerator={settings.accelerator}, devices={settings.devices}, strategy={settings.strategy}"
         raise BadInput(f"the trainer cannot run with {wanted}: {str(error).splitlines()[0]}") from None
-    fabric.launch()
     return fabric

@@ -5,6 +5,8 @@ import json
 import os
 import shlex
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -20,6 +22,7 @@ from benchmarks.keys import cell_key
 from benchmarks.records import Record, Store
 from benchmarks.sweep import CONF, command_line, make_plan, missing_cells
 
+ROOT = Path(__file__).parents[2]
 TINY = ["trainer=tiny", "dataset.limit=300", "measure=none", "track=none", "calibration.samples=64"]
 
 
@@ -176,3 +179,30 @@ def test_workers_of_one_machine_share_its_cores():
         expected = max(1, cpu_count() // 2)
         for seen, given in Parallel(n_jobs=2, backend="loky")(delayed(threads)() for _ in range(2)):
             assert (seen, int(given)) == (expected, expected)
+
+
+@pytest.mark.slow
+def test_a_cell_on_two_devices_is_the_cell_on_one(tmp_path):
+    """Two processes on the CPU (gloo), the same global batch: one record, the same figures within rounding."""
+    found = {}
+    for devices, extra in ((1, []), (2, ["trainer.train.strategy=ddp", "trainer.finetune.strategy=ddp"])):
+        folder = tmp_path / str(devices)
+        both = [
+            f"trainer.{part}.{key}"
+            for part in ("train", "finetune")
+            for key in (f"devices={devices}", "accelerator=cpu")
+        ]
+        folders = [f"paths.results={folder}/results", f"paths.cache={folder}/cache"]
+        command = [sys.executable, "run.py", "method=magnitude", "seed=0", *TINY, *both, *extra, *folders]
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "SECATEURS_DATA": ""}
+        result = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert result.stdout.count("✓") == 1  # not once per device
+        [path] = folder.glob("results/runs/*/*/*.json")
+        found[devices] = records.read(path)
+    one, two = found[1], found[2]
+    assert one.key == two.key
+    for stage in ("dense", "pruned", "tuned"):
+        first, second = getattr(one.metrics, stage), getattr(two.metrics, stage)
+        assert first.loss == pytest.approx(second.loss, rel=1e-3)
+        assert first.parameters == second.parameters

@@ -507,13 +507,14 @@ PARALLEL = """
     from test_trainer import make_data, some
     from benchmarks.trainer import fit
     from safetensors.torch import save_file
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 6))
-    settings = some(accelerator="cpu", devices=int(sys.argv[2]), strategy="ddp" if sys.argv[2] == "2" else "auto")
-    fit(model, make_data(train=151), settings, 3, checkpoint=Path(sys.argv[3]))
-    import os
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if __name__ == "__main__":  # the processes of the training import this file
+        torch.set_num_threads(1)
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 6))
+        settings = some(accelerator="cpu", devices=int(sys.argv[2]), strategy="ddp" if sys.argv[2] == "2" else "auto")
+        rows = []
+        history = fit(model, make_data(train=151), settings, 3, checkpoint=Path(sys.argv[3]), on_epoch=rows.append)
+        assert rows == history.epochs and len(rows) == settings.epochs
         save_file(model.state_dict(), sys.argv[1])
 """
 
