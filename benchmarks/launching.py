@@ -96,10 +96,10 @@ def _round(
     faults = {}
     for cell, result in zip(cells, returns, strict=False):
         if result.status == JobStatus.FAILED:
-            error = result._return_value
-            if isinstance(error, KeyboardInterrupt):
-                raise error
-            faults[cell.key] = f"{' '.join(cell.overrides)}: {type(error).__name__}: {error}"
+            fault = result._return_value
+            if isinstance(fault, KeyboardInterrupt):
+                raise fault
+            faults[cell.key] = f"{' '.join(cell.overrides)}: {type(fault).__name__}: {fault}"
     return None, faults
 
 

@@ -90,7 +90,7 @@ def _run(section: Mapping[str, Any], folder: Path, offline: bool, name: str, **o
 def _upload(record: Record, mark: str, section: Mapping[str, Any], folder: Path, offline: bool) -> None:
     import wandb
 
-    own = {"id": record.key, "config": record.config, "job_type": "cell"}
+    own: dict[str, Any] = {"id": record.key, "config": record.config, "job_type": "cell"}
     own |= {} if section.get("group") else {"group": record.sweep}
     own |= {} if offline else {"resume": "allow"}
     with _run(section, folder, offline, title(record.config), **own) as run:
@@ -103,8 +103,8 @@ def _upload(record: Record, mark: str, section: Mapping[str, Any], folder: Path,
                     run.log({f"{phase}/{name}": value for name, value in row.items()} | {"step": row.get("epoch")})
         if record.layers and not run.resumed:
             rows = [layer.model_dump() for layer in record.layers]
-            columns = list(dict.fromkeys(name for row in rows for name in row))
-            lines = [[_plain(row.get(name)) for name in columns] for row in rows]
+            columns: list[str | int] = list(dict.fromkeys(name for row in rows for name in row))
+            lines: list[Any] = [[_plain(row.get(str(name))) for name in columns] for row in rows]
             run.log({"layers": wandb.Table(columns=columns, data=lines, allow_mixed_types=True)})
         known = {name: value for name, value in summary_of(record).items() if value is not None}
         run.summary.update(known | {"record": mark, "reason": record.reason or ""})
@@ -127,8 +127,8 @@ def _upload_boards(paths: Paths, section: Mapping[str, Any], folder: Path, offli
         for path in sorted(pages):
             artifact.add_file(str(path), name=path.name)
         with (paths.boards / "leaderboard.csv").open(newline="", encoding="utf-8") as file:
-            columns, *lines = list(csv.reader(file))
-        run.log({"leaderboard": wandb.Table(columns=columns, data=lines)})
+            rows: list[Any] = list(csv.reader(file))
+        run.log({"leaderboard": wandb.Table(columns=rows[0], data=rows[1:])})
         run.log_artifact(artifact)
 
 

@@ -53,7 +53,8 @@ def fit_on_several(
 
     fabric = fabric_of(settings.model_copy(update={"strategy": SPAWN}))
     with tempfile.TemporaryDirectory(prefix="secateurs-") as folder:
-        fabric.launch(_train, model.cpu(), data, settings, seed, dict(masks), checkpoint, label, Path(folder))
+        launch: Any = fabric.launch  # typed as if the function took Fabric alone
+        launch(_train, model.cpu(), data, settings, seed, dict(masks), checkpoint, label, Path(folder))
         stored = store.load(Path(folder), NAME)
     if stored is None:
         raise RuntimeError("the processes of the training left no result")

@@ -170,8 +170,8 @@ def retry(found: State, failed: Sequence[Record], paths: Paths, console: "Consol
         console.print(one_line(fault, 400), markup=False)
     if left:
         console.print(f"{len(left)} failed cells belong to no sweep; type the command again that asked for them")
-    again = Store.of(paths).find_all(record.key for record in failed)
-    still = [record for record in again.values() if record.status == "failed"]
+    afterwards = Store.of(paths).find_all(record.key for record in failed)
+    still = [record for record in afterwards.values() if record.status == "failed"]
     console.print(f"{len(failed) - len(still)} of {len(failed)} are not failed any more")
     return 1 if still or faults else 0
 

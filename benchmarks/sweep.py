@@ -6,7 +6,9 @@ import hashlib
 import os
 import shlex
 import sys
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from benchmarks.commandline import Request
 
 CONF = Path(os.environ.get("SECATEURS_CONF", REPOSITORY / "conf"))
+LONG_AGO = 3600.0  # seconds; no file takes as long to write
 SHOWN = 20  # missing cells that are named one by one
 
 
@@ -185,6 +188,7 @@ def _conclude(console: Console, plan: Plan, store: Store, faults: Sequence[str])
     """Print the boards of these cells and what went wrong."""
     from benchmarks.leaderboard import render
 
+    _sweep_up(plan.paths.boards)
     records = store.find_all(cell.key for cell in plan.cells)
     if records:
         render(store, plan.paths.boards, console, only=frozenset(cell.key for cell in plan.cells))
@@ -208,6 +212,14 @@ def _conclude(console: Console, plan: Plan, store: Store, faults: Sequence[str])
             highlight=False,
         )
     return 1 if failed or absent or faults else 0
+
+
+def _sweep_up(folder: Path) -> None:
+    """Remove what killed writers left there long ago; what is younger may be somebody's who is writing now."""
+    for path in folder.glob(".*.tmp"):
+        with suppress(OSError):
+            if abs(time.time() - path.stat().st_mtime) > LONG_AGO:
+                path.unlink()
 
 
 def command_line(request: Request) -> str:
