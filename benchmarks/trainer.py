@@ -8,6 +8,7 @@ every batch; the batch size is that of all devices together.
 import logging
 import math
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -353,12 +354,14 @@ def fabric_of(settings: TrainerSettings) -> "Fabric":
 
     precision: Literal["32-true", "bf16-mixed"] = "bf16-mixed" if settings.precision == "bf16" else "32-true"
     try:
-        fabric = Fabric(
-            accelerator=settings.accelerator,
-            devices=settings.devices,
-            strategy=settings.strategy,
-            precision=precision,
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*srun.*")  # on a login node nobody wants Fabric to use it
+            fabric = Fabric(
+                accelerator=settings.accelerator,
+                devices=settings.devices,
+                strategy=settings.strategy,
+                precision=precision,
+            )
     except (ValueError, TypeError, RuntimeError) as error:
         wanted = f"accelerator={settings.accelerator}, devices={settings.devices}, strategy={settings.strategy}"
         raise BadInput(f"the trainer cannot run with {wanted}: {str(error).splitlines()[0]}") from None
