@@ -165,6 +165,9 @@ def _plot(bounds: dict[int, dict[float, Terms]], rows: Sequence[dict[str, Any]],
     axes[2].set_xticks(keeps, [f"{keep:g}" for keep in keeps])
     axes[2].xaxis.set_minor_formatter(NullFormatter())
     axes[2].yaxis.set_minor_formatter(NullFormatter())
+    low, high = axes[2].get_ylim()
+    marks = [mark for mark in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if low <= mark <= high]
+    axes[2].set_yticks(marks, [f"{mark:g}" for mark in marks])
     for axis in axes:
         axis.legend(fontsize="small")
     return save(figure, folder, "spectral_bias_variance")
