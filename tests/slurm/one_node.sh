@@ -82,6 +82,12 @@ SACCT
 
 stop() {
   local folder=$1 name
+  export SLURM_CONF="$folder/slurm.conf"
+  squeue -h -r -o %i 2>/dev/null | xargs -r scancel || true
+  for _ in $(seq 40); do # a step that cannot report its end to slurmctld would stay for good
+    if [ -z "$(squeue -h -t running,completing 2>/dev/null)" ]; then break; fi
+    sleep 0.25
+  done
   for name in slurmd slurmctld munged; do
     if [ -f "$folder/$name.pid" ]; then kill "$(cat "$folder/$name.pid")" 2>/dev/null || true; fi
   done
