@@ -95,7 +95,7 @@ def greedy_matching(
         gain = gain.masked_fill(closed, -torch.inf)
         gain = torch.where((moments <= 0) & ~closed, -torch.finfo(gain.dtype).max, gain)
         best = gain.max()
-        node = int((gain >= best - TIE * best.abs()).nonzero()[0])
+        node = int(((gain >= best - TIE * best.abs()) & ~closed).nonzero()[0])  # dead nodes' gain overflows
         if bool(usable[node]):
             column, own = residual[:, node].clone(), weighted[:, node].clone()
             residual -= torch.outer(column, column) * inverse[node]

@@ -17,7 +17,9 @@ import conf
 from benchmarks import data as data_module
 from benchmarks import decode
 from benchmarks.augment import Augmentation, crop_and_flip
+from benchmarks.composition import Composer
 from benchmarks.data import Split, carve, load
+from benchmarks.sweep import CONF
 from methods.errors import BadInput
 
 CONF = Path(conf.__file__).parent / "dataset"
@@ -378,9 +380,9 @@ def test_friedman1_is_a_regression_that_its_formula_explains(tmp_path):
 def test_every_data_set_names_all_that_is_needed():
     needed = {"name", "reader", "task", "classes", "shape", "mean", "std", "validation", "limit", "limit_test"}
     for name in DATASETS:
-        cfg = config(name)
+        cfg = Composer(CONF).cell([f"dataset={name}"])["dataset"]
         assert needed <= cfg.keys()
-        assert cfg.name == name
+        assert cfg["name"] == name
     assert {"digits", "mnist", "cifar10", "friedman1", "california_housing"} <= set(DATASETS)
 
 
