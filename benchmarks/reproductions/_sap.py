@@ -340,13 +340,15 @@ def _at_equal_size(rows: Sequence[Mapping[str, Any]], scope: str, first: str, se
 def _figure(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
     scopes = list(dict.fromkeys(row["scope"] for row in rows))
     drawn, axes = canvas(3, len(scopes))
+    methods = list(dict.fromkeys(row["method"] for row in rows))
     names = {"accuracy": "test accuracy (%)", "pq_index": "PQ index (0.5, 1)", "gini": "Gini index"}
     for line, scope in enumerate(scopes):
         for column, (name, said) in enumerate(names.items()):
             axis = axes[3 * line + column]
-            methods = list(dict.fromkeys(row["method"] for row in rows if row["scope"] == scope))
-            for number, method in enumerate(methods):
+            for number, method in enumerate(methods):  # the same colour in every scope
                 own = [states for (s, m, _), states in _grouped(rows) if (s, m) == (scope, method)]
+                if not own:
+                    continue
                 left = [spread(100 * row["left"] / row["total"] for row in states).mean or 0.0 for states in own]
                 values = [spread(row[name] for row in states) for states in own]
                 curve(axis, left, [v.mean or 0.0 for v in values], [v.std or 0.0 for v in values], number, method)
