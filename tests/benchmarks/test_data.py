@@ -19,7 +19,6 @@ from benchmarks import decode
 from benchmarks.augment import Augmentation, crop_and_flip
 from benchmarks.composition import Composer
 from benchmarks.data import Split, carve, load
-from benchmarks.sweep import CONF
 from methods.errors import BadInput
 
 CONF = Path(conf.__file__).parent / "dataset"
@@ -380,7 +379,7 @@ def test_friedman1_is_a_regression_that_its_formula_explains(tmp_path):
 def test_every_data_set_names_all_that_is_needed():
     needed = {"name", "reader", "task", "classes", "shape", "mean", "std", "validation", "limit", "limit_test"}
     for name in DATASETS:
-        cfg = Composer(CONF).cell([f"dataset={name}"])["dataset"]
+        cfg = Composer(CONF.parent).cell([f"dataset={name}"])["dataset"]
         assert needed <= cfg.keys()
         assert cfg["name"] == name
     assert {"digits", "mnist", "cifar10", "friedman1", "california_housing"} <= set(DATASETS)
