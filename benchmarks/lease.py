@@ -18,7 +18,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +117,14 @@ def holders(folder: Path, stale: float = STALE_SECONDS) -> list[Holder]:
             label, since = str(holder.get("label", name)), float(holder["time"])
             found.append(Holder(name, label, str(holder["host"]), int(holder["pid"]), since, alive))
     return sorted(found, key=lambda holder: holder.label)
+
+
+def sweep_up(folder: Path, finished: Container[str]) -> None:
+    """Remove the files of ``finished`` pieces of work whose holders died before they could do so."""
+    for holder in holders(folder):
+        if holder.name in finished and not holder.alive:
+            for number in _terms(folder, holder.name):
+                (folder / f"{holder.name}.{number}").unlink(missing_ok=True)
 
 
 def _next_term(folder: Path, name: str, label: str, watch: "_Watch") -> Path | None:

@@ -18,7 +18,8 @@ from benchmarks.copying import control_words
 from benchmarks.heading import title
 from benchmarks.keys import cell_key, variant_key
 from benchmarks.launching import is_complete, launch, run_leased, status_line
-from benchmarks.manifest import Manifest, PlannedCell, write_manifest
+from benchmarks.lease import sweep_up
+from benchmarks.manifest import RUNNING, Manifest, PlannedCell, write_manifest
 from benchmarks.paths import REPOSITORY, Paths
 from benchmarks.records import Store
 from benchmarks.rerun import asked_for, difference, rerun
@@ -190,6 +191,8 @@ def _conclude(console: Console, plan: Plan, store: Store, faults: Sequence[str])
 
     _sweep_up(plan.paths.boards)
     records = store.find_all(cell.key for cell in plan.cells)
+    with suppress(OSError):  # results that cannot be written can still be shown
+        sweep_up(plan.paths.runs / RUNNING, {key for key, record in records.items() if record.finished})
     if records:
         render(store, plan.paths.boards, console, only=frozenset(cell.key for cell in plan.cells))
         console.print(f"boards: {plan.paths.boards}/leaderboard.md, .csv", highlight=False)
