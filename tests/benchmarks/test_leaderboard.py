@@ -260,7 +260,7 @@ def test_where_filters_and_formats_choose(conf, store, capsys):
         store.write(scored(seed, 0.5, 0.9))
     arguments = ["--results", str(store.runs.parent), "--where", "seed < 2", "--format", "csv"]
     assert main(arguments) == 0
-    out = store.runs / "boards"
+    out = store.runs.parent / "boards"
     assert [path.name for path in out.iterdir()] == ["leaderboard.csv"]
     assert {line["n"] for line in csv.DictReader((out / "leaderboard.csv").open())} == {"2"}
 
@@ -280,7 +280,7 @@ def test_bad_input_says_what_to_type(conf, store, arguments, message):
     with pytest.raises(BadInput, match=message) as raised:
         main(["--results", str(store.runs.parent), *arguments])
     assert len(str(raised.value).splitlines()) <= 2
-    assert not (store.runs / "boards").exists()
+    assert not (store.runs.parent / "boards").exists()
 
 
 def test_empty_store_says_how_to_begin(store):

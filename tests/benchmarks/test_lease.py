@@ -50,7 +50,8 @@ def test_exactly_one_of_many_threads_works_and_all_see_the_result(tmp_path, capl
     for thread in threads:
         thread.join(20)
     assert len(worked) == 1 and seen == ["done"] * 12
-    assert f"toy: waiting for process {os.getpid()} on {socket.gethostname()}" in caplog.text
+    named = f"toy: waiting for process {os.getpid()} on {socket.gethostname()}"
+    assert named in caplog.text or "toy: waiting for another process" in caplog.text  # which has not signed yet
     assert [path.name for path in tmp_path.iterdir()] == ["result"]
 
 

@@ -76,8 +76,8 @@ def test_a_store_is_uploaded_once_in_order_under_its_cells_keys(store, tmp_path,
     records = [whole(1), whole(0, sweep="grid"), whole(2, status="failed", metrics={}, layers=[])]
     for record in records:
         store.write(record)
-    (store.runs / "boards").mkdir()
-    (store.runs / "boards/report.html").write_text("<html></html>")
+    (store.runs.parent / "boards").mkdir(exist_ok=True)
+    (store.runs.parent / "boards/report.html").write_text("<html></html>")
     pushed(tmp_path)
     assert "3 cells uploaded, 0 were there already" in capsys.readouterr().out
     cells = [run for run in runs(tmp_path / "w") if not run["id"].startswith("board")]

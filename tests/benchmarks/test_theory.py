@@ -121,8 +121,8 @@ def test_better_predictor_comes_first_on_the_board(tmp_path, capsys):
     assert main(["--results", str(tmp_path), "--theory"]) == 0
     said = capsys.readouterr().out
     assert said.index(" good ") < said.index(" bad ") and "1.00 [1.00, 1.00]" in said and "2 [2, 2]" in said
-    first = (tmp_path / "runs" / "boards" / "theory.md").read_bytes()
+    first = (tmp_path / "boards" / "theory.md").read_bytes()
     assert main(["--results", str(tmp_path), "--theory"]) == 0
-    assert (tmp_path / "runs" / "boards" / "theory.md").read_bytes() == first
+    assert (tmp_path / "boards" / "theory.md").read_bytes() == first
     with pytest.raises(BadInput, match="No record holds predictions"):
         main(["--results", str(tmp_path / "nothing"), "--theory"])
