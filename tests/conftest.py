@@ -1,7 +1,25 @@
-"""What holds for every test."""
+"""What holds for every test, and which tests count as slow."""
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+
+# Whole commands, every method on every network, real files of every format: seconds each, minutes together.
+SLOW_FILES = {
+    "test_architectures", "test_chaos", "test_commandline", "test_conformance", "test_copying", "test_data",
+    "test_export", "test_flat_minimum", "test_latency", "test_leaderboard", "test_models", "test_own_models",
+    "test_report", "test_security", "test_size", "test_sparse_reproductions", "test_spectral_reproductions",
+    "test_hessian_reproductions", "test_dpp_reproductions", "test_spectral_surgery", "test_spectrum", "test_speed",
+    "test_sweep", "test_teacher_student", "test_track", "test_trainer", "test_push", "test_steps", "test_resume",
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """``long``: what says so itself by the mark slow, minutes each; ``slow``: those and the files above."""
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker("long")
+        elif item.path.stem in SLOW_FILES:
+            item.add_marker("slow")
 
 
 @pytest.fixture(autouse=True)
