@@ -63,8 +63,8 @@ def first_come(
 
     Args:
         folder: where the result will lie; the lease files lie there too.
-        finished: whether the result is there. Asked again after the lease was won: the former holder may just have
-            ended.
+        finished: whether the result is there, complete: those who wait read it as soon as this says so. Asked again
+            after the lease was won: the former holder may just have ended.
         label: what is being worked on, for the message of those who wait.
         name: of the lease files, where several pieces of work share the folder.
         wait: whether to wait for another worker.

@@ -41,7 +41,9 @@ def test_exactly_one_of_many_threads_works_and_all_see_the_result(tmp_path, capl
             if mine:
                 worked.append(number)
                 time.sleep(0.3)
-                result.write_text("done")
+                unfinished = tmp_path / "unfinished"  # a result that exists is complete, as every caller's must be
+                unfinished.write_text("done")
+                unfinished.rename(result)
         seen.append(result.read_text())
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(12)]
