@@ -3,8 +3,11 @@
 A node is a neuron, a channel or an attention head. Nodes that meet in an addition can only be removed together, so the
 unit of removal is a group: its *writers* are the layers whose output units the nodes are, its *readers* the layers that
 take them in, its *carriers* everything in between with parameters per node (batch norm, depthwise convolution, PReLU).
-Who feeds whom is found by experiment (:mod:`methods.mockup`), and a group is only offered for pruning after the network
-was seen to do without half of it: a structure that is not understood is left alone, with a reason.
+
+The groups are found twice: by torch-pruning's dependency graph (:mod:`methods.dependency`), which knows rules for kinds
+of operations, and by experiment (:mod:`methods.mockup`), which looks at what happens. Where they disagree the
+experiment decides, and a group is only offered for pruning after the network was seen to do without half of it: a
+structure that is not understood is left alone, with a reason.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from methods.dependency import Proposal, proposed_groups
 from methods.mockup import Influence, Mockup, depthwise
 from methods.seeds import stream
 from methods.statistics import Rows, node_rows
@@ -65,6 +69,7 @@ class NodeGroup:
         rows: for each writer (m, r) its output units that make up each node: r = 1 but for attention heads.
         entries: for each carrier (m, r) its channels that belong to each node.
         product_macs: multiply-accumulates per node in products of activations (attention).
+        traced: whether the dependency graph found the same group; where not, the experiment alone did.
     """
 
     name: str
@@ -75,6 +80,7 @@ class NodeGroup:
     rows: tuple[Tensor, ...]
     entries: tuple[Tensor, ...]
     product_macs: int = 0
+    traced: bool = False
 
     @property
     def plain(self) -> bool:
@@ -115,8 +121,25 @@ def find_groups(model: nn.Module, example: Tensor, residual: bool) -> tuple[list
         residual: whether groups with several writers (residual streams) count as prunable.
     """
     mockup = Mockup(model, example)
+    proposals = proposed_groups(model, example, mockup.layers)
     with mockup.standing():
-        return _tried(mockup, residual)
+        groups, left_alone = _tried(mockup, residual)
+    return [replace(group, traced=any(_same(group, each) for each in proposals)) for group in groups], left_alone
+
+
+def _same(group: NodeGroup, proposal: Proposal) -> bool:
+    """Whether the dependency graph means this group, to the last channel."""
+
+    def pairs(of_nodes: Tensor) -> Tensor:
+        nodes = torch.arange(len(of_nodes))[:, None].expand_as(of_nodes)
+        return torch.stack([nodes, of_nodes], -1).flatten(0, 1)
+
+    own, other = dict(zip(group.writers, group.rows, strict=True)), proposal.writers
+    if own.keys() != other.keys() or group.channels.keys() != proposal.channels.keys():
+        return False
+    both = [(own[path], other[path]) for path in own]
+    both += [(places, proposal.channels[path]) for path, places in group.channels.items()]
+    return all(torch.equal(pairs(places).unique(dim=0), expected) for places, expected in both)
 
 
 def _tried(mockup: Mockup, residual: bool) -> tuple[list[NodeGroup], dict[str, str]]:

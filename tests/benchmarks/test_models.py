@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import conf
 from benchmarks.models import MLP, VGG, LeNet5, ResNet, build
 from methods.errors import BadInput
+from methods.graph import NetworkGraph
 
 CONF = Path(conf.__file__).parent / "model"
 ELSEWHERE = {"own", "irnn"}  # a user's own network; sequences
@@ -163,6 +164,15 @@ def test_hidden_nodes_can_be_removed_by_the_dependency_graph(name):
     graph.get_pruning_group(first, prune, [0, 2]).prune()
     assert parameters(model) < before
     assert model(torch.randn(2, *shape)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if "resnet" not in name or name == "resnet20"])
+def test_experiment_confirms_the_groups_of_the_dependency_graph_but_for_heads_and_recurrence(name):
+    narrow = {"width": 0.25} if "width" in config(name) else {}
+    model = build(config(name, **narrow), home_shape(name), 10, 0)
+    groups = NetworkGraph(model, torch.randn(2, *home_shape(name)), residual=True).groups
+    assert groups
+    assert [g.name for g in groups if not g.traced] == [g.name for g in groups if g.width > 1 or g.recurrent]
 
 
 def test_layer_names_say_where_a_layer_is():

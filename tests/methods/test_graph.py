@@ -150,6 +150,25 @@ def test_gated_equals_removed_and_the_cost_is_that_of_the_built_network(name):
     assert predicted.speedup == count_macs(model, X)
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+@pytest.mark.parametrize("name", GOOD)
+def test_torch_prunings_dependency_graph_finds_the_same_but_behind_flattenings_it_has_no_rule_for(name, mode):
+    model = made(GOOD[name][0]).requires_grad_(False)
+    with mode():
+        groups = NetworkGraph(model, X, residual=True).groups
+    assert {group.traced for group in groups} == {name not in ("cat_flatten", "channels_last_flatten")}
+
+
+def test_a_network_that_the_dependency_graph_cannot_trace_is_left_as_it_was_and_understood_by_experiment():
+    model = Of(lambda m, x: m.b(m.a(x.flatten(1)).detach().relu()), a=nn.Linear(72, 6), b=nn.Linear(6, 4))
+    model.train()
+    model.a.requires_grad_(False)
+    [group] = NetworkGraph(model, X).groups
+    assert (group.name, group.traced) == ("a", False)
+    assert all(module.training and not module._forward_hooks for module in model.modules())
+    assert [parameter.requires_grad for parameter in model.parameters()] == [False, False, True, True]
+
+
 def test_columns_behind_a_concatenation_and_a_flattening_are_those_of_each_branch():
     graph = NetworkGraph(made(cat_flatten), X)
     assert torch.equal(graph.find("a").readers[0].columns, torch.arange(5 * 36).reshape(5, 36))
