@@ -5,9 +5,9 @@ READY := $(VENV)/.ready
 RUN := $(VENV)/bin/python
 
 # One thread per test worker: several would fight for the same cores.
-test fast slow: export OMP_NUM_THREADS = 1
+test fast chaos: export OMP_NUM_THREADS = 1
 
-.PHONY: demo test fast slow lint setup speed clean
+.PHONY: demo test fast chaos lint setup speed clean
 
 demo: $(READY)
 	$(RUN) run.py -m method=spectral,dpp,magnitude,random compensation=none
@@ -16,14 +16,14 @@ demo: $(READY)
 test: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
-	$(RUN) -m pytest -n 2 --dist worksteal -m "not long"
+	$(RUN) -m pytest -n 2 --dist worksteal
 
 fast: $(READY)
 	$(RUN) -m pytest -n 2 --dist worksteal -m "not slow"
 
-# The long versions: chaos with dozens of kills, quick runs of every reproduction, real Slurm, browsers.
-slow: $(READY)
-	$(RUN) -m pytest -n 2 --dist worksteal -m long
+# The faults of tests/chaos in full length: dozens of kills, refused writes and restarts, half an hour and more.
+chaos: $(READY)
+	$(RUN) -m pytest tests/chaos --long
 
 lint: $(READY)
 	$(RUN) -m ruff check .

@@ -1,4 +1,4 @@
-"""What holds for every test, and which tests count as slow."""
+"""What holds for every test, which tests count as slow, and how long the chaos tests go on."""
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -13,12 +13,21 @@ SLOW_FILES = {
 }  # fmt: skip
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--long", action="store_true", help="dozens of faults in each test of tests/chaos instead of a few"
+    )
+
+
+@pytest.fixture(scope="session")
+def long(request):
+    """Whether the chaos tests are asked for in full length."""
+    return request.config.getoption("--long")
+
+
 def pytest_collection_modifyitems(items):
-    """``long``: what says so itself by the mark slow, minutes each; ``slow``: those and the files above."""
     for item in items:
-        if item.get_closest_marker("slow"):
-            item.add_marker("long")
-        elif item.path.stem in SLOW_FILES:
+        if item.path.stem in SLOW_FILES:
             item.add_marker("slow")
 
 

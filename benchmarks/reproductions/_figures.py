@@ -50,3 +50,15 @@ def curve(axis: Axes, x: Sequence[float], mean: Sequence[float], std: Sequence[f
         capsize=2,
         label=label,
     )
+
+
+def remaining_weights(axis: Axes, label: str) -> None:
+    """Remaining weights in % along x: logarithmic, from 100 downwards, with ticks that read as numbers."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axis.set_xscale("log")
+    axis.invert_xaxis()
+    axis.set_xlabel(label)
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())

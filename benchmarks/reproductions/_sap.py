@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.optimisation import TrainerSettings
 from benchmarks.reproductions import Claim, Outcome, Workplace
-from benchmarks.reproductions._figures import canvas, curve, save
+from benchmarks.reproductions._figures import canvas, curve, remaining_weights, save
 from benchmarks.scoring import evaluate
 from benchmarks.stats import paired_t, spread
 from benchmarks.trainer import fit
@@ -352,9 +352,7 @@ def _figure(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
                 left = [spread(100 * row["left"] / row["total"] for row in states).mean or 0.0 for states in own]
                 values = [spread(row[name] for row in states) for states in own]
                 curve(axis, left, [v.mean or 0.0 for v in values], [v.std or 0.0 for v in values], number, method)
-            axis.set_xscale("log")
-            axis.invert_xaxis()
-            axis.set_xlabel(f"remaining weights (%), {scope} scope")
+            remaining_weights(axis, f"remaining weights (%), {scope} scope")
             axis.set_ylabel(said)
     axes[0].legend(fontsize=8)
     return save(drawn, folder, "steps")

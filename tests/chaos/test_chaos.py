@@ -1,6 +1,6 @@
 """Whatever is done to a sweep, running it again completes it with the results of an undisturbed run.
 
-The long version (-m slow) kills at many moments; the short one, part of every test run, at a few. The moments are drawn
+The long version (--long) kills at many moments; the short one, part of every test run, at a few. The moments are drawn
 with a fixed seed, so that a failure can be repeated.
 """
 
@@ -18,9 +18,6 @@ import pytest
 from sabotage import GRID, TINY, Run, acts, board, check_whole, count_acts, killed_at, records
 
 REPOSITORY = Path(__file__).parents[2]
-KILLS = 60  # of the long version
-LATER = [pytest.param(part, marks=pytest.mark.slow) for part in (0.2, 0.9)]
-LATER = [pytest.param(part, marks=pytest.mark.slow) for part in (0.2, 0.9)]
 SEED = int(os.environ.get("CHAOS_SEED", "20261121"))
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -72,39 +69,38 @@ def kill_and_check(root, reference, number):
 # ----------------------------------------------------------------------------------------------------------- kill -9
 
 
-@pytest.mark.parametrize("part", [0.6, *LATER])
+@pytest.mark.parametrize("part", [0.2, 0.6, 0.9])
 def test_killed_when_it_writes(tmp_path, reference, how_many, part):
     kill_and_check(tmp_path / "run", reference, int(part * how_many))
 
 
-@pytest.mark.slow
-def test_killed_at_many_moments_of_writing(tmp_path, reference, how_many):
-    numbers = moments(how_many, KILLS)
+def test_killed_at_many_moments_of_writing(tmp_path, reference, how_many, long):
+    numbers = moments(how_many, 60 if long else 5)
     codes = [kill_and_check(tmp_path / str(number), reference, number) for number in numbers]
-    assert codes.count(-signal.SIGKILL) >= min(50, len(numbers) - 5)
+    assert codes.count(-signal.SIGKILL) >= min(50, len(numbers) - 4)
 
 
-@pytest.mark.slow
-def test_killed_at_random_times_again_and_again(tmp_path, reference):
+def test_killed_at_random_times_again_and_again(tmp_path, reference, long):
     """Training and pruning, where nothing is written; and each time what the former runs left is there."""
     started = time.monotonic()
     assert Run(tmp_path / "timed").run() == 0
     whole, generator, killed = time.monotonic() - started, random.Random(SEED), 0
-    for case in range(4):
+    cases, kills = (4, 5) if long else (1, 5)
+    for case in range(cases):
         root = tmp_path / str(case)
-        for _ in range(5):
+        for _ in range(kills):
             run = Run(root).start()
             time.sleep(generator.uniform(0.1, 0.7) * whole)
             os.kill(run.pid, signal.SIGKILL)
             killed += run.wait() == -signal.SIGKILL
         check_whole(root, reference)
-    assert killed >= 8
+    assert killed >= (8 if long else 1)
 
 
 # ------------------------------------------------------------------------------------------------ asked to stop
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_asked_to_stop_it_ends_the_cell_closes_the_tracker_and_says_how_to_go_on(tmp_path, reference, number):
     words = [*GRID, *TINY, "track=wandb"]
 
@@ -148,16 +144,8 @@ def full(number):
     return acts(fail, number)
 
 
-@pytest.mark.parametrize("part", [0.5, *LATER])
-def test_a_write_that_the_disk_refuses(tmp_path, reference, how_many, part):
-    run = Run(tmp_path / "run", sabotage=full(int(part * how_many)))
-    run.run()
-    check_whole(tmp_path / "run", reference)
-
-
-@pytest.mark.slow
-def test_many_writes_that_the_disk_refuses(tmp_path, reference, how_many):
-    for number in moments(how_many, 25):
+def test_a_write_that_the_disk_refuses(tmp_path, reference, how_many, long):
+    for number in moments(how_many, 25 if long else 4):
         run = Run(tmp_path / str(number), sabotage=full(number))
         if run.run() != 0:
             assert "No space left" in run.output, run.output
@@ -202,7 +190,6 @@ def test_results_that_cannot_be_written_are_named(tmp_path):
     assert "Cannot write in" in run.output and "Traceback" not in run.output
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount read-only")
 def test_read_only_results_show_boards_and_refuse_cells(tmp_path, reference):
     assert Run(tmp_path).run() == 0
@@ -244,7 +231,6 @@ def test_damaged_records_and_checkpoints_are_noticed_and_made_again(tmp_path, re
     assert "0 done already, 4 to run" in run.output
 
 
-@pytest.mark.slow
 def test_each_single_damage_of_a_record_is_noticed(tmp_path, reference):
     from benchmarks.records import Unreadable, read
 
@@ -278,7 +264,6 @@ def launched(folder, *words, **environment):
 JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 
 
-@pytest.mark.slow
 def test_a_worker_that_dies_once_costs_nothing(tmp_path, reference):
     key = sorted(records(reference))[1]
     once = {"CHAOS_PATH": f".{key}.json", "CHAOS_ONCE": str(tmp_path / "died")}
@@ -288,7 +273,6 @@ def test_a_worker_that_dies_once_costs_nothing(tmp_path, reference):
     check_whole(tmp_path, reference)
 
 
-@pytest.mark.slow
 def test_a_worker_that_dies_each_time_is_named_and_the_others_are_done(tmp_path, reference):
     key = sorted(records(reference))[1]
     result = launched(tmp_path, *JOBLIB, CHAOS_PATH=f".{key}.json")
@@ -322,11 +306,10 @@ def race(root, keys, seed):
     (root / f"{seed}.json").write_text(json.dumps(done))
 
 
-@pytest.mark.parametrize("keys", [100, pytest.param(1000, marks=pytest.mark.slow)])
-def test_eight_processes_that_race_for_the_same_records_write_each_once(tmp_path, keys):
+def test_eight_processes_that_race_for_the_same_records_write_each_once(tmp_path):
     from benchmarks.records import Store
 
-    processes = []
+    keys, processes = 1000, []
     for seed in range(8):
         pid = os.fork()
         if pid == 0:
@@ -344,7 +327,6 @@ def test_eight_processes_that_race_for_the_same_records_write_each_once(tmp_path
     assert list((tmp_path / "runs/.running").iterdir()) == []
 
 
-@pytest.mark.slow
 def test_two_sweeps_of_the_same_cells_share_them(tmp_path, reference):
     runs = [Run(tmp_path, words=[*GRID, *TINY, "track=none"]) for _ in range(2)]
     for run in runs:

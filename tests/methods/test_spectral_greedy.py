@@ -2,7 +2,6 @@
 
 import decimal
 import math
-import time
 from itertools import combinations, product
 
 import numpy as np
@@ -325,13 +324,10 @@ def test_nan_and_negative_ridge_are_bad_input():
 
 
 @pytest.mark.slow
-def test_same_choice_as_recomputing_every_candidate_and_at_least_100_times_faster(capsys):
+def test_same_choice_as_recomputing_every_candidate():
     covariance = wide(256, 1000, 5.0, 0)
     ridge = torch.full((256,), 1e-6 * covariance.trace().item(), dtype=torch.float64)
-    started = time.perf_counter()
-    order = greedy_selection(covariance, 64, ridge).tolist()
-    fast = time.perf_counter() - started
-    started, kept = time.perf_counter(), []
+    kept = []
     for _ in range(64):
         losses = {
             j: information_loss(covariance, torch.tensor([*kept, j]), ridge[[*kept, j]]).item()
@@ -339,7 +335,4 @@ def test_same_choice_as_recomputing_every_candidate_and_at_least_100_times_faste
             if j not in kept
         }
         kept.append(min(losses, key=lambda j: (losses[j], j)))
-    slow = time.perf_counter() - started
-    with capsys.disabled():
-        print(f"\nrecomputing {slow:.2f} s, updating {fast:.4f} s: {slow / fast:.0f} times")  # noqa: T201
-    assert order == kept
+    assert greedy_selection(covariance, 64, ridge).tolist() == kept
