@@ -134,17 +134,21 @@ def theirs(model):
 
 @pytest.mark.slow
 @needs_images
-def test_resnet(tmp_path, monkeypatch):
+@pytest.mark.parametrize("published", [True, False])
+def test_resnet(tmp_path, monkeypatch, published):
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
-    save_file(theirs(ResNet(20, shape=(3, 32, 32), classes=10)), tmp_path / "resnet20_cifar10.safetensors")
-    monkeypatch.setenv("SECATEURS_CHECKPOINTS", str(tmp_path))
+    monkeypatch.delenv("SECATEURS_CHECKPOINTS", raising=False)
+    if published:
+        save_file(theirs(ResNet(20, shape=(3, 32, 32), classes=10)), tmp_path / "resnet20_cifar10.safetensors")
+        monkeypatch.setenv("SECATEURS_CHECKPOINTS", str(tmp_path))
     outcome = module_of("obs_resnet20").run(Workplace(tmp_path, tmp_path, tmp_path, quick=True))
     table = outcome.table.set_index(["schedule", "method"])
     assert set(table.loc["one shot"].index) == {"magnitude", "WoodFisher", "WoodFisher set + group update", "CBS"}
     assert table.loc["one shot", "published"].notna().sum() == 3 and table.loc["gradual", "published"].isna().all()
     assert table["ours"].between(0, 100).all()
+    assert ("published weights" in outcome.setting) == published
     assert all(path.is_file() for path in outcome.figures)
 
 
