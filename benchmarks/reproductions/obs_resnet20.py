@@ -256,11 +256,11 @@ def _setting(dense: float, samples: int, train: int, test: int, quick: bool) -> 
         f"{'Tiny version. ' if quick else ''}CIFAR-10 (JPEG): {origin}. {samples} gradients (papers: 1,000) from "
         f"{train:,} training images, with the true labels, one Fisher block per layer, damping 1e-5. One shot: "
         "the 18 convolutions of the blocks, sparsity relative to them, no fine-tuning, no new batch-norm statistics; "
-        "two seeds. CBS: 5 perturbed starts (paper: 50) and at most 15 passes, losses on the samples of the gradients, swaps by the full Fisher. "
-        f"Gradual, one seed: all weights but biases and batch norm, {STEPS} steps on a cubic schedule with an epoch "
-        "of these training images after each (rate 0.005, bf16); the last line is the dense network with as many "
-        "epochs. The papers train for 100 epochs. Published numbers are quoted from memory; differences are of the "
-        "change against the dense network."
+        "two seeds. CBS: 5 perturbed starts (paper: 50) and at most 15 passes, losses on the samples of the gradients, "
+        f"swaps by the full Fisher. Gradual, one seed: all weights but biases and batch norm, {STEPS} steps on a cubic "
+        "schedule with an epoch of these training images after each (rate 0.005, bf16); the last line is the dense "
+        "network with as many epochs. The papers train for 100 epochs. Published numbers are quoted from memory; "
+        "differences are of the change against the dense network."
     )
 
 
