@@ -14,6 +14,7 @@ from benchmarks.frame import Row as Cell
 from benchmarks.frame import config_of, context_of
 from benchmarks.keys import dense_part, identity
 from benchmarks.labels import distinctions
+from benchmarks.latencies import latency_columns, of_one_machine
 from benchmarks.stats import Comparison, Rank, Spread, holm, paired_t, ranks, spread
 from benchmarks.tables import one_line
 from methods.errors import BadInput
@@ -151,12 +152,6 @@ def _board(group: dict[str, Any], cells: list[Cell], question: Question) -> Boar
     return board
 
 
-def latency_columns(cells: Sequence[Cell]) -> list[str]:
-    """The columns that hold latency ratios."""
-    names = {name for columns in {tuple(cell) for cell in cells} for name in columns}
-    return sorted(name for name in names if name.startswith("latency_") and "_b" in name)
-
-
 def default_metric(cells: Sequence[Cell]) -> str:
     """Accuracy after fine-tuning; loss for regression."""
     accurate = any(cell.get(f"{stage}_accuracy") is not None for cell in cells for stage in ("tuned", "pruned"))
@@ -174,7 +169,7 @@ def with_names(cells: Sequence[Cell]) -> list[Cell]:
     Usual, on a (data set, model), are the training, calibration and other surroundings that most labels share. So a
     name stands for one setting at all budgets and seeds of a network, and equal names of different networks can be
     compared. ``usual`` marks the cells in usual surroundings. Cells that are the same but for what was measured count
-    once.
+    once. Latencies that were not taken on the kind of machine of most are left out.
     """
     usual = _usual_contexts(cells)
     settings: dict[tuple[Any, ...], Cell] = {}
@@ -203,7 +198,7 @@ def with_names(cells: Sequence[Cell]) -> list[Cell]:
     for cell in named:
         place = (*task_of(cell), cell["name"], cell["seed"])
         best[place] = max(best.get(place, cell), cell, key=_worth)
-    return [cell for cell in named if best[*task_of(cell), cell["name"], cell["seed"]] is cell]
+    return of_one_machine([cell for cell in named if best[*task_of(cell), cell["name"], cell["seed"]] is cell])
 
 
 def _pair(cell: Cell) -> tuple[str, str]:

@@ -145,9 +145,10 @@ def _notes(board: Board, interval: bool) -> list[str]:
         notes.append(f"vs baseline: mean paired difference from {board.baseline.full}; p after Holm's correction")
     if board.latencies:
         notes.append("latency = dense / pruned, above 1 the pruned network is faster; MACs of one sample")
-        paces = {cell["pace"] for cell in board.cells if any(cell.get(name) is not None for name in board.latencies)}
-        if len(paces) > 1:
-            notes.append(f"latencies come from {len(paces)} kinds of machine: do not rank them against each other")
+    elsewhere = [cell["elsewhere"] for cell in board.cells if cell.get("elsewhere")]
+    if elsewhere:
+        kinds = "; ".join(sorted(set(elsewhere)))
+        notes.append(f"latencies of {len(elsewhere)} records left out, not to be compared with the others: {kinds}")
     if any(row.unit == "edge" for row in board.rows):
         notes.append("edge methods mask weights: their zeros bring no speed in a dense runtime")
     seeds = {row.n for row in board.rows if row.status == "done" and not row.control}

@@ -7,8 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.board import latency_columns
 from benchmarks.frame import Row as Cell
+from benchmarks.latencies import latency_columns
 from benchmarks.records import Record
 from benchmarks.stats import Spread, spread
 

@@ -165,15 +165,34 @@ def test_table_says_rule_split_and_spread(conf):
 
 def test_latency_and_masks_have_their_columns_and_notes(conf):
     latency = [{"runtime": "eager", "batch": 1, "ratio": 1.931}]
-    records = [scored(0, 0.5, 0.9, latency=latency, fingerprint={"cpu": "A"})]
-    records.append(
-        scored(0, 0.5, 0.9, unit="edge", method="m", settings={"method": 1}, latency=latency, fingerprint={"cpu": "B"})
-    )
+    records = [scored(0, 0.5, 0.9, latency=latency)]
+    records.append(scored(0, 0.5, 0.9, unit="edge", method="m", settings={"method": 1}, latency=latency))
     table = table_of(boards(records)[0])
-    assert table.rows[1][table.columns.index("latency eager b1")] == "1.93×"
+    assert [row[table.columns.index("latency eager b1")] for row in table.rows] == ["–", "1.93×", "1.93×"]
     assert "nonzero" in table.columns
     assert any("bring no speed" in note for note in table.notes)
-    assert any("2 kinds of machine" in note for note in table.notes)
+    assert not any("left out" in note for note in table.notes)
+
+
+def test_latencies_of_differing_fingerprints_are_not_ranked_against_each_other(conf):
+    def timed(seed, method, ratio, **machine):
+        latency = [{"runtime": "eager", "batch": 1, "ratio": ratio}]
+        return scored(
+            seed, 0.5, 0.9, method=method, settings={"method": method}, latency=latency,
+            fingerprint={"cpu": "A", "threads": 1} | machine,
+        )  # fmt: skip
+
+    here = [timed(seed, method, 2.0) for seed in (0, 1) for method in ("slow", "slower")]
+    there = [timed(seed, "fast", 5.0, threads=2) for seed in (0, 1)]
+    board = boards([*here, *there], metric="latency_eager_b1")[0]
+    table = table_of(board)
+    rows = {row[table.columns.index("method")]: row for row in table.rows}
+    column = table.columns.index("latency eager b1")
+    assert (rows["fast"][0], rows["fast"][column]) == ("–", "–") and rows["slow"][0] != "–"
+    assert rows["slow"][column].startswith("2.00×")
+    [note] = [note for note in table.notes if "left out" in note]
+    assert "2 records" in note and note.endswith("threads 2, not 1")
+    assert boards(there, metric="latency_eager_b1")[0].rows[1].values["latency_eager_b1"].mean == 5.0
 
 
 def test_regression_is_ranked_by_loss(conf):
