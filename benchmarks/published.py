@@ -87,9 +87,13 @@ def compare(published: Published, ours: Spread, tolerance: float = TOLERANCE) ->
         return "not comparable"
     if ours.mean is None or published.value is None:
         return "not run"
+    return "reproduced within tolerance" if agrees(published.value, ours, tolerance) else "differs"
+
+
+def agrees(value: float, ours: Spread, tolerance: float = TOLERANCE) -> bool:
+    """Whether the mean of ours is within ``tolerance`` of the published ``value``, or within two standard errors."""
     error = 0.0 if ours.std is None else 2 * ours.std / math.sqrt(ours.n)
-    near = abs(ours.mean - published.value) <= max(error, tolerance * abs(published.value))
-    return "reproduced within tolerance" if near else "differs"
+    return ours.mean is not None and abs(ours.mean - value) <= max(error, tolerance * abs(value))
 
 
 def table_of(numbers: Iterable[Published]) -> Table:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING
 from benchmarks.command import end
 from benchmarks.fingerprint import fingerprint
 from benchmarks.paths import write_atomically
+from benchmarks.published import TOLERANCE, agrees
 from benchmarks.reproductions import Outcome, Workplace, module_of, names, summary
-from benchmarks.tables import output_console
+from benchmarks.stats import Spread
+from benchmarks.tables import NONE, Table, output_console
 from methods.errors import BadInput
 
 if TYPE_CHECKING:
@@ -90,22 +93,43 @@ def _markdown(table: pd.DataFrame) -> str:
     return "\n".join([head, "|" + "---|" * len(shown.columns), *rows])
 
 
-def _figure(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return "" if value is None else str(value)
-
-
 def _list(console: Console, results: Path) -> int:
+    rows = []
     for name in names():
+        folder, what = results / "reproductions" / name, summary(module_of(name)).partition(":")[0]
         try:
-            content = json.loads((results / "reproductions" / name / OUTCOME).read_text())
-            states = [claim["seen"] for claim in content["claims"]]
-            state = f"run: {states.count(True)} claims seen, {states.count(False)} not, {states.count(None)} undecided"
+            claims = [claim["seen"] for claim in json.loads((folder / OUTCOME).read_text(encoding="utf-8"))["claims"]]
+            seen = " / ".join(str(claims.count(mark)) for mark in MARKS)
+            rows.append([name, agreement(folder / "table.csv"), seen, what])
         except (OSError, ValueError, KeyError):
-            state = "not run"
-        console.print(f"{name:<26}{state:<52}{summary(module_of(name))}", markup=False, highlight=False)
+            rows.append([name, "not run", NONE, what])
+    notes = [
+        f"published numbers agree within {TOLERANCE:.0%} of the published value, or two standard errors of our mean; "
+        "those from memory are not compared",
+        "the tables, published | ours ± std | difference, are in results/reproductions/NAME/README.md",
+    ]
+    columns = ["reproduction", "published numbers", f"claims {' / '.join(MARKS.values())}", "what"]
+    Table("Reproductions", columns, rows, set(columns), notes).show(console)
     return 0
+
+
+def agreement(path: Path) -> str:
+    """How many of the published numbers in the table ``path`` ours agree with, in words."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("published") and row.get("certainty") != "memory"]
+    within = [agrees(float(row["published"]), _ours(row)) for row in rows if row["ours"]]
+    if not within:
+        return "none to compare"
+    return (
+        f"reproduced within tolerance: all {len(within)}"
+        if all(within)
+        else f"differs: {sum(within)} of {len(within)} agree"
+    )
+
+
+def _ours(row: Mapping[str, str]) -> Spread:
+    std = float(row["std"]) if row["std"] else None
+    return Spread(int(float(row["n"])), float(row["ours"]), std)
 
 
 if __name__ == "__main__":
