@@ -96,7 +96,7 @@ def test_kronecker(tmp_path):
     assert len(outcome.table) == 7 and set(outcome.table["n"]) == {2}
     kept = outcome.table.set_index("method")["parameters kept"].str.rstrip(" %").astype(float)
     assert kept["EigenDamage"] == pytest.approx(kept["Kron-OBS"], rel=0.05)
-    assert all("pairs" in claim.evidence for claim in outcome.claims)
+    assert all("over 2 seeds" in claim.evidence for claim in outcome.claims)
     assert all(path.is_file() for path in outcome.figures)
 
 
