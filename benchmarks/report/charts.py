@@ -91,7 +91,8 @@ def trade_off(points: list[Point], looks: Looks, x: str, y: str, dense: float | 
     """The metric against a ratio: a line per method with one standard deviation around it, and the Pareto front.
 
     Lines join budgets in their order: a measured ratio need not grow with the budget, so there ``band`` is false and
-    error bars stand in for it. A slider cuts the axis off from below, for boards on which some methods fail badly.
+    error bars stand in for it. A slider cuts the axis off from below, for boards on which some methods fail badly; at
+    first the lowest tenth of the means after fine-tuning is cut off.
     """
     scales = looks.scales([point["method"] for point in points])
     pick = alt.selection_point(fields=["method"], bind="legend", name="picked")
@@ -99,9 +100,12 @@ def trade_off(points: list[Point], looks: Looks, x: str, y: str, dense: float | 
     highest = max(highest, dense or highest)
     percent = "%" in y
     highest = min(highest, 100.0) if percent else highest
-    floor, top = math.floor(lowest), highest + 0.03 * (highest - lowest)
+    floor = math.floor(lowest)
+    means = sorted(point["mean"] for point in points if point["stage"] == "after fine-tuning")
+    start = math.floor(means[len(means) // 10]) if means else floor
     cut = alt.Scale(zero=False)
     if percent:
+        top = highest + 0.03 * (highest - start)
         cut = alt.Scale(zero=False, nice=False, domainMin=alt.ExprRef("lowest"), domainMax=top)
     metric = alt.Y("mean:Q", title=y, scale=cut)
     ratio = alt.X("ratio:Q", title=x, scale=alt.Scale(type="log", base=2, nice=False, padding=12))
@@ -136,7 +140,7 @@ def trade_off(points: list[Point], looks: Looks, x: str, y: str, dense: float | 
     slider = alt.binding_range(
         min=floor, max=max(math.floor(highest) - 1, floor + 1), step=1, name="lowest shown (%): "
     )
-    cutting = [alt.param(name="lowest", value=floor, bind=slider)] if percent else []
+    cutting = [alt.param(name="lowest", value=start, bind=slider)] if percent else []
     return finished(alt.layer(*layers).add_params(_stage(), *cutting, pick))
 
 
@@ -145,7 +149,7 @@ def heat(points: list[Point], y: str) -> Spec:
     budgets = _in_order(point["budget"] for point in points)
     chosen = alt.Chart(alt.Data(values=points)).transform_filter("datum.stage == stage && datum.budget == budget")
     place = chosen.encode(
-        x=alt.X("compensation:N", title="compensation", axis=alt.Axis(labelAngle=0, grid=False)),
+        x=alt.X("compensation:N", title="compensation", axis=alt.Axis(labelAngle=-25, grid=False)),
         y=alt.Y("selection:N", title="selection", axis=alt.Axis(grid=False)),
     )
     tiles = place.mark_rect().encode(

@@ -3,6 +3,7 @@
 Accuracies become percentages here; ``low`` and ``high`` are the mean minus and plus one sample standard deviation.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -140,10 +141,9 @@ def heat(cells: Sequence[Cell]) -> list[Point]:
 
 
 def compensation_name(cell: Cell) -> str:
-    """The compensation of a cell, for people."""
-    name = cell["compensation"] or "none"
-    words = "".join(f" {letter.lower()}" if letter.isupper() else letter for letter in name).strip()
-    return "none" if name in ("Compensation", "NoCompensation") else words
+    """The compensation of a cell, for people: the words of its class, acronyms left as they are."""
+    words = re.findall(r"[A-Z]+(?![a-z])|[A-Z][a-z]+", (cell["compensation"] or "").removesuffix("Compensation"))
+    return " ".join(word if word.isupper() else word.lower() for word in words) or "none"
 
 
 def widths(records: Sequence[Record], labels: Mapping[str, str]) -> list[Point]:

@@ -166,7 +166,9 @@ def _section(
                 how = ", dense / pruned time" if measured else ""
                 around = "bars" if measured else "bands"
                 caption = f"Trade-off: {title} against {words}{how}; {around}: one standard deviation over seeds. "
-                caption += f"Level line: the dense network; dotted: Pareto front. {others}"
+                caption += "Level line: the dense network; dotted: Pareto front. "
+                cut = "The axis leaves out the lowest tenth until the slider is moved down. " if "%" in title else ""
+                caption += cut + others
                 section.figures.append(Figure(f"trade_off_{stem}_{ratio}", caption, spec))
         points = gather.heat(done)
         if points:

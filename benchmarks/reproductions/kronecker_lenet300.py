@@ -37,11 +37,10 @@ KEEP = (0.5, 0.25, 0.1)
 
 def run(work: Workplace) -> Outcome:
     """Three sizes, five seeds, one epoch of fine-tuning; about a quarter of an hour on one core."""
-    common = ["dataset=mnist", "model=lenet300", "seed=0,1,2,3,4", "trainer.train.epochs=10", "trainer.finetune.epochs=1"]
+    common = ["dataset=mnist", "model=lenet300", "seed=0,1,2,3,4", "trainer.train.epochs=10"]
     if work.quick:
         common = ["dataset=digits", "model=mlp_digits", "seed=0,1", "trainer.train.epochs=5"]
-        common.append("trainer.finetune.epochs=1")
-    common += ["measure=none", "track=none"]
+    common += ["trainer.finetune.epochs=1", "measure=none", "track=none"]
     keeps = KEEP[1:2] if work.quick else KEEP
     methods = ",".join(name for name in NAMES if name != "eigendamage")
     sizes = ",".join(f"{keep:g}" for keep in keeps)
