@@ -140,7 +140,7 @@ def _row(runtime: Runtime, dense: nn.Module, pruned: nn.Module, inputs: Tensor, 
     conditions = settings.conditions(runtime)
     row: dict[str, Any] = {"runtime": runtime.name, "batch": len(inputs), **vars(conditions)}
     row["version"] = runtime.version()
-    with _threads(settings.threads):
+    with fixed_threads(settings.threads):
         try:
             runtime.fresh()
             first, second = (runtime.prepare(model, inputs, conditions) for model in (dense, pruned))
@@ -263,7 +263,8 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 @contextmanager
-def _threads(number: int) -> Iterator[None]:
+def fixed_threads(number: int) -> Iterator[None]:
+    """So many threads for one operation, and as many as before afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

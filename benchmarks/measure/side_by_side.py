@@ -34,6 +34,13 @@ class Times:
     high: float | None = None
     pairs: int = 1
 
+    @property
+    def spread(self) -> float | None:
+        """Half the interval of the ratio, relative to the ratio."""
+        if self.ratio is None or self.low is None or self.high is None:
+            return None
+        return (self.high - self.low) / 2 / self.ratio
+
     @classmethod
     def of(cls, ours: list[float], theirs: list[float]) -> Times:
         """From the seconds of every run, pair by pair."""
@@ -78,25 +85,31 @@ def clock(work: Work) -> float:
 
 @dataclass(frozen=True)
 class Promise:
-    """What a timing must keep to: a largest ratio ours / theirs, or a largest number of seconds.
+    """What a timing must keep to: a largest ratio ours / theirs, a largest number of seconds, or a precision.
 
     Attributes:
         ratio: ours / theirs is at most this.
         seconds: ours takes at most this.
+        spread: half the interval of the ratio is at most this, relative to the ratio.
     """
 
     ratio: float | None = None
     seconds: float | None = None
+    spread: float | None = None
 
     def holds(self, times: Times) -> bool:
         """Whether the medians keep it."""
         if self.ratio is not None:
             return times.ratio is not None and times.ratio <= self.ratio
+        if self.spread is not None:
+            return times.spread is not None and times.spread <= self.spread
         return self.seconds is None or times.ours <= self.seconds
 
     def __str__(self) -> str:
         if self.ratio is not None:
             return f"ratio ≤ {as_ratio(self.ratio)}"
+        if self.spread is not None:
+            return f"interval ≤ ±{self.spread:.0%}"
         return f"≤ {as_seconds(self.seconds)}"
 
 

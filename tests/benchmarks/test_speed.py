@@ -17,7 +17,7 @@ COMPARED = {  # claims that are cheap when quick -> how many of their rows must 
     "exact_obs": 1,
     "node_budget": 1,
 }
-ONLY_RUN = ("spectral_wide", "dpp_edges", "kfac")
+ONLY_RUN = ("spectral_wide", "dpp_edges", "kfac", "latency")
 
 
 @pytest.mark.parametrize("name", COMPARED)
@@ -40,7 +40,7 @@ def test_the_command_prints_a_table_and_writes_nothing_unasked(capsys, tmp_path)
     assert speed.main(["--quick", *ONLY_RUN, "--results", str(tmp_path)]) == 0
     printed = capsys.readouterr()
     assert "compared with" in printed.out and "ResNet-20" in printed.out
-    assert "(3/3)" in printed.err
+    assert "(4/4)" in printed.err
     assert not list(tmp_path.iterdir())
 
 
@@ -103,5 +103,8 @@ def test_promises():
     assert Promise(ratio=0.4).holds(times) and not Promise(ratio=0.39).holds(times)
     assert Promise(seconds=0.4).holds(times) and not Promise(seconds=0.3).holds(times)
     assert not Promise(ratio=5).holds(Times(0.4))  # what was not compared has not kept a ratio
+    precise = Times(0.4, 1.0, 0.4, 0.39, 0.41)
+    assert Promise(spread=0.026).holds(precise) and not Promise(spread=0.024).holds(precise)
+    assert not Promise(spread=0.5).holds(times), "no interval keeps no precision"
     assert Finding("x", times).holds is None
     assert as_ratio(0.01) == "1/100" and as_ratio(1.05) == "1.050"
