@@ -29,7 +29,8 @@ from benchmarks.models import build
 from benchmarks.optimisation import TrainerSettings
 from benchmarks.parts import build_pruner, check
 from benchmarks.paths import Paths
-from benchmarks.records import Record, Store, short_traceback
+from benchmarks.record import Record, short_traceback
+from benchmarks.records import Store
 from benchmarks.saved_network import lacks_network, network_folder, save_of_cell
 from benchmarks.scoring import evaluate
 from benchmarks.steps import States

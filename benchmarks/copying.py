@@ -14,7 +14,8 @@ from typing import Any
 from benchmarks.composition import key_of
 from benchmarks.labels import label
 from benchmarks.paths import Paths
-from benchmarks.records import Record, Store, Unreadable, read
+from benchmarks.record import Record
+from benchmarks.records import Store, Unreadable, read
 from methods.errors import BadInput
 
 COPIED = "methods.allocation.Copied"

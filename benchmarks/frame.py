@@ -15,7 +15,8 @@ from benchmarks import labels
 from benchmarks.fingerprint import pace
 from benchmarks.keys import dense_key, dense_part, identity, variant_key
 from benchmarks.paths import REPOSITORY
-from benchmarks.records import Problem, Record, Store, flat, read
+from benchmarks.record import Record, flat
+from benchmarks.records import Problem, Store, read
 from methods.errors import BadInput
 
 if TYPE_CHECKING:

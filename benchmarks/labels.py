@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.keys import canonical
 from benchmarks.paths import REPOSITORY, safe_name
-from benchmarks.records import Record
+from benchmarks.record import Record
 
 CONF = REPOSITORY / "conf"
 PARTS = ("selection", "allocation", "compensation", "schedule")

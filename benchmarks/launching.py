@@ -17,7 +17,8 @@ from benchmarks.composition import Composer, plain
 from benchmarks.copying import resolved
 from benchmarks.manifest import RUNNING, PlannedCell
 from benchmarks.paths import Paths, write_atomically
-from benchmarks.records import Record, Store
+from benchmarks.record import Record
+from benchmarks.records import Store
 from benchmarks.tables import one_line, output_console
 
 if TYPE_CHECKING:

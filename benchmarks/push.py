@@ -19,7 +19,8 @@ from typing import Any
 
 from benchmarks.heading import title
 from benchmarks.paths import Paths, write_atomically
-from benchmarks.records import Record, Store
+from benchmarks.record import Record
+from benchmarks.records import Store
 from benchmarks.tables import output_console
 from benchmarks.track import checked_online, inside, options_of, start, summary_of
 from methods.errors import BadInput

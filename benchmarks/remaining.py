@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 
 from benchmarks.manifest import PlannedCell
-from benchmarks.records import Record
+from benchmarks.record import Record
 
 
 def seconds_left(records: Sequence[Record], missing: Iterable[PlannedCell], workers: int = 1) -> float | None:

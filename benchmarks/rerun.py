@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from benchmarks.composition import Composer, key_of
 from benchmarks.keys import cell_key, recordable
-from benchmarks.records import Record
+from benchmarks.record import Record
 from methods.errors import BadInput
 
 TRUSTED = ("torch", "methods", "benchmarks")

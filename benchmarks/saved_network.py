@@ -25,7 +25,7 @@ from methods.seeds import stream
 from methods.statistics import evaluating
 
 if TYPE_CHECKING:
-    from benchmarks.records import Record
+    from benchmarks.record import Record
 
 LOG = logging.getLogger(__name__)
 FORMAT = 1

@@ -25,7 +25,8 @@ from benchmarks.labels import label
 from benchmarks.lease import Holder, holders
 from benchmarks.manifest import RUNNING, Manifest, PlannedCell, read_manifests
 from benchmarks.paths import Paths
-from benchmarks.records import Problem, Record, Store
+from benchmarks.record import Record
+from benchmarks.records import Problem, Store
 from benchmarks.remaining import duration, seconds_left
 from benchmarks.tables import Table, one_line, output_console
 from methods.errors import BadInput

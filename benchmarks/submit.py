@@ -16,7 +16,8 @@ from benchmarks.command import end
 from benchmarks.frame import select
 from benchmarks.keys import cell_key
 from benchmarks.paths import Paths
-from benchmarks.records import Problem, Record, Store
+from benchmarks.record import Record
+from benchmarks.records import Problem, Store
 from benchmarks.tables import output_console
 
 

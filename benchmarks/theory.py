@@ -23,7 +23,8 @@ from benchmarks.frame import select
 from benchmarks.keys import variant_key
 from benchmarks.labels import label
 from benchmarks.paths import write_atomically
-from benchmarks.records import Metrics, Record, Store
+from benchmarks.record import Metrics, Record
+from benchmarks.records import Store
 from benchmarks.tables import NONE, Table, csv_text
 from methods.errors import BadInput
 

@@ -23,7 +23,7 @@ from benchmarks.keys import cell_key, recordable
 from methods.errors import BadInput
 
 if TYPE_CHECKING:
-    from benchmarks.records import Record
+    from benchmarks.record import Record
 
 MODES = ("offline", "online", "disabled")
 PROBE_SECONDS = 4.0

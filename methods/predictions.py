@@ -22,110 +22,29 @@ their own methods is our extension.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from methods.compensation import Compensation
-from methods.coupling import Reader
-from methods.dpp import DPPKernel
 from methods.flatness import top_eigenpair
 from methods.gradients import draw_labels, per_sample_gradients, sample_losses
-from methods.graph import NetworkGraph
 from methods.kfac import Factors, factorable, kfac_factors
-from methods.layers import NodeLayer
-from methods.lq_allocation import outgoing_norms
-from methods.obs import group_update
+from methods.predicted import diagonal_increase, fisher_increase, group_increase, kronecker_increase, radius_increase
 from methods.progress import track
 from methods.pruner import Pruned, Pruner
 from methods.seeds import stream
-from methods.sparse_lq import output_tail_bound, pq_retained, tail_bound
-from methods.spectral import SpectralSelection
-from methods.statistics import Calibration, collect_moments, evaluating, listening, patch_rows
+from methods.sites import Site, output_errors, sites_of
+from methods.statistics import Calibration, evaluating
 
 GRADIENT_BYTES = 2**29  # of the single-sample gradients of one layer
 MOST_GRADIENTS = 256
 OBS_DAMPING = 1e-4
-Q = 0.5
-LARGEST_MOMENT = 1024  # inputs of a layer up to which the lq bound on its output is evaluated
 LOSS, ERROR = "loss", "relative output error"
-
-
-def diagonal_increase(curvature: Tensor, change: Tensor) -> float:
-    """OBD: 1/2 sum h Delta^2; both (d,)."""
-    return 0.5 * float((curvature * change.square()).sum())
-
-
-def fisher_increase(slopes: Tensor) -> float:
-    """CBS: 1/2 mean (g_n . Delta)^2 from the products (N,), which add up over layers."""
-    return 0.5 * float(slopes.square().mean())
-
-
-def group_increase(gradients: Tensor, weight: Tensor, removed: Tensor, damping: float) -> float:
-    """OBS: 1/2 w_S^T ([F^-1]_SS)^-1 w_S for the removed set S, F = lambda I + G^T G / N; arguments as group_update."""
-    update = group_update(gradients, weight, removed, damping)
-    return fisher_increase(gradients.double() @ update) + 0.5 * damping * float(update.square().sum())
-
-
-def kronecker_increase(change: Tensor, factors: Factors) -> float:
-    """Kron-OBD: 1/2 tr(G Delta A Delta^T), Delta (out, d); a bias column of A that Delta lacks counts as unchanged."""
-    if change.shape[1] < len(factors.A):
-        change = torch.cat([change, change.new_zeros(len(change), len(factors.A) - change.shape[1])], 1)
-    return 0.5 * float(((factors.G @ change @ factors.A) * change).sum())
-
-
-def radius_increase(radius: float, change: Tensor) -> float:
-    """1/2 rho ||Delta||^2, an upper bound on a quadratic with curvature at most rho."""
-    return 0.5 * radius * float(change.square().sum())
-
-
-def negative_log_determinant(kernel: Tensor, kept: Tensor) -> float:
-    """-log det(L_J) / k: small for a diverse set."""
-    return -float(torch.linalg.slogdet(kernel[kept][:, kept]).logabsdet) / max(len(kept), 1)
-
-
-@dataclass
-class Site:
-    """One layer's change: modules whose weights differ, and what else is known of it.
-
-    Attributes:
-        name: of the layer or group.
-        before, after: weight tensors by module path.
-        removed: masks of the weights that were removed, by module path.
-        biases: new biases by module path.
-        own: predictions that need no curvature, with the unit of what they are about.
-    """
-
-    name: str
-    before: dict[str, Tensor] = field(default_factory=dict)
-    after: dict[str, Tensor] = field(default_factory=dict)
-    removed: dict[str, Tensor] = field(default_factory=dict)
-    biases: dict[str, Tensor] = field(default_factory=dict)
-    own: dict[str, float] = field(default_factory=dict)
-
-    def change(self, path: str) -> Tensor:
-        """Delta of one module as (out, d)."""
-        return (self.after[path] - self.before[path]).flatten(1)
-
-    @property
-    def flat_change(self) -> Tensor:
-        """Delta of all modules, end to end."""
-        return torch.cat([self.change(path).flatten() for path in self.before])
-
-    def network(self, dense: nn.Module) -> nn.Module:
-        """The dense network with this change alone."""
-        model = copy.deepcopy(dense)
-        with torch.no_grad():
-            for path, weight in self.after.items():
-                model.get_submodule(path).weight.copy_(weight)
-            for path, bias in self.biases.items():
-                model.get_submodule(path).bias.copy_(bias)
-        return model
+CBS = "CBS objective"
+CALIBRATION_LOSS = "loss increase on the calibration samples"
 
 
 class Theories:
@@ -147,6 +66,10 @@ class Theories:
         once = len(self.pruned.steps) == 1 and self.pruner.schedule.rewind == "none"
         return once and self.pruner.selection.unit in ("node", "edge")
 
+    def sites(self) -> Iterator[Site]:
+        """The change of every layer."""
+        return sites_of(self.dense, self.pruned, self.pruner, self.calibration)
+
     def rows(self, score: Callable[[nn.Module], float | None] | None = None) -> list[dict[str, Any]]:
         """Predictions as the record has them: theory, layer (None for the network), predicted, measured, unit.
 
@@ -155,7 +78,11 @@ class Theories:
         """
         if not self.applicable:
             return []
-        sites = [site for site in self._sites() if bool(site.flat_change.any())]
+        sites = [
+            site
+            for site in sites_of(self.dense, self.pruned, self.pruner, self.calibration)
+            if bool(site.flat_change.any())
+        ]
         if not sites:
             return []
         errors = output_errors(self.dense, sites, self.calibration)
@@ -232,138 +159,6 @@ class Theories:
         generator = stream(self.calibration.seed, "theories", "factors")
         return kfac_factors(self.dense, names, inputs, labels, generator=generator) if names else {}
 
-    # --- the change of each layer ------------------------------------------------------------------------------------
-
-    def _sites(self) -> Iterator[Site]:
-        return self._edge_sites() if self.pruned.unit == "edge" else self._node_sites()
-
-    def _edge_sites(self) -> Iterator[Site]:
-        small = {
-            name: module
-            for name, module in self.dense.named_modules()
-            if f"{name}.weight" in self.pruned.masks and _inputs(module) <= LARGEST_MOMENT
-        }
-        views = {name: (name, patch_rows(module)) for name, module in small.items()}
-        moments = collect_moments(self.dense, views, self.calibration) if views else {}
-        for key, mask in self.pruned.masks.items():
-            path = key.removesuffix(".weight")
-            old, new = (model.get_submodule(path) for model in (self.dense, self.pruned.model))
-            weight, live = old.weight.detach().double(), mask.flatten(1)
-            site = Site(path, {path: weight}, {path: new.weight.detach().double()}, {path: ~mask})
-            if old.bias is not None and not torch.equal(old.bias, new.bias):
-                site.biases[path] = new.bias.detach()
-            rows, counts = weight.flatten(1), live.sum(1)
-            site.own["lq tail bound"] = _tail(rows, counts, tail_bound(rows, Q, counts.clamp(min=1)))
-            if path in moments:
-                second = moments[path].second
-                site.own["lq bound on the output"] = float(
-                    output_tail_bound(rows, Q, counts.clamp(min=1), second).square().sum().sqrt()
-                )
-            site.own["PQ index"] = _pq_excess(rows.reshape(-1), int(live.sum()))
-            yield site
-
-    def _node_sites(self) -> Iterator[Site]:
-        groups = NetworkGraph(self.dense, self.calibration.inputs[:2], residual=self.pruner.prune_residual).groups
-        views = {f"{g.name}/{r.name}": (r.name, r.rows) for g in groups for r in g.readers}
-        moments = collect_moments(self.dense, views, self.calibration)
-        shared: dict[str, Any] = {}
-        for group in groups:
-            kept = self.pruned.kept[group.name]
-            own = [moments[f"{group.name}/{reader.name}"] for reader in group.readers]
-            generator = stream(self.calibration.seed, "theories", group.name)
-            layer = NodeLayer(group, self.dense, self.calibration, generator, lambda own=own: own, shared)
-            if len(kept) == layer.size:
-                continue
-            site = Site(group.name)
-            repairs = self.pruner.compensation.reconstruction(layer, kept, self.pruner.selection)
-            for number, reader in enumerate(group.readers):
-                self._add_reader(site, reader, kept, repairs[number] if repairs else None)
-            self._add_writers(site, layer, kept)
-            site.own = node_predictions(layer, kept, getattr(self.pruner.selection, "kernel", None), bool(repairs))
-            yield site
-
-    def _add_reader(self, site: Site, reader: Reader, kept: Tensor, repair: Any) -> None:
-        module = self.dense.get_submodule(reader.name)
-        weight = module.weight.detach().double()
-        blocks = reader.weights(weight)
-        merged = blocks[:, kept] if repair is None else torch.einsum("omr,mk->okr", blocks, repair.matrix)
-        after, removed = weight.clone(), torch.zeros_like(weight, dtype=torch.bool)
-        after[:, reader.columns.reshape(-1)] = 0.0
-        removed[:, reader.columns.reshape(-1)] = True
-        columns = reader.columns[kept.cpu()].reshape(-1)
-        after[:, columns] = merged.reshape(len(weight), len(columns), *weight.shape[2:])
-        removed[:, columns] = False
-        site.before[reader.name], site.after[reader.name], site.removed[reader.name] = weight, after, removed
-        if repair is not None and repair.shift is not None and module.bias is not None:
-            site.biases[reader.name] = module.bias.detach() + torch.einsum("omr,m->o", blocks, repair.shift)
-
-    def _add_writers(self, site: Site, layer: NodeLayer, kept: Tensor) -> None:
-        if type(self.pruner.compensation).writer_update is Compensation.writer_update:
-            return
-        updates = self.pruner.compensation.writer_update(layer, kept, self.pruner.selection)
-        for path, (weight, bias) in updates.items():
-            old = self.dense.get_submodule(path).weight.detach().double()
-            site.before[path], site.after[path] = old, weight.double().reshape(old.shape)
-            site.removed[path] = torch.zeros_like(old, dtype=torch.bool)
-            if bias is not None:
-                site.biases[path] = bias
-
-
-CBS = "CBS objective"
-CALIBRATION_LOSS = "loss increase on the calibration samples"
-
-
-def node_predictions(layer: NodeLayer, kept: Tensor, kernel: object = None, repaired: bool = True) -> dict[str, float]:
-    """What spectral pruning, DPPs and sparse-lq theory say of keeping the nodes ``kept``.
-
-    Args:
-        layer: the group in the dense network.
-        kept: sorted indices.
-        kernel: a ``DPPKernel``; None takes the RBF kernel with the median heuristic.
-        repaired: whether the readers were fitted to the kept nodes, as spectral pruning's losses suppose.
-    """
-    spectral = SpectralSelection(constraint="off").report(layer, kept)
-    norms, k = outgoing_norms(layer, Q)[None], len(kept)
-    own = kernel if isinstance(kernel, DPPKernel) else DPPKernel(beta="median")
-    losses = {
-        "spectral input information loss": spectral["input_loss"],
-        "spectral output information loss": spectral["output_loss"],
-        "spectral bound on the information loss": spectral["loss_bound"],
-    }
-    told = "" if repaired else ", without its reconstruction"
-    return {name + told: value for name, value in losses.items()} | {
-        "degrees of freedom per kept node": spectral["degrees_of_freedom_at_lambda"] / k,
-        "DPP negative log determinant": negative_log_determinant(own(layer.covariance, layer.moments[0].count), kept),
-        "lq tail bound": float(tail_bound(norms, Q, k)[0]),
-        "PQ index": _pq_excess(norms[0], k),
-    }
-
-
-@torch.no_grad()
-def output_errors(dense: nn.Module, sites: Sequence[Site], calibration: Calibration) -> dict[str, float]:
-    """||Delta x|| / ||W x|| over the samples for what the changed modules of each layer compute, in one pass."""
-    sums = {site.name: [0.0, 0.0] for site in sites}
-    by_path: dict[str, list[Site]] = {}
-    for site in sites:
-        for path in site.before:
-            by_path.setdefault(path, []).append(site)
-
-    def listener(path: str) -> Callable[[Tensor], None]:
-        module = dense.get_submodule(path)
-
-        def listen(read: Tensor) -> None:
-            for site in by_path[path]:
-                for place, weight in enumerate((site.after[path] - site.before[path], site.before[path])):
-                    written = _linear(module, read, weight.to(read))
-                    sums[site.name][place] += float(written.double().square().sum())
-
-        return listen
-
-    with evaluating(dense), listening(dense, {path: listener(path) for path in by_path}):
-        for inputs, _ in calibration.batches():
-            dense(inputs)
-    return {name: math.sqrt(change / whole) if whole > 0 else 0.0 for name, (change, whole) in sums.items()}
-
 
 @torch.no_grad()
 def mean_loss(model: nn.Module, calibration: Calibration) -> float:
@@ -373,29 +168,6 @@ def mean_loss(model: nn.Module, calibration: Calibration) -> float:
         for inputs, labels in calibration.batches():
             total += float(sample_losses(model(inputs), labels).double().sum())
     return total / len(calibration)
-
-
-def _linear(module: nn.Module, read: Tensor, weight: Tensor) -> Tensor:
-    """What ``module`` computes with another weight and without bias."""
-    if isinstance(module, nn.Linear):
-        return nn.functional.linear(read, weight)
-    assert isinstance(module, nn.Conv2d)
-    return module._conv_forward(read, weight, None)
-
-
-def _inputs(module: nn.Module) -> int:
-    """Inputs of one output unit; none that count for a grouped convolution, whose units read different ones."""
-    return module.weight[0].numel() if getattr(module, "groups", 1) == 1 else LARGEST_MOMENT + 1
-
-
-def _tail(rows: Tensor, counts: Tensor, bound: Tensor) -> float:
-    """Root of the summed squares over rows, nothing for rows that stay whole and the norm for empty ones."""
-    bound = torch.where(counts == rows.shape[1], 0.0, torch.where(counts == 0, rows.norm(dim=1), bound))
-    return float(bound.square().sum().sqrt())
-
-
-def _pq_excess(values: Tensor, kept: int) -> float:
-    return (float(pq_retained(values[None])[0]) - kept) / len(values)
 
 
 def _drop(before: float, after: float | None) -> float | None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from benchmarks.command import end
 from benchmarks.frame import load, select
 from benchmarks.paths import Paths, write_atomically
-from benchmarks.records import Record, Store
+from benchmarks.record import Record
+from benchmarks.records import Store
 from benchmarks.tables import output_console
 from methods.errors import BadInput
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.frame import Row as Cell
 from benchmarks.latencies import latency_columns
-from benchmarks.records import Record
+from benchmarks.record import Record
 from benchmarks.stats import Spread, spread
 
 Point = dict[str, Any]

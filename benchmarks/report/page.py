@@ -10,10 +10,11 @@ from typing import Any
 
 from benchmarks import checklist, overall, published
 from benchmarks.board import Question, boards, task_of, with_names
+from benchmarks.board_table import RULE, table_of
 from benchmarks.frame import Row as Cell
-from benchmarks.leaderboard import RULE, table_of
 from benchmarks.paths import safe_name
-from benchmarks.records import Problem, Record
+from benchmarks.record import Record
+from benchmarks.records import Problem
 from benchmarks.report import charts, gather
 from benchmarks.report.methods import methods
 from benchmarks.tables import Table

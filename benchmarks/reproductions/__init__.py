@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
-    from benchmarks.records import Record
+    from benchmarks.record import Record
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from benchmarks.records import Record
+    from benchmarks.record import Record
 
 COMMON = ("method=spectral", "trainer.finetune.epochs=0", "measure=none", "track=none")
 DIGITS = ("dataset=digits", "model=mlp_digits", "seed=0,1,2,3,4")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from benchmarks.records import Record
+    from benchmarks.record import Record
 
 PAPER = "Wang, Grosse, Fidler & Zhang, EigenDamage, ICML 2019 (arXiv 1905.05934)"
 NAMES = {

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from benchmarks.records import Record
+    from benchmarks.record import Record
 
 PAPER = (
     "W. Yang, G. Wang, J. Ding, Y. Yang, A Theoretical Understanding of Neural Network Compression from Sparse Linear "

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from benchmarks.records import Record
+    from benchmarks.record import Record
 
 PAPER = "Suzuki et al., IJCAI 2020 (arXiv 1808.08558), section 5, taken apart; the grid itself is ours"
 SELECTIONS = ("spectral", "thinet", "magnitude", "random", "dpp")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from benchmarks.records import Record
+    from benchmarks.record import Record
 
 PAPER = "Furuya et al., AISTATS 2022 (arXiv 2105.10832), the Pixel-MNIST table; its design, not its numbers"
 HIDDEN, KEPT = 128, 42

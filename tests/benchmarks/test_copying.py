@@ -9,7 +9,8 @@ from benchmarks.keys import cell_key, variant_key
 from benchmarks.labels import label
 from benchmarks.parts import build_pruner
 from benchmarks.paths import REPOSITORY
-from benchmarks.records import Record, Store
+from benchmarks.record import Record
+from benchmarks.records import Store
 from benchmarks.sweep import sweep
 from methods.allocation import Copied, Rounded
 from methods.errors import BadInput

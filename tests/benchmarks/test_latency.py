@@ -23,7 +23,7 @@ from benchmarks.measure.runtimes import RUNTIMES, Conditions, Runtime
 from benchmarks.measure.runtimes.runtime import as_tensor
 from benchmarks.measure.runtimes.sparse import SPARSITIES, SparseCsr, SparseLinear, break_even, with_sparse_layers
 from benchmarks.paths import REPOSITORY
-from benchmarks.records import Latency
+from benchmarks.record import Latency
 from methods.errors import BadInput
 
 QUICK = {"runtimes": ["eager"], "batches": [1, 8], "pairs": 3, "threads": 1, "target": 10, "max_seconds": 0.01}

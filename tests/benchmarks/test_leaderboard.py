@@ -9,8 +9,9 @@ from rich.console import Console
 from sample_records import made
 
 from benchmarks import board, labels, overall
+from benchmarks.board_table import csv_of, table_of
 from benchmarks.frame import load, rows_of
-from benchmarks.leaderboard import csv_of, main, outdated, render, table_of
+from benchmarks.leaderboard import main, outdated, render
 from benchmarks.paths import REPOSITORY, Paths
 from benchmarks.records import Store
 from benchmarks.stats import spread

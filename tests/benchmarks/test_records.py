@@ -17,7 +17,8 @@ from benchmarks.fingerprint import comparable, fingerprint
 from benchmarks.keys import cell_key
 from benchmarks.manifest import Manifest, PlannedCell, read_manifests, write_manifest
 from benchmarks.paths import safe_name, write_atomically
-from benchmarks.records import Record, Store, Unreadable, flat, read, short_traceback
+from benchmarks.record import Record, flat, short_traceback
+from benchmarks.records import Store, Unreadable, read
 from benchmarks.submit import main as submit_main
 from methods.errors import BadInput
 

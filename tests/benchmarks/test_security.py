@@ -15,7 +15,8 @@ from benchmarks.commandline import main
 from benchmarks.composition import Composer
 from benchmarks.heading import heading
 from benchmarks.keys import cell_key
-from benchmarks.records import Record, Store
+from benchmarks.record import Record
+from benchmarks.records import Store
 from benchmarks.rerun import check_targets
 from benchmarks.sweep import CONF
 from methods.errors import BadInput

@@ -19,7 +19,8 @@ from benchmarks.commandline import Request
 from benchmarks.composition import CONFIG, Composer, plain
 from benchmarks.heading import heading
 from benchmarks.keys import cell_key
-from benchmarks.records import Record, Store
+from benchmarks.record import Record
+from benchmarks.records import Store
 from benchmarks.sweep import CONF, command_line, make_plan, missing_cells
 
 ROOT = Path(__file__).parents[2]

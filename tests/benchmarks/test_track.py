@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sample_records import made
 
-from benchmarks.records import flat
+from benchmarks.record import flat
 from benchmarks.track import tracking
 from methods.errors import BadInput
 

@@ -14,19 +14,18 @@ from methods.kfac import Factors
 from methods.kronecker import KroneckerCompensation
 from methods.lq_compensation import RefitWithBias
 from methods.magnitude import MagnitudeSelection
-from methods.predictions import (
-    Theories,
+from methods.predicted import (
     diagonal_increase,
     fisher_increase,
     group_increase,
     kronecker_increase,
-    mean_loss,
     negative_log_determinant,
-    output_errors,
     radius_increase,
 )
+from methods.predictions import Theories, mean_loss
 from methods.pruner import Pruner
 from methods.schedule import Iterative
+from methods.sites import output_errors
 from methods.spectral import SpectralSelection
 
 
@@ -78,7 +77,7 @@ def test_one_layers_change_is_closing_its_nodes_off(name):
     pruner = Pruner(MagnitudeSelection(), Uniform())
     pruned, theories = pruned_by(model, samples, pruner)
     before = copy.deepcopy(model.state_dict())
-    sites = {site.name: site for site in theories._sites()}
+    sites = {site.name: site for site in theories.sites()}
     groups = NetworkGraph(model, samples.inputs[:2]).groups
     for group in groups:
         only = {each.name: torch.arange(each.size) for each in groups} | {group.name: pruned.kept[group.name]}
@@ -122,7 +121,7 @@ def test_with_one_layer_pruned_alone_is_all(selection, compensation, widths):
 def test_output_errors_are_those_of_the_layer():
     model, samples = make("chain"), calibration()
     _, theories = pruned_by(model, samples, Pruner(MagnitudeSelection(unit="edge"), Uniform()))
-    [site] = [site for site in theories._sites() if site.name == "3"]
+    [site] = [site for site in theories.sites() if site.name == "3"]
     with torch.no_grad():
         read = model[:3](samples.inputs).double()
     change, weight = site.change("3"), site.before["3"]
@@ -165,5 +164,5 @@ def test_edges_of_convolutions():
     rows = theories.rows()
     assert {row["layer"] for row in rows} == {name.removesuffix(".weight") for name in pruned.masks} | {None}
     bounds = {row["layer"]: row["predicted"] for row in rows if row["theory"] == "lq tail bound" and row["layer"]}
-    for site in theories._sites():
+    for site in theories.sites():
         assert float(site.flat_change.norm()) <= bounds[site.name]
