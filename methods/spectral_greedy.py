@@ -243,15 +243,42 @@ class _Search:
             self.flush()
 
 
-def _affordable(price: Tensor, open_nodes: Tensor, steps: int, left: float) -> Tensor:
-    """Nodes after which ``steps - 1`` further open nodes can still be paid from ``left``.
+class _Purse:
+    """What the picks may cost: each node has a price, and the sum over all picks a limit.
 
-    Adding j costs at least max(price_j, the steps-th smallest price) + the sum of the steps - 1 smallest ones.
+    Args:
+        price: (m,); None leaves every open node allowed.
+        limit: largest allowed sum.
+        picks: how many nodes will be picked in all.
     """
-    cheapest = price[open_nodes].sort().values[:steps]
-    if len(cheapest) < steps:
-        return torch.zeros_like(open_nodes)
-    return open_nodes & (torch.maximum(price, cheapest[-1]) + cheapest[:-1].sum() <= left)
+
+    def __init__(self, price: Tensor | None, limit: float, picks: int) -> None:
+        self.price, self.left, self.steps = price, limit * (1 + SLACK), picks
+
+    def allowed(self, open_nodes: Tensor) -> Tensor:
+        """Nodes after which the cheapest of the others can still be paid for all remaining picks.
+
+        Adding j costs at least max(price_j, the steps-th smallest price) + the sum of the steps - 1 smallest ones.
+
+        Raises:
+            Skipped: There is none.
+        """
+        if self.price is None:
+            return open_nodes
+        cheapest = self.price[open_nodes].sort().values[: self.steps]
+        least = torch.maximum(self.price, cheapest[-1]) + cheapest[:-1].sum() if len(cheapest) == self.steps else None
+        affordable = torch.zeros_like(open_nodes) if least is None else open_nodes & (least <= self.left)
+        if not bool(affordable.any()):
+            raise Skipped(
+                f"no {self.steps} of {int(open_nodes.sum())} nodes satisfy the constraint; set constraint=log"
+            )
+        return affordable
+
+    def pay(self, node: int) -> None:
+        """A node is picked."""
+        self.steps -= 1
+        if self.price is not None:
+            self.left -= float(self.price[node])
 
 
 def checked(covariance: Tensor, k: int, ridge: Tensor | float | None) -> tuple[Tensor, Tensor]:
@@ -315,18 +342,12 @@ def greedy_path(
     """
     covariance, tau = checked(covariance, k, ridge)
     search = _Search(covariance, tau, metric)
-    live = int(search.open.sum())
-    loss, losses, spent = search.loss, [search.loss], 0.0
-    order: list[int] = []
+    picks = min(k, int(search.open.sum()))
+    purse = _Purse(price, limit, picks)
+    losses, order = [search.loss], list[int]()
     input_only = metric is None
-    limit *= 1 + SLACK
-    while len(order) < min(k, live):
-        allowed = search.open
-        if price is not None:
-            allowed = _affordable(price, search.open, min(k, live) - len(order), limit - spent)
-            if not bool(allowed.any()):
-                raise Skipped(f"no {k} of {len(covariance)} nodes satisfy the constraint; set constraint=log")
-        found = search.best(allowed)
+    while len(order) < picks:
+        found = search.best(purse.allowed(search.open))
         if found is None and input_only:
             break
         if found is None:
@@ -337,17 +358,13 @@ def greedy_path(
             continue
         node, gain = found
         order.append(node)
-        spent += float(price[node]) if price is not None else 0.0
+        purse.pay(node)
         search.keep(node)
-        loss = max(loss - (0.0 if input_only and metric is not None else gain), 0.0)
-        losses.append(loss)
+        losses.append(max(losses[-1] - (0.0 if input_only and metric is not None else gain), 0.0))
     gained = len(order)
-    while len(order) < min(k, live):
-        allowed = search.open
-        if price is not None:
-            allowed = _affordable(price, search.open, min(k, live) - len(order), limit - spent)
-        node = int(allowed.nonzero()[0])
-        spent += float(price[node]) if price is not None else 0.0
+    while len(order) < picks:
+        node = int(purse.allowed(search.open).nonzero()[0])
+        purse.pay(node)
         search.open[node] = False
         order.append(node)
     order += search.dead.nonzero().flatten().tolist()[: k - len(order)]
