@@ -1,11 +1,11 @@
-"""What the DPP reproductions on real data share: their networks, the table, the paired tests, the figure."""
+"""What the DPP reproductions on real data share: the table, the paired tests, the figure."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from benchmarks.reproductions import Claim, Workplace
+from benchmarks.reproductions import Claim
 from benchmarks.reproductions._figures import canvas, curve, save
 from benchmarks.stats import ALPHA, holm, paired_t
 
@@ -14,36 +14,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from benchmarks.data import Data
-    from benchmarks.dense import Dense
-
 Published = Mapping[tuple[str, str], Mapping[int, float]]  # (method, variant) -> kept nodes or edges per unit -> %
-
-
-def trained(
-    work: Workplace, words: Sequence[str], seed: int, change: tuple[str, Callable[[Data], Data]] | None = None
-) -> tuple[Data, Dense]:
-    """The dense network of the cell that ``words`` describe, trained by the common trainer and cached, and its data.
-
-    Args:
-        work: where the cache is.
-        words: as on the command line.
-        seed: of the validation split, the initial weights and the training.
-        change: a name and a function, for data that are changed after loading.
-    """
-    from benchmarks.composition import Composer
-    from benchmarks.data import load
-    from benchmarks.dense import dense_network
-    from benchmarks.keys import dense_key
-    from benchmarks.optimisation import TrainerSettings
-    from benchmarks.sweep import CONF
-
-    config = Composer(CONF).cell([*words, f"seed={seed}"])
-    data, key = load(config["dataset"], seed, work.cache), dense_key(config)
-    if change is not None:
-        data, key = change[1](data), f"{key}-{change[0]}"
-    settings = TrainerSettings.from_config(config["trainer"]["train"], "trainer.train")
-    return data, dense_network(config["model"], data, settings, seed, work.cache, key)
 
 
 def tabulate(rows: Sequence[Mapping[str, object]], published: Published) -> pd.DataFrame:

@@ -26,7 +26,7 @@ from methods.selection import Selection, largest_mask
 from methods.statistics import Calibration, Moments, collect_moments, patch_rows
 
 if TYPE_CHECKING:
-    from benchmarks.reproductions import Workplace
+    pass
 
 FOLDER = "SECATEURS_CHECKPOINTS"
 REPOSITORY = "github.com/IST-DASLab/WoodFisher"
@@ -52,14 +52,6 @@ def published_weights(name: str, theirs: str) -> Path:
         f"safetensors.torch.save_file(torch.load(FILE, weights_only=True)['STATE'], '{name}') and type "
         f"{FOLDER}=FOLDER python -m benchmarks.reproduce ..."
     )
-
-
-def cell_config(work: Workplace, words: Sequence[str]) -> dict[str, Any]:
-    """The configuration of the cell that the command-line ``words`` describe."""
-    from benchmarks.composition import Composer
-    from benchmarks.sweep import CONF
-
-    return Composer(CONF).cell([*words, f"paths.results={work.results}", f"paths.cache={work.cache}"])
 
 
 def kept_weights(sparsity: float, size: int) -> int:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from benchmarks.optimisation import TrainerSettings
 from benchmarks.reproductions import Claim, Outcome, Workplace
 from benchmarks.reproductions._figures import canvas, curve, remaining_weights, save
+from benchmarks.reproductions._networks import trained
 from benchmarks.scoring import evaluate
 from benchmarks.stats import paired_t, spread
 from benchmarks.trainer import fit
@@ -113,14 +114,10 @@ class Start:
 
 def start(config: Mapping[str, Any], work: Workplace, seed: int) -> Start:
     """Load, initialise and train; the dense network is cached."""
-    from benchmarks.data import load
-    from benchmarks.dense import dense_network
-    from benchmarks.keys import dense_key
     from benchmarks.models import build
 
-    data = load(config["dataset"], seed, work.cache)
+    data, dense = trained(work, {**config, "seed": seed})
     settings = TrainerSettings.from_config(config["trainer"]["train"], "trainer.train")
-    dense = dense_network(config["model"], data, settings, seed, work.cache, dense_key(config))
     initial = build(config["model"], data.shape, data.classes, seed)
     return Start(data, initial, dense.model, settings, seed)
 

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.reproductions import Claim, Outcome, Workplace
 from benchmarks.reproductions._figures import canvas, curve, save
-from benchmarks.reproductions._obs import OneShot, cell_config, group_obs, kept_weights, published_weights
+from benchmarks.reproductions._networks import cell_config
+from benchmarks.reproductions._obs import OneShot, group_obs, kept_weights, published_weights
 from benchmarks.stats import spread
 from methods.combinatorial import CBSSelection
 from methods.compensation import Compensation

@@ -15,9 +15,9 @@ from benchmarks.reproductions._dpp_board import (
     figure,
     repair_matters_more,
     tabulate,
-    trained,
 )
 from benchmarks.reproductions._dpp_real import Plan, first_layer, measure
+from benchmarks.reproductions._networks import cell_config, trained
 from methods.dpp import equal_parameters
 
 PAPER = (
@@ -59,7 +59,7 @@ def run(work: Workplace) -> Outcome:
         plan = Plan((79, 314), (79,), tuple(sorted({10, *pairs.values()})), draws=2)
     rows, dense = [], []
     for seed in range(2 if work.quick else 3):
-        data, network = trained(work, words, seed)
+        data, network = trained(work, cell_config(work, [*words, f"seed={seed}"]))
         layer = first_layer(network.model, data, 500 if work.quick else 5000, seed)
         dense.append(100 * layer.dense_accuracy())
         rows += measure(layer, plan, 0, seed)

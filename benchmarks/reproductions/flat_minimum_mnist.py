@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from benchmarks.reproductions import Claim, Outcome, Workplace
 from benchmarks.reproductions._figures import COLOURS, canvas, save
-from benchmarks.reproductions._obs import cell_config
+from benchmarks.reproductions._networks import cell_config
 from benchmarks.stats import paired_t, spread
 from methods.errors import Collapsed
 from methods.flat_minimum import FlatMinimum

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from benchmarks.reproductions import Claim, Outcome, Workplace
-from benchmarks.reproductions._dpp_board import trained
 from benchmarks.reproductions._figures import canvas, curve, save
-from benchmarks.reproductions._obs import FOLDER, OneShot, cell_config, group_obs, kept_weights, published_weights
+from benchmarks.reproductions._networks import cell_config, trained
+from benchmarks.reproductions._obs import FOLDER, OneShot, group_obs, kept_weights, published_weights
 from benchmarks.stats import spread
 from methods.allocation import Allocation, Global, Uniform
 from methods.combinatorial import CBSSelection
@@ -102,7 +102,7 @@ def dense_network(work: Workplace, seed: int) -> tuple[Data, nn.Module]:
         data = load(config["dataset"], seed, work.cache)
         return data, published_network(config, data)
     words += ["trainer.train.epochs=1", "trainer.train.warmup_epochs=0"] if work.quick else ["dataset.limit=10000"]
-    data, network = trained(work, words, seed)
+    data, network = trained(work, cell_config(work, [*words, f"seed={seed}"]))
     return data, network.model
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks.reproductions import Claim, Outcome, Workplace
 from benchmarks.reproductions._figures import COLOURS, canvas, save
+from benchmarks.reproductions._networks import cell_config, trained
 from benchmarks.stats import spread
 from methods.lq_compensation import refit_rows
 from methods.seeds import stream
@@ -175,18 +176,9 @@ LAWS = {"normal": _normal, "t3": _student, "Cauchy": _cauchy}
 
 
 def _trained(name: str, words: Sequence[str], seed: int, work: Workplace) -> Chain:
-    from benchmarks.composition import Composer
-    from benchmarks.data import load
-    from benchmarks.dense import dense_network
-    from benchmarks.keys import dense_key
-    from benchmarks.optimisation import TrainerSettings
-    from benchmarks.sweep import CONF
-
-    config = Composer(CONF).cell([*words, f"seed={seed}", *(["trainer.train.epochs=2"] if work.quick else [])])
-    data = load(config["dataset"], seed, work.cache)
-    settings = TrainerSettings.from_config(config["trainer"]["train"], "trainer.train")
-    model = dense_network(config["model"], data, settings, seed, work.cache, dense_key(config)).model
-    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    words = [*words, f"seed={seed}", *(["trainer.train.epochs=2"] if work.quick else [])]
+    data, network = trained(work, cell_config(work, words))
+    layers = [module for module in network.model.modules() if isinstance(module, nn.Linear)]
     inputs = data.train.to_inputs(slice(0, 1000)).flatten(1).double()
     weights = [layer.weight.detach().double() for layer in layers]
     return Chain(name, seed, weights, [layer.bias.detach().double() for layer in layers], inputs)

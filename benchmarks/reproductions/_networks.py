@@ -1,0 +1,42 @@
+"""Networks of the common trainer for the reproductions that go their own ways with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from benchmarks.data import Data
+    from benchmarks.dense import Dense
+    from benchmarks.reproductions import Workplace
+
+
+def cell_config(work: Workplace, words: Sequence[str]) -> dict[str, Any]:
+    """The configuration of the cell that the command-line ``words`` describe."""
+    from benchmarks.composition import Composer
+    from benchmarks.sweep import CONF
+
+    return Composer(CONF).cell([*words, f"paths.results={work.results}", f"paths.cache={work.cache}"])
+
+
+def trained(
+    work: Workplace, config: Mapping[str, Any], change: tuple[str, Callable[[Data], Data]] | None = None
+) -> tuple[Data, Dense]:
+    """The dense network of a cell, trained by the common trainer and cached where cells look for it, and its data.
+
+    Args:
+        work: where the cache is.
+        config: of the cell, with its seed.
+        change: a name and a function, for data that are changed after loading.
+    """
+    from benchmarks.data import load
+    from benchmarks.dense import dense_network
+    from benchmarks.keys import dense_key
+    from benchmarks.optimisation import TrainerSettings
+
+    seed = int(config["seed"])
+    data, key = load(config["dataset"], seed, work.cache), dense_key(config)
+    if change is not None:
+        data, key = change[1](data), f"{key}-{change[0]}"
+    settings = TrainerSettings.from_config(config["trainer"]["train"], "trainer.train")
+    return data, dense_network(config["model"], data, settings, seed, work.cache, key)
