@@ -47,8 +47,8 @@ def run(work: Workplace) -> Outcome:
         "Dense test accuracy: "
         + ", ".join(f"{name} {fmean(values):.4f}" for name, values in accuracy.items())
         + f". {len(seeds)} networks per data set, trained 10 epochs on all images but those of the validation "
-        "split; the same images are the calibration samples. Only the third hidden layer is compressed. CIFAR-10 without "
-        "augmentation, JPEG-compressed copies where $SECATEURS_DATA holds those."
+        "split; the same images are the calibration samples. Only the third hidden layer is compressed. CIFAR-10 "
+        "without augmentation, JPEG-compressed copies where $SECATEURS_DATA holds those."
     )
     return Outcome(_table(found), _claims(found), setting, _plot(found, work.folder))
 
