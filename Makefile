@@ -21,7 +21,7 @@ test: $(READY)
 fast: $(READY)
 	$(RUN) -m pytest -n 2 --dist worksteal -m "not slow"
 
-# The faults of tests/chaos in full length: dozens of kills, refused writes and restarts, half an hour and more.
+# The faults of tests/chaos in full length: dozens of kills, refused writes and restarts, a quarter of an hour.
 chaos: $(READY)
 	$(RUN) -m pytest tests/chaos --long
 
