@@ -12,6 +12,7 @@ import logging
 import os
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,9 +78,13 @@ class Tracker:
         self._try("table", put)
 
     def close(self, code: int) -> None:
-        """Finish the run with the exit code of its cell."""
+        """Finish the run with the exit code of its cell; W&B gives up in silence, so the time it took tells."""
+        begun, run = time.monotonic(), self._run
         self._try("finish", lambda run: run.finish(exit_code=code))
         self._run = None
+        if run is not None and time.monotonic() - begun >= FINISH_SECONDS:
+            place = Path(run.dir).parent
+            logger.warning("W&B: not all was uploaded in %g s; upload it later: wandb sync %s", FINISH_SECONDS, place)
 
     def _try(self, verb: str, action: Callable[[Any], None]) -> None:
         if self._run is None:

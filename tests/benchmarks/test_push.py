@@ -1,11 +1,14 @@
 import json
 import os
+import subprocess
+import sys
 import time
 
 import pytest
 import yaml
 from sample_records import made
 from test_track import entries, name_of
+from wandb_service import BROKEN, WELL, Service
 
 from benchmarks.commandline import parse
 from benchmarks.composition import Composer, expand
@@ -125,6 +128,29 @@ def test_without_a_service_nothing_is_lost_and_it_is_said(store, tmp_path, monke
     assert not (tmp_path / "w/pushed.json").exists()
     with pytest.raises(BadInput, match="no records in"):
         main(["push", "--results", str(tmp_path / "nothing")])
+
+
+@pytest.mark.slow
+def test_a_service_that_recovers_gets_what_it_did_not_get_before(store, tmp_path):
+    for seed in (0, 1):
+        store.write(whole(seed))
+    command = [sys.executable, "-m", "benchmarks.track", "push"]
+    command += ["--results", str(tmp_path / "results"), "--dir", str(tmp_path / "w")]
+    with Service() as service:
+
+        def push():
+            environment = {**os.environ, "WANDB_API_KEY": "k" * 40, "WANDB_BASE_URL": service.url}
+            return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+
+        service.mood = BROKEN
+        refused = push()
+        assert refused.returncode == 1 and "the same command goes on from here" in refused.stderr
+        assert "Traceback" not in refused.stderr and not service.summaries
+        service.mood = WELL
+        assert "2 cells uploaded" in push().stdout
+        marks = {whole(seed).key: json.loads(whole(seed).text())["checksum"] for seed in (0, 1)}
+        assert {key: service.summaries[key]["record"] for key in marks} == marks
+        assert "0 cells uploaded, 2 were there already" in push().stdout
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted((CONF / "experiment").glob("*.yaml"))][:3])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from sample_records import made
+from wandb_service import BROKEN, SILENT, WELL, Service
 
 from benchmarks.record import flat
 from benchmarks.track import tracking
@@ -274,3 +275,61 @@ def test_online_with_a_server_that_stalls_goes_on_offline_within_20_seconds(tmp_
     summaries = [m.summary for m in entries(path) if m.WhichOneof("record_type") == "summary"]
     assert any(name_of(item) == "b" for summary in summaries for item in summary.update)
     assert "k" * 40 not in said
+
+
+LONG_CHILD = """
+import sys, logging
+logging.basicConfig()
+from benchmarks.track import tracking
+with tracking({"mode": "online", "dir": sys.argv[1]}, "n", "g", {"seed": 1}) as tracker:
+    print("tracking", flush=True)
+    sys.stdin.readline()
+    tracker.summary({"b": 2})
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mood", "recovers"), [(WELL, False), (BROKEN, True), (SILENT, True), (BROKEN, False), (SILENT, False)]
+)
+def test_online_with_a_service_that_fails_or_stalls_and_recovers(tmp_path, mood, recovers):
+    key = "k" * 40
+    with Service() as service:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+        environment |= {"WANDB_BASE_URL": service.url, "WANDB_API_KEY": key, "HOME": str(tmp_path)}
+        environment |= {"PYTHONPATH": str(Path(__file__).parents[2])}
+        command = [sys.executable, "-c", LONG_CHILD, str(tmp_path / "w")]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with subprocess.Popen(command, env=environment, text=True, **pipes) as child:
+            assert child.stdout.readline() == "tracking\n"
+            service.mood = mood
+            child.stdin.write("go on\n")
+            child.stdin.flush()
+            if recovers:
+                for _ in range(100):
+                    if service.refused:
+                        break
+                    time.sleep(0.1)
+                assert service.refused
+                service.mood = WELL
+                service.better.set()
+            begun = time.monotonic()
+            _, said = child.communicate(timeout=60)
+        waited = time.monotonic() - begun
+        arrived = any(summary.get("b") == 2 for summary in service.summaries.values())
+    assert child.returncode == 0 and key not in said
+    assert arrived == (mood == WELL or recovers)
+    assert waited < 20, "the promise of track.py; 16 s on a quiet machine where the service does not come back"
+    [path] = (tmp_path / "w").glob("wandb/run-*/*.wandb")
+    assert arrived or f"wandb sync {path.parent}" in said
+    summaries = [m.summary for m in entries(path) if m.WhichOneof("record_type") == "summary"]
+    assert any(name_of(item) == "b" for summary in summaries for item in summary.update), "nothing is lost"
+
+
+@pytest.mark.slow
+def test_online_with_a_service_that_is_broken_from_the_start_goes_on_offline(tmp_path):
+    with Service() as service:
+        service.mood = BROKEN
+        waited, _, said = run_child("online", tmp_path / "w", service.server_address[1], key="k" * 40)
+    assert waited < 20 and "going on offline" in said and service.refused
+    assert list((tmp_path / "w").glob("wandb/offline-run-*/*.wandb"))
