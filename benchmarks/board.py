@@ -29,6 +29,7 @@ QUANTITIES = (  # what a row summarises, beside the latency ratios
     *SIZES,
     *("compression", "speedup", "keep", "prune_seconds", "tune_seconds", "peak_memory_mb"),
 )
+RECALIBRATED = ("recalibrated_accuracy", "recalibrated_loss")  # where networks have batch norms
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ def _board(group: dict[str, Any], cells: list[Cell], question: Question) -> Boar
     metric = question.metric or default_metric(cells)
     footnotes: dict[str, str] = {}
     latencies = [name for name in latency_columns(cells) if any(cell.get(name) is not None for cell in cells)]
-    quantities = tuple(dict.fromkeys((*QUANTITIES, *latencies, metric)))
+    renewed = [name for name in RECALIBRATED if any(cell.get(name) is not None for cell in cells)]
+    quantities = tuple(dict.fromkeys((*QUANTITIES, *renewed, *latencies, metric)))
     rows = [_row(name, full, members, metric, quantities) for name, full, members in _named_groups(cells, footnotes)]
     board = Board(group, metric, rows, cells, footnotes=footnotes, latencies=latencies)
     _rank(board)

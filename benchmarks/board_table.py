@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.board import QUANTITIES, Board, Row
+from benchmarks.board import QUANTITIES, RECALIBRATED, Board, Row
 from benchmarks.stats import ALPHA, Rank, spread
 from benchmarks.tables import NONE, Table, csv_text, plus_minus, probability, seconds, short, times, whole
 
@@ -32,6 +32,8 @@ def table_of(board: Board, compact: bool = False, interval: bool = False) -> Tab
     }
     for name, words in STAGES.items():
         columns[words] = lambda row, name=name: _figure(row, f"{name}_{kind}", interval)
+        if name == "pruned" and any(_figure(row, f"recalibrated_{kind}", interval) != NONE for row in board.rows):
+            columns["same, BN recalibrated"] = lambda row: _figure(row, f"recalibrated_{kind}", interval)
     if not staged:
         columns[board.metric.replace("_", " ")] = lambda row: _figure(row, board.metric, interval)
     if board.baseline is not None:
@@ -50,6 +52,10 @@ def table_of(board: Board, compact: bool = False, interval: bool = False) -> Tab
     droppable = ["unit", *latencies[::-1], "pruning s", "nonzero", "MACs"]
     title = f"{_heading(board)}: {NAMES.get(kind, kind)} {RULE}"
     return Table(title, list(columns), rows, {"method", "unit", "status"}, _notes(board, interval), droppable)
+
+
+def _has(board: Board, quantity: str) -> bool:
+    return any(row.values[quantity].n for row in board.rows if quantity in row.values)
 
 
 def _measured(board: Board, kind: str) -> bool:
@@ -126,7 +132,8 @@ def _notes(board: Board, interval: bool) -> list[str]:
 def csv_of(every: Sequence[Board]) -> str:
     """All boards as one CSV file with unrounded numbers; accuracies are fractions."""
     latencies = sorted({name for board in every for name in board.latencies})
-    extra = sorted({board.metric for board in every} - set(QUANTITIES) - set(latencies))
+    wanted = {board.metric for board in every} | {name for board in every for name in RECALIBRATED if _has(board, name)}
+    extra = sorted(wanted - set(QUANTITIES) - set(latencies))
     quantities = (*QUANTITIES, *latencies, *extra)
     groups = list(dict.fromkeys(name for board in every for name in board.group))
     columns = [*groups, "rank", "method", "unit", "status", "n", "metric"]

@@ -24,6 +24,7 @@ from benchmarks.keys import cell_key, dense_key
 from benchmarks.measure.count import count
 from benchmarks.measure.latency import measure_latency
 from benchmarks.measure.memory import measure_memory
+from benchmarks.measure.recalibration import recalibrated
 from benchmarks.measure.size import measure_size
 from benchmarks.models import build
 from benchmarks.optimisation import TrainerSettings
@@ -92,10 +93,11 @@ def _fingerprint(config: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class _Networks:
-    """The three networks that a cell compares; all are scored on the test split at the very end."""
+    """The networks that a cell compares; all are scored on the test split at the very end."""
 
     dense: nn.Module
     pruned: nn.Module
+    recalibrated: nn.Module | None
     tuned: nn.Module
 
 
@@ -123,7 +125,8 @@ def _pipeline(config: Mapping[str, Any], paths: Paths, key: str, tracker: Tracke
             {f"finetune/{name}": value for name, value in row.items()}, epochs + int(row["epoch"])
         ),
     )
-    networks = _Networks(trained.model, before_tuning, pruned.model)
+    renewed = recalibrated(before_tuning, calibrate(data, config["calibration"], seed))
+    networks = _Networks(trained.model, before_tuning, renewed, pruned.model)
     example = data.train.to_inputs(torch.arange(min(len(data.train), 256)))
     result: dict[str, Any] = {
         "status": "collapsed" if tuning.collapsed else "done",
@@ -150,7 +153,9 @@ def _pipeline(config: Mapping[str, Any], paths: Paths, key: str, tracker: Tracke
         result["memory"] = measure_memory(networks.dense, networks.pruned, config, data.shape, data.classes)
     if config.get("save"):
         save_of_cell(networks.tuned, config, data.shape, data.classes, network_folder(paths.results, key))
-    result["metrics"] = {name: _measure(model, data, example) for name, model in vars(networks).items()}
+    result["metrics"] = {
+        name: _measure(model, data, example) for name, model in vars(networks).items() if model is not None
+    }
     return _without_nonsense(result)
 
 

@@ -81,10 +81,11 @@ class Metrics(Part):
 
 
 class Stages(Part):
-    """The dense network, the pruned one before fine-tuning, and the fine-tuned one."""
+    """The dense network, the pruned one before fine-tuning, that with new batch-norm statistics, the fine-tuned one."""
 
     dense: Metrics | None = None
     pruned: Metrics | None = None
+    recalibrated: Metrics | None = None
     tuned: Metrics | None = None
 
 
@@ -244,6 +245,8 @@ def flat(record: Record) -> dict[str, Any]:
     for stage in ("dense", "pruned", "tuned"):
         metrics = getattr(record.metrics, stage) or Metrics()
         row |= {f"{stage}_{name}": number for name, number in metrics.model_dump().items()}
+    renewed = record.metrics.recalibrated or Metrics()
+    row |= {f"recalibrated_{name}": getattr(renewed, name) for name in ("accuracy", "top5", "loss")}
     row |= record.cost.model_dump()
     row |= {f"latency_{m.runtime}_b{m.batch}": m.ratio for m in record.latency or []}
     for name, part in (("size", record.size), ("memory", record.memory)):

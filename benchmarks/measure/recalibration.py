@@ -1,0 +1,38 @@
+"""Batch normalisation right after pruning: its running statistics are those of the network that is gone."""
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from methods.statistics import Calibration, evaluating
+
+
+@torch.no_grad()
+def recalibrated(model: nn.Module, calibration: Calibration) -> nn.Module | None:
+    """A copy whose batch norms have the running means and variances of ``calibration``; None if there are none.
+
+    One pass in which only batch norms are in training mode; every batch counts by its samples, and means and variances
+    within batches are averaged, as training does. Weights stay as they are.
+    """
+    model = copy.deepcopy(model)
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    if not norms:
+        return None
+    momenta = [norm.momentum for norm in norms]
+    seen = 0
+    with evaluating(model):
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.train()
+        for inputs, _ in calibration.batches():
+            if len(inputs) == 1 and seen:
+                break  # a lone sample may have no variance
+            seen += len(inputs)
+            for norm in norms:
+                norm.momentum = len(inputs) / seen
+            model(inputs)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    return model
