@@ -99,8 +99,13 @@ class Settings:
             raise BadInput(f"measure.latency.channels_last=true: {name} chooses its own layout; leave it null")
         if self.device is not None and self.device not in runtime.devices:
             raise BadInput(f"measure.latency.device={self.device}: {name} runs on {', '.join(runtime.devices)}")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise BadInput("measure.latency.device=cuda: no GPU that PyTorch can use; type measure.latency.device=cpu")
+        if not torch.cuda.is_available():
+            if "cpu" not in runtime.devices:
+                raise BadInput(f"the runtime {name} needs a GPU that PyTorch can use; leave it out of the runtimes")
+            if self.device == "cuda":
+                raise BadInput(
+                    "measure.latency.device=cuda: no GPU that PyTorch can use; type measure.latency.device=cpu"
+                )
 
     def conditions(self, runtime: Runtime) -> Conditions:
         """The conditions under which ``runtime`` is timed here."""
@@ -156,7 +161,7 @@ def _row(runtime: Runtime, dense: nn.Module, pruned: nn.Module, inputs: Tensor, 
     notes = [timed["note"]] if timed["note"] else []
     if not alone:
         notes.append("timed while another measurement ran")
-    if runtime.name != "sparse_csr" and _masked(dense, pruned):
+    if not runtime.uses_zeros and _masked(dense, pruned):
         notes.append("masked: zeros are computed like other weights")
     return row | {"note": "; ".join(notes) or None, "load": _load()}
 

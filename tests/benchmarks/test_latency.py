@@ -22,6 +22,7 @@ from benchmarks.measure.lock import NAME, one_at_a_time
 from benchmarks.measure.runtimes import RUNTIMES, Conditions, Runtime
 from benchmarks.measure.runtimes.runtime import as_tensor
 from benchmarks.measure.runtimes.sparse import SPARSITIES, SparseCsr, SparseLinear, break_even, with_sparse_layers
+from benchmarks.measure.runtimes.sparse_2_4 import Sparse24, layers_with_2_of_4
 from benchmarks.paths import REPOSITORY
 from benchmarks.record import Latency
 from methods.errors import BadInput
@@ -230,6 +231,33 @@ def test_sparse_layers_take_tokens():
     assert torch.allclose(SparseLinear(layer)(x), layer(x), atol=1e-6)
 
 
+def test_layers_for_the_sparse_cores_have_two_zeros_in_four_and_sizes_that_fit():
+    def layer(columns, rows, zeros):
+        linear = nn.Linear(columns, rows)
+        with torch.no_grad():
+            for place in zeros:
+                linear.weight[:, place::4] = 0
+        return linear
+
+    fits, more = layer(128, 32, (0, 2)), layer(64, 64, (0, 1, 2))
+    model = nn.Sequential(fits, layer(128, 32, (1,)), layer(96, 32, (0, 2)), layer(64, 40, (0, 2)), more)
+    assert layers_with_2_of_4(model) == [fits, more]
+    with torch.no_grad():
+        fits.weight[5, 0] = 1.0  # three of four in one place
+    assert layers_with_2_of_4(model) == [more]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_the_sparse_cores_compute_what_eager_computes():
+    model, inputs = nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 32)), torch.randn(16, 128)
+    with torch.no_grad():
+        for index in (0, 2):
+            model[index].weight[:, ::2] = 0
+    run = Sparse24().prepare(model, inputs, Conditions(precision="float16", device="cuda"))
+    expected = model(inputs).detach()
+    assert (as_tensor(run()) - expected).abs().max() <= 0.02 * expected.abs().max()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -259,6 +287,8 @@ def test_a_runtime_that_is_not_installed_is_refused_with_what_to_type(monkeypatc
 
 def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BadInput, match="sparse_2_4 needs a GPU"):
+        Settings.parse(QUICK | {"runtimes": ["eager", "sparse_2_4"], "precision": "float16"})
     with pytest.raises(BadInput, match="no GPU"):
         Settings.parse(QUICK | {"device": "cuda"})
     assert Settings.parse(QUICK).conditions(RUNTIMES["eager"]()).device == "cpu"

@@ -43,6 +43,7 @@ class Runtime:
         precisions: number formats that it can be asked for.
         devices: where it can run.
         layouts: whether it can be asked for ``channels_last``.
+        uses_zeros: whether masked weights can make it faster.
     """
 
     name: ClassVar[str]
@@ -51,6 +52,7 @@ class Runtime:
     precisions: ClassVar[tuple[str, ...]] = ("float32",)
     devices: ClassVar[tuple[str, ...]] = ("cpu",)
     layouts: ClassVar[bool] = False
+    uses_zeros: ClassVar[bool] = False
 
     def fresh(self) -> None:
         """Forget what earlier networks have left behind; called before each pair of networks."""

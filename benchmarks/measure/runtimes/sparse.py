@@ -26,6 +26,7 @@ class SparseCsr(Runtime):
     """
 
     name = "sparse_csr"
+    uses_zeros = True
 
     def prepare(self, model: nn.Module, inputs: Tensor, conditions: Conditions) -> Run:
         """A forward pass with sparse linear layers."""
