@@ -2,6 +2,7 @@
 
     python -m benchmarks.submit
     python -m benchmarks.submit --where "dataset == 'mnist'"
+    python -m benchmarks.submit --refused     also cells that cannot be, such as a budget beyond a method's reach
 
 A record is moved when its cell is finished, its configuration has the key it is filed under, and nothing in it names a
 folder of this machine. The copy is complete before the original goes, so that an interruption loses nothing.
@@ -29,11 +30,18 @@ def objection(record: Record) -> str | None:
     return None if local is None else f"its configuration names a folder of this machine ({local})"
 
 
-def submit(store: Store, where: str | None = None) -> tuple[list[Record], list[Problem]]:
-    """Move the finished records; return the moved ones, and the objection to each of the others."""
+def submit(store: Store, where: str | None = None, refused: bool = False) -> tuple[list[Record], list[Problem]]:
+    """Move the finished records; return the moved ones, and the objection to each of the others.
+
+    Args:
+        store: from its runs to its cells.
+        where: a pandas query over the records.
+        refused: move failed cells, too, if they failed for a reason that the suite itself gave: that is a result.
+    """
     records, problems = Store(store.runs, store.runs).load()
     moved = []
-    for record in select([record for record in records if record.finished], where):
+    ready = [record for record in records if record.finished or (refused and record.traceback is None)]
+    for record in select(ready, where):
         reason = objection(record)
         if reason is not None:
             problems.append(Problem(store.path_of(record), reason))
@@ -60,9 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.submit", description="Move finished records to cells/.")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
     parser.add_argument("--where", default=None, help="pandas query, e.g. \"dataset == 'mnist'\"")
+    parser.add_argument("--refused", action="store_true", help="also cells that the suite refused with a reason")
     chosen = parser.parse_args(arguments)
     store, console = Store.of(Paths(chosen.results)), output_console()
-    moved, problems = submit(store, chosen.where)
+    moved, problems = submit(store, chosen.where, chosen.refused)
     for problem in problems:
         console.print(f"not moved: {problem}", markup=False)
     uncommitted = sum(bool(record.fingerprint.get("dirty")) for record in moved)

@@ -266,6 +266,16 @@ def test_submit_where_moves_only_what_was_asked_for(store):
     assert len(list(store.runs.glob("*/*/*.json"))) == 2
 
 
+def test_submit_takes_refused_cells_where_asked_but_never_what_broke(store):
+    refused = made(seed=1, status="failed", reason="budget.compression=900 cannot be reached")
+    broken = made(seed=2, status="failed", reason="KeyError: 'x'", traceback="Traceback ...")
+    for record in (made(), refused, broken):
+        store.write(record)
+    assert submit_main(["--results", str(store.runs.parent), "--refused"]) == 0
+    assert sorted(read(path).seed for path in store.cells.glob("*/*/*.json")) == [0, 1]
+    assert store.path_of(broken).exists()
+
+
 def test_unreadable_says_what_is_wrong(tmp_path):
     path = tmp_path / f"{'d' * 16}.json"
     path.write_text(made().text())
