@@ -285,10 +285,12 @@ def _with_sizes(cell: Cell) -> Cell:
 
 
 def _rank(board: Board) -> None:
-    ranked = {id(row): row.scores for row in board.rows if row.status == "done"}
-    places = ranks({str(name): scores for name, scores in ranked.items()}, board.larger_is_better)
-    for row in board.rows:
-        row.rank = places.get(str(id(row)))
+    # Equal means are told apart by these names, so they must be the same each time.
+    rows = sorted((row for row in board.rows if row.status == "done"), key=lambda row: (row.full, row.name))
+    ranked = {f"{number:06}": row for number, row in enumerate(rows)}
+    places = ranks({name: row.scores for name, row in ranked.items()}, board.larger_is_better)
+    for name, row in ranked.items():
+        row.rank = places[name]
 
 
 def _compare(board: Board, baseline: str) -> None:

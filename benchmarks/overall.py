@@ -1,13 +1,13 @@
 """All tasks together: mean ranks, Friedman's test, Nemenyi's critical difference and its diagram.
 
 A task is a (data set, model, requested budget); a method's score on it is the mean over its seeds. Only methods with a
-result on every task can be ranked. Tasks on which few methods have been run (a study of one method, say) are left out,
-then methods that lack one of the others; both are named.
+result on every task can be ranked. So tasks that many methods lack (a study of one method, or a size that most cannot
+reach) and methods that lack many tasks are left out, and named.
 """
 
 import io
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from benchmarks.board import Question, default_metric, smaller_is_better, task_of, with_names
@@ -15,7 +15,6 @@ from benchmarks.frame import Row as Cell
 from benchmarks.stats import ALPHA, Comparison, Friedman, friedman, holm, signed_rank
 from benchmarks.tables import NONE, Table, probability
 
-WELL_COVERED = 0.5  # share of the methods of the best covered task
 SALT = "secateurs"  # fixed, so that the same diagram has the same bytes
 
 
@@ -54,10 +53,8 @@ def compare(cells: Sequence[Cell], question: Question | None = None) -> Overall 
                 values[cell["name"]].append(sign * cell[metric])
         for label, found in values.items():
             means[label][task] = sum(found) / len(found)
-    counts = {task: len({cell["method"] for cell in by_task[task]}) for task in tasks}
-    skipped = [task for task in tasks if counts[task] < WELL_COVERED * max(counts.values())]
-    tasks = [task for task in tasks if task not in skipped]
-    complete = sorted(label for label, found in means.items() if all(task in found for task in tasks))
+    complete, kept = covered({label: set(found) for label, found in means.items()})
+    skipped, tasks = [task for task in tasks if task not in kept], [task for task in tasks if task in kept]
     scores = {label: [means[label][task] for task in tasks] for label in complete}
     test = friedman(scores)
     if test is None:
@@ -67,6 +64,27 @@ def compare(cells: Sequence[Cell], question: Question | None = None) -> Overall 
     baseline = _baseline(question.baseline, cells, complete)
     versus = _versus(scores, baseline) if baseline else {}
     return Overall(metric, list(tasks), scores, test, sorted(every - set(complete)), skipped, unusual, baseline, versus)
+
+
+def covered(results: Mapping[str, Set[tuple[object, ...]]]) -> tuple[list[str], set[tuple[object, ...]]]:
+    """Methods and tasks such that each of these methods has a result on each of these tasks.
+
+    Whatever lacks the largest share of the others goes first, a method before a task where they lack the same share.
+    """
+    methods, tasks = set(results), {task for found in results.values() for task in found}
+    while methods and tasks:
+        lacks = [(len(tasks - results[name]) / len(tasks), 1, (name,)) for name in sorted(methods)]
+        for task in sorted(tasks):
+            missing = sum(task not in results[name] for name in methods)
+            lacks.append((missing / len(methods), 0, task))
+        share, is_method, worst = max(lacks, key=lambda entry: entry[:2])
+        if share == 0:
+            break
+        if is_method:
+            methods.discard(worst[0])
+        else:
+            tasks.discard(worst)
+    return sorted(methods), tasks
 
 
 def _baseline(asked: str | None, cells: Sequence[Cell], complete: Sequence[str]) -> str | None:
@@ -115,7 +133,7 @@ def table_of(found: Overall | None) -> Table | None:
         names = ", ".join(
             " ".join(f"{part:g}" if isinstance(part, float) else str(part) for part in t) for t in found.skipped
         )
-        notes.append(f"tasks left out, since few methods have been run on them: {names}")
+        notes.append(f"tasks left out, since many methods have no result on them: {names}")
     if found.unusual:
         notes.append(f"{found.unusual} settings with other training or calibration than the rest are not ranked here")
     if found.left_out:
