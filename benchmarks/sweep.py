@@ -108,6 +108,13 @@ def make_plan(composer: Composer, request: Request) -> Plan:
     combinations = expand(request.words) if request.multirun else [list(request.words)]
     if not request.multirun and len(expand(request.words)) > 1:
         raise BadInput("several values for one key need a sweep; type python run.py -m " + " ".join(request.words))
+    several = [word for word in request.words if key_of(word) == "experiment" and len(expand([word])) > 1]
+    if several:
+        first = several[0].partition("=")[2].partition(",")[0]
+        raise BadInput(
+            f"{several[0]}: each experiment brings a grid of its own, so one at a time; "
+            f"type python run.py -m +experiment={first}"
+        )
     swept = {key_of(word) for words in combinations[:1] for word in words}
     base = [word for word in request.words if len(expand([word])) == 1]
     if request.multirun:
