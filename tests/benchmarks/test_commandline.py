@@ -100,7 +100,7 @@ BAD = {
     "compression": (["budget.compression=0.5"], "budget.compression=0.5 is outside", "type budget.compression=2"),
     "two budgets": (["budget.keep=0.5", "budget.speedup=2"], "two budgets at once", "set the other to null"),
     "no -m": (["method=spectral,dpp"], "several values for one key need a sweep", "run.py -m"),
-    "experiments": (["-m", "+experiment=digits,theory"], "one at a time", r"type python run.py -m \+experiment=digits"),
+    "experiments": (["-m", "+experiment=digits,theory"], "one at a time", "type python run.py -m +experiment=digits"),
     "flag": (["--sweep"], "unknown option --sweep", "--help"),
     "word": (["spectral"], "cannot read 'spectral'", "KEY=VALUE"),
     "theta": (["selection.theta=2"], "theta", ""),
