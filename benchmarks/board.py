@@ -111,9 +111,8 @@ def boards(cells: Sequence[Cell], question: Question | None = None) -> list[Boar
     known = {name for cell in cells[:1] for name in cell}
     unknown = [name for name in question.group_by if cells and name not in known]
     if unknown:
-        raise BadInput(
-            f"Unknown column {', '.join(unknown)}; expected some of {', '.join(sorted(known - {'config'}))}."
-        )
+        columns = sorted(name for name in known if name != "config" and not name.startswith("_"))
+        raise BadInput(f"Unknown column {', '.join(unknown)}; expected some of {', '.join(columns)}.")
     groups: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
     for cell in with_names(cells):
         groups[tuple(cell[name] for name in question.group_by)].append(cell)

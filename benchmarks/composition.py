@@ -141,6 +141,12 @@ class _explained:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, HydraException | OmegaConfBaseException):
             raise BadInput(explain(error, self.folder)) from error
+        if isinstance(error, ValueError) and "Config group override must be a string" in str(error):
+            groups = sorted(path.name for path in (self.folder or Path()).iterdir() if path.is_dir())
+            raise BadInput(
+                f"{', '.join(groups)} take the name of a choice, not a number;\n"
+                "a value's key comes after a dot: type for instance budget.keep=0.5"
+            ) from error
 
 
 def explain(error: Exception, folder: Path | None) -> str:

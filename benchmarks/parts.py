@@ -51,7 +51,9 @@ def check(config: Mapping[str, Any]) -> None:
     from benchmarks.measure.memory import check_memory
     from benchmarks.models.build import factory_of
     from benchmarks.optimisation import TrainerSettings
+    from benchmarks.sections import check_types
 
+    check_types(config)
     factory_of(config["model"])
     Budget.parse(config["budget"]).require_fitting(build_pruner(config).selection.unit)
     for section in ("train", "finetune"):

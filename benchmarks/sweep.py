@@ -7,11 +7,13 @@ import os
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
 
 from benchmarks.composition import Composer, Memory, expand, key_of, plain
 from benchmarks.copying import control_words
@@ -160,8 +162,23 @@ def _planned(composer: Composer, words: Sequence[str], memory: Memory) -> Planne
         head = heading(config, cell_key(config))
         budget = head["budget"]["requested"]
         kept = {key: head[key] for key in ("key", "dataset", "model", "method", "seed")}
-        memory.entries[name] = {**kept, "budget": budget, "overrides": own}
+        entry = {**kept, "budget": budget, "overrides": own}
+        cell = _sound(entry)
+        memory.entries[name] = entry
+        return cell
     return PlannedCell(**memory.entries[name])
+
+
+def _sound(entry: Mapping[str, Any]) -> PlannedCell:
+    """The cell, or what is wrong with the values that every cell has."""
+    try:
+        return PlannedCell(**entry)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key, whole = ".".join(map(str, fault["loc"])), fault["type"].startswith("int")
+        example = f"{key}={1 if whole else 0.5 if key == 'budget.keep' else 2}"
+        expected = "a whole number" if whole else "a number"
+        raise BadInput(f"{key}={fault['input']} is not {expected}; type for instance {example}") from None
 
 
 def missing_cells(plan: Plan) -> list[PlannedCell]:
@@ -207,6 +224,9 @@ def _conclude(console: Console, plan: Plan, store: Store, faults: Sequence[str])
     absent = [cell for cell in plan.cells if cell.key not in records]
     for record in failed:
         console.print(status_line(record))
+    hints = dict.fromkeys("\n".join((record.reason or "").splitlines()[1:]) for record in failed)
+    for hint in filter(None, hints):  # what to type, once for all cells that failed alike
+        console.print(hint, markup=False, highlight=False)
     for fault in faults:
         console.print(f"[red]✗[/] {one_line(fault, 400)}", highlight=False)
     if absent:

@@ -77,10 +77,12 @@ class Settings:
         given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
         settings = cls(**given)
         for name in ("pairs", "threads", "target", "max_seconds"):
-            if not getattr(settings, name) > 0:
-                raise BadInput(f"measure.latency.{name}={getattr(settings, name)}; expected a number above 0")
-        if not settings.batches or min(settings.batches) < 1:
-            raise BadInput(f"measure.latency.batches={list(settings.batches)}; expected sizes of at least 1: [1,256]")
+            value = getattr(settings, name)
+            if not isinstance(value, int | float) or not value > 0:
+                raise BadInput(f"measure.latency.{name}={value}; expected a number above 0")
+        sizes = settings.batches
+        if not isinstance(sizes, tuple) or not sizes or not all(isinstance(n, int) and n >= 1 for n in sizes):
+            raise BadInput(f"measure.latency.batches={section['batches']}; expected sizes of at least 1: [1,256]")
         for name in settings.runtimes:
             settings._check_runtime(name)
         return settings
