@@ -26,6 +26,7 @@ from methods.stopwatch import TimedCost
 
 Train = Callable[[nn.Module, Mapping[str, Tensor], int], None]
 STRUCTURE_TOLERANCE = 1e-3  # relative; a misunderstood structure is off by orders of magnitude more
+PASS_BYTES = 2**30  # of the second moments that one pass over the samples collects
 
 
 @dataclass
@@ -322,14 +323,20 @@ def _node_layers(model: nn.Module, groups: Sequence[NodeGroup], calibration: Cal
 def _edge_layers(
     model: nn.Module, names: Sequence[str], masks: Mapping[str, Tensor], calibration: Calibration, seed: str
 ) -> list[EdgeLayer]:
+    """Views of the layers; the first that asks for its moments has those of the layers behind it collected, too."""
     shared: dict[str, Any] = {}
+    collected: dict[str, Any] = {}
+    modules = {name: model.get_submodule(name) for name in names}
 
     def collect(name: str) -> Callable[[], Any]:
         def of_layer() -> Any:
-            module = model.get_submodule(name)
-            if getattr(module, "groups", 1) > 1:
+            if getattr(modules[name], "groups", 1) > 1:
                 raise Skipped(f"{name}: the inputs of a grouped convolution have no common second moment")
-            return collect_moments(model, {name: (name, patch_rows(module))}, calibration)[name]
+            if name not in collected:
+                following = [each for each in names[names.index(name) :] if each not in collected]
+                views = {each: (each, patch_rows(modules[each])) for each in _in_one_pass(modules, following)}
+                collected.update(collect_moments(model, views, calibration))
+            return collected[name]
 
         return of_layer
 
@@ -340,6 +347,19 @@ def _edge_layers(
         layers.append(EdgeLayer(name, model, calibration, stream(0, seed, name), collect(name), live, shared))
     shared["layers"] = layers
     return layers
+
+
+def _in_one_pass(modules: Mapping[str, nn.Module], names: Sequence[str]) -> list[str]:
+    """The first of ``names`` and as many behind it as have moments that fit into the memory for one pass."""
+    chosen, size = [], 0
+    for name in names:
+        if getattr(modules[name], "groups", 1) > 1:
+            continue
+        size += 8 * modules[name].weight[0].numel() ** 2
+        if chosen and size > PASS_BYTES:
+            break
+        chosen.append(name)
+    return chosen
 
 
 def _paired(

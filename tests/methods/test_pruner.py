@@ -222,3 +222,23 @@ def test_explicit_widths_that_do_not_exist_are_named():
 def test_nonsense_budgets_are_refused(section, message):
     with pytest.raises(BadInput, match=message):
         Budget.parse({"default_keep": 0.2, **section})
+
+
+@pytest.mark.parametrize("name", ["chain", "residual"])
+def test_moments_of_all_edge_layers_come_from_one_pass_or_from_several_alike(name, monkeypatch):
+    model, samples = make(name), calibration()
+    passes, found = [], []
+    for size in (2**30, 1):
+        monkeypatch.setattr("methods.pruner.PASS_BYTES", size)
+        calls = []
+        handle = model.register_forward_hook(lambda *_, calls=calls: calls.append(1))  # its copies have it, too
+        pruned = Pruner(MagnitudeSelection(unit="edge"), compensation=LeastSquares()).prune(
+            model, samples, Budget("keep", 0.4), 0
+        )
+        handle.remove()
+        passes.append(len(calls))
+        found.append(pruned.model.state_dict())
+    layers = sum(isinstance(module, nn.Linear | nn.Conv2d) for module in model.modules())
+    batches = len(list(samples.batches()))
+    assert passes[1] - passes[0] == (layers - 1) * batches
+    assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())
