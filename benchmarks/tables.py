@@ -138,7 +138,7 @@ class Table:
         for row in self.rows:
             table.add_row(*(Text(row[position]) for position in shown))
         console.print(table)
-        notes = [*self.notes, f"no room here for: {', '.join(left_out)}"] if left_out else self.notes
+        notes = [*self.notes, f"no room here for: {'; '.join(left_out)}"] if left_out else self.notes
         for note in notes:
             console.print(Text(note, style="dim"))
 

@@ -316,7 +316,9 @@ def tables(every: Sequence[Point]) -> list[Table]:
         subject = f"{what}, of the network" if scope == "network" else f"{what}, layer by layer"
         title = f"Which theory predicts the {subject}"
         kept = [[row[place] for place in shown] for row in rows]
-        found.append(Table(title, [columns[place] for place in shown], kept, {"theory", "unit"}, notes))
+        # Not the unit: a theory may stand there twice, beside the loss and beside the output error.
+        droppable = ["tau, all", *(f"rho, {name}" for name in reversed(WITHIN)), "measured / predicted"]
+        found.append(Table(title, [columns[place] for place in shown], kept, {"theory", "unit"}, notes, droppable))
     return found
 
 

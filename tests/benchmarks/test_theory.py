@@ -126,3 +126,19 @@ def test_better_predictor_comes_first_on_the_board(tmp_path, capsys):
     assert (tmp_path / "boards" / "theory.md").read_bytes() == first
     with pytest.raises(BadInput, match="No record holds predictions"):
         main(["--results", str(tmp_path / "nothing"), "--theory"])
+
+
+def test_long_names_stay_whole_on_a_terminal(tmp_path, capsys):
+    store = Store(tmp_path / "runs", tmp_path / "cells")
+    name = "spectral output information loss, without its reconstruction, of which there is more to say"
+    for seed in range(4):
+        for keep in (0.1, 0.2, 0.3, 0.5):
+            rows = [
+                {"theory": name, "layer": layer, "predicted": number / keep, "measured": number / keep, "unit": "loss"}
+                for number, layer in enumerate(("a", "b", "c"), 1)
+            ]
+            store.write(recorded(seed, keep=keep, predicted=0.03 / keep, predictions=rows))
+    assert main(["--results", str(tmp_path), "--theory"]) == 0
+    said = capsys.readouterr().out
+    assert name in said and "no room here for: tau, all; rho, over" in said
+    assert "rho, over layers" in (tmp_path / "boards" / "theory.md").read_text()
