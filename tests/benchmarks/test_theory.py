@@ -130,7 +130,7 @@ def test_better_predictor_comes_first_on_the_board(tmp_path, capsys):
 
 def test_long_names_stay_whole_on_a_terminal(tmp_path, capsys):
     store = Store(tmp_path / "runs", tmp_path / "cells")
-    name = "spectral output information loss, without its reconstruction, of which there is more to say"
+    name = "spectral output information loss, without its reconstruction"
     for seed in range(4):
         for keep in (0.1, 0.2, 0.3, 0.5):
             rows = [
