@@ -43,3 +43,12 @@ def test_the_readmes_board_is_a_part_of_the_reviewed_one():
     assert len(shown) > 5
     wanted = [[row[place[name]] for name in shown[0]] for row in lines[2 : len(shown)]]
     assert shown[2:] == wanted
+
+
+def test_the_readmes_ranks_are_those_of_the_reviewed_board():
+    board = (ROOT / "results/boards/reviewed/leaderboard.md").read_text()
+    readme = (ROOT / "README.md").read_text()
+    [tasks] = re.findall(r"## Over (\d+) tasks", board)
+    assert f"Over the {tasks} tasks" in readme
+    shown = readme[readme.index("| method | mean rank |") :].split("\n\n")[0]
+    assert len(shown.splitlines()) > 5 and shown in board
