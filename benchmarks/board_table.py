@@ -32,7 +32,7 @@ def table_of(board: Board, compact: bool = False, interval: bool = False) -> Tab
     }
     for name, words in STAGES.items():
         columns[words] = lambda row, name=name: _figure(row, f"{name}_{kind}", interval)
-        if name == "pruned" and any(_figure(row, f"recalibrated_{kind}", interval) != NONE for row in board.rows):
+        if name == "pruned" and _has(board, f"recalibrated_{kind}"):
             columns["same, BN recalibrated"] = lambda row: _figure(row, f"recalibrated_{kind}", interval)
     if not staged:
         columns[board.metric.replace("_", " ")] = lambda row: _figure(row, board.metric, interval)
@@ -59,7 +59,7 @@ def _has(board: Board, quantity: str) -> bool:
 
 
 def _measured(board: Board, kind: str) -> bool:
-    return any(row.values[f"{stage}_{kind}"].n for row in board.rows for stage in STAGES)
+    return any(_has(board, f"{stage}_{kind}") for stage in STAGES)
 
 
 def _heading(board: Board) -> str:

@@ -24,7 +24,7 @@ from benchmarks.keys import cell_key, dense_key
 from benchmarks.measure.count import count
 from benchmarks.measure.latency import measure_latency
 from benchmarks.measure.memory import measure_memory
-from benchmarks.measure.recalibration import recalibrated
+from benchmarks.measure.recalibration import batch_norms, recalibrated
 from benchmarks.measure.size import measure_size
 from benchmarks.models import build
 from benchmarks.optimisation import TrainerSettings
@@ -125,7 +125,9 @@ def _pipeline(config: Mapping[str, Any], paths: Paths, key: str, tracker: Tracke
             {f"finetune/{name}": value for name, value in row.items()}, epochs + int(row["epoch"])
         ),
     )
-    renewed = recalibrated(before_tuning, calibrate(data, config["calibration"], seed))
+    renewed = None
+    if batch_norms(before_tuning):
+        renewed = recalibrated(before_tuning, calibrate(data, config["calibration"], seed))
     networks = _Networks(trained.model, before_tuning, renewed, pruned.model)
     example = data.train.to_inputs(torch.arange(min(len(data.train), 256)))
     result: dict[str, Any] = {

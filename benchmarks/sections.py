@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass
 
+from benchmarks.augment import Augmentation
 from methods.errors import BadInput
 
 EXAMPLES = {
@@ -35,13 +37,7 @@ class Calibration(Section):
     batch_size: int
 
 
-class Augment(Section):
-    """Random crops and flips."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    crop: int = 4
-    flip: bool = True
+Augment = dataclass(Augmentation, frozen=True, config=ConfigDict(extra="forbid"))
 
 
 class Dataset(Section):
@@ -50,7 +46,7 @@ class Dataset(Section):
     limit: int | None = None
     limit_test: int | None = None
     validation: float = 0.1
-    augment: Augment | None = None
+    augment: Augment | None = None  # type: ignore[valid-type]
 
 
 SECTIONS: dict[str, type[Section]] = {"calibration": Calibration, "dataset": Dataset}
@@ -64,9 +60,9 @@ def check_types(config: Mapping[str, Any]) -> None:
         except ValidationError as error:
             fault = error.errors(include_url=False)[0]
             key = ".".join([name, *map(str, fault["loc"])])
-            if fault["type"] == "extra_forbidden":
+            if fault["type"] == "unexpected_keyword_argument":
                 raise BadInput(f"unknown key '{key}'; python run.py --cfg shows the keys of '{name}'") from None
             wanted = fault["msg"].removeprefix("Input should be ").split(",")[0]
-            wanted = "a section of keys" if fault["type"] == "model_type" else wanted
+            wanted = "a section of keys" if fault["type"] == "dataclass_type" else wanted
             example = f"; type for instance {key}={EXAMPLES[key]}" if key in EXAMPLES else ""
             raise BadInput(f"{key}={fault['input']} is not {wanted}{example}") from None

@@ -15,18 +15,17 @@ from methods.allocation import Allocation, Uniform
 from methods.budget import Budget, Cost, EdgeCost, NodeCost, meet, shortfall
 from methods.compensation import Compensation, Reconstruction
 from methods.errors import BadInput, Skipped
-from methods.graph import NetworkGraph, NodeGroup, call_order, gated
-from methods.layers import EdgeLayer, NodeLayer
+from methods.graph import NetworkGraph, NodeGroup, gated
+from methods.layers import NodeLayer
 from methods.schedule import Schedule
-from methods.seeds import stream
 from methods.selection import Count, Selection
 from methods.sparsity_measures import network_sparsity
-from methods.statistics import Calibration, collect_moments, cross_moments, evaluating, patch_rows, pooled
+from methods.statistics import Calibration, evaluating
 from methods.stopwatch import TimedCost
+from methods.views import edge_layers, edge_views, node_views, paired_moments
 
 Train = Callable[[nn.Module, Mapping[str, Tensor], int], None]
 STRUCTURE_TOLERANCE = 1e-3  # relative; a misunderstood structure is off by orders of magnitude more
-PASS_BYTES = 2**30  # of the second moments that one pass over the samples collects
 
 
 @dataclass
@@ -167,7 +166,7 @@ class Pruner:
             assert result.dense is not None
             timed = NetworkGraph.of(original, groups)
             cost = TimedCost(timed, cost, result.dense, calibration.inputs[: target.batch])
-        layers = _node_layers(original, groups, calibration, seed)
+        layers = node_views(original, groups, calibration, seed)
         family = self.allocation.family(layers, self.selection)
         counts, note = meet(target, family, cost, dense, self.allocation.partial, self.allocation.steps)
         kept = self._select_nodes(layers, counts)
@@ -179,11 +178,11 @@ class Pruner:
             current = graph.find(layer.name)
             pruned_inputs = self.selection.order == "forward"
             if pruned_inputs:
-                layer = _node_layers(model, [current], calibration, seed)[0]
+                layer = node_views(model, [current], calibration, seed)[0]
                 kept[layer.name] = self.selection.select(layer, counts[layer.name])
                 if len(kept[layer.name]) < layer.size:
                     self._update_writers(model, layer, kept[layer.name])
-            layer.paired = _paired(original, model, groups, current, calibration)
+            layer.paired = paired_moments(original, model, groups, current, calibration)
             chosen = kept[layer.name]
             report.append({"name": layer.name, "units": layer.size, "kept": len(chosen)})
             if len(chosen) < layer.size:
@@ -256,7 +255,7 @@ class Pruner:
         model, example = result.model, calibration.inputs[:2]
         names = edge_layers(model, example)
         cost = EdgeCost(model, example, names)
-        layers = _edge_layers(copy.deepcopy(model), names, result.masks, calibration, seed)
+        layers = edge_views(copy.deepcopy(model), names, result.masks, calibration, seed)
         family = self.allocation.family(layers, self.selection)
         counts, note = meet(target, family, cost, dense, self.allocation.partial)
         masks = self.selection.select_all(layers, counts)
@@ -286,98 +285,6 @@ class Pruner:
 def derive(seed: int, step: int) -> str:
     """Root of the random streams of one step; step 0 is the same for every schedule."""
     return f"{seed}/step{step}"
-
-
-def edge_layers(model: nn.Module, example: Tensor) -> list[str]:
-    """Paths of the linear and convolutional layers, the classifier included, in forward order."""
-    order = call_order(model, example)
-    return [path for path in order if isinstance(model.get_submodule(path), nn.Linear | nn.Conv2d)]
-
-
-def _node_layers(model: nn.Module, groups: Sequence[NodeGroup], calibration: Calibration, seed: str) -> list[NodeLayer]:
-    """Views of the groups; the moments of all of them are collected in one pass, when first asked for."""
-    collected: dict[str, Any] = {}
-    shared: dict[str, Any] = {}
-
-    def collect(group: NodeGroup) -> Callable[[], list]:
-        def of_group() -> list:
-            if not collected:
-                views = {
-                    f"{each.name}/{reader.name}": (reader.name, reader.rows)
-                    for each in groups
-                    for reader in each.readers
-                }
-                collected.update(collect_moments(model, views, calibration))
-            moments = [collected[f"{group.name}/{reader.name}"] for reader in group.readers]
-            # a hidden state is one set of features, whoever reads it at whichever step
-            return [pooled(moments)] * len(moments) if group.recurrent else moments
-
-        return of_group
-
-    return [
-        NodeLayer(group, model, calibration, stream(0, seed, group.name), collect(group), shared)  # type: ignore[arg-type]
-        for group in groups
-    ]
-
-
-def _edge_layers(
-    model: nn.Module, names: Sequence[str], masks: Mapping[str, Tensor], calibration: Calibration, seed: str
-) -> list[EdgeLayer]:
-    """Views of the layers; the first that asks for its moments has those of the layers behind it collected, too."""
-    shared: dict[str, Any] = {}
-    collected: dict[str, Any] = {}
-    modules = {name: model.get_submodule(name) for name in names}
-
-    def collect(name: str) -> Callable[[], Any]:
-        def of_layer() -> Any:
-            if getattr(modules[name], "groups", 1) > 1:
-                raise Skipped(f"{name}: the inputs of a grouped convolution have no common second moment")
-            if name not in collected:
-                following = [each for each in names[names.index(name) :] if each not in collected]
-                views = {each: (each, patch_rows(modules[each])) for each in _in_one_pass(modules, following)}
-                collected.update(collect_moments(model, views, calibration))
-            return collected[name]
-
-        return of_layer
-
-    layers = []
-    for name in names:
-        weight = model.get_submodule(name).weight
-        live = masks.get(f"{name}.weight", torch.ones_like(weight, dtype=torch.bool)).flatten(1)
-        layers.append(EdgeLayer(name, model, calibration, stream(0, seed, name), collect(name), live, shared))
-    shared["layers"] = layers
-    return layers
-
-
-def _in_one_pass(modules: Mapping[str, nn.Module], names: Sequence[str]) -> list[str]:
-    """The first of ``names`` and as many behind it as have moments that fit into the memory for one pass."""
-    chosen, size = [], 0
-    for name in names:
-        if getattr(modules[name], "groups", 1) > 1:
-            continue
-        size += 8 * modules[name].weight[0].numel() ** 2
-        if chosen and size > PASS_BYTES:
-            break
-        chosen.append(name)
-    return chosen
-
-
-def _paired(
-    original: nn.Module, model: nn.Module, groups: Sequence[NodeGroup], current: NodeGroup, calibration: Calibration
-) -> Callable[[], list]:
-    before = next(group for group in groups if group.name == current.name)
-
-    def pairs() -> list:
-        pairs = [
-            cross_moments(original, model, now.name, (was.rows, now.rows), calibration)
-            for was, now in zip(before.readers, current.readers, strict=True)
-        ]
-        if not current.recurrent:
-            return pairs
-        cross, own = zip(*pairs, strict=True)
-        return [(pooled(cross), pooled(own))] * len(pairs)
-
-    return pairs
 
 
 def _remove_all(model: nn.Module, groups: Sequence[NodeGroup], kept: Mapping[str, Tensor]) -> None:

@@ -9,17 +9,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from methods.statistics import Calibration, evaluating
 
 
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
+    """The batch norms of ``model`` that keep running statistics."""
+    return [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+
+
 @torch.no_grad()
-def recalibrated(model: nn.Module, calibration: Calibration) -> nn.Module | None:
-    """A copy whose batch norms have the running means and variances of ``calibration``; None if there are none.
+def recalibrated(model: nn.Module, calibration: Calibration) -> nn.Module:
+    """A copy whose batch norms have the running means and variances of ``calibration``.
 
     One pass in which only batch norms are in training mode; every batch counts by its samples, and means and variances
     within batches are averaged, as training does. Weights stay as they are.
     """
     model = copy.deepcopy(model)
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
-    if not norms:
-        return None
+    norms = batch_norms(model)
     momenta = [norm.momentum for norm in norms]
     seen = 0
     with evaluating(model):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.measure.latency import bootstrap_median
+from benchmarks.measure.latency import bootstrap_median, half_width
 
 Work = Callable[[], object]
 
@@ -39,7 +39,7 @@ class Times:
         """Half the interval of the ratio, relative to the ratio."""
         if self.ratio is None or self.low is None or self.high is None:
             return None
-        return (self.high - self.low) / 2 / self.ratio
+        return half_width({"ratio": self.ratio, "ratio_low": self.low, "ratio_high": self.high})
 
     @classmethod
     def of(cls, ours: list[float], theirs: list[float]) -> Times:

@@ -11,7 +11,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,6 @@ from methods.pruner import derive
 from methods.seeds import stream
 from methods.selection import Selection, largest_mask
 from methods.statistics import Calibration, Moments, collect_moments, patch_rows
-
-if TYPE_CHECKING:
-    pass
 
 FOLDER = "SECATEURS_CHECKPOINTS"
 REPOSITORY = "github.com/IST-DASLab/WoodFisher"

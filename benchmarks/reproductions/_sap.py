@@ -112,14 +112,14 @@ class Start:
     seed: int
 
 
-def start(config: Mapping[str, Any], work: Workplace, seed: int) -> Start:
+def start(config: Mapping[str, Any], work: Workplace) -> Start:
     """Load, initialise and train; the dense network is cached."""
     from benchmarks.models import build
 
-    data, dense = trained(work, {**config, "seed": seed})
+    data, dense = trained(work, config)
     settings = TrainerSettings.from_config(config["trainer"]["train"], "trainer.train")
-    initial = build(config["model"], data.shape, data.classes, seed)
-    return Start(data, initial, dense.model, settings, seed)
+    initial = build(config["model"], data.shape, data.classes, config["seed"])
+    return Start(data, initial, dense.model, settings, config["seed"])
 
 
 def follow(run: Run, begin: Start, steps: int) -> list[dict[str, Any]]:

@@ -87,7 +87,7 @@ def run(work: Workplace) -> Outcome:
 def one_shot(model: Any, data: Data, samples: int, seed: int) -> OneShot:
     """The network with ``samples`` training samples for gradients."""
     from benchmarks.cell import calibrate
-    from methods.pruner import edge_layers
+    from methods.views import edge_layers
 
     calibration = calibrate(data, {"samples": samples, "batch_size": 1000}, seed)
     return OneShot(model, edge_layers(model, calibration.inputs[:2]), calibration, seed)

@@ -127,7 +127,7 @@ def renamed(name: str) -> str:
 
 def block_convolutions(model: nn.Module, example: Tensor) -> list[str]:
     """The 18 layers that the papers prune: the 3x3 convolutions of the blocks."""
-    from methods.pruner import edge_layers
+    from methods.views import edge_layers
 
     return [name for name in edge_layers(model, example[:2]) if ".conv" in name and "shortcut" not in name]
 

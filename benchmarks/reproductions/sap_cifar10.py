@@ -43,7 +43,7 @@ def run(work: Workplace) -> Outcome:
     rows = []
     for seed in range(seeds):
         config = composer.cell([*words, f"seed={seed}"]) | {"model": model}
-        begin = sap.start(config, work, seed)
+        begin = sap.start(config, work)
         for each in sap.GLOBAL_RUNS:
             rows += sap.follow(each, begin, steps)
     published = {} if work.quick else PUBLISHED

@@ -33,7 +33,7 @@ def run(work: Workplace) -> Outcome:
     composer = Composer(CONF)
     rows = []
     for seed in range(seeds):
-        begin = sap.start(composer.cell([*words, f"seed={seed}"]), work, seed)
+        begin = sap.start(composer.cell([*words, f"seed={seed}"]), work)
         for each in (*sap.GLOBAL_RUNS, *sap.NEURON_RUNS):
             rows += sap.follow(each, begin, steps)
     return sap.outcome(work, rows, {}, SETTING.format(steps=steps, seeds=seeds, epochs=epochs))

@@ -21,6 +21,7 @@ from benchmarks.trainer import fit
 from methods.seeds import stream
 
 PROMISE = Promise(ratio=1.05)
+FEW = 16  # batches after which different rounding has not grown yet
 BATCH = 128
 
 
@@ -72,9 +73,6 @@ def bare_epoch(model: nn.Module, inputs: Tensor, targets: Tensor, settings: Trai
         functional.cross_entropy(model(inputs[rows]), targets[rows]).backward()
         optimizer.step()
     return model
-
-
-FEW = 16  # batches after which different rounding has not grown yet
 
 
 def _same(first: nn.Module, second: nn.Module) -> bool:

@@ -17,8 +17,9 @@ from methods.compensation import Compensation
 from methods.errors import BadInput
 from methods.magnitude import MagnitudeSelection
 from methods.obs import OBSCompensation, OBSSelection
-from methods.pruner import Pruner, edge_layers
+from methods.pruner import Pruner
 from methods.statistics import Calibration
+from methods.views import edge_layers
 
 needs_images = pytest.mark.skipif("SECATEURS_DATA" not in os.environ, reason="needs the images: SECATEURS_DATA=FOLDER")
 

@@ -17,7 +17,7 @@ def states(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sap")
     words = ["dataset=digits", "model=mlp", "model.widths=[16]", "trainer.train.epochs=1", "dataset.limit=300"]
     config = Composer(CONF).cell(words)
-    begin = _sap.start(config, Workplace(folder, folder, folder), 0)
+    begin = _sap.start(config, Workplace(folder, folder, folder))
     runs = (*_sap.GLOBAL_RUNS, *_sap.NEURON_RUNS)
     return folder, {(run.name, run.scope): _sap.follow(run, begin, 2) for run in runs}
 

@@ -214,11 +214,16 @@ print(time.monotonic() - started)
 """
 
 
+def surroundings(service, home, key=None):
+    """The environment of a process that knows of no other W&B service and no other home."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environment |= {"WANDB_BASE_URL": service, "HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2])}
+    return environment | ({"WANDB_API_KEY": key} if key else {})
+
+
 def run_child(mode, folder, port, key=None):
     """A process that tracks one cell against a server on this machine."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    environment |= {"WANDB_BASE_URL": f"http://127.0.0.1:{port}", "HOME": str(folder.parent)}
-    environment |= {"PYTHONPATH": str(Path(__file__).parents[2])} | ({"WANDB_API_KEY": key} if key else {})
+    environment = surroundings(f"http://127.0.0.1:{port}", folder.parent, key)
     command = [sys.executable, "-c", CHILD % mode, str(folder)]
     started = time.monotonic()
     outcome = subprocess.run(command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
@@ -295,12 +300,9 @@ with tracking({"mode": "online", "dir": sys.argv[1]}, "n", "g", {"seed": 1}) as 
 def test_online_with_a_service_that_fails_or_stalls_and_recovers(tmp_path, mood, recovers):
     key = "k" * 40
     with Service() as service:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-        environment |= {"WANDB_BASE_URL": service.url, "WANDB_API_KEY": key, "HOME": str(tmp_path)}
-        environment |= {"PYTHONPATH": str(Path(__file__).parents[2])}
         command = [sys.executable, "-c", LONG_CHILD, str(tmp_path / "w")]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        with subprocess.Popen(command, env=environment, text=True, **pipes) as child:
+        with subprocess.Popen(command, env=surroundings(service.url, tmp_path, key), text=True, **pipes) as child:
             assert child.stdout.readline() == "tracking\n"
             service.mood = mood
             child.stdin.write("go on\n")

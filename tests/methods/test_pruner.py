@@ -229,7 +229,7 @@ def test_moments_of_all_edge_layers_come_from_one_pass_or_from_several_alike(nam
     model, samples = make(name), calibration()
     passes, found = [], []
     for size in (2**30, 1):
-        monkeypatch.setattr("methods.pruner.PASS_BYTES", size)
+        monkeypatch.setattr("methods.views.PASS_BYTES", size)
         calls = []
         handle = model.register_forward_hook(lambda *_, calls=calls: calls.append(1))  # its copies have it, too
         pruned = Pruner(MagnitudeSelection(unit="edge"), compensation=LeastSquares()).prune(
