@@ -2,7 +2,8 @@
 
 A board holds the cells of one (data set, model, budget) unless it is grouped otherwise. A row is one method with one
 setting, averaged over seeds (and over tasks, where the grouping spans several). Cells that failed, collapsed or did not
-apply are rows of their own, never gaps. Rows are compared pair by pair over the seeds and tasks they share.
+apply are rows of their own, never gaps; so are cells that missed their budget, whose networks are larger than others.
+Rows are compared pair by pair over the seeds and tasks they share.
 """
 
 from collections import Counter, defaultdict
@@ -19,9 +20,10 @@ from benchmarks.stats import Comparison, Rank, Spread, holm, paired_t, ranks, sp
 from benchmarks.tables import one_line
 from methods.errors import BadInput
 
-ORDER = ("done", "collapsed", "skipped", "failed")
+ORDER = ("done", "missed", "collapsed", "skipped", "failed")
 TASK = ("dataset", "model", "budget", "value")
 LONGEST_NAME = 34
+LARGER = 0.05  # a network that is larger than was asked for by more than this, relatively, is not compared
 SMALLER_IS_BETTER = ("loss", "parameters", "nonzero", "macs", "seconds", "memory", "bytes", "reason")
 SIZES = ("parameters", "nonzero", "macs", "macs_effective")
 QUANTITIES = (  # what a row summarises, beside the latency ratios
@@ -170,8 +172,10 @@ def with_names(cells: Sequence[Cell]) -> list[Cell]:
     Usual, on a (data set, model), are the training, calibration and other surroundings that most labels share. So a
     name stands for one setting at all budgets and seeds of a network, and equal names of different networks can be
     compared. ``usual`` marks the cells in usual surroundings. Cells that are the same but for what was measured count
-    once. Latencies that were not taken on the kind of machine of most are left out.
+    once, and those whose network is much larger than was asked for get the status ``missed``. Latencies that were not
+    taken on the kind of machine of most are left out.
     """
+    cells = [_judged(cell) for cell in cells]
     usual = _usual_contexts(cells)
     settings: dict[tuple[Any, ...], Cell] = {}
     for cell in sorted(cells, key=lambda cell: cell["key"]):
@@ -200,6 +204,18 @@ def with_names(cells: Sequence[Cell]) -> list[Cell]:
         place = (*task_of(cell), cell["name"], cell["seed"])
         best[place] = max(best.get(place, cell), cell, key=_worth)
     return of_one_machine([cell for cell in named if best[*task_of(cell), cell["name"], cell["seed"]] is cell])
+
+
+def _judged(cell: Cell) -> Cell:
+    """The cell, with status ``missed`` if its network is larger than the budget allows; smaller is its own loss."""
+    kind, asked = cell["budget"], cell["value"]
+    reached = cell.get(kind) if kind else None
+    if cell["status"] != "done" or not reached or not asked:
+        return cell
+    excess = reached / asked if kind == "keep" else asked / reached
+    if excess <= 1 + LARGER:
+        return cell
+    return {**cell, "status": "missed", "reason": f"reached {kind} {reached:.2g} where {asked:g} was asked for"}
 
 
 def _pair(cell: Cell) -> tuple[str, str]:

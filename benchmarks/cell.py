@@ -212,7 +212,7 @@ def _rewind(config: Mapping[str, Any], data: Data, point: str | int) -> nn.Modul
     if point == "none":
         return None
     model = build(config["model"], data.shape, data.classes, config["seed"])
-    if point != "init":
+    if point not in ("init", 0):
         settings = TrainerSettings.from_config(config["trainer"]["train"], "trainer.train")
 
         def stop(row: Mapping[str, float]) -> None:

@@ -162,6 +162,10 @@ def explain(error: Exception, folder: Path | None) -> str:
         return f"cannot read '{error.override}'; expected KEY=VALUE, for instance seed=1 or -m seed=0,1,2"
     cause = error.__cause__ or error
     inside = str(cause)
+    if section := re.search(r"node `(\S+)` is not a container", inside):
+        return (
+            f"'{section.group(1)}' is a section of keys, which one value cannot replace; python run.py --cfg shows them"
+        )
     if missing := re.search(r"Key '([^']+)' is not in struct(?:.*?full_key: (\S+))?", f"{text}\n{inside}", re.DOTALL):
         key = missing.group(2) or missing.group(1)
         return f"unknown key '{key}'; {_keys_near(key, folder)}"

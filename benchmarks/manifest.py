@@ -21,7 +21,7 @@ class PlannedCell(BaseModel):
     model: str
     method: str
     budget: dict[str, float] = Field(default_factory=dict)
-    seed: int
+    seed: int = Field(ge=-(2**63), lt=2**63)  # boards keep it in 64 bits
     overrides: list[str] = Field(default_factory=list)
 
 

@@ -1,8 +1,9 @@
 """All tasks together: mean ranks, Friedman's test, Nemenyi's critical difference and its diagram.
 
 A task is a (data set, model, requested budget); a method's score on it is the mean over its seeds. Only methods with a
-result on every task can be ranked. So tasks that many methods lack (a study of one method, or a size that most cannot
-reach) and methods that lack many tasks are left out, and named.
+result on every task can be ranked; a network larger than was asked for is no result. So tasks that many methods lack (a
+study of one method, or a size that most cannot reach) and methods that lack many tasks are left out, and named. Tasks
+with one seed are left out beside others with several, and variants of methods beside methods as published.
 """
 
 import io
@@ -15,6 +16,7 @@ from benchmarks.frame import Row as Cell
 from benchmarks.stats import ALPHA, Comparison, Friedman, friedman, holm, signed_rank
 from benchmarks.tables import NONE, Table, probability
 
+FEWEST = 3  # methods that Friedman's test can compare
 SALT = "secateurs"  # fixed, so that the same diagram has the same bytes
 
 
@@ -29,6 +31,7 @@ class Overall:
     left_out: list[str]
     skipped: list[tuple[object, ...]]
     unusual: int
+    variants: int
     baseline: str | None
     versus: dict[str, Comparison]
 
@@ -39,12 +42,15 @@ def compare(cells: Sequence[Cell], question: Question | None = None) -> Overall 
     cells = with_names(cells)
     unusual = len({cell["name"] for cell in cells if not cell["usual"]})
     cells = [cell for cell in cells if cell["usual"]]
+    every = {cell["name"] for cell in cells}
+    cells = _as_published(cells)
+    ranked = {cell["name"] for cell in cells}
     by_task: dict[tuple[object, ...], list[Cell]] = defaultdict(list)
     for cell in cells:
         by_task[task_of(cell)].append(cell)
-    tasks = sorted(by_task)
+    tasks, several = sorted(by_task), _with_spread(by_task)
     means: dict[str, dict[tuple[object, ...], float]] = defaultdict(dict)
-    for task, members in by_task.items():
+    for task, members in several.items():
         metric = question.metric or default_metric(members)
         sign = -1.0 if smaller_is_better(metric) else 1.0
         values: dict[str, list[float]] = defaultdict(list)
@@ -59,11 +65,37 @@ def compare(cells: Sequence[Cell], question: Question | None = None) -> Overall 
     test = friedman(scores)
     if test is None:
         return None
-    every = {cell["name"] for cell in cells}
     metric = question.metric or default_metric(cells)
     baseline = _baseline(question.baseline, cells, complete)
     versus = _versus(scores, baseline) if baseline else {}
-    return Overall(metric, list(tasks), scores, test, sorted(every - set(complete)), skipped, unusual, baseline, versus)
+    return Overall(
+        metric,
+        list(tasks),
+        scores,
+        test,
+        sorted(ranked - set(complete)),
+        skipped,
+        unusual,
+        len(every - ranked),
+        baseline,
+        versus,
+    )
+
+
+def _as_published(cells: Sequence[Cell]) -> list[Cell]:
+    """The methods with their presets' own parts; all cells where there are fewer than three such methods.
+
+    Variants (a method with another compensation, say) tend to be run on one network: all together they would shrink the
+    comparison to the tasks of that network.
+    """
+    published = [cell for cell in cells if cell["name"] == cell["method"]]
+    return published if len({cell["method"] for cell in published}) >= FEWEST else list(cells)
+
+
+def _with_spread(by_task: Mapping[tuple[object, ...], list[Cell]]) -> dict[tuple[object, ...], list[Cell]]:
+    """The tasks that were run with several seeds; all of them if none was: one seed is luck beside a mean of five."""
+    several = {task: members for task, members in by_task.items() if len({cell["seed"] for cell in members}) > 1}
+    return several or dict(by_task)
 
 
 def covered(results: Mapping[str, Set[tuple[object, ...]]]) -> tuple[list[str], set[tuple[object, ...]]]:
@@ -133,7 +165,11 @@ def table_of(found: Overall | None) -> Table | None:
         names = ", ".join(
             " ".join(f"{part:g}" if isinstance(part, float) else str(part) for part in t) for t in found.skipped
         )
-        notes.append(f"tasks left out, since many methods have no result on them: {names}")
+        notes.append(f"tasks left out, since many methods have no result on them, or one seed only: {names}")
+    if found.variants:
+        notes.append(
+            f"{found.variants} variants of methods (other parts than as published) are ranked on the boards only"
+        )
     if found.unusual:
         notes.append(f"{found.unusual} settings with other training or calibration than the rest are not ranked here")
     if found.left_out:

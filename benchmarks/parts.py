@@ -12,6 +12,7 @@ from methods.allocation import Rounded
 from methods.budget import Budget
 from methods.errors import BadInput
 from methods.pruner import Pruner
+from methods.schedule import Schedule
 
 PARTS = ("selection", "allocation", "compensation", "schedule")
 
@@ -45,6 +46,29 @@ def build(section: Mapping[str, Any], name: str) -> Any:
         raise BadInput(f"{name} cannot be built from {target}: {str(cause).splitlines()[0]}") from error
 
 
+def _check_schedule(config: Mapping[str, Any], schedule: Schedule) -> None:
+    """Refuse a point to rewind to that the dense training never passes, and schedules that are another method."""
+    whole = getattr(schedule, "method", None)
+    if whole is not None and config["method"]["name"] != whole:
+        raise BadInput(
+            f"this schedule is the whole of method={whole}: it would ignore what makes up "
+            f"{config['method']['name']}\ntype method={whole}"
+        )
+    if schedule.rewind == "none":
+        return
+    if config["dense"]["checkpoint"] is not None:
+        raise BadInput(
+            f"schedule.rewind={schedule.rewind} goes back to a point of the dense training, but dense.checkpoint was "
+            "trained elsewhere\ntype schedule.rewind=none, or leave out dense.checkpoint"
+        )
+    epochs = config["trainer"]["train"]["epochs"]
+    if schedule.rewind != "init" and int(schedule.rewind) > epochs:
+        raise BadInput(
+            f"schedule.rewind={schedule.rewind} is after the end of the dense training of {epochs} epochs; "
+            f"type schedule.rewind={epochs} or less"
+        )
+
+
 def check(config: Mapping[str, Any]) -> None:
     """Raise :class:`BadInput` for what is wrong in ``config`` by itself, before any work is done."""
     from benchmarks.measure.latency import Settings
@@ -55,13 +79,23 @@ def check(config: Mapping[str, Any]) -> None:
 
     check_types(config)
     factory_of(config["model"])
-    Budget.parse(config["budget"]).require_fitting(build_pruner(config).selection.unit)
+    pruner = build_pruner(config)
+    Budget.parse(config["budget"]).require_fitting(pruner.selection.unit)
     for section in ("train", "finetune"):
+        if not isinstance(config["trainer"][section], Mapping):
+            raise BadInput(
+                f"trainer.{section}={config['trainer'][section]} is not a section of keys; "
+                f"type for instance trainer.{section}.epochs=5"
+            )
         TrainerSettings.from_config(config["trainer"][section], f"trainer.{section}")
+    _check_schedule(config, pruner.schedule)
     if config["measure"].get("latency"):
         Settings.parse(config["measure"]["latency"])
     if config["measure"].get("memory") is not None:
         check_memory(config)
+    if config["calibration"]["batch_size"] < 1:
+        size = config["calibration"]["batch_size"]
+        raise BadInput(f"calibration.batch_size={size} is below 1; type for instance calibration.batch_size=256")
     samples = config["calibration"]["samples"]
     if samples is not None and samples < 1:
         raise BadInput(f"calibration.samples={samples} is below 1; type calibration.samples=1000, or null for all")

@@ -174,7 +174,7 @@ class Record(Part):
     dataset: str
     model: str
     method: str
-    seed: int
+    seed: int = Field(ge=-(2**63), lt=2**63)  # boards keep it in 64 bits
     unit: Literal["node", "edge"] | None = None
     budget: Budget = Field(default_factory=Budget)
     metrics: Stages = Field(default_factory=Stages)

@@ -110,6 +110,10 @@ class Store:
         found = {key: self._best(paths) for key, paths in wanted.items() if paths}
         return {key: record for key, record in found.items() if record is not None}
 
+    def reviewed(self) -> set[str]:
+        """The keys of all files among the reviewed cells, unread."""
+        return {path.stem for path in _files(self.cells)}
+
     def _best(self, paths: Iterable[Path]) -> Record | None:
         found = []
         for path in paths:

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from benchmarks.augment import Augmentation
 from methods.errors import BadInput
 
+SWITCHES = ("prune_residual", "save", "controls")
 EXAMPLES = {
     "calibration.samples": "1000",
     "calibration.batch_size": "256",
@@ -54,6 +55,9 @@ SECTIONS: dict[str, type[Section]] = {"calibration": Calibration, "dataset": Dat
 
 def check_types(config: Mapping[str, Any]) -> None:
     """Raise :class:`BadInput` for the first value of another type than its key wants."""
+    for key in SWITCHES:
+        if config.get(key) not in (None, True, False):
+            raise BadInput(f"{key}={config[key]} is neither true nor false; type for instance {key}=true")
     for name, section in SECTIONS.items():
         try:
             section.model_validate(config[name])

@@ -15,7 +15,7 @@ import io
 import shlex
 import time
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -135,9 +135,14 @@ def show(found: State, results: Path, console: "Console") -> None:
             console.print(words, markup=False)
 
 
-def show_failed(found: State, console: "Console") -> list[Record]:
-    """Each failed cell with its key, reason and the last line of its traceback; returns their records."""
+def show_failed(found: State, mine: Container[str], console: "Console") -> list[Record]:
+    """Each failed cell with its key, reason and the last line of its traceback; returns their records.
+
+    Reviewed cells that are not among this machine's runs (``mine``) are results, not something to try again here.
+    """
     failed = [record for record in found.records if record.status == "failed"]
+    reviewed = [record for record in failed if record.key not in mine]
+    failed = [record for record in failed if record.key in mine]
     for record in failed:
         name = f"{record.key}  {record.dataset}/{record.model} {label(record)} seed {record.seed}"
         console.print(f"{name}: {record.reason}", markup=False)
@@ -145,6 +150,8 @@ def show_failed(found: State, console: "Console") -> list[Record]:
         if places:
             console.print(f"    {places[-1]}", markup=False)
     console.print(f"{len(failed)} failed")
+    if reviewed:
+        console.print(f"{len(reviewed)} reviewed cells that were refused are results: python -m benchmarks.status")
     return failed
 
 
@@ -212,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise BadInput(f"No sweep named {chosen.sweep!r} in {chosen.results}; there are: {known}.")
         found = found.of(chosen.sweep)
     if chosen.failed or chosen.retry:
-        failed = show_failed(found, console)
+        failed = show_failed(found, Store.of(paths).find_all(record.key for record in found.records), console)
         return retry(found, failed, paths, console) if chosen.retry and failed else 0
     if chosen.watch:
         watch(paths, chosen.sweep)

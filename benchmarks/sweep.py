@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -67,11 +68,13 @@ def sweep(request: Request) -> int:
         _list_cells(console, plan, store)
         return 0
     missing = missing_cells(plan)
+    _check(composer, missing)
     here = len(plan.cells) - len(missing)
     console.print(f"{len(plan.cells)} cell{'s' * (len(plan.cells) != 1)}: {here} done already, {len(missing)} to run")
     faults = run_missing(composer, plan, request, missing)
     if plan.controls:
         plan = with_controls(composer, plan, store)
+        _check(composer, missing_cells(plan))
         console.print(f"{len(plan.cells)} cells with their controls: {len(missing_cells(plan))} to run")
         faults += run_missing(composer, plan, request)
     return _conclude(console, plan, store, faults)
@@ -99,7 +102,6 @@ def run_missing(
     missing = missing_cells(plan) if missing is None else missing
     if not missing:
         return []
-    _check(composer, missing)
     if request.multirun:
         write_manifest(plan.paths.runs, Manifest(name=plan.name, command=command_line(request), cells=plan.cells))
     return launch(composer, plan.words, plan.name, missing, plan.paths)
@@ -178,6 +180,8 @@ def _sound(entry: Mapping[str, Any]) -> PlannedCell:
         key, whole = ".".join(map(str, fault["loc"])), fault["type"].startswith("int")
         example = f"{key}={1 if whole else 0.5 if key == 'budget.keep' else 2}"
         expected = "a whole number" if whole else "a number"
+        if fault["type"] in ("less_than", "greater_than_equal"):
+            expected, example = "a whole number of 64 bits", f"{key}=1"
         raise BadInput(f"{key}={fault['input']} is not {expected}; type for instance {example}") from None
 
 
@@ -201,12 +205,14 @@ def _check(composer: Composer, cells: Sequence[PlannedCell]) -> None:
 
 
 def _list_cells(console: Console, plan: Plan, store: Store) -> None:
-    found = store.find_all(cell.key for cell in plan.cells)
+    found, reviewed = store.find_all(cell.key for cell in plan.cells), store.reviewed()
     for cell in plan.cells:
         record = found.get(cell.key)
-        state = record.status if record else "missing"
+        state = record.status if record else "reviewed" if cell.key in reviewed else "missing"
         console.print(f"{state:<10}{cell.key}  {' '.join(cell.overrides)}", markup=False, highlight=False)
-    console.print(f"{len(plan.cells)} cells of {plan.name}", highlight=False)
+    console.print(f"{len(plan.cells)} cell{'s' * (len(plan.cells) != 1)} of {plan.name}", highlight=False)
+    if any(cell.key in reviewed and cell.key not in found for cell in plan.cells):
+        console.print("reviewed: its result came with the project; a sweep computes it anew here", highlight=False)
 
 
 def _conclude(console: Console, plan: Plan, store: Store, faults: Sequence[str]) -> int:
@@ -227,6 +233,10 @@ def _conclude(console: Console, plan: Plan, store: Store, faults: Sequence[str])
     hints = dict.fromkeys("\n".join((record.reason or "").splitlines()[1:]) for record in failed)
     for hint in filter(None, hints):  # what to type, once for all cells that failed alike
         console.print(hint, markup=False, highlight=False)
+    without = Counter(record.status for record in records.values() if record.status in ("collapsed", "skipped"))
+    if without:
+        said = " and ".join(f"{number} {status}" for status, number in sorted(without.items()))
+        console.print(f"[yellow]{said}[/] of {len(plan.cells)}: a result, but no network that could be ranked")
     for fault in faults:
         console.print(f"[red]✗[/] {one_line(fault, 400)}", highlight=False)
     if absent:

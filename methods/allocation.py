@@ -126,7 +126,15 @@ class Explicit(Allocation):
         widths: units to keep for each layer path; layers not named keep everything.
     """
 
-    def __init__(self, widths: Mapping[str, int]) -> None:
+    def __init__(self, widths: Mapping[str, int] | None = None) -> None:
+        if not widths:
+            raise BadInput("allocation=explicit keeps what it is told: type for instance 'allocation.widths={fc1: 12}'")
+        for name, width in widths.items():
+            if not isinstance(width, int):
+                raise BadInput(
+                    f"allocation.widths has {name}: {width}, which is not a whole number; type for instance "
+                    f"'allocation.widths={{{name}: 12}}'"
+                )
         self.widths = dict(widths)
 
     def family(self, layers: Sequence[Layer], selection: Selection) -> Family:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from methods.errors import Collapsed
+from methods.errors import BadInput, Collapsed
 from methods.gradients import Samples, sample_losses, shared_gradients
 from methods.layers import EdgeLayer
 from methods.progress import track
@@ -198,6 +198,7 @@ class CBSSelection(Selection):
     """
 
     unit = "edge"
+    joint = True
 
     def __init__(
         self,
@@ -213,6 +214,12 @@ class CBSSelection(Selection):
         labels: str = "true",
         memory_gb: float = 4.0,
     ) -> None:
+        if trials < 1:
+            raise BadInput(
+                f"selection.trials={trials} is below 1; expected a number of starts: type selection.trials=50"
+            )
+        if damping < 0:
+            raise BadInput(f"selection.damping={damping:g} is negative; type for instance selection.damping=1e-3")
         self.settings = Samples(samples, labels, memory_gb)
         self.damping, self.block, self.trials = damping, block, trials
         self.reach, self.failures, self.tolerance = reach, failures, tolerance

@@ -43,7 +43,13 @@ class Reconstruction:
 
 
 class Compensation:
-    """No compensation: survivors keep their weights. Base of all others."""
+    """No compensation: survivors keep their weights. Base of all others.
+
+    Attributes:
+        units: the units of the selections whose survivors it can repair.
+    """
+
+    units: frozenset[str] = frozenset({"node", "edge", "eigen"})
 
     def reconstruction(self, layer: NodeLayer, kept: Tensor, selection: OwnRidge) -> list[Reconstruction]:
         """For each reader, how the m nodes are rebuilt from the kept ones; an empty list leaves the weights alone."""
@@ -85,6 +91,8 @@ class LeastSquares(Compensation):
             network (DIVNET: the targets stay the original next-layer inputs); for spectral pruning it is our extension.
     """
 
+    units = frozenset({"node", "edge"})
+
     def __init__(self, ridge: float | None = None, intercept: bool = False, refit: bool | None = None) -> None:
         if ridge is not None and ridge < 0:
             raise BadInput(f"compensation.ridge={ridge:g} is negative; expected 0 or more, relative to the trace")
@@ -98,10 +106,11 @@ class LeastSquares(Compensation):
         else:
             pairs = [(moments, moments) for moments in layer.moments]
         result = []
-        for cross, own in pairs:
+        for path, (cross, own) in zip(layer.readers, pairs, strict=True):
             ridge = self._ridge(own.second, layer, kept, selection)
             second, target = own.second[kept][:, kept], cross.second[:, kept]
-            if not self.intercept:
+            # a constant that no bias can take up must not be fitted: the rest would miss it
+            if not self.intercept or layer.model.get_submodule(path).bias is None:
                 result.append(Reconstruction(solve_ridge(second, target.T, ridge).T))
                 continue
             # the mean of the targets is the row mean of the first network, that of the features the second one's

@@ -84,6 +84,8 @@ class FlatMinimum(TrainingHook, Schedule):
         floor: fraction of a layer that always stays.
     """
 
+    method = "flat_minimum"  # this schedule is the whole method: selection, allocation and compensation are its own
+
     def __init__(
         self,
         mu: float = 1e-3,

@@ -150,6 +150,7 @@ class KroneckerCompensation(Compensation):
             the paper's code).
     """
 
+    units = frozenset({"node"})
     updates = {"group": group_update, "summed": summed_update}  # noqa: RUF012
 
     def __init__(self, damping: float = 1e-3, labels: str = "sampled", update: str = "group") -> None:

@@ -72,6 +72,8 @@ def refit_error(weight: Tensor, mask: Tensor, second: Tensor) -> Tensor:
 class BiasCorrection(Compensation):
     """Kept weights stay, the bias takes over the mean of what was removed. Layers without a bias stay as they are."""
 
+    units = frozenset({"edge"})
+
     def edge_biases(
         self, layers: Sequence[EdgeLayer], masks: Mapping[str, Tensor], selection: OwnRidge
     ) -> dict[str, Tensor]:
@@ -89,6 +91,8 @@ class RefitWithBias(Compensation):
     Args:
         ridge: λ relative to Tr M / d.
     """
+
+    units = frozenset({"edge"})
 
     def __init__(self, ridge: float = 1e-6) -> None:
         if not ridge >= 0:

@@ -205,7 +205,8 @@ def hand_over(counts: Tensor, read: Tensor, size: Tensor) -> Tensor:
 def _unit_variance(target: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Inputs that are not constantly zero, and the problem scaled so that each has mean square 1."""
     scale = second.diagonal().clamp(min=0).sqrt()
-    usable = (scale > 1e-12 * scale.max().clamp(min=1e-300)).nonzero().squeeze(1)
+    largest_scale = float(scale.max()) if len(scale) else 0.0  # a neuron may have lost all its edges in earlier steps
+    usable = (scale > 1e-12 * max(largest_scale, 1e-300)).nonzero().squeeze(1)
     scale = scale[usable]
     gram = second[usable][:, usable] / torch.outer(scale, scale)
     return usable, gram, target[usable] / scale

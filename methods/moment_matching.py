@@ -187,6 +187,8 @@ class MomentMatchingSelection(SpectralSelection):
 class DomainLeastSquares(LeastSquares):
     """Experimental: least squares on the moments of the domain that the selection chose, where it chose one."""
 
+    units = frozenset({"node"})
+
     def reconstruction(self, layer: NodeLayer, kept: Tensor, selection: OwnRidge) -> list[Reconstruction]:
         """A (m, k) per reader."""
         if isinstance(selection, MomentMatchingSelection):

@@ -253,6 +253,8 @@ class OBSCompensation(Compensation):
             calibration set, damping 1e-5, one block over all layers, true labels, no first-order term, 4 GiB.
     """
 
+    units = frozenset({"edge"})
+
     def __init__(
         self,
         update: str = "sum",

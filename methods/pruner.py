@@ -16,6 +16,7 @@ from methods.budget import Budget, Cost, EdgeCost, NodeCost, meet, shortfall
 from methods.compensation import Compensation, Reconstruction
 from methods.errors import BadInput, Skipped
 from methods.graph import NetworkGraph, NodeGroup, gated
+from methods.joint import choose_jointly, spread_of
 from methods.layers import NodeLayer
 from methods.schedule import Schedule
 from methods.selection import Count, Selection
@@ -71,6 +72,9 @@ class Pruner:
         compensation: how the survivors make up for the removed.
         schedule: one-shot or in steps.
         prune_residual: whether the residual stream of a residual network is pruned too, as one coupled group.
+
+    Raises:
+        BadInput: if the parts do not fit together.
     """
 
     def __init__(
@@ -84,6 +88,7 @@ class Pruner:
         self.selection = selection
         self.allocation = allocation or Uniform()
         self.compensation = compensation or Compensation()
+        _require_fitting(self.selection, self.allocation, self.compensation)
         self.schedule = schedule or Schedule()
         self.prune_residual = prune_residual
 
@@ -111,8 +116,6 @@ class Pruner:
             Skipped: if the network has a structure that cannot be pruned.
         """
         steps = {"node": self._prune_nodes, "edge": self._prune_edges, "eigen": self._prune_directions}
-        if self.selection.unit not in steps:
-            raise BadInput(f"selection.unit={self.selection.unit} is unknown; choose node or edge")
         budget.require_fitting(self.selection.unit)
         result = Pruned(copy.deepcopy(model), "edge" if self.selection.unit == "edge" else "node", dense=model)
         step = steps[self.selection.unit]
@@ -258,7 +261,17 @@ class Pruner:
         layers = edge_views(copy.deepcopy(model), names, result.masks, calibration, seed)
         family = self.allocation.family(layers, self.selection)
         counts, note = meet(target, family, cost, dense, self.allocation.partial)
-        masks = self.selection.select_all(layers, counts)
+        if self.selection.joint and note is None:  # with a note the allocation's rule, not the budget, sets the sizes
+            masks = choose_jointly(
+                target,
+                lambda total: self.selection.select_all(layers, spread_of(counts, total)),
+                sum(int(count.sum()) if isinstance(count, Tensor) else count for count in counts.values()),
+                sum(int(layer.live.sum()) for layer in layers),
+                cost,
+                dense,
+            )
+        else:
+            masks = self.selection.select_all(layers, counts)
         report = [
             {"name": layer.name, "units": layer.size, "kept": int(masks[layer.name].sum())}
             | self.selection.report(layer, masks[layer.name])
@@ -280,6 +293,25 @@ class Pruner:
         # a method that chooses jointly over the network may spread the units otherwise than the allocation did
         actual = cost({name: int(mask.sum()) for name, mask in masks.items()})
         return report, actual, note or shortfall(target, actual, dense, "the selection's own distribution")
+
+
+def _require_fitting(selection: Selection, allocation: Allocation, compensation: Compensation) -> None:
+    """Raise :class:`BadInput` for parts that would silently do nothing together."""
+    unit = selection.unit
+    if unit not in ("node", "edge", "eigen"):
+        raise BadInput(f"selection.unit={unit} is unknown; choose node or edge")
+    if unit not in compensation.units:
+        able = " and ".join(sorted(compensation.units - {"eigen"}))
+        usable = "compensation=none" if unit == "eigen" else "compensation=least_squares or compensation=none"
+        raise BadInput(
+            f"{type(compensation).__name__} repairs what is left of {able} units, but {type(selection).__name__} "
+            f"removes {unit} units, so it would do nothing\ntype {usable}"
+        )
+    if unit == "eigen" and type(allocation) is not Uniform:
+        raise BadInput(
+            f"{type(selection).__name__} ranks the directions of all layers by itself, so that "
+            f"{type(allocation).__name__} would do nothing\ntype allocation=uniform"
+        )
 
 
 def derive(seed: int, step: int) -> str:

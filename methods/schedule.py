@@ -13,7 +13,7 @@ class Schedule:
 
     Attributes:
         rewind: ``none`` goes on training from the pruned weights, ``init`` puts the survivors back to their initial
-            values, an integer k to those after epoch k of the dense training.
+            values, an integer k to those after epoch k of the dense training (0: the initial ones).
     """
 
     rewind: str | int = "none"
@@ -34,9 +34,9 @@ class Iterative(Schedule):
     """
 
     def __init__(self, steps: int = 5, shape: str = "exponential", rewind: str | int = "none") -> None:
-        if steps < 1:
+        if steps < 1 or steps != int(steps):
             raise BadInput(
-                f"schedule.steps={steps} is below 1; expected a number of pruning steps: type schedule.steps=5"
+                f"schedule.steps={steps} is not a whole number from 1, how often to prune: type schedule.steps=5"
             )
         if shape not in SHAPES:
             raise BadInput(f"schedule.shape={shape} is unknown; choose from {', '.join(SHAPES)}")

@@ -26,10 +26,12 @@ class Selection:
         order: ``independent`` sees the original network in every layer; ``forward`` sees it with the earlier layers
             already pruned and repaired; ``backward`` goes from the output to the input and knows which rows of its
             readers stay.
+        joint: whether it heeds only the sum of the layers' counts and spreads the units by itself.
     """
 
     unit: str = "node"
     order: str = "independent"
+    joint: bool = False
 
     def scores(self, layer: Layer) -> Tensor:
         """A saliency per unit, larger = kept: (m,) for nodes, (out, d) for edges."""

@@ -112,6 +112,23 @@ BAD = {
     "word": (["spectral"], "cannot read 'spectral'", "KEY=VALUE"),
     "theta": (["selection.theta=2"], "theta", ""),
     "rate": (["trainer.train.learning_rate=-1"], "trainer.train.learning_rate", ""),
+    "long seed": (["seed=9223372036854775808"], "is not a whole number of 64 bits", "type for instance seed=1"),
+    "batch size": (["calibration.batch_size=0"], "calibration.batch_size=0 is below 1", "calibration.batch_size=256"),
+    "section": (["trainer.finetune=null"], "trainer.finetune=None is not a section", "trainer.finetune.epochs=5"),
+    "referred to": (["trainer.train=null"], "'train' is a section of keys", "--cfg"),
+    "switch": (["save=maybe"], "save=maybe is neither true nor false", "type for instance save=true"),
+    "unit": (["method=magnitude", "selection.unit=foo"], "selection.unit=foo is unknown", "choose node or edge"),
+    "steps": (["schedule=iterative", "schedule.steps=2.5"], "schedule.steps=2.5 is not a whole", "schedule.steps=5"),
+    "trials": (["method=cbs", "selection.trials=-3"], "selection.trials=-3 is below 1", "selection.trials=50"),
+    "edge repair": (["method=magnitude", "compensation=obs"], "edge units.*removes node units", "least_squares"),
+    "node repair": (["method=magnitude_edge", "compensation=kronecker"], "node units.*removes edge", "none"),
+    "eigen repair": (["method=eigendamage", "compensation=least_squares"], "removes eigen units", "compensation=none"),
+    "eigen counts": (["method=eigendamage", "allocation=global"], "by itself", "type allocation=uniform"),
+    "whole method": (["method=magnitude", "schedule=flat_minimum"], "whole of method", "type method=flat_minimum"),
+    "rewind late": (["schedule=iterative", "schedule.rewind=5000"], "after the end", "type schedule.rewind="),
+    "rewind to other": (["schedule=lottery", "dense.checkpoint=a.safetensors"], "elsewhere", "schedule.rewind=none"),
+    "no widths": (["allocation=explicit"], "keeps what it is told", "'allocation.widths={fc1: 12}'"),
+    "half widths": (["allocation=explicit", "allocation.widths={fc1: 1.5}"], "not a whole number", "12"),
     "samples": (["calibration.samples=0"], "calibration.samples=0 is below 1", "calibration.samples=1000"),
 }
 
@@ -125,6 +142,12 @@ def test_bad_input_gets_a_line_or_two_and_nothing_is_written(command, words, wro
     assert __import__("re").search(wrong, result.stderr)
     assert hint in result.stderr
     assert records(command) == []
+
+
+def test_explicit_widths_are_typed_as_the_preset_says(command):
+    assert command("method=magnitude", "allocation=explicit", "allocation.widths={fc1: 12}", *TINY).returncode == 0
+    [record] = records(command)
+    assert record["layers"][0]["kept"] == 12
 
 
 @pytest.mark.parametrize(
@@ -141,6 +164,13 @@ def test_what_only_the_work_shows_is_said_without_a_traceback(command, words, wr
     assert result.returncode == 1
     assert wrong in result.stdout + result.stderr
     assert "Traceback" not in result.stdout + result.stderr
+
+
+def test_the_last_line_says_when_there_is_no_network_to_rank(command):
+    result = command("method=eigendamage", "model.widths=[]", *TINY)
+    assert result.returncode == 0
+    assert records(command)[0]["status"] == "skipped"
+    assert result.stdout.strip().splitlines()[-1] == "1 skipped of 1: a result, but no network that could be ranked"
 
 
 def test_hydra_full_error_shows_the_traceback(command):

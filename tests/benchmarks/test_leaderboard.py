@@ -15,6 +15,7 @@ from benchmarks.board_table import csv_of, table_of
 from benchmarks.frame import load, rows_of
 from benchmarks.leaderboard import main, outdated, render
 from benchmarks.paths import REPOSITORY, Paths
+from benchmarks.record import Record
 from benchmarks.records import Store
 from benchmarks.stats import spread
 from benchmarks.tables import Table, plus_minus
@@ -409,9 +410,30 @@ def test_overall_names_its_tests_and_the_methods_it_leaves_out(conf, store, tmp_
     said = console.export_text()
     assert "Over 4 tasks: mean rank" in said and "critical difference (Nemenyi, 0.05) = 1.66" in said
     assert "not ranked, for want of a result on every one of these tasks: only_once" in said
-    assert "tasks left out, since many methods have no result on them: digits mlp keep 0.05" in " ".join(said.split())
+    assert (
+        "tasks left out, since many methods have no result on them, or one seed only: digits mlp keep 0.05"
+        in " ".join(said.split())
+    )
     assert "4 of 4" in said and "Over 4 tasks" in (tmp_path / "leaderboard.md").read_text()
     assert max(map(len, said.splitlines())) <= 120
+
+
+def test_overall_leaves_out_tasks_with_one_seed_and_variants_unless_there_is_nothing_else(conf):
+    several = list(grid(values=(0.1, 0.2)))
+    single = [record for record in grid(values=(0.3,)) if record.seed == 0]
+    found = overall.compare(rows_of([*several, *single]))
+    assert [task[-1] for task in found.tasks] == [0.1, 0.2] and [task[-1] for task in found.skipped] == [0.3]
+    assert [task[-1] for task in overall.compare(rows_of(single + one_more(single))).tasks] == [0.3, 0.4]
+    variants = [cell | {"label": f"{cell['label']} (x)", "variant": "x" + cell["variant"]} for cell in rows_of(several)]
+    assert overall.compare([*rows_of(several), *variants]).variants == len({cell["label"] for cell in variants})
+    assert set(overall.compare(variants).scores) == {cell["label"] for cell in variants}
+
+
+def one_more(records):
+    """The same cells at another budget."""
+    keys = {record.key: f"{number:016x}" for number, record in enumerate(records)}
+    budget = {"requested": {"keep": 0.4}, "achieved": {"keep": 0.4}}
+    return [Record(**(record.model_dump() | {"key": keys[record.key], "budget": budget})) for record in records]
 
 
 def test_a_size_beyond_most_methods_costs_a_task_and_a_rare_method_itself():
@@ -565,3 +587,29 @@ def test_a_name_is_one_setting_at_all_budgets(conf):
     for each in boards(records):
         assert {row.full for row in each.rows if not row.control} == names
         assert {row.n for row in each.rows} == {3}
+
+
+def test_networks_larger_than_asked_for_are_shown_with_what_they_reached_and_not_ranked(conf):
+    def cell(method, seed, reached):
+        achieved = {"keep": reached, "compression": 4.0}
+        metrics = {"tuned": {"accuracy": 0.99 if reached > 0.2 else 0.9 + seed / 100}}
+        return made(
+            seed,
+            method=method,
+            settings={"method": {"name": method}},
+            budget={"requested": {"keep": 0.2}, "achieved": achieved},
+            metrics=metrics,
+        )
+
+    records = [
+        cell(method, seed, reached)
+        for method, reached in {"cbs": 0.4, "dpp": 0.2, "spectral": 0.15, "random": 0.209}.items()
+        for seed in range(3)
+    ]
+    [found] = boards(records)
+    rows = {row.method: row for row in found.rows}
+    assert rows["cbs"].status == "missed" and rows["cbs"].rank is None
+    assert rows["cbs"].reason == "reached keep 0.4 where 0.2 was asked for"
+    assert all(rows[method].status == "done" and rows[method].rank for method in ("dpp", "spectral", "random"))
+    assert found.rows[-1].method == "cbs"
+    assert "reached keep 0.4" in table_of(found).markdown()

@@ -140,6 +140,16 @@ def test_failed_cells_are_listed_with_the_place_in_the_code(store, tmp_path, cap
     assert "KeyError: x" in said and 'File "methods/a.py", line 3, in f' in said and "1 failed" in said
 
 
+def test_reviewed_refusals_are_results_and_not_tried_again(store, tmp_path, capsys):
+    store.write(made(0, "failed", reason="cannot be reached"), store.cells)
+    assert main(["--results", str(tmp_path), "--failed", "--retry"]) == 0
+    said = capsys.readouterr().out
+    assert "0 failed" in said and "1 reviewed cells" in said and "not failed any more" not in said
+    store.write(made(0, "failed", reason="KeyError: x"))
+    assert main(["--results", str(tmp_path), "--failed"]) == 0
+    assert "1 failed" in capsys.readouterr().out
+
+
 def test_watch_ends_when_everything_is_there(store, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("benchmarks.status.WATCH_SECONDS", 0.05)
     cells = [made(0), made(1)]

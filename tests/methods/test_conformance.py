@@ -83,6 +83,15 @@ def test_keeping_everything_changes_nothing(method, network):
         assert pruned.note is not None  # the rule, not the budget, sizes this method's steps
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_steps_meet_the_budget_where_layers_run_empty(method):
+    """At the last of these steps whole rows of the chain have lost their edges."""
+    words = ("schedule=iterative", "schedule.steps=3")
+    keep = 0.03 if pruner_of(method, *words).selection.unit == "edge" else 0.1
+    _, pruned = prune(method, "chain", Budget("keep", keep), *words)
+    assert pruned.note is not None or pruned.achieved["keep"] == pytest.approx(keep, rel=0.02)
+
+
 @pytest.mark.parametrize("residual", ["null", "true"])
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("method", METHODS)

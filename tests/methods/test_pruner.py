@@ -10,7 +10,9 @@ from methods.budget import Budget, NodeCost, count_macs
 from methods.compensation import Compensation, LeastSquares
 from methods.errors import BadInput, Skipped
 from methods.graph import NetworkGraph, gated
+from methods.kronecker import KroneckerCompensation
 from methods.magnitude import MagnitudeSelection
+from methods.obs import OBSCompensation
 from methods.pruner import Pruner
 from methods.random import RandomSelection
 from methods.schedule import Iterative
@@ -203,6 +205,27 @@ def test_least_squares_with_intercept_equals_regression_with_a_constant_column()
     best = torch.linalg.lstsq(design, target).solution
     assert torch.allclose(pruned.model[3].weight, best[:-1].T, atol=1e-7)
     assert torch.allclose(pruned.model[3].bias, best[-1], atol=1e-7)
+
+
+def test_no_constant_is_fitted_for_a_reader_that_has_no_bias():
+    model = make("chain").double()
+    revive(model)
+    model[3].bias = None
+    data = calibration(300)
+    data = type(data)(data.inputs.double(), data.labels, data.indices)
+    pruned = Pruner(EverySecond(), Explicit({"1": 10}), LeastSquares(intercept=True)).prune(
+        model, data, Budget("keep", 0.5)
+    )
+    hidden = model[2](model[1](data.inputs.flatten(1))).detach()
+    best = torch.linalg.lstsq(hidden[:, ::2], model[3](hidden).detach()).solution
+    assert torch.allclose(pruned.model[3].weight, best.T, atol=1e-7)
+
+
+def test_a_compensation_for_other_units_is_refused_and_not_silently_idle():
+    with pytest.raises(BadInput, match="repairs what is left of edge units.*removes node units"):
+        Pruner(MagnitudeSelection(), compensation=OBSCompensation())
+    with pytest.raises(BadInput, match="repairs what is left of node units.*removes edge units"):
+        Pruner(MagnitudeSelection("edge"), compensation=KroneckerCompensation())
 
 
 def test_explicit_widths_that_do_not_exist_are_named():
