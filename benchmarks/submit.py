@@ -16,10 +16,13 @@ from typing import Any
 from benchmarks.command import end
 from benchmarks.frame import select
 from benchmarks.keys import cell_key
+from benchmarks.lease import holders
+from benchmarks.manifest import RUNNING
 from benchmarks.paths import Paths
 from benchmarks.record import Record
 from benchmarks.records import Problem, Store
 from benchmarks.tables import output_console
+from methods.errors import BadInput
 
 
 def objection(record: Record) -> str | None:
@@ -70,7 +73,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--where", default=None, help="pandas query, e.g. \"dataset == 'mnist'\"")
     parser.add_argument("--refused", action="store_true", help="also cells that the suite refused with a reason")
     chosen = parser.parse_args(arguments)
-    store, console = Store.of(Paths(chosen.results)), output_console()
+    paths, console = Paths(chosen.results), output_console()
+    busy = [holder for holder in holders(paths.runs / RUNNING) if holder.alive]
+    if busy:  # it would miss the moved records and compute them again
+        raise BadInput(
+            f"a sweep is running here ({busy[0].label}, process {busy[0].pid} on {busy[0].host}); "
+            "submit when it has ended: python -m benchmarks.status --watch"
+        )
+    store = Store.of(paths)
     moved, problems = submit(store, chosen.where, chosen.refused)
     for problem in problems:
         console.print(f"not moved: {problem}", markup=False)

@@ -15,7 +15,8 @@ from sample_records import made
 
 from benchmarks.fingerprint import comparable, fingerprint
 from benchmarks.keys import cell_key
-from benchmarks.manifest import Manifest, PlannedCell, read_manifests, write_manifest
+from benchmarks.lease import first_come
+from benchmarks.manifest import RUNNING, Manifest, PlannedCell, read_manifests, write_manifest
 from benchmarks.paths import safe_name, write_atomically
 from benchmarks.record import Record, flat, short_traceback
 from benchmarks.records import Store, Unreadable, read
@@ -293,3 +294,14 @@ def test_concurrent_writers_leave_one_whole_record(tmp_path):
     text = (tmp_path / "same.json").read_text()
     assert len(text) == 5000 and len(set(text)) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["same.json"]
+
+
+def test_nothing_is_submitted_while_a_sweep_runs_which_would_compute_it_again(store, tmp_path):
+    store.write(made(0))
+    with first_come(store.runs / RUNNING, lambda: False, "digits/mlp spectral", name="0" * 16) as mine:
+        assert mine
+        with pytest.raises(BadInput, match=r"a sweep is running here \(digits/mlp spectral.*when it has ended"):
+            submit_main(["--results", str(tmp_path)])
+    assert store.find(made(0).key) is not None
+    assert submit_main(["--results", str(tmp_path)]) == 0
+    assert store.find(made(0).key) is None
