@@ -219,7 +219,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise BadInput(f"No sweep named {chosen.sweep!r} in {chosen.results}; there are: {known}.")
         found = found.of(chosen.sweep)
     if chosen.failed or chosen.retry:
-        failed = show_failed(found, Store.of(paths).find_all(record.key for record in found.records), console)
+        keys = [record.key for record in found.records if record.status == "failed"]
+        failed = show_failed(found, Store.of(paths).find_all(keys), console)
         return retry(found, failed, paths, console) if chosen.retry and failed else 0
     if chosen.watch:
         watch(paths, chosen.sweep)

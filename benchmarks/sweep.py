@@ -67,16 +67,15 @@ def sweep(request: Request) -> int:
     if request.dry_run:
         _list_cells(console, plan, store)
         return 0
-    missing = missing_cells(plan)
-    _check(composer, missing)
+    missing = sound_missing(composer, plan)
     here = len(plan.cells) - len(missing)
     console.print(f"{len(plan.cells)} cell{'s' * (len(plan.cells) != 1)}: {here} done already, {len(missing)} to run")
     faults = run_missing(composer, plan, request, missing)
     if plan.controls:
         plan = with_controls(composer, plan, store)
-        _check(composer, missing_cells(plan))
-        console.print(f"{len(plan.cells)} cells with their controls: {len(missing_cells(plan))} to run")
-        faults += run_missing(composer, plan, request)
+        missing = sound_missing(composer, plan)
+        console.print(f"{len(plan.cells)} cells with their controls: {len(missing)} to run")
+        faults += run_missing(composer, plan, request, missing)
     return _conclude(console, plan, store, faults)
 
 
@@ -99,7 +98,7 @@ def run_missing(
     composer: Composer, plan: Plan, request: Request, missing: Sequence[PlannedCell] | None = None
 ) -> list[str]:
     """Run the cells of ``plan`` that have no result yet; returns faults that left no record."""
-    missing = missing_cells(plan) if missing is None else missing
+    missing = sound_missing(composer, plan) if missing is None else missing
     if not missing:
         return []
     if request.multirun:
@@ -189,6 +188,13 @@ def missing_cells(plan: Plan) -> list[PlannedCell]:
     """The cells of ``plan`` that have no result yet."""
     found = Store.of(plan.paths).find_all(cell.key for cell in plan.cells)
     return [cell for cell in plan.cells if not is_complete(found.get(cell.key), plan.paths, plan.save)]
+
+
+def sound_missing(composer: Composer, plan: Plan) -> list[PlannedCell]:
+    """What :func:`missing_cells` gives, after a look at each: nonsense is refused before anything is said or run."""
+    missing = missing_cells(plan)
+    _check(composer, missing)
+    return missing
 
 
 def _check(composer: Composer, cells: Sequence[PlannedCell]) -> None:

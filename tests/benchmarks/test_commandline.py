@@ -70,6 +70,23 @@ def test_a_dry_run_lists_the_cells_and_runs_none(command):
     assert records(command) == []
 
 
+def test_a_dry_run_says_what_is_reviewed(command):
+    words = ("method=random", *TINY)
+    assert command(*words).returncode == 0
+    (command.results / "runs").rename(command.results / "cells")
+    result = command(*words, "--dry-run")
+    assert result.returncode == 0
+    assert result.stdout.startswith("reviewed") and "missing" not in result.stdout
+    assert "1 cell of" in result.stdout and "computes it anew" in result.stdout
+
+
+def test_rewinding_to_epoch_0_is_rewinding_to_the_initial_weights(command):
+    for point in ("0", "init"):
+        assert command("method=magnitude", "schedule=from_init", f"schedule.rewind={point}", *TINY).returncode == 0
+    first, second = (record["metrics"]["pruned"] for record in records(command))
+    assert first == second
+
+
 def test_a_failing_cell_is_recorded_the_sweep_goes_on_and_the_exit_code_says_so(command):
     result = command("-m", "budget.compression=2,100000", "method=magnitude", *TINY)
     assert result.returncode == 1
@@ -120,6 +137,7 @@ BAD = {
     "unit": (["method=magnitude", "selection.unit=foo"], "selection.unit=foo is unknown", "choose node or edge"),
     "steps": (["schedule=iterative", "schedule.steps=2.5"], "schedule.steps=2.5 is not a whole", "schedule.steps=5"),
     "trials": (["method=cbs", "selection.trials=-3"], "selection.trials=-3 is below 1", "selection.trials=50"),
+    "damping": (["method=cbs", "selection.damping=-1"], "selection.damping=-1 is negative", "selection.damping=1e-3"),
     "edge repair": (["method=magnitude", "compensation=obs"], "edge units.*removes node units", "least_squares"),
     "node repair": (["method=magnitude_edge", "compensation=kronecker"], "node units.*removes edge", "none"),
     "eigen repair": (["method=eigendamage", "compensation=least_squares"], "removes eigen units", "compensation=none"),
