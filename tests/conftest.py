@@ -1,5 +1,8 @@
 """What holds for every test, which tests count as slow, and how long the chaos tests go on."""
 
+import os
+import sys
+
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
@@ -37,3 +40,25 @@ def _hydra_of_its_own():
     GlobalHydra.instance().clear()
     yield
     GlobalHydra.instance().clear()
+
+
+@pytest.fixture
+def fresh_wandb(tmp_path, monkeypatch):
+    """W&B as a process meets it that has not used it yet: a home folder of the test's own, no settings around.
+
+    W&B reads the environment once per process, so what one test sets would reach every later one.
+    """
+    folder = tmp_path / "home"
+    folder.mkdir()
+    _forget_wandb()
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(folder))
+    yield folder
+    _forget_wandb()
+
+
+def _forget_wandb():
+    if (wandb := sys.modules.get("wandb")) is not None:
+        wandb.teardown()
+    os.environ.pop("WANDB_SERVICE", None)  # the address of the service that has just ended

@@ -20,12 +20,7 @@ from benchmarks.sweep import CONF, make_plan
 from benchmarks.track import summary_of, tracking
 from methods.errors import BadInput
 
-
-@pytest.fixture(autouse=True)
-def home(tmp_path, monkeypatch):
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+pytestmark = pytest.mark.usefixtures("fresh_wandb")
 
 
 @pytest.fixture

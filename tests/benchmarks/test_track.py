@@ -86,18 +86,7 @@ def section(folder, mode="offline", **settings):
     } | settings
 
 
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    """A home folder of the test's own, and no W&B settings in the environment."""
-    folder = tmp_path / "home"
-    folder.mkdir()
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("HOME", str(folder))
-    return folder
-
-
-def test_offline_run_read_back_holds_exactly_the_records_metrics(tmp_path, home):
+def test_offline_run_read_back_holds_exactly_the_records_metrics(tmp_path, fresh_wandb):
     record = made(metrics={"dense": {"accuracy": 0.98}, "pruned": {"accuracy": 0.1 + 0.2, "macs": 10**9}})
     given = {name: value for name, value in flat(record).items() if value is not None}
     curve = [{"train/loss": 1.0 / (1 + epoch), "validation/accuracy": 0.1 * epoch} for epoch in range(300)]
@@ -124,34 +113,35 @@ def test_offline_run_read_back_holds_exactly_the_records_metrics(tmp_path, home)
     assert b"SECRET" not in everything
 
 
-def test_nothing_is_written_outside_the_folder(tmp_path, home, monkeypatch):
+def test_nothing_is_written_outside_the_folder(tmp_path, fresh_wandb, monkeypatch):
     monkeypatch.chdir(tmp_path)
     environment = dict(os.environ)
     with tracking(section(tmp_path / "w"), "n", None, {}) as tracker:
         tracker.log({"a": 1}, 0)
         tracker.table("layers", [{"name": "0"}])
-    assert list(home.rglob("*")) == []
+    assert list(fresh_wandb.rglob("*")) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["home", "w"]
-    assert dict(os.environ) == environment
+    # The address of W&B's own service stays, for its child processes.
+    assert {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"} == environment
 
 
-def test_no_name_of_the_machine_or_user_is_kept(tmp_path, home):
+def test_no_name_of_the_machine_or_user_is_kept(tmp_path, fresh_wandb):
     with tracking(section(tmp_path / "w"), "n", None, {}):
         pass
     (path,) = (tmp_path / "w").glob("wandb/*run-[0-9]*/*.wandb")
     content = path.read_bytes()
     assert os.uname().nodename.encode() + b"\n" not in content
-    assert str(Path(sys.executable)).encode() not in content and str(home).encode() not in content
+    assert str(Path(sys.executable)).encode() not in content and str(fresh_wandb).encode() not in content
 
 
-def test_an_exception_passes_through_and_closes_the_run_with_code_1(tmp_path, home):
+def test_an_exception_passes_through_and_closes_the_run_with_code_1(tmp_path, fresh_wandb):
     with pytest.raises(KeyboardInterrupt), tracking(section(tmp_path / "w"), "n", None, {}) as tracker:
         tracker.log({"a": 1}, 0)
         raise KeyboardInterrupt
     assert read_run(tmp_path / "w")["exit"] == 1
 
 
-def test_cells_of_one_process_are_runs_of_their_own(tmp_path, home):
+def test_cells_of_one_process_are_runs_of_their_own(tmp_path, fresh_wandb):
     for cell in range(3):
         with tracking(section(tmp_path / str(cell)), f"cell {cell}", "sweep", {"seed": cell}) as tracker:
             tracker.log({"a": cell}, 0)
@@ -187,7 +177,7 @@ def test_unknown_mode_names_the_choices():
         pass
 
 
-def test_a_folder_that_cannot_be_made_is_a_warning(tmp_path, home, caplog):
+def test_a_folder_that_cannot_be_made_is_a_warning(tmp_path, fresh_wandb, caplog):
     (tmp_path / "w").write_text("in the way")
     with caplog.at_level(logging.WARNING), tracking(section(tmp_path / "w"), "n", None, {}) as tracker:
         tracker.log({"a": 1}, 0)
@@ -195,7 +185,7 @@ def test_a_folder_that_cannot_be_made_is_a_warning(tmp_path, home, caplog):
     assert "not tracking this cell" in caplog.text
 
 
-def test_a_value_that_cannot_be_logged_is_a_warning(tmp_path, home, caplog):
+def test_a_value_that_cannot_be_logged_is_a_warning(tmp_path, fresh_wandb, caplog):
     with caplog.at_level(logging.WARNING), tracking(section(tmp_path / "w"), "n", None, {}) as tracker:
         tracker.log({1: object()}, 0)
         tracker.summary({"b": 2})
@@ -214,10 +204,10 @@ print(time.monotonic() - started)
 """
 
 
-def surroundings(service, home, key=None):
+def surroundings(service, fresh_wandb, key=None):
     """The environment of a process that knows of no other W&B service and no other home."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
-    environment |= {"WANDB_BASE_URL": service, "HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[2])}
+    environment |= {"WANDB_BASE_URL": service, "HOME": str(fresh_wandb), "PYTHONPATH": str(Path(__file__).parents[2])}
     return environment | ({"WANDB_API_KEY": key} if key else {})
 
 
