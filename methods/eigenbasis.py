@@ -62,6 +62,23 @@ class RotatedLayer(nn.Sequential):
         """The middle layer, the only one that is pruned again."""
         return self[1]
 
+    @torch.no_grad()
+    def take_coordinates(self, source: nn.Module) -> None:
+        """Give the core what the weight of ``source`` is in the kept directions, and take over its bias.
+
+        With U (out, rows) and V (in, columns), the directions kept, the core becomes U^+ W V^+T for every kernel
+        position of W: the core whose expansion is nearest to W in the Frobenius norm, and U^T W V as long as training
+        has left the directions orthonormal. The directions themselves stay.
+
+        Args:
+            source: a linear layer or convolution of the shape that this one had before it was split.
+        """
+        inputs, outputs = (self[part].weight.double().flatten(1) for part in (0, 2))
+        core = torch.einsum("ro,oik,ic->rck", outputs.pinverse(), kernels(source), inputs.pinverse())
+        self.core.weight.copy_(core.reshape(self.core.weight.shape))
+        if self[2].bias is not None:
+            self[2].bias.copy_(source.bias)
+
 
 def rotated_layer(module: nn.Module, basis: Basis, columns: Tensor, rows: Tensor) -> RotatedLayer:
     """The three layers that replace ``module`` when only these columns and rows of W* stay; a new module.

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from methods.allocation import Allocation, Uniform
 from methods.budget import Budget, Cost, EdgeCost, NodeCost, meet, shortfall
 from methods.compensation import Compensation, Reconstruction
+from methods.eigenbasis import RotatedLayer
 from methods.errors import BadInput, Skipped
 from methods.graph import NetworkGraph, NodeGroup, gated
 from methods.joint import choose_jointly, spread_of
@@ -245,8 +246,6 @@ class Pruner:
         self, result: Pruned, calibration: Calibration, target: Budget, dense: Cost, seed: str, rewind: nn.Module | None
     ) -> tuple[list[dict[str, Any]], Cost, str | None]:
         """Layers are split in a basis of their own (EigenDamage), which the selection does by itself."""
-        if rewind is not None:
-            raise BadInput("EigenDamage's layers have no initial weights to go back to; type schedule.rewind=none")
         result.model, cost, report, note = self.selection.restructure(result.model, calibration, target, dense)
         return report, cost, note
 
@@ -346,7 +345,16 @@ def _require_understood(
 
 @torch.no_grad()
 def _take_weights(model: nn.Module, source: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Parameters of ``source`` into ``model``, off-mask weights zero; buffers such as batch-norm statistics stay."""
+    """Parameters of ``source`` into ``model``, off-mask weights zero; buffers such as batch-norm statistics stay.
+
+    A layer that was split in its eigenbasis keeps its directions and takes its coordinates in them.
+    """
     values = dict(source.named_parameters())
+    split = {path: module for path, module in model.named_modules() if isinstance(module, RotatedLayer)}
+    for path, module in split.items():
+        module.take_coordinates(source.get_submodule(path))
+    inside = {f"{path}.{name}" for path, module in split.items() for name, _ in module.named_parameters()}
     for name, parameter in model.named_parameters():
+        if name in inside:
+            continue
         parameter.copy_(values[name] * masks[name] if name in masks else values[name])

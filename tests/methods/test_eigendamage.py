@@ -16,6 +16,8 @@ from methods.eigenbasis import RotatedLayer, channel_factor, damage, eigenbasis,
 from methods.eigendamage import EigenDamage, eigen_layers
 from methods.errors import BadInput, Skipped
 from methods.kfac import Factors
+from methods.pruner import Pruner
+from methods.schedule import Iterative
 from methods.statistics import Calibration
 
 
@@ -218,6 +220,65 @@ def test_pruning_again_rotates_the_cores_only():
     assert dense.compression / cost.compression == pytest.approx(4, rel=0.1)
     depth = [name.count(".") for name, module in twice.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)]
     assert max(depth) == 1  # three layers, not three within three
+
+
+def test_initial_weights_come_back_as_their_projection_on_the_kept_directions():
+    """Against the projection U U^T W V V^T by hand, and least squares after training has bent them."""
+    torch.manual_seed(5)
+    plan, initial = EigenDamage().plan(vgg(), samples()), vgg(seed=7)
+    built = plan.build(plan.family(0.3))
+    split = {path: module for path, module in built.named_modules() if isinstance(module, RotatedLayer)}
+    assert split
+    for path, module in split.items():
+        for bent in (False, True):
+            if bent:
+                module[0].weight.data.add_(0.3 * torch.randn_like(module[0].weight))
+            module.take_coordinates(initial.get_submodule(path))
+            inputs, outputs = module[0].weight.double().flatten(1).T, module[2].weight.double().flatten(1)
+            weight = kernels(initial.get_submodule(path))
+            core = kernels(module.core)
+            for position in range(weight.shape[2]):
+                left = torch.linalg.lstsq(outputs, weight[:, :, position], driver="gelsd").solution
+                best = torch.linalg.lstsq(inputs, left.T, driver="gelsd").solution.T
+                torch.testing.assert_close(core[:, :, position], best, rtol=1e-4, atol=1e-5)
+                if not bent:
+                    projected = outputs @ outputs.T @ weight[:, :, position] @ inputs @ inputs.T
+                    torch.testing.assert_close(outputs @ best @ inputs.T, projected, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(module[2].bias, initial.get_submodule(path).bias)
+
+
+@pytest.mark.parametrize(("build", "shape"), LAYERS)
+@pytest.mark.filterwarnings("ignore:Using padding")
+def test_with_all_directions_the_coordinates_of_another_layer_are_that_layer(build, shape):
+    torch.manual_seed(0)
+    module, other, inputs = build(), build(), torch.randn(shape)
+    basis = random_basis(module)
+    layer = rotated_layer(module, basis, *every(basis))
+    layer.take_coordinates(other)
+    torch.testing.assert_close(layer(inputs), other(inputs), rtol=0, atol=1e-5)
+
+
+def test_a_schedule_that_rewinds_gives_initial_weights_to_layers_split_or_not():
+    model, initial = vgg(width=16), vgg(seed=7, width=16)
+    pruner = Pruner(EigenDamage(), schedule=Iterative(3, "exponential", rewind="init"))
+    between = []
+
+    def train(network, masks, step):
+        between.append(copy.deepcopy(network.state_dict()))
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(0.05 * torch.randn_like(parameter))
+
+    torch.manual_seed(3)
+    pruned = pruner.prune(model, samples(), Budget("compression", 3), train=train, rewind=initial)
+    own = pruned.model
+    split = [path for path, module in own.named_modules() if isinstance(module, RotatedLayer)]
+    assert split and len(between) == 2
+    assert torch.equal(own[8].weight, initial[8].weight) and torch.equal(own[1].weight, initial[1].weight)
+    for path in split:
+        rewound = copy.deepcopy(own.get_submodule(path))
+        rewound.take_coordinates(initial.get_submodule(path))
+        assert torch.equal(rewound.core.weight, own.get_submodule(path).core.weight)
 
 
 def test_directions_that_the_data_never_uses_go_without_loss():
