@@ -70,7 +70,7 @@ def bare_epoch(model: nn.Module, inputs: Tensor, targets: Tensor, settings: Trai
     order = torch.randperm(len(inputs), generator=stream(0, "train", 0))
     for rows in order.split(settings.batch_size):
         optimizer.zero_grad()
-        # Not inputs[rows]: that may order the strides of a single channel otherwise, and convolutions then round otherwise.
+        # inputs[rows] may order the strides of a single channel otherwise, and convolutions then round otherwise.
         x, y = inputs.index_select(0, rows), targets.index_select(0, rows)
         functional.cross_entropy(model(x), y).backward()
         optimizer.step()
