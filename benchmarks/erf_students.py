@@ -12,6 +12,7 @@ pre-activations, hence Q; the edge kernel is diag(w^2), its value with infinitel
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -50,6 +51,7 @@ class Setting:
         steps: online samples.
         rate: learning rate eta.
         students: independent teachers and students.
+        ideals: ideal students; they cost no training, and theory is compared with them closely.
         draws: edge masks per student, for methods that draw.
         node_draws: sets of nodes per student, for methods that draw; they are cheap and their errors differ much.
         nodes: the k to prune to; None is 1..K-1.
@@ -63,6 +65,7 @@ class Setting:
     steps: int = 800_000
     rate: float = 0.5
     students: int = 10
+    ideals: int = 100
     draws: int = 5
     node_draws: int = 1000
     nodes: tuple[int, ...] | None = None
@@ -88,21 +91,39 @@ class Student:
     teacher: Array
     v_star: Array
 
+    @cached_property
+    def overlaps(self) -> tuple[Array, Array, Array]:
+        """The order parameters Q (K, K), R (K, M) and T (M, M) of the unpruned student."""
+        return self._overlaps(self.weight)
+
+    @cached_property
+    def node_kdpp(self) -> KDPP:
+        """Of the linear node kernel Q, decomposed once for all draws."""
+        return KDPP.from_kernel(linear_kernel(torch.from_numpy(self.overlaps[0]), RANK_JITTER))
+
+    @cached_property
+    def node_gram(self) -> Array:
+        """(K, K) covariance of the outputs g(h) of the nodes."""
+        q = self.overlaps[0]
+        return theory.erf_covariance(q, q.diagonal(), q.diagonal())
+
     def error(self, weight: Array | None = None, nodes: Array | None = None, v: Array | None = None) -> float:
         """eps_g with other first-layer weights, or with only some nodes and their second-layer weights."""
-        weight = self.weight if weight is None else weight
-        v = self.v if v is None else v
+        q, r, t = self.overlaps if weight is None else self._overlaps(weight)
         if nodes is not None:
-            weight = weight[nodes]
-        inputs = weight.shape[1]
-        q, r, t = (a @ b.T / inputs for a, b in ((weight, weight), (weight, self.teacher), (self.teacher,) * 2))
-        return theory.generalisation_error(q, r, t, v, self.v_star)
+            q, r = q[np.ix_(nodes, nodes)], r[nodes]
+        return theory.generalisation_error(q, r, t, self.v if v is None else v, self.v_star)
+
+    def _overlaps(self, weight: Array) -> tuple[Array, Array, Array]:
+        pairs = ((weight, weight), (weight, self.teacher), (self.teacher, self.teacher))
+        q, r, t = (a @ b.T / weight.shape[1] for a, b in pairs)
+        return q, r, t
 
 
 def ideal_students(setting: Setting, seed: int) -> list[Student]:
     """Students that know their teacher: z copies of each orthogonal teacher unit, second layer v*/z."""
     students = []
-    for number in range(setting.students):
+    for number in range(setting.ideals):
         generator = stream(seed, "ideal", setting.label, number)
         normal = torch.randn(setting.inputs, setting.teachers, generator=generator, dtype=torch.float64)
         teacher = torch.linalg.qr(normal).Q.T.numpy() * np.sqrt(setting.inputs)
@@ -176,14 +197,12 @@ def prune_nodes(method: str, student: Student, k: int, generator: torch.Generato
     if method == "random_node":
         return np.sort(torch.randperm(len(student.v), generator=generator)[:k].numpy())
     if method == "dpp_node":
-        q = torch.from_numpy(student.weight @ student.weight.T / student.weight.shape[1])
-        return KDPP.from_kernel(linear_kernel(q, RANK_JITTER)).sample(k, generator).numpy()
+        return student.node_kdpp.sample(k, generator).numpy()
     return np.sort(np.argsort(-np.abs(student.v), kind="stable")[:k])
 
 
 def reweight_nodes(student: Student, kept: NDArray[np.int64]) -> Array:
     """Second-layer weights of the kept nodes after regressing the whole layer on them, with infinitely many samples."""
-    q = student.weight @ student.weight.T / student.weight.shape[1]
-    gram = theory.erf_covariance(q, q.diagonal(), q.diagonal())
+    gram = student.node_gram
     own, cross = gram[np.ix_(kept, kept)], gram[kept]
     return np.linalg.pinv(own, rcond=1e-10, hermitian=True) @ cross @ student.v

@@ -32,7 +32,8 @@ from methods.progress import track
 from methods.seeds import stream
 
 METHODS = ("random_edge", "dpp_edge", "importance_edge", "random_node", "dpp_node", "importance_node")
-TOLERANCE, ABSOLUTE_TOLERANCE = 0.05, 0.06  # between theory and ideal students, finite N and finitely many masks
+TOLERANCE = 0.05  # relative, between theory and ideal students
+ZERO = 1e-6  # an error that theory says is 0 may have the rounding of a regression
 
 
 def expected(method: str, reweighted: bool, k: int, edges: int, setting: Setting) -> float:
@@ -70,7 +71,7 @@ def study(settings: Sequence[Setting] = (Setting(),), seed: int = 0) -> pd.DataF
     """One row per setting, kind of student, method, reweighting and k; published numbers where there are any.
 
     ``mean``, ``std`` and ``n`` are over students, each the average of its draws; ``difference`` is mean - theory,
-    ``relative`` the same over theory. ``agrees`` says for ideal students whether that is within 5 % or 0.06.
+    ``relative`` the same over theory. ``agrees`` says for ideal students whether that is within 5 %.
     """
     rows: list[dict[str, object]] = []
     for setting in settings:
@@ -79,7 +80,7 @@ def study(settings: Sequence[Setting] = (Setting(),), seed: int = 0) -> pd.DataF
     table = pd.DataFrame(rows)
     table["difference"] = table["mean"] - table["theory"]
     table["relative"] = (table["difference"] / table["theory"]).where(table["theory"] > 0)
-    close = table["difference"].abs() <= np.maximum(TOLERANCE * table["theory"], ABSOLUTE_TOLERANCE)
+    close = table["difference"].abs() <= np.maximum(TOLERANCE * table["theory"], ZERO)
     table["agrees"] = close.where((table["student"] == "ideal") & table["theory"].notna()).astype("boolean")
     table["difference_published"] = table["mean"] - table["published"]
     return table
@@ -166,9 +167,11 @@ def plot(table: pd.DataFrame) -> Figure:
 def study_settings(quick: bool = False) -> list[Setting]:
     """M = 2, K = 6 as published, without and with noise, and M = 5, K = 20; ``quick`` is one much smaller setting."""
     if quick:
-        return [Setting(inputs=100, steps=80_000, students=2, draws=4, node_draws=50)]
+        return [Setting(inputs=100, steps=80_000, students=2, ideals=2, draws=4, node_draws=50)]
     return [
         Setting(),
         Setting(sigma=0.25),
-        Setting(teachers=5, copies=4, students=5, draws=3, node_draws=300, nodes=(1, 2, 3, 4, 5, 8, 10, 12, 15)),
+        Setting(
+            teachers=5, copies=4, students=5, ideals=40, draws=3, node_draws=3000, nodes=(1, 2, 3, 4, 5, 8, 10, 12, 15)
+        ),
     ]

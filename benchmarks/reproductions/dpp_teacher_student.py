@@ -41,12 +41,13 @@ SETTING = (
     "ours: mean over students (each the mean of its masks) of the generalisation error E[(student - teacher)^2] / 2, "
     "plus sigma^2 / 2 where the teacher is noisy; std over students; difference = ours - published. Trained students: "
     "N = 500, v* = 4, 800,000 online samples, rate 0.5, as published; the paper trains with the same rule. Every unit "
-    "keeps exactly its number of edges. Reweighting is that of infinitely many samples. M = 5, K = 20 has 5 students."
+    "keeps exactly its number of edges. Reweighting is that of infinitely many samples. M = 5, K = 20 has 5 trained "
+    "students."
 )
 
 
 def run(work: Workplace) -> Outcome:
-    """The whole study; about four minutes on one core."""
+    """The whole study; about 20 minutes on one core."""
     settings = study_settings(work.quick)
     full = study(settings)
     table = full[list(COLUMNS)].rename(columns=COLUMNS)
@@ -70,7 +71,7 @@ def _ideal(full: pd.DataFrame) -> Claim:
     held = int(checked["agrees"].sum())
     worst = float(checked["difference"].abs().max())
     return Claim(
-        "the closed forms give the error of ideal students to 5 % or 0.06",
+        "the closed forms give the error of ideal students to 5 %",
         held == len(checked),
         f"{held} of {len(checked)} rows; largest absolute difference {worst:.3f}",
     )

@@ -48,7 +48,7 @@ def test_a_student_equal_to_its_teacher_makes_no_error():
     assert Student(student.teacher, student.v_star, student.teacher, student.v_star).error() == pytest.approx(
         0, abs=1e-13
     )
-    assert ideal_students(Setting(students=1, inputs=50), 0)[0].error() == pytest.approx(0, abs=1e-12)
+    assert ideal_students(Setting(ideals=1, inputs=50), 0)[0].error() == pytest.approx(0, abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -107,14 +107,14 @@ def test_random_and_dpp_nodes_equal_enumeration():
 
 
 def test_node_formula_is_exact_for_ideal_students():
-    student = ideal_students(Setting(students=1, teachers=3, copies=4, inputs=80), 1)[0]
+    student = ideal_students(Setting(ideals=1, teachers=3, copies=4, inputs=80), 1)[0]
     kept = np.array([0, 1, 2, 5, 8, 9])
     error = student.error(nodes=kept, v=student.v[kept])
     assert error == pytest.approx(theory.node_error([3, 1, 2], 4, 4.0), abs=1e-10)
 
 
 def test_random_edge_theory_holds_for_large_inputs():
-    setting = Setting(students=1, inputs=2000)
+    setting = Setting(ideals=1, inputs=2000)
     student = ideal_students(setting, 0)[0]
     for edges in (400, 1000, 1600):
         generator = stream(0, "masks", edges)
@@ -123,7 +123,7 @@ def test_random_edge_theory_holds_for_large_inputs():
 
 
 def test_reweighted_dpp_nodes_lose_nothing_once_every_block_is_covered():
-    student = ideal_students(Setting(students=1, inputs=100), 2)[0]
+    student = ideal_students(Setting(ideals=1, inputs=100), 2)[0]
     for k in range(2, 6):
         for seed in range(5):
             kept = prune_nodes("dpp_node", student, k, stream(seed, k))
@@ -190,7 +190,7 @@ def test_regime_of_the_random_edge_claim():
 
 
 def test_ideal_students_agree_with_theory():
-    students = ideal_students(Setting(students=4), 0)
+    students = ideal_students(Setting(ideals=4), 0)
     for k, edges in ((2, 166), (4, 333)):
         for method, draws in (("random_edge", 10), ("dpp_edge", 3), ("importance_edge", 1)):
             values = [edge_error(s, method, edges, draws, stream(i, method, k)) for i, s in enumerate(students)]
@@ -203,7 +203,7 @@ def test_ideal_students_agree_with_theory():
 
 
 def test_study_and_report(tmp_path):
-    setting = Setting(inputs=40, steps=2000, students=2, draws=2, node_draws=5, nodes=(1, 3))
+    setting = Setting(inputs=40, steps=2000, students=2, ideals=2, draws=2, node_draws=5, nodes=(1, 3))
     table = study([setting], seed=1)
     assert len(table) == 2 * (1 + len(METHODS) * 2 * 2)
     assert table.equals(study([setting], seed=1))
