@@ -8,7 +8,7 @@ sample (:mod:`methods.counting`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -265,8 +265,9 @@ def meet(
     """Counts of the family's member that meets the budget, and a note if the nearest reachable one is off by over 1 %.
 
     Bisection on the family's scalar finds the two neighbouring members around the budget; between them single units
-    are added layer by layer, and of all these the closest is taken. A cost that is measured (latency) is looked at a
-    dozen times only, and single units are below its resolution.
+    are added layer by layer, and of all these the closest is taken. Where that is off by more than 1 %, because one
+    unit of a narrow layer costs too much, such layers stay as they are and the others go on along the family. A cost
+    that is measured (latency) is looked at a dozen times only, and single units are below its resolution.
 
     Args:
         budget: the request, for the whole model.
@@ -306,8 +307,14 @@ def meet(
             bottom, low = middle, counts
         else:
             top, high = middle, counts
+
+    def off(counts: Counts) -> float:
+        return cost(counts).of(budget.kind) / limit - 1
+
     between = [low, high] if budget.measured else _between(low, high, steps)
-    chosen = min(between, key=lambda counts: abs(cost(counts).of(budget.kind) / limit - 1))
+    chosen = min(between, key=lambda counts: abs(off(counts)))
+    if not budget.measured and abs(off(chosen)) > tolerance:
+        chosen = min(chosen, *_holding(low, family, bottom, lambda counts: off(counts) <= 0), key=lambda c: abs(off(c)))
     return chosen, shortfall(budget, cost(chosen), dense, "nearest reachable size")
 
 
@@ -320,7 +327,11 @@ def shortfall(budget: Budget, cost: Cost, dense: Cost, why: str) -> str | None:
 
 
 def _alike(first: Counts, second: Counts) -> bool:
-    return all(torch.equal(torch.as_tensor(first[name]), torch.as_tensor(second[name])) for name in first)
+    return all(_equal(first[name], second[name]) for name in first)
+
+
+def _equal(first: Count, second: Count) -> bool:
+    return torch.equal(torch.as_tensor(first), torch.as_tensor(second))
 
 
 def _between(low: Counts, high: Counts, steps: Mapping[str, Sequence[int]] | None = None) -> list[Counts]:
@@ -336,3 +347,31 @@ def _between(low: Counts, high: Counts, steps: Mapping[str, Sequence[int]] | Non
             )
             path.append(dict(current))
     return [*path, high]
+
+
+def _holding(low: Counts, family: Family, bottom: float, fits: Callable[[Counts], bool]) -> Iterator[Counts]:
+    """The family from its member ``low`` at ``bottom`` on, where layers whose next step does not fit are held.
+
+    Yields what did not fit, each time that a layer is held, and last the counts at which all are.
+    """
+    counts, free = dict(low), list(low)
+
+    def at(s: float) -> dict[str, Count]:
+        member = family(s)
+        return counts | {name: member[name] for name in free}
+
+    while free and not fits(at(1.0)):
+        top = 1.0
+        for _ in range(50):
+            middle = (bottom + top) / 2
+            bottom, top = (middle, top) if fits(at(middle)) else (bottom, middle)
+        counts, beyond = at(bottom), at(top)
+        for name in [name for name in free if not _equal(counts[name], beyond[name])]:
+            grown = counts | {name: beyond[name]}
+            if fits(grown):
+                counts = grown
+            else:
+                free.remove(name)
+                yield grown
+        bottom = top
+    yield at(1.0) if free else counts

@@ -1,17 +1,21 @@
-"""Budgets that are measured: the search, with a clock that is a rule instead of a machine."""
+"""The search for sizes that meet a budget; measured ones with a clock that is a rule instead of a machine."""
 
 import copy
+import itertools
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from networks import calibration, make
 
 from methods.allocation import Rounded, Uniform
-from methods.budget import Budget, NodeCost, count_macs, meet
+from methods.budget import Budget, Cost, NodeCost, count_macs, meet
 from methods.errors import BadInput
 from methods.graph import NetworkGraph
 from methods.magnitude import MagnitudeSelection
 from methods.pruner import Pruner
+from methods.statistics import Calibration
 from methods.stopwatch import TimedCost, forward_seconds, relative_time
 
 DATA = calibration()
@@ -97,3 +101,69 @@ def test_parsing():
         Budget.parse({**section, "latency_batch": 0})
     with pytest.raises(BadInput, match="budget.latency=0.5 is outside"):
         Budget("latency", 0.5)
+
+
+def chain_cost(positions):
+    """MACs of layers in a row, the i-th of which has counts[i] outputs, counts[i-1] inputs and so many positions."""
+
+    def cost(counts):
+        sizes = [1, *counts.values(), 10]
+        macs = sum(a * b * n for (a, b), n in zip(itertools.pairwise(sizes), positions, strict=True))
+        return Cost(sum(counts.values()), macs, macs)
+
+    return cost
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.integers(2, 40), min_size=1, max_size=4),
+    st.lists(st.integers(1, 500), min_size=5, max_size=5),
+    st.floats(1, 40),
+)
+def test_narrow_layers_are_held_where_their_next_unit_would_cost_too_much(sizes, positions, speedup):
+    """No budget is missed while another layer could still go on along the family; held layers were at its bottom."""
+    sizes = {f"layer{i}": size for i, size in enumerate(sizes)}
+    cost = chain_cost(positions[: len(sizes) + 1])
+    dense, limit = cost(sizes), cost(sizes).speedup / speedup
+
+    def family(s):
+        return {name: max(1, round(s * size)) for name, size in sizes.items()}
+
+    if cost(family(0.0)).speedup > 1.01 * limit:
+        with pytest.raises(BadInput, match="cannot be reached"):
+            meet(Budget("speedup", speedup), family, cost, dense)
+        return
+    counts, note = meet(Budget("speedup", speedup), family, cost, dense)
+    off = cost(counts).speedup / limit - 1
+    assert all(1 <= counts[name] <= size for name, size in sizes.items())
+    assert (note is None) == (abs(dense.speedup / cost(counts).speedup / speedup - 1) <= 0.01)
+    members = [family(k / 2000) for k in range(2001)]
+    assert abs(off) <= min(abs(cost(member).speedup / limit - 1) for member in members) + 1e-12
+    if note and off < 0:  # not one unit more fits better, whichever layer takes it
+        for name in (name for name, size in sizes.items() if counts[name] < size):
+            grown = cost({**counts, name: counts[name] + 1}).speedup / limit - 1
+            assert grown > 0 and grown >= -off
+
+
+def test_narrow_convolutions_are_held_and_the_layers_behind_them_share_one_fraction():
+    """LeNet-5's six first channels at speed-up 4: equal fractions jump from 3.4 to 7.7, a held layer meets it."""
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 6, 5, padding=2),
+        torch.nn.ReLU(),
+        torch.nn.MaxPool2d(2),
+        torch.nn.Conv2d(6, 16, 5),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(1600, 120),
+        torch.nn.ReLU(),
+        torch.nn.Linear(120, 84),
+        torch.nn.ReLU(),
+        torch.nn.Linear(84, 10),
+    )
+    images = torch.randn(40, 1, 28, 28)
+    data = Calibration(images, torch.zeros(40, dtype=torch.long), torch.arange(40), seed=0, batch_size=40)
+    pruned = Pruner(MagnitudeSelection()).prune(model, data, Budget("speedup", 4))
+    assert pruned.note is None and pruned.achieved["speedup"] == pytest.approx(4, rel=0.01)
+    first, second, *dense = [row["kept"] / row["units"] for row in pruned.layers]
+    assert first < second < min(dense) and max(dense) - min(dense) <= 2 / 84
