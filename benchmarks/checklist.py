@@ -49,12 +49,12 @@ def examine(cells: Sequence[Cell]) -> list[Verdict]:
     return verdicts
 
 
-def line(verdicts: Sequence[Verdict]) -> str:
-    """The verdicts on one line."""
+def line(verdicts: Sequence[Verdict], where: str = "") -> str:
+    """The verdicts on one line; ``where`` says where a reader finds what the items stand for."""
     judged = [verdict for verdict in verdicts if verdict.state in ("passed", "failed")]
     failed = [verdict.item for verdict in judged if verdict.state == "failed"]
     text = f"checklist: {len(judged) - len(failed)} of {len(judged)} items passed"
-    return f"{text}; not passed: {', '.join(failed)}" if failed else text
+    return f"{text}; not passed: {', '.join(failed)}{where}" if failed else text
 
 
 def table_of(verdicts: Sequence[Verdict]) -> Table:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 FORMATS = ("terminal", "md", "csv", "tex", "html")
 FILES = FORMATS[1:]
 USUAL = ("terminal", "md", "csv")
+LEGEND = " (leaderboard.md says at its end what they ask for)"
 
 
 def documents(
@@ -147,13 +148,13 @@ def _print(
     shown = [board for board in every if only is None or only & board.keys]
     for board in shown:
         table_of(board, compact=True, interval=interval).show(console)
-        console.print(Text(checklist.line(checklist.examine(board.cells)), style="dim"))
+        console.print(Text(checklist.line(checklist.examine(board.cells), LEGEND), style="dim"))
     if only is None:
         table = overall.table_of(overall.compare(cells, question))
         if table is not None:
             table.show(console)
         if len(shown) > 1:
-            console.print(Text("All boards: " + checklist.line(checklist.examine(cells)), style="dim"))
+            console.print(Text("All boards: " + checklist.line(checklist.examine(cells), LEGEND), style="dim"))
 
 
 def _check_question(cells: Sequence[Cell], question: Question) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
+from hydra.utils import get_method, instantiate
 
+from benchmarks.arguments import fitted
 from methods.allocation import Rounded
 from methods.budget import Budget
 from methods.errors import BadInput
@@ -23,7 +24,7 @@ def build_pruner(config: Mapping[str, Any]) -> Pruner:
     Raises:
         BadInput: if a part refuses its options, or names a class that is not there.
     """
-    sections = {name: dict(config[name]) for name in PARTS}
+    sections = {name: _section(config, name) for name in PARTS}
     multiple = sections["allocation"].pop("round_to", None)
     parts = {name: build(section, name) for name, section in sections.items()}
     if multiple is not None:
@@ -31,10 +32,25 @@ def build_pruner(config: Mapping[str, Any]) -> Pruner:
     return Pruner(**parts, prune_residual=bool(config.get("prune_residual")))
 
 
+def _section(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+    if not isinstance(config[name], Mapping):
+        raise BadInput(
+            f"{name}={config[name]} is not a section of options; choose a method as a whole, e.g. method=magnitude, "
+            f"or give one option, {name}.<option>=<value>"
+        )
+    return dict(config[name])
+
+
 def build(section: Mapping[str, Any], name: str) -> Any:
-    """Instantiate ``section``; options that are null are left to the class's own default."""
+    """Instantiate ``section``; options that are null are left to the class's own default.
+
+    Raises:
+        BadInput: an option that the class does not have, that has another type or that the class refuses.
+    """
     given = {key: value for key, value in section.items() if value is not None}
     try:
+        if isinstance(given.get("_target_"), str):
+            given = fitted(get_method(given["_target_"]), given, name)
         return instantiate(given, _convert_="all")
     except InstantiationException as error:
         cause: BaseException = error
@@ -73,12 +89,12 @@ def check(config: Mapping[str, Any]) -> None:
     """Raise :class:`BadInput` for what is wrong in ``config`` by itself, before any work is done."""
     from benchmarks.measure.latency import Settings
     from benchmarks.measure.memory import check_memory
-    from benchmarks.models.build import factory_of
+    from benchmarks.models.build import check_arguments
     from benchmarks.optimisation import TrainerSettings
     from benchmarks.sections import check_types
 
     check_types(config)
-    factory_of(config["model"])
+    check_arguments(config["model"])
     pruner = build_pruner(config)
     Budget.parse(config["budget"]).require_fitting(pruner.selection.unit)
     for section in ("train", "finetune"):

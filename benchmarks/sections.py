@@ -1,12 +1,13 @@
 """Types of the values that the configuration's own sections hold, looked at before any work is done.
 
-Ranges are checked where the values are used; the trainer's section is :class:`benchmarks.optimisation.TrainerSettings`.
+Ranges that depend on the data are checked there; the trainer's section is
+:class:`benchmarks.optimisation.TrainerSettings`.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from benchmarks.augment import Augmentation
@@ -44,9 +45,9 @@ Augment = dataclass(Augmentation, frozen=True, config=ConfigDict(extra="forbid")
 class Dataset(Section):
     """Which part of the data, and how it is varied."""
 
-    limit: int | None = None
-    limit_test: int | None = None
-    validation: float = 0.1
+    limit: int | None = Field(None, ge=1)
+    limit_test: int | None = Field(None, ge=1)
+    validation: float = Field(0.1, ge=0, lt=1)
     augment: Augment | None = None  # type: ignore[valid-type]
 
 

@@ -33,7 +33,7 @@ from methods.flatness import TopVectors, batch_radius, hessian_radius, input_ent
 from methods.graph import NetworkGraph, NodeGroup
 from methods.hooks import TrainingHook
 from methods.kfac import Factors, factorable, kfac_radius, relatively_damped, split_matrix, weight_matrix
-from methods.kronecker import group_update, kron_obd_cost, kron_obs_cost
+from methods.kronecker import checked_damping, group_update, kron_obd_cost, kron_obs_cost
 from methods.schedule import Schedule
 from methods.seeds import stream
 from methods.selection import largest
@@ -109,7 +109,8 @@ class FlatMinimum(TrainingHook, Schedule):
         if every < 1 or period < 1 or not 0 <= start <= end <= 1 or not 0 <= decay < 1 or not 0 <= floor < 1:
             raise BadInput("flat_minimum needs every, period >= 1; 0 <= start <= end <= 1; decay and floor in [0, 1)")
         self.mu, self.bound, self.every, self.radius, self.score = mu, bound, every, radius, score
-        self.update, self.decay, self.damping, self.floor = update, decay, damping, floor
+        self.update, self.decay, self.floor = update, decay, floor
+        self.damping = checked_damping(damping, "schedule")
         self.start, self.end, self.period = start, end, period
         self.seed, self.times, self.widths = 0, {}, {}
         self._forget()

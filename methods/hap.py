@@ -79,6 +79,8 @@ class HAPSelection(Selection):
             raise BadInput(f"selection.curvature={curvature} is unknown; choose hessian or fisher")
         if samples < 1:
             raise BadInput(f"selection.samples={samples} is below 1; expected the size of the Hessian's batch")
+        if probes < 1:
+            raise BadInput(f"selection.probes={probes} is below 1; type for instance selection.probes=300")
         self.curvature, self.probes, self.samples, self.clip = curvature, probes, samples, clip
 
     def scores(self, layer: NodeLayer) -> Tensor:

@@ -89,13 +89,20 @@ def shared_factors(layer: NodeLayer, labels: str) -> dict[str, Factors]:
     return layer.shared[key]
 
 
+def checked_damping(damping: float, part: str) -> float:
+    """``damping`` if it is not negative, which would leave the factors indefinite; otherwise :class:`BadInput`."""
+    if not 0 <= damping < float("inf"):
+        raise BadInput(f"{part}.damping={damping:g} is not a number from 0; type for instance {part}.damping=1e-3")
+    return damping
+
+
 class _KroneckerSelection(Selection):
     """Score of a node = sum over the layers that write it of the cost of its row."""
 
     cost: Callable[[Tensor, Factors], Tensor]
 
     def __init__(self, damping: float, labels: str = "sampled") -> None:
-        self.damping = damping
+        self.damping = checked_damping(damping, "selection")
         self.labels = labels
 
     def scores(self, layer: NodeLayer) -> Tensor:
@@ -156,7 +163,7 @@ class KroneckerCompensation(Compensation):
     def __init__(self, damping: float = 1e-3, labels: str = "sampled", update: str = "group") -> None:
         if update not in self.updates:
             raise BadInput(f"compensation.update={update!r} is not known; expected {' or '.join(self.updates)}")
-        self.damping = damping
+        self.damping = checked_damping(damping, "compensation")
         self.labels = labels
         self.update = self.updates[update]
 

@@ -186,6 +186,13 @@ def _solve(system: Tensor, right: Tensor) -> Tensor:
     return torch.cholesky_solve(right[:, None], torch.linalg.cholesky(system)).squeeze(1)
 
 
+def _check_damping(damping: float, part: str) -> None:
+    if not 0 < damping < float("inf"):
+        raise BadInput(
+            f"{part}.damping={damping:g} is not positive, F has no inverse; the papers use {part}.damping=1e-5"
+        )
+
+
 class OBSSelection(Selection):
     """Keeps the weights with the largest OBS saliency under the damped empirical Fisher.
 
@@ -211,6 +218,7 @@ class OBSSelection(Selection):
         memory_gb: float = 4.0,
     ) -> None:
         self.settings = Samples(samples, labels, memory_gb)
+        _check_damping(damping, "selection")
         self.damping, self.block, self.first_order = damping, _checked_block(block), first_order
 
     def select_all(self, layers: Sequence[EdgeLayer], counts: Mapping[str, int | Tensor]) -> dict[str, Tensor]:
@@ -268,6 +276,8 @@ class OBSCompensation(Compensation):
     ) -> None:
         if update not in UPDATES:
             raise BadInput(f"compensation.update={update} is unknown; choose sum (as published) or group (exact)")
+        if damping is not None:
+            _check_damping(damping, "compensation")
         self.update, self.scale = update, scale
         self.damping, self.first_order = damping, first_order
         self.block = None if block is None else _checked_block(block)

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.arguments import fitted
 from methods.errors import BadInput
 from methods.seeds import derive_seed
 
@@ -43,6 +44,7 @@ def build(cfg: Mapping[str, Any], shape: Sequence[int], classes: int, seed: int)
     name = arguments.pop("name", None)
     factory = factory_of(arguments)
     name = name or factory.__name__
+    arguments = fitted(factory, arguments, "model")
     # What the configuration itself gives comes before what the data set offers.
     arguments = _offered(factory, arguments["_target_"], list(shape), classes) | arguments
     # Only the CPU's generator: torch.manual_seed would also reseed accelerators, which fork_rng would have to restore.
@@ -62,6 +64,13 @@ def build(cfg: Mapping[str, Any], shape: Sequence[int], classes: int, seed: int)
             raise BadInput(f"model._target_={arguments['_target_']} gives {type(model).__name__}; expected a nn.Module")
         _check(model, name, tuple(shape), classes)
     return model
+
+
+def check_arguments(cfg: Mapping[str, Any]) -> None:
+    """Raise :class:`BadInput` for a ``model`` section that cannot be built whatever the data; nothing is built."""
+    if not isinstance(cfg, Mapping):
+        raise BadInput(f"model={cfg} is not a section of options; type for instance model=mlp")
+    fitted(factory_of(cfg), cfg, "model", free=("name",))
 
 
 def factory_of(cfg: Mapping[str, Any]) -> Callable[..., Any]:
