@@ -17,6 +17,7 @@ from methods.errors import BadInput
 from methods.layers import EdgeLayer, NodeLayer
 from methods.progress import track
 
+COLUMNS = 256  # of a right-hand side that are solved for at a time
 SINGULAR = 1e-12  # relative to a unit diagonal: pivots below are treated as rank deficiency
 
 
@@ -161,14 +162,28 @@ def solve_ridge(second: Tensor, right: Tensor, ridge: Tensor) -> Tensor:
         right: (k, n).
         ridge: (k,), not negative.
     """
-    system = second + torch.diag(ridge)
+    return solve_ridge_(second.clone(), right.clone(), ridge)
+
+
+def solve_ridge_(system: Tensor, right: Tensor, ridge: Tensor) -> Tensor:
+    """:func:`solve_ridge` in the memory of its arguments: both are overwritten, and ``right`` is what is returned.
+
+    Beside them it needs one (k, k) matrix, the factor, and a few columns of ``right``.
+    """
+    system.diagonal().add_(ridge)
     scale = system.diagonal().clamp_min(0).sqrt()
     scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    unit = system / torch.outer(scale, scale)
-    factor, info = torch.linalg.cholesky_ex(unit)
+    system.div_(scale).div_(scale[:, None])
+    right.div_(scale[:, None])
+    factor, info = torch.linalg.cholesky_ex(system)
     if int(info) == 0 and float(factor.diagonal().min()) ** 2 > SINGULAR:
-        return torch.cholesky_solve(right / scale[:, None], factor) / scale[:, None]
-    values, vectors = torch.linalg.eigh(unit)
+        for columns in right.split(COLUMNS, 1):
+            columns.copy_(torch.cholesky_solve(columns, factor))
+        return right.div_(scale[:, None])
+    del factor
+    values, vectors = torch.linalg.eigh(system)
     keep = values > SINGULAR * values[-1].clamp_min(1)
     vectors = vectors[:, keep]
-    return (vectors @ ((vectors.T @ (right / scale[:, None])) / values[keep][:, None])) / scale[:, None]
+    for columns in right.split(COLUMNS, 1):
+        columns.copy_(vectors @ ((vectors.T @ columns) / values[keep][:, None]))
+    return right.div_(scale[:, None])

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from methods.compensation import solve_ridge
+from methods.compensation import COLUMNS, solve_ridge_
 from methods.errors import BadInput
 from methods.layers import NodeLayer
 from methods.network_error import chain_bound, network_error
@@ -93,7 +93,8 @@ def reconstruction_matrix(covariance: Tensor, kept: Tensor, ridge: Tensor | floa
     if len(kept) == 0:
         return covariance.new_zeros(len(covariance), 0)
     tau = torch.as_tensor(0.0 if ridge is None else ridge, dtype=torch.float64, device=covariance.device)
-    return solve_ridge(covariance[kept][:, kept], covariance[kept], tau.expand(len(kept))).T
+    right = covariance[kept]
+    return solve_ridge_(right[:, kept], right, tau.expand(len(kept))).T
 
 
 def information_loss(
@@ -108,8 +109,17 @@ def information_loss(
         metric: M as a (m, m) matrix or a Metric.
     """
     matrix = reconstruction_matrix(covariance, kept, ridge)
-    residual = covariance.double() - matrix @ covariance[kept].double()
-    return metric_times(metric, residual).trace().clamp(min=0)
+    return residual_trace(covariance.double(), kept, matrix, metric).clamp(min=0)
+
+
+def residual_trace(covariance: Tensor, kept: Tensor, matrix: Tensor, metric: AnyMetric = None) -> Tensor:
+    """Tr[M (S - A S_JF)] for any A (m, k), a few columns at a time, so that no further (m, m) array is needed."""
+    total = covariance.new_zeros(())
+    for columns in torch.arange(len(covariance), device=covariance.device).split(COLUMNS):
+        part = slice(int(columns[0]), int(columns[-1]) + 1)
+        residual = covariance[:, part] - matrix @ covariance[kept, part]
+        total += metric_times(metric, residual)[part].diagonal().sum()
+    return total
 
 
 def output_metric(
@@ -242,7 +252,9 @@ class SpectralSelection(Selection):
         trace, lam = covariance.trace().item(), self._absolute(covariance)
         tau = self.ridge(layer, kept)
         matrix = reconstruction_matrix(covariance, kept, tau)
-        residual = covariance - matrix @ covariance[kept]
+        input_loss, output_loss = (
+            residual_trace(covariance, kept, matrix, each).clamp(min=0) for each in (None, output)
+        )
         values, vectors = torch.linalg.eigh(covariance)
         values = values.clamp(min=0)
         seen = vectors.square().sum(0), (vectors * output.times(vectors)).sum(0)
@@ -252,8 +264,7 @@ class SpectralSelection(Selection):
             return (weight * shrunk).sum().item()
 
         own, out = degrees(self.lam, seen[0]), degrees(self.lam, seen[1])
-        total = output.times(covariance).trace()
-        input_loss, output_loss = (each.clamp(min=0) for each in (residual.trace(), output.times(residual).trace()))
+        total = residual_trace(covariance, kept[:0], matrix[:, :0], output)
         result: dict[str, Any] = {
             "m": len(covariance),
             "kept": len(kept),

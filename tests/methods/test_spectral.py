@@ -176,6 +176,13 @@ def test_backward_rows_are_those_that_stay_with_their_probability():
     assert torch.allclose(metric.dense(torch.empty(8, 8).double()), rows.T @ rows)
 
 
+def test_all_rows_with_equal_probabilities_are_the_simultaneous_procedure():
+    weight = normal(3, 5, 8)[:, :, None]
+    backward = output_metric([weight], 0.0, [torch.arange(5)], [torch.full((5,), 1 / 5).double()])
+    simultaneous = output_metric([weight], 0.0)
+    assert torch.allclose(backward.dense(torch.empty(8, 8).double()), simultaneous.dense(torch.empty(8, 8).double()))
+
+
 def test_selection_follows_the_formulas():
     covariance, weight = second(features(7)), normal(8, 5, 8)[:, :, None]
     layer = stand_in(covariance, [weight])
