@@ -1,6 +1,7 @@
 """Boards: which records share a table, which share a row, and how the rows of a table compare.
 
-A board holds the cells of one (data set, model, budget) unless it is grouped otherwise. A row is one method with one
+A board holds the cells of one (data set, model, budget) unless it is grouped otherwise; a model of other widths, or
+trained otherwise, is another model. A row is one method with one
 setting, averaged over seeds (and over tasks, where the grouping spans several). Cells that failed, collapsed or did not
 apply are rows of their own, never gaps; so are cells that missed their budget, whose networks are larger than others.
 Rows are compared pair by pair over the seeds and tasks they share.
@@ -116,6 +117,7 @@ def boards(cells: Sequence[Cell], question: Question | None = None) -> list[Boar
         columns = sorted(name for name in known if name != "config" and not name.startswith("_"))
         raise BadInput(f"Unknown column {', '.join(unknown)}; expected some of {', '.join(columns)}.")
     groups: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
+    cells = _with_networks(cells)
     for cell in with_names(cells):
         groups[tuple(cell[name] for name in question.group_by)].append(cell)
     keys: dict[tuple[Any, ...], set[str]] = defaultdict(set)
@@ -169,14 +171,15 @@ def _merit(row: Row, metric: str, board: Board) -> tuple[bool, float]:
 def with_names(cells: Sequence[Cell]) -> list[Cell]:
     """The cells with their ``name``: the label, and where the surroundings of the method are unusual, what is unusual.
 
-    Usual, on a (data set, model), are the training, calibration and other surroundings that most labels share. So a
+    Usual, on a (data set, model), are the fine-tuning, calibration and other surroundings that most labels share. So a
     name stands for one setting at all budgets and seeds of a network, and equal names of different networks can be
-    compared. ``usual`` marks the cells in usual surroundings. Cells that are the same but for what was measured count
-    once, and those whose network is much larger than was asked for get the status ``missed``. Latencies that were not
-    taken on the kind of machine of most are left out.
+    compared. A model whose dense network is another than that of most methods is named as well. ``usual`` marks the
+    cells in usual surroundings. Cells that are the same but for what was measured count once, and those whose network
+    is much larger than was asked for get the status ``missed``. Latencies that were not taken on the kind of machine of
+    most are left out.
     """
-    cells = [_judged(cell) for cell in cells]
-    usual = _usual_contexts(cells)
+    cells = _with_networks([_judged(cell) for cell in cells])
+    usual = _usual(cells, "context")
     settings: dict[tuple[Any, ...], Cell] = {}
     for cell in sorted(cells, key=lambda cell: cell["key"]):
         settings.setdefault((*_pair(cell), cell["label"], cell["variant"]), cell)
@@ -222,19 +225,41 @@ def _pair(cell: Cell) -> tuple[str, str]:
     return cell["dataset"], cell["model"]
 
 
-def _usual_contexts(cells: Sequence[Cell]) -> dict[tuple[str, str], Cell]:
-    """For each (data set, model) a cell of the context with the most methods, then labels, then cells."""
+def _usual(cells: Sequence[Cell], column: str) -> dict[tuple[str, str], Cell]:
+    """For each (data set, model) a cell with the value of ``column`` that has the most methods, then labels, cells."""
     members: dict[tuple[str, str], dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
     for cell in cells:
-        members[_pair(cell)][cell["context"]].append(cell)
+        members[_pair(cell)][cell[column]].append(cell)
 
     def weight(item: tuple[str, list[Cell]]) -> tuple[int, int, int, str]:
-        context, own = item
+        value, own = item
         methods, settings, cells = (len({cell[name] for cell in own}) for name in ("method", "label", "key"))
-        return methods, settings, cells, context
+        return methods, settings, cells, value
 
-    chosen = {pair: max(contexts.items(), key=weight)[1] for pair, contexts in members.items()}
+    chosen = {pair: max(values.items(), key=weight)[1] for pair, values in members.items()}
     return {pair: min(own, key=lambda cell: cell["key"]) for pair, own in chosen.items()}
+
+
+def _with_networks(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells, whose ``model`` says how the dense network differs from that of most methods on its data set.
+
+    Networks of other widths, trained otherwise or on fewer samples are other tasks: they share no board and no rank.
+    """
+    usual = _usual(cells, "dense_variant")
+    first: dict[tuple[str, str, str], Cell] = {}
+    for cell in sorted(cells, key=lambda cell: cell["key"]):
+        first.setdefault((*_pair(cell), cell["dense_variant"]), cell)
+    names: dict[tuple[str, str, str], str] = {}
+    for place, cell in first.items():
+        base = usual[_pair(cell)]
+        if cell["dense_variant"] != base["dense_variant"]:
+            words = distinctions({"usual": _dense_setting(base), "this": _dense_setting(cell)})["this"]
+            names[place] = f"{cell['model']} [{words}]"
+    taken = Counter((place[0], name) for place, name in names.items())
+    for place, name in names.items():
+        if taken[place[0], name] > 1:  # they differ in what the words leave out
+            names[place] = f"{name[:-1]}, {place[2][:4]}]"
+    return [{**cell, "model": names.get((*_pair(cell), cell["dense_variant"]), cell["model"])} for cell in cells]
 
 
 def _worth(cell: Cell) -> tuple[bool, int, str, str]:

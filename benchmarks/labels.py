@@ -42,8 +42,10 @@ def distinctions(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     leaves = {row: dict(_leaves(config)) for row, config in configs.items()}
     names = sorted({name for leaf in leaves.values() for name in leaf})
     differing = [name for name in names if len({str(leaf.get(name)) for leaf in leaves.values()}) > 1]
+    more = len(differing) - MOST_DIFFERENCES
+    rest = [f"{more} more"] if more > 0 else []
     return {
-        row: ", ".join(f"{_last(name)} {_short(leaf.get(name))}" for name in differing[:MOST_DIFFERENCES])
+        row: ", ".join([f"{_last(name)} {_short(leaf.get(name))}" for name in differing[:MOST_DIFFERENCES]] + rest)
         for row, leaf in leaves.items()
     }
 

@@ -153,7 +153,8 @@ def _section(
     stem = safe_name("_".join(pair))
     section = Section(" · ".join(pair), f"task-{stem}")
     done = gather.of_pair(cells, pair)
-    own = [record for record in records if (record.dataset, record.model) == pair and record.status == "done"]
+    keys = {cell["key"] for cell in done}
+    own = [record for record in records if record.key in keys]
     if done:
         title = gather.quantity(done)[2]
         names, others = gather.shown(done)

@@ -11,6 +11,7 @@ from rich.console import Console
 from sample_records import made
 
 from benchmarks import board, labels, overall
+from benchmarks.board import with_names
 from benchmarks.board_table import csv_of, table_of
 from benchmarks.frame import load, rows_of
 from benchmarks.leaderboard import main, outdated, render
@@ -613,3 +614,35 @@ def test_networks_larger_than_asked_for_are_shown_with_what_they_reached_and_not
     assert all(rows[method].status == "done" and rows[method].rank for method in ("dpp", "spectral", "random"))
     assert found.rows[-1].method == "cbs"
     assert "reached keep 0.4" in table_of(found).markdown()
+
+
+def test_networks_of_other_widths_or_training_are_other_tasks(conf):
+    def cell(method, seed, accuracy, widths=(10,), epochs=5):
+        model = {"name": "mlp", "widths": list(widths)}
+        settings = {"model": model, "method": {"name": method}, "trainer": {"train": {"epochs": epochs}}}
+        return made(seed, method=method, settings=settings, metrics={"tuned": {"accuracy": accuracy + seed / 100}})
+
+    records = [cell(method, seed, 0.7) for method in ("dpp", "random", "spectral") for seed in range(3)]
+    records += [cell("random", seed, 0.9, widths=(50,)) for seed in range(3)]
+    records += [cell("random", seed, 0.8, widths=(50,), epochs=9) for seed in range(3)]
+    found = {board.group["model"]: board for board in boards(records)}
+    assert set(found) == {"mlp", "mlp [model.widths [50]]", "mlp [model.widths [50], train.epochs 9]"}
+    assert [row.full for row in found["mlp"].rows if not row.control] == ["dpp", "random", "spectral"]
+    for name, accuracy in (("mlp", 0.71), ("mlp [model.widths [50]]", 0.91)):
+        [row] = [row for row in found[name].rows if row.method == "random"]
+        assert row.full == "random" and row.values["tuned_accuracy"].mean == pytest.approx(accuracy)
+    assert sum(len(board.keys) for board in found.values()) == len(records)
+    assert found["mlp [model.widths [50]]"].keys == {record.key for record in records[9:12]}
+    named = with_names(rows_of(records))
+    assert [cell["model"] for cell in with_names(named)] == [cell["model"] for cell in named]
+
+
+def test_networks_whose_words_are_alike_are_told_apart(conf):
+    def cell(method, **train):
+        return made(method=method, settings={"method": {"name": method}, "trainer": {"train": train}})
+
+    records = [cell(method, a=1, b=1, c=1, d=1) for method in ("dpp", "random", "spectral")]
+    records += [cell("random", a=2, b=2, c=2, d=d) for d in (2, 3)]
+    names = {board.group["model"] for board in boards(records)}
+    assert len(names) == 3
+    assert all("train.a 2, train.b 2, train.c 2, 1 more, " in name for name in names - {"mlp"})
