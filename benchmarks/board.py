@@ -158,9 +158,12 @@ def _board(group: dict[str, Any], cells: list[Cell], question: Question) -> Boar
 
 
 def default_metric(cells: Sequence[Cell]) -> str:
-    """Accuracy after fine-tuning; loss for regression."""
-    accurate = any(cell.get(f"{stage}_accuracy") is not None for cell in cells for stage in ("tuned", "pruned"))
-    return "tuned_accuracy" if accurate else "tuned_loss"
+    """Accuracy after fine-tuning; loss for regression, where there is no accuracy."""
+
+    def any_has(name: str) -> bool:
+        return any(cell.get(f"{stage}_{name}") is not None for cell in cells for stage in ("dense", "pruned", "tuned"))
+
+    return "tuned_loss" if any_has("loss") and not any_has("accuracy") else "tuned_accuracy"
 
 
 def _merit(row: Row, metric: str, board: Board) -> tuple[bool, float]:

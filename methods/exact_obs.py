@@ -256,7 +256,7 @@ class ExactOBSSelection(Selection):
             if abs(asked - n / m) > 0.01:
                 raise BadInput(
                     f"the pattern {n}:{m} keeps {n / m:.3g} of a layer, the budget asks for {asked:.3g}; "
-                    f"type allocation=uniform budget.keep={n / m:.3g}"
+                    f"type allocation=uniform schedule=one_shot budget.keep={n / m:.3g}"
                 )
             return torch.full((rows,), removals.order.shape[1], device=device)
         if isinstance(k, Tensor):

@@ -17,6 +17,7 @@ SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down"
 DASHES = ((1, 0), (6, 3), (2, 2), (8, 2, 2, 2))
 INK = "currentColor"
 HEIGHT = 250
+FEW_EPOCHS = 5  # a curve of so few has its points marked; of one epoch nothing else would be seen
 ROW = 30
 Spec = dict[str, Any]
 
@@ -108,7 +109,9 @@ def trade_off(points: list[Point], looks: Looks, x: str, y: str, dense: float | 
         top = highest + 0.03 * (highest - start)
         cut = alt.Scale(zero=False, nice=False, domainMin=alt.ExprRef("lowest"), domainMax=top)
     metric = alt.Y("mean:Q", title=y, scale=cut)
-    ratio = alt.X("ratio:Q", title=x, scale=alt.Scale(type="log", base=2, nice=False, padding=12))
+    ratio = alt.X(
+        "ratio:Q", title=x, scale=alt.Scale(type="log", base=2, nice=False, padding=12), axis=alt.Axis(format=".3~g")
+    )
     base = alt.Chart(alt.Data(values=points)).transform_filter("datum.stage == stage")
     base = base.encode(x=ratio, color=alt.Color("method:N", scale=scales["color"], legend=_legend()))
     faded = alt.condition(pick, alt.value(1.0), alt.value(0.08))
@@ -211,7 +214,8 @@ def curves(points: list[Point], looks: Looks, y: str) -> Spec:
         y2="high:Q",
         opacity=alt.condition(pick, alt.value(0.12), alt.value(0.02)),
     )
-    line = base.mark_line(strokeWidth=2).encode(
+    few = max(point["epoch"] for point in points) <= FEW_EPOCHS
+    line = base.mark_line(strokeWidth=2, point=few).encode(
         y=alt.Y("mean:Q", title=y, scale=alt.Scale(zero=False)),
         strokeDash=alt.StrokeDash("method:N", scale=scales["dash"], legend=_legend()),
         opacity=alt.condition(pick, alt.value(1.0), alt.value(0.08)),
