@@ -70,6 +70,10 @@ def sweep(request: Request) -> int:
     missing = sound_missing(composer, plan)
     here = len(plan.cells) - len(missing)
     console.print(f"{len(plan.cells)} cell{'s' * (len(plan.cells) != 1)}: {here} done already, {len(missing)} to run")
+    if not request.multirun and any(key_of(word) == "experiment" for word in request.words):
+        console.print(
+            f"one cell in the surroundings of {plan.name}; its grid: python run.py -m +experiment={plan.name}"
+        )
     faults = run_missing(composer, plan, request, missing)
     if plan.controls:
         plan = with_controls(composer, plan, store)

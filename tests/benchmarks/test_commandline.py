@@ -63,6 +63,13 @@ def test_a_sweep_leaves_valid_records_and_a_board_and_the_second_time_does_nothi
     assert {path: path.stat().st_mtime_ns for path in command.results.glob("runs/*/*/*.json")} == stamps
 
 
+def test_an_experiment_without_m_is_one_cell_and_says_how_to_run_its_grid(command):
+    result = command("+experiment=digits_latency", "method=random", *TINY)
+    assert result.returncode == 0 and len(records(command)) == 1
+    assert "python run.py -m +experiment=digits_latency" in result.stdout
+    assert "+experiment" not in command("method=random", *TINY).stdout
+
+
 def test_a_dry_run_lists_the_cells_and_runs_none(command):
     result = command("-m", "method=spectral,dpp", "seed=0,1", "--dry-run", *TINY)
     assert result.returncode == 0
