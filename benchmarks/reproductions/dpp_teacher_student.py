@@ -47,7 +47,7 @@ SETTING = (
 
 
 def run(work: Workplace) -> Outcome:
-    """The whole study; about 20 minutes on one core."""
+    """The whole study; about 15 minutes on one core."""
     settings = study_settings(work.quick)
     full = study(settings)
     table = full[list(COLUMNS)].rename(columns=COLUMNS)
