@@ -117,8 +117,10 @@ def boards(cells: Sequence[Cell], question: Question | None = None) -> list[Boar
         columns = sorted(name for name in known if name != "config" and not name.startswith("_"))
         raise BadInput(f"Unknown column {', '.join(unknown)}; expected some of {', '.join(columns)}.")
     groups: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
-    cells = _with_networks(cells)
-    for cell in with_names(cells):
+    apart = "model" in question.group_by
+    if apart:
+        cells = with_networks(cells)
+    for cell in with_names(cells, apart):
         groups[tuple(cell[name] for name in question.group_by)].append(cell)
     keys: dict[tuple[Any, ...], set[str]] = defaultdict(set)
     for cell in cells:
@@ -171,7 +173,7 @@ def _merit(row: Row, metric: str, board: Board) -> tuple[bool, float]:
     return mean is None, 0.0 if mean is None else -mean if board.larger_is_better else mean
 
 
-def with_names(cells: Sequence[Cell]) -> list[Cell]:
+def with_names(cells: Sequence[Cell], apart: bool = True) -> list[Cell]:
     """The cells with their ``name``: the label, and where the surroundings of the method are unusual, what is unusual.
 
     Usual, on a (data set, model), are the fine-tuning, calibration and other surroundings that most labels share. So a
@@ -180,8 +182,15 @@ def with_names(cells: Sequence[Cell]) -> list[Cell]:
     cells in usual surroundings. Cells that are the same but for what was measured count once, and those whose network
     is much larger than was asked for get the status ``missed``. Latencies that were not taken on the kind of machine of
     most are left out.
+
+    Args:
+        cells: rows of the frame.
+        apart: whether networks of other widths or training are other models (:func:`with_networks`); if not, the names
+            say how they differ.
     """
-    cells = _with_networks([_judged(cell) for cell in cells])
+    cells = [_judged(cell) for cell in cells]
+    if apart:
+        cells = with_networks(cells)
     usual = _usual(cells, "context")
     settings: dict[tuple[Any, ...], Cell] = {}
     for cell in sorted(cells, key=lambda cell: cell["key"]):
@@ -243,7 +252,7 @@ def _usual(cells: Sequence[Cell], column: str) -> dict[tuple[str, str], Cell]:
     return {pair: min(own, key=lambda cell: cell["key"]) for pair, own in chosen.items()}
 
 
-def _with_networks(cells: Sequence[Cell]) -> list[Cell]:
+def with_networks(cells: Sequence[Cell]) -> list[Cell]:
     """The cells, whose ``model`` says how the dense network differs from that of most methods on its data set.
 
     Networks of other widths, trained otherwise or on fewer samples are other tasks: they share no board and no rank.
@@ -257,7 +266,7 @@ def _with_networks(cells: Sequence[Cell]) -> list[Cell]:
         base = usual[_pair(cell)]
         if cell["dense_variant"] != base["dense_variant"]:
             words = distinctions({"usual": _dense_setting(base), "this": _dense_setting(cell)})["this"]
-            names[place] = f"{cell['model']} [{words}]"
+            names[place] = f"{cell['model']} [{words or cell['dense_variant'][:4]}]"
     taken = Counter((place[0], name) for place, name in names.items())
     for place, name in names.items():
         if taken[place[0], name] > 1:  # they differ in what the words leave out

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmarks.board import task_of
+from benchmarks.board import task_of, with_networks
 from benchmarks.frame import Row as Cell
 from benchmarks.tables import Table
 
@@ -42,6 +42,7 @@ Predicate = Callable[[Sequence[Cell]], tuple[State, str, Iterable[Cell]]]
 
 def examine(cells: Sequence[Cell]) -> list[Verdict]:
     """Every item of the checklist, judged on ``cells``."""
+    cells = with_networks(cells)
     verdicts = []
     for item, words, predicate in ITEMS:
         state, evidence, proof = predicate(cells)

@@ -130,7 +130,7 @@ def render(
             write_atomically(out / f"leaderboard.{name}", text)
     if console is not None:
         if "terminal" in formats:
-            _print(every, cells, question, console, only, interval)
+            _print(every, cells, question, console, only, interval, LEGEND if "md" in formats else "")
         _say_left_out(problems, console)
     return len(every)
 
@@ -142,19 +142,20 @@ def _print(
     console: "Console",
     only: frozenset[str] | None,
     interval: bool,
+    legend: str,
 ) -> None:
     from rich.text import Text
 
     shown = [board for board in every if only is None or only & board.keys]
     for board in shown:
         table_of(board, compact=True, interval=interval).show(console)
-        console.print(Text(checklist.line(checklist.examine(board.cells), LEGEND), style="dim"))
+        console.print(Text(checklist.line(checklist.examine(board.cells), legend), style="dim"))
     if only is None:
         table = overall.table_of(overall.compare(cells, question))
         if table is not None:
             table.show(console)
         if len(shown) > 1:
-            console.print(Text("All boards: " + checklist.line(checklist.examine(cells), LEGEND), style="dim"))
+            console.print(Text("All boards: " + checklist.line(checklist.examine(cells), legend), style="dim"))
 
 
 def _check_question(cells: Sequence[Cell], question: Question) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hydra.errors import InstantiationException
-from hydra.utils import get_method, instantiate
+from hydra.utils import instantiate
 
-from benchmarks.arguments import fitted
+from benchmarks.arguments import fit, fitted, imported
 from methods.allocation import Rounded
 from methods.budget import Budget
 from methods.errors import BadInput
@@ -28,7 +28,7 @@ def build_pruner(config: Mapping[str, Any]) -> Pruner:
     multiple = sections["allocation"].pop("round_to", None)
     parts = {name: build(section, name) for name, section in sections.items()}
     if multiple is not None:
-        parts["allocation"] = Rounded(parts["allocation"], multiple)
+        parts["allocation"] = Rounded(parts["allocation"], fit(multiple, int, "allocation.round_to", 8))
     return Pruner(**parts, prune_residual=bool(config.get("prune_residual")))
 
 
@@ -41,6 +41,15 @@ def _section(config: Mapping[str, Any], name: str) -> dict[str, Any]:
     return dict(config[name])
 
 
+def _factory(section: Mapping[str, Any]) -> Callable[..., Any] | None:
+    """What ``section`` names; None where Hydra will have to say what is wrong with it."""
+    try:
+        found = imported(section["_target_"])
+    except Exception:
+        return None
+    return found if callable(found) else None
+
+
 def build(section: Mapping[str, Any], name: str) -> Any:
     """Instantiate ``section``; options that are null are left to the class's own default.
 
@@ -49,8 +58,9 @@ def build(section: Mapping[str, Any], name: str) -> Any:
     """
     given = {key: value for key, value in section.items() if value is not None}
     try:
-        if isinstance(given.get("_target_"), str):
-            given = fitted(get_method(given["_target_"]), given, name)
+        factory = _factory(given)
+        if factory is not None:
+            given = fitted(factory, given, name)
         return instantiate(given, _convert_="all")
     except InstantiationException as error:
         cause: BaseException = error

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.arguments import fitted
+from benchmarks.arguments import fitted, imported
 from methods.errors import BadInput
 from methods.seeds import derive_seed
 
@@ -88,7 +88,7 @@ def factory_of(cfg: Mapping[str, Any]) -> Callable[..., Any]:
     if target.partition(".")[0] in VISION:
         _require_vision(target)
     try:
-        factory = _imported(target)
+        factory = imported(target)
     except Exception as error:  # whatever importing a user's module raises
         raise BadInput(
             f"model._target_={target} cannot be imported: {type(error).__name__}: {_one_line(error)}\n"
@@ -97,20 +97,6 @@ def factory_of(cfg: Mapping[str, Any]) -> Callable[..., Any]:
     if not callable(factory):
         raise BadInput(f"model._target_={target} is not a class or function that returns a nn.Module")
     return factory
-
-
-def _imported(target: str) -> Any:
-    """The object at a dotted path: as many parts as possible are modules, the rest attributes."""
-    parts = target.split(".")
-    found = importlib.import_module(parts[0])
-    for number, part in enumerate(parts[1:], 2):
-        if not hasattr(found, part):
-            try:
-                importlib.import_module(".".join(parts[:number]))
-            except ModuleNotFoundError as error:
-                raise AttributeError(f"{'.'.join(parts[: number - 1])} has no {part}") from error
-        found = getattr(found, part)
-    return found
 
 
 def _require_vision(target: str) -> None:

@@ -3,6 +3,7 @@
 Accuracies become percentages here; ``low`` and ``high`` are the mean minus and plus one sample standard deviation.
 """
 
+import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 from benchmarks.frame import Row as Cell
 from benchmarks.latencies import latency_columns
+from benchmarks.paths import safe_name
 from benchmarks.record import Record
 from benchmarks.stats import Spread, spread
 
@@ -24,6 +26,14 @@ MOST_EPOCHS = 60  # of a curve on the page; longer ones are thinned out
 def pairs(cells: Iterable[Cell]) -> list[Pair]:
     """The (data set, model) pairs."""
     return sorted({(cell["dataset"], cell["model"]) for cell in cells})
+
+
+def stem(pair: Pair) -> str:
+    """What the pair's figures and anchors are called; a name with brackets is cut, and told apart by its digest."""
+    name = safe_name("_".join(pair))
+    if "[" not in pair[1]:
+        return name
+    return f"{name[:48]}_{hashlib.sha256('/'.join(pair).encode()).hexdigest()[:6]}"
 
 
 def of_pair(cells: Iterable[Cell], pair: Pair) -> list[Cell]:

@@ -150,7 +150,7 @@ def _section(
     looks: charts.Looks,
     question: Question,
 ) -> Section:
-    stem = safe_name("_".join(pair))
+    stem = gather.stem(pair)
     section = Section(" · ".join(pair), f"task-{stem}")
     done = gather.of_pair(cells, pair)
     keys = {cell["key"] for cell in done}

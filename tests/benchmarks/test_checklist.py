@@ -67,6 +67,17 @@ def test_proof_names_the_records():
     assert set(verdicts["D14"].keys) == controls
 
 
+def test_a_control_on_a_network_of_other_widths_is_none():
+    def cell(method, width):
+        model = {"name": "mlp", "widths": [width]}
+        settings = {"model": model, "method": {"name": method}}
+        return made(method=method, settings=settings, metrics={"tuned": {"accuracy": 0.9}})
+
+    own = [cell(method, 10) for method in ("dpp", "spectral", "random")]
+    assert states(own)["D14"] == "passed"
+    assert states([*own[:2], cell("random", 50)])["D14"] == "failed"
+
+
 def test_nothing_passes_on_nothing():
     assert "passed" not in states([]).values()
     assert checklist.line(checklist.examine([])).startswith("checklist: 0 of ")

@@ -164,6 +164,8 @@ BAD = {
         "did you mean selection.norm?",
     ),
     "option type": (["method=lq", "selection.q=abc"], "selection.q=abc is not a valid number", "selection.q=0.5"),
+    "target": (["selection._target_=methods.nope.X"], "selection cannot be built from methods.nope.X", "No module"),
+    "rounding": (["allocation.round_to=2.5"], "allocation.round_to=2.5 is not a valid integer", "round_to=8"),
     "no options": (["method=kron_obd", "compensation.damping=1"], "Compensation takes no options", "leave it out"),
     "part": (["selection=foo"], "selection=foo is not a section of options", "method=magnitude"),
     "model option": (["model.wdths=[3]"], "unknown key 'model.wdths'", "did you mean model.widths?"),

@@ -633,8 +633,20 @@ def test_networks_of_other_widths_or_training_are_other_tasks(conf):
         assert row.full == "random" and row.values["tuned_accuracy"].mean == pytest.approx(accuracy)
     assert sum(len(board.keys) for board in found.values()) == len(records)
     assert found["mlp [model.widths [50]]"].keys == {record.key for record in records[9:12]}
+    everything = boards(records, group_by=("dataset", "budget", "value"))[0]
+    names = {row.full for row in everything.rows if row.method == "random"}
+    assert names == {"random", "random [model.widths [50]]", "random [model.widths [50], train.epochs 9]"}
     named = with_names(rows_of(records))
     assert [cell["model"] for cell in with_names(named)] == [cell["model"] for cell in named]
+
+
+def test_networks_whose_settings_read_alike_have_names_of_their_own(conf):
+    def cell(method, rate):
+        return made(method=method, settings={"method": {"name": method}, "trainer": {"train": {"rate": rate}}})
+
+    records = [cell(method, 0.1) for method in ("dpp", "random")] + [cell("random", "0.1")]
+    [name] = {board.group["model"] for board in boards(records)} - {"mlp"}
+    assert len(name) == len("mlp [0123]")
 
 
 def test_networks_whose_words_are_alike_are_told_apart(conf):

@@ -278,3 +278,12 @@ def test_a_crowded_chart_shows_the_best_and_the_controls():
     names, said = gather.shown(cells)
     assert names == {"random", *(f"m{n}" for n in range(17, 30))} and "best 13 of 33 settings" in said
     assert gather.shown(cells[:4]) == ({"m0", "m1"}, "")
+
+
+def test_networks_with_long_names_have_figures_of_their_own():
+    names = [
+        f"mlp [dataset.limit 500, dataset.validation 0.2, model.widths [60, 70, 80], 1 more, {end}]" for end in "ab"
+    ]
+    stems = {gather.stem(("digits", name)) for name in names}
+    assert len(stems) == 2 and all(len(stem) < 60 for stem in stems)
+    assert gather.stem(("digits", "mlp")) == "digits_mlp"
