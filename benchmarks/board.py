@@ -137,6 +137,7 @@ def _sortable(value: Any) -> tuple[bool, Any]:
 
 
 def _board(group: dict[str, Any], cells: list[Cell], question: Question) -> Board:
+    cells = of_one_machine(cells)  # it may span tasks that were timed on different ones
     cells = sorted((_with_sizes(cell) for cell in cells), key=lambda cell: (task_of(cell), cell["seed"], cell["key"]))
     metric = question.metric or default_metric(cells)
     footnotes: dict[str, str] = {}
@@ -181,7 +182,7 @@ def with_names(cells: Sequence[Cell], apart: bool = True) -> list[Cell]:
     compared. A model whose dense network is another than that of most methods is named as well. ``usual`` marks the
     cells in usual surroundings. Cells that are the same but for what was measured count once, and those whose network
     is much larger than was asked for get the status ``missed``. Latencies that were not taken on the kind of machine of
-    most are left out.
+    most of their task are left out.
 
     Args:
         cells: rows of the frame.
@@ -218,7 +219,14 @@ def with_names(cells: Sequence[Cell], apart: bool = True) -> list[Cell]:
     for cell in named:
         place = (*task_of(cell), cell["name"], cell["seed"])
         best[place] = max(best.get(place, cell), cell, key=_worth)
-    return of_one_machine([cell for cell in named if best[*task_of(cell), cell["name"], cell["seed"]] is cell])
+    kept = [cell for cell in named if best[*task_of(cell), cell["name"], cell["seed"]] is cell]
+    tasks: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for number, cell in enumerate(kept):
+        tasks[task_of(cell)].append(number)
+    for numbers in tasks.values():
+        for number, cell in zip(numbers, of_one_machine([kept[number] for number in numbers]), strict=True):
+            kept[number] = cell
+    return kept
 
 
 def _judged(cell: Cell) -> Cell:

@@ -12,6 +12,7 @@ from benchmarks import checklist, overall, published
 from benchmarks.board import Question, boards, task_of, with_names
 from benchmarks.board_table import RULE, table_of
 from benchmarks.frame import Row as Cell
+from benchmarks.latencies import of_one_machine
 from benchmarks.paths import safe_name
 from benchmarks.record import Record
 from benchmarks.records import Problem
@@ -152,7 +153,7 @@ def _section(
 ) -> Section:
     stem = gather.stem(pair)
     section = Section(" · ".join(pair), f"task-{stem}")
-    done = gather.of_pair(cells, pair)
+    done = of_one_machine(gather.of_pair(cells, pair))
     keys = {cell["key"] for cell in done}
     own = [record for record in records if record.key in keys]
     if done:

@@ -200,6 +200,21 @@ def test_latencies_of_differing_fingerprints_are_not_ranked_against_each_other(c
     assert boards(there, metric="latency_eager_b1")[0].rows[1].values["latency_eager_b1"].mean == 5.0
 
 
+def test_tasks_timed_on_different_machines_each_keep_their_latencies(conf):
+    def timed(keep, threads):
+        latency = [{"runtime": "eager", "batch": 1, "ratio": 2.0}]
+        budget = {"requested": {"keep": keep}, "achieved": {}}
+        settings = {"budget": {"keep": keep}}
+        return made(settings=settings, budget=budget, latency=latency, fingerprint={"cpu": "A", "threads": threads})
+
+    own, reviewed = timed(0.2, 2), timed(0.5, 1)
+    found = boards([own, reviewed])
+    assert [board.latencies for board in found] == [["latency_eager_b1"]] * 2
+    assert not any("left out" in note for board in found for note in table_of(board).notes)
+    [both] = boards([own, reviewed], group_by=("dataset", "model"))
+    assert any("left out" in note for note in table_of(both).notes)
+
+
 def test_regression_is_ranked_by_loss(conf):
     def cell(method, loss):
         metrics = {"pruned": {"loss": 1.0}, "tuned": {"loss": loss}}
