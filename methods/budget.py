@@ -313,7 +313,7 @@ def meet(
 
     between = [low, high] if budget.measured else _between(low, high, steps)
     chosen = min(between, key=lambda counts: abs(off(counts)))
-    if not budget.measured and abs(off(chosen)) > tolerance:
+    if not budget.measured and shortfall(budget, cost(chosen), dense, "off") is not None:
         chosen = min(chosen, *_holding(low, family, bottom, lambda counts: off(counts) <= 0), key=lambda c: abs(off(c)))
     return chosen, shortfall(budget, cost(chosen), dense, "nearest reachable size")
 
