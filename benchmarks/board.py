@@ -1,10 +1,10 @@
 """Boards: which records share a table, which share a row, and how the rows of a table compare.
 
 A board holds the cells of one (data set, model, budget) unless it is grouped otherwise; a model of other widths, or
-trained otherwise, is another model. A row is one method with one setting, averaged over seeds (and over tasks, where the
-grouping spans several). Cells that failed, collapsed or did not apply are rows of their own, never gaps; so are cells
-that missed their budget, whose networks are larger than others. Rows are compared pair by pair over the seeds and tasks
-they share.
+trained otherwise, is another model. A row is one method with one setting, averaged over seeds (and over tasks, where
+the grouping spans several). Cells that failed, collapsed or did not apply are rows of their own, never gaps; so are
+cells that missed their budget, whose networks are larger than others. Rows are compared pair by pair over the seeds and
+tasks they share.
 """
 
 from collections import Counter, defaultdict
