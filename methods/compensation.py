@@ -16,9 +16,7 @@ from torch import Tensor
 from methods.errors import BadInput
 from methods.layers import EdgeLayer, NodeLayer
 from methods.progress import track
-
-COLUMNS = 256  # of a right-hand side that are solved for at a time
-SINGULAR = 1e-12  # relative to a unit diagonal: pivots below are treated as rank deficiency
+from methods.ridge import RidgeInverse, solve_ridge
 
 
 class OwnRidge(Protocol):
@@ -109,15 +107,15 @@ class LeastSquares(Compensation):
         result = []
         for path, (cross, own) in zip(layer.readers, pairs, strict=True):
             ridge = self._ridge(own.second, layer, kept, selection)
-            second, target = own.second[kept][:, kept], cross.second[:, kept]
             # a constant that no bias can take up must not be fitted: the rest would miss it
-            if not self.intercept or layer.model.get_submodule(path).bias is None:
-                result.append(Reconstruction(solve_ridge(second, target.T, ridge).T))
-                continue
+            centred = self.intercept and layer.model.get_submodule(path).bias is not None
             # the mean of the targets is the row mean of the first network, that of the features the second one's
             mean = own.mean[kept]
-            matrix = solve_ridge(second - torch.outer(mean, mean), (target - torch.outer(cross.mean, mean)).T, ridge).T
-            result.append(Reconstruction(matrix, cross.mean - matrix @ mean))
+            system = own.second[kept[:, None], kept]
+            inverse = RidgeInverse(system.addr_(mean, mean, alpha=-1) if centred else system, ridge)
+            right = cross.second.T[kept]
+            matrix = inverse.times_(right.addr_(mean, cross.mean, alpha=-1) if centred else right).T
+            result.append(Reconstruction(matrix, cross.mean - matrix @ mean if centred else None))
         return result
 
     def _ridge(self, second: Tensor, layer: NodeLayer, kept: Tensor, selection: OwnRidge) -> Tensor:
@@ -150,40 +148,3 @@ class LeastSquares(Compensation):
                 tau = torch.full((len(kept),), float(ridge), dtype=second.dtype, device=second.device)
                 weight[row, kept] += solve_ridge(second[kept][:, kept], gone[:, None], tau).squeeze(1)
         return weight
-
-
-def solve_ridge(second: Tensor, right: Tensor, ridge: Tensor) -> Tensor:
-    """(S + diag ridge)^-1 right; where that is singular, the minimum-norm least-squares solution.
-
-    The system is scaled to a unit diagonal first, so that features of very different size lose no digits.
-
-    Args:
-        second: (k, k) symmetric positive semidefinite, float64.
-        right: (k, n).
-        ridge: (k,), not negative.
-    """
-    return solve_ridge_(second.clone(), right.clone(), ridge)
-
-
-def solve_ridge_(system: Tensor, right: Tensor, ridge: Tensor) -> Tensor:
-    """:func:`solve_ridge` in the memory of its arguments: both are overwritten, and ``right`` is what is returned.
-
-    Beside them it needs one (k, k) matrix, the factor, and a few columns of ``right``.
-    """
-    system.diagonal().add_(ridge)
-    scale = system.diagonal().clamp_min(0).sqrt()
-    scale = torch.where(scale > 0, scale, torch.ones_like(scale))
-    system.div_(scale).div_(scale[:, None])
-    right.div_(scale[:, None])
-    factor, info = torch.linalg.cholesky_ex(system)
-    if int(info) == 0 and float(factor.diagonal().min()) ** 2 > SINGULAR:
-        for columns in right.split(COLUMNS, 1):
-            columns.copy_(torch.cholesky_solve(columns, factor))
-        return right.div_(scale[:, None])
-    del factor
-    values, vectors = torch.linalg.eigh(system)
-    keep = values > SINGULAR * values[-1].clamp_min(1)
-    vectors = vectors[:, keep]
-    for columns in right.split(COLUMNS, 1):
-        columns.copy_(vectors @ ((vectors.T @ columns) / values[keep][:, None]))
-    return right.div_(scale[:, None])

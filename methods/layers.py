@@ -101,7 +101,8 @@ class NodeLayer:
     @cached_property
     def covariance(self) -> Tensor:
         """(m, m) float64 non-centred second moment, averaged over the readers."""
-        return torch.stack([moments.second for moments in self.moments]).mean(0)
+        seconds = [moments.second for moments in self.moments]
+        return seconds[0] if len(seconds) == 1 else torch.stack(seconds).mean(0)
 
 
 @dataclass

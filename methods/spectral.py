@@ -31,10 +31,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from methods.compensation import COLUMNS, solve_ridge_
 from methods.errors import BadInput
 from methods.layers import NodeLayer
 from methods.network_error import chain_bound, network_error
+from methods.ridge import RidgeInverse, strips
 from methods.selection import Count, Selection
 from methods.spectral_greedy import AnyMetric, Metric, checked, greedy_path, greedy_selection, metric_times
 from methods.spectral_theory import (
@@ -44,6 +44,7 @@ from methods.spectral_theory import (
     degrees_of_freedom,
     layer_error,
     leverage_scores,
+    mixed_degrees_of_freedom,
     output_degrees_of_freedom,
     propagation_bound,
     row_weights,
@@ -93,8 +94,8 @@ def reconstruction_matrix(covariance: Tensor, kept: Tensor, ridge: Tensor | floa
     if len(kept) == 0:
         return covariance.new_zeros(len(covariance), 0)
     tau = torch.as_tensor(0.0 if ridge is None else ridge, dtype=torch.float64, device=covariance.device)
-    right = covariance[kept]
-    return solve_ridge_(right[:, kept], right, tau.expand(len(kept))).T
+    inverse = RidgeInverse(covariance[kept[:, None], kept], tau.expand(len(kept)))
+    return inverse.times_(covariance[kept]).T
 
 
 def information_loss(
@@ -115,8 +116,7 @@ def information_loss(
 def residual_trace(covariance: Tensor, kept: Tensor, matrix: Tensor, metric: AnyMetric = None) -> Tensor:
     """Tr[M (S - A S_JF)] for any A (m, k), a few columns at a time, so that no further (m, m) array is needed."""
     total = covariance.new_zeros(())
-    for columns in torch.arange(len(covariance), device=covariance.device).split(COLUMNS):
-        part = slice(int(columns[0]), int(columns[-1]) + 1)
+    for part in strips(len(covariance), 256):
         residual = covariance[:, part] - matrix @ covariance[kept, part]
         total += metric_times(metric, residual)[part].diagonal().sum()
     return total
@@ -255,22 +255,16 @@ class SpectralSelection(Selection):
         input_loss, output_loss = (
             residual_trace(covariance, kept, matrix, each).clamp(min=0) for each in (None, output)
         )
-        values, vectors = torch.linalg.eigh(covariance)
-        values = values.clamp(min=0)
-        seen = vectors.square().sum(0), (vectors * output.times(vectors)).sum(0)
-
-        def degrees(relative: float, weight: Tensor) -> float:
-            shrunk = values / (values + relative * trace).clamp(min=torch.finfo(torch.float64).tiny)
-            return (weight * shrunk).sum().item()
-
-        own, out = degrees(self.lam, seen[0]), degrees(self.lam, seen[1])
-        total = residual_trace(covariance, kept[:0], matrix[:, :0], output)
+        total, norm = residual_trace(covariance, kept[:0], matrix[:, :0], output), matrix.norm().item()
+        del matrix  # an (m, k) array less in what follows
+        *degrees, own = degrees_of_freedom(covariance, [*(each * trace for each in LAMBDAS), lam]).tolist()
+        out = mixed_degrees_of_freedom(covariance, output, lam).item()
         result: dict[str, Any] = {
             "m": len(covariance),
             "kept": len(kept),
             "trace": trace,
             "lambda": lam,
-            "degrees_of_freedom": {f"{relative:g}": degrees(relative, seen[0]) for relative in LAMBDAS},
+            "degrees_of_freedom": {f"{each:g}": degree for each, degree in zip(LAMBDAS, degrees, strict=True)},
             "degrees_of_freedom_at_lambda": own,
             "output_degrees_of_freedom": out,
             "input_loss": _ratio(input_loss, trace),
@@ -278,8 +272,8 @@ class SpectralSelection(Selection):
             "loss_bound": 4 * lam * (self.theta * own + (1 - self.theta) * out),
             "loss": (self.theta * input_loss + (1 - self.theta) * output_loss).item(),
             "sufficient_width": sufficient_width(own),
-            "reconstruction_norm": matrix.norm().item(),
-            "condition_number": _condition(covariance[kept][:, kept] + torch.diag(tau)),
+            "reconstruction_norm": norm,
+            "condition_number": _condition(covariance[kept[:, None], kept], tau),
             "dead": int((covariance.diagonal() <= 0).sum()),
         }
         if self.constraint != "off":
@@ -318,7 +312,8 @@ def _ratio(part: Tensor | float, whole: Tensor | float) -> float:
     return float(part) / float(whole) if float(whole) > 0 else 0.0
 
 
-def _condition(system: Tensor) -> float | None:
-    """Ratio of the extreme eigenvalues, None if the system is singular to rounding."""
+def _condition(system: Tensor, ridge: Tensor) -> float | None:
+    """Ratio of the extreme eigenvalues of S_JJ + diag tau, None if that is singular to rounding; overwrites S_JJ."""
+    system.diagonal().add_(ridge)
     values = torch.linalg.eigvalsh(system)
     return (values[-1] / values[0]).item() if bool(values[0] > 1e-16 * values[-1]) else None

@@ -18,7 +18,8 @@ Recomputing R M R costs O(m^3) a step. Instead T = R M R is carried along: with 
     T <- T - (r w^T + w r^T) / d + (T_jj / d^2) r r^T
 
 Both updates are collected in panels of a few columns and applied as matrix products, so that a step reads O(m) numbers
-and the search runs at the speed of matrix multiplication. The covariance, R and T are the only (m, m) arrays.
+and the search runs at the speed of matrix multiplication. R and T, both symmetric, share one (m, m) array
+(``methods.folded``): with the covariance itself two in all. Small layers, where memory does not matter, spend more.
 
 T shrinks with the square of R, so its rounding errors do not stay relatively small. An estimate of them, ``drift``, is
 carried along; wherever it could change a choice the contenders' numerators are recomputed from R, and when that has
@@ -34,6 +35,8 @@ import torch
 from torch import Tensor
 
 from methods.errors import BadInput, Skipped
+from methods.folded import Folded
+from methods.ridge import LARGE
 
 TIE = 1e-9
 """Gains within this relative distance of the best are ties; the lowest index among them is taken."""
@@ -44,8 +47,7 @@ ROUNDING = 16 * torch.finfo(torch.float64).eps
 SLACK = 1e-12
 """Relative rounding allowed in a sum of prices."""
 PANEL = 64
-BLOCK = 256
-WIDE = 1024
+BLOCK = 128
 CONTENDERS = 32
 
 
@@ -89,15 +91,6 @@ class Metric:
                 result.addmm_(rows.T, rows @ matrix, alpha=1 - self.theta)
         return result
 
-    def dense(self, out: Tensor) -> Tensor:
-        """Writes M into the (m, m) tensor ``out``."""
-        out.zero_()
-        if self.theta < 1:
-            for rows in self.rows():
-                out.addmm_(rows.T, rows, alpha=1 - self.theta)
-        out.diagonal().add_(self.theta)
-        return out
-
 
 AnyMetric = Tensor | Metric | None
 """A metric as a dense (m, m) matrix, as a Metric, or None for the identity (the input information loss)."""
@@ -110,33 +103,31 @@ def metric_times(metric: AnyMetric, matrix: Tensor) -> Tensor:
     return metric.times(matrix) if isinstance(metric, Metric) else metric @ matrix
 
 
-def _congruence(residual: Tensor, metric: AnyMetric, out: Tensor) -> float:
-    """Writes T = R M R into ``out`` and returns Tr[M R], with no further (m, m) array."""
-    m = len(residual)
-    if metric is None or (isinstance(metric, Metric) and metric.count <= m):
-        theta = 1.0 if metric is None else metric.theta
-        panels = [(slice(start, start + WIDE), slice(start, None)) for start in range(0, m, WIDE)]
-        for rows, columns in panels:  # symmetric: blocks on and above the diagonal are enough
-            out[rows, columns].addmm_(residual[rows], residual[:, columns], beta=0, alpha=theta)
-        loss = theta * residual.trace().item()
-        for z in metric.rows() if metric is not None and theta < 1 else ():
-            seen = z @ residual
-            for rows, columns in panels:
-                out[rows, columns].addmm_(seen[:, rows].T, seen[:, columns], alpha=1 - theta)
-            loss += (1 - theta) * torch.dot(z.flatten(), seen.flatten()).item()
-        for start in range(WIDE, m, WIDE):
-            out[start:, start - WIDE : start] = out[start - WIDE : start, start:].T
+def _congruence(pair: Folded, metric: AnyMetric) -> float:
+    """Writes T = R M R and returns Tr[M R]; beside the pair it needs a few rows at a time."""
+
+    def blocks(factor: Tensor | float) -> Iterator[Tensor]:
+        nonlocal loss
+        for own in pair.blocks:
+            nodes = torch.arange(own.start, own.stop, device=pair.array.device)
+            rows = pair.first_rows(nodes)
+            if isinstance(factor, Tensor):
+                loss += torch.dot(rows.flatten(), factor[own].flatten()).item()
+                yield pair.times_first(rows @ factor, own.start)
+            else:
+                yield pair.times_first(rows, own.start).mul_(factor)
+
+    loss = 0.0
+    if isinstance(metric, Tensor):
+        pair.set_second(blocks(metric))
         return loss
-    # M has fewer rows than Z: form it where T will be, and let T overwrite it
-    if isinstance(metric, Metric):
-        metric.dense(out)
-    else:
-        out.copy_(metric)
-    loss = torch.dot(out.flatten(), residual.flatten()).item()
-    for start in range(0, m, BLOCK):
-        out[start : start + BLOCK] = out[start : start + BLOCK] @ residual
-    for start in range(0, m, BLOCK):
-        out[:, start : start + BLOCK] = residual @ out[:, start : start + BLOCK]
+    theta = 1.0 if metric is None else metric.theta
+    pair.set_second(blocks(theta))
+    loss = theta * pair.first_diagonal().sum().item()
+    for z in metric.rows() if metric is not None and theta < 1 else ():
+        seen = pair.times_first(z)
+        pair.add_to_second(seen, seen, 1 - theta)
+        loss += (1 - theta) * torch.dot(z.flatten(), seen.flatten()).item()
     return loss
 
 
@@ -145,9 +136,10 @@ class _Search:
 
     def __init__(self, covariance: Tensor, ridge: Tensor, metric: AnyMetric) -> None:
         m = len(covariance)
+        if m < LARGE and isinstance(metric, Metric) and metric.count > m:
+            metric = metric.times(torch.eye(m, dtype=covariance.dtype, device=covariance.device))
         self.ridge, self.metric = ridge, metric
-        self.residual = covariance.clone()
-        self.products = torch.empty_like(covariance)  # T
+        self.pair = Folded(covariance, max(BLOCK, m // 8) if m >= LARGE else max(m, 1))  # R and T
         self.left = covariance.new_empty(PANEL, m)
         self.right = covariance.new_empty(PANEL, m)
         self.moments = covariance.diagonal().clone()
@@ -165,8 +157,8 @@ class _Search:
     def refresh(self) -> None:
         """T, numerators and loss from their definition."""
         self.flush()
-        self.loss = _congruence(self.residual, self.metric, self.products)
-        self.numerator = self.products.diagonal().clone()
+        self.loss = _congruence(self.pair, self.metric)
+        self.numerator = self.pair.second_diagonal()
         self.drift = ROUNDING * self.numerator.abs()
         self.fresh, self.confirmed = True, 0
 
@@ -174,16 +166,16 @@ class _Search:
         """Applies the panel to R and T."""
         if self.filled:
             left, right = self.left[: self.filled], self.right[: self.filled]
-            self.residual.addmm_(left.T, left, alpha=-1)
-            self.products.addmm_(torch.cat([left, right]).T, torch.cat([right, left]), alpha=-1)
-            self.numerator = self.products.diagonal().clone()
+            self.pair.add_to_first(left, left, -1)
+            self.pair.add_to_second(torch.cat([left, right]), torch.cat([right, left]), -1)
+            self.numerator = self.pair.second_diagonal()
         self.filled = 0
-        self.diagonal = self.residual.diagonal().clamp(min=0)
+        self.diagonal = self.pair.first_diagonal().clamp(min=0)
 
     def columns(self, nodes: Tensor) -> Tensor:
         """Columns of R, as (m, c)."""
         left = self.left[: self.filled]
-        return self.residual[nodes].T - left.T @ left[:, nodes]
+        return self.pair.first_rows(nodes).T - left.T @ left[:, nodes]
 
     def best(self, allowed: Tensor) -> tuple[int, float] | None:
         """The node with the largest gain (lowest index among ties) and the gain; None when nothing is left to gain."""
@@ -226,8 +218,8 @@ class _Search:
         """Adds a node: the rank-one downdate of R and the rank-two downdate of T."""
         left, right = self.left[: self.filled], self.right[: self.filled]
         pivot = (self.diagonal[node] + self.ridge[node]).clamp(min=torch.finfo(torch.float64).tiny)
-        r = self.residual[node] - left.T @ left[:, node]
-        w = self.products[node] - left.T @ right[:, node] - right.T @ left[:, node]
+        r = self.pair.first_row(node) - left.T @ left[:, node]
+        w = self.pair.second_row(node) - left.T @ right[:, node] - right.T @ left[:, node]
         own = self.numerator[node].clone()
         step = r / pivot
         root = pivot.sqrt()

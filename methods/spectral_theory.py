@@ -24,12 +24,11 @@ import torch
 from torch import Tensor
 
 from methods.errors import BadInput
+from methods.ridge import LARGE, cholesky_, eigenvectors_, strips
 from methods.spectral_greedy import AnyMetric, metric_times
 
 SPECTRAL_FLOOR = 1e-13
 """Eigenvalues below this part of the largest count as zero (only at lam = 0 does it matter)."""
-LARGE = 1024
-"""From this size on leverage scores come from a Cholesky factor, several times faster than an eigendecomposition."""
 
 
 def _checked(lam: float) -> float:
@@ -65,28 +64,37 @@ def leverages(covariance: Tensor, lam: float) -> Tensor:
     trace = moments.sum().item()
     if trace <= 0:
         return torch.zeros_like(moments)
-    if len(covariance) > LARGE and lam >= 1e-8 * trace:
-        shifted = covariance.double().clone()
-        shifted.diagonal().add_(lam)
-        factor = torch.linalg.cholesky(shifted)
-        del shifted  # an (m, m) array less during the solves
+    if (factor := _shifted_factor(covariance, lam)) is not None:
         result = 1 - lam * _inverse_diagonal(factor)
         # the residual 1 - ... cancels for nodes far below lam, whose leverage has this much simpler bound
         result = torch.minimum(result, moments / lam)
     else:
-        values, vectors = torch.linalg.eigh(covariance.double())
-        result = vectors.square() @ _shrinkage(values, lam)
+        values, vectors = eigenvectors_(covariance.double().clone())
+        result = vectors.square_() @ _shrinkage(values, lam)
     return torch.where(moments > 0, result.clamp(0, 1), torch.zeros_like(result))
 
 
-def _inverse_diagonal(factor: Tensor, block: int = 256) -> Tensor:
+def _shifted_factor(covariance: Tensor, lam: float) -> Tensor | None:
+    """The Cholesky factor of S + lam I in a lower triangle (above it stands something else).
+
+    None where an eigendecomposition is to be preferred: in small matrices, where it is cheap, and for a lam so small
+    that the factor loses digits. In large ones the factor is several times faster.
+    """
+    if len(covariance) < LARGE or not lam >= 1e-8 * covariance.diagonal().sum().item() or lam == 0:
+        return None
+    factor = covariance.double().clone()
+    factor.diagonal().add_(lam)
+    return factor if cholesky_(factor) else None
+
+
+def _inverse_diagonal(factor: Tensor) -> Tensor:
     """(m,) diagonal of (L L^T)^-1: squared column norms of L^-1, whose columns are zero above the diagonal."""
     result = torch.empty_like(factor.diagonal())
-    for start in range(0, len(factor), block):
-        columns = torch.zeros_like(factor[start:, start : start + block])
+    for own in strips(len(factor)):
+        columns = torch.zeros_like(factor[own.start :, own])
         columns.diagonal().fill_(1)
-        torch.linalg.solve_triangular(factor[start:, start:], columns, upper=False, out=columns)
-        result[start : start + block] = columns.square().sum(0)
+        columns = torch.linalg.solve_triangular(factor[own.start :, own.start :], columns, upper=False)
+        result[own] = columns.square_().sum(0)
     return result
 
 
@@ -96,15 +104,27 @@ def leverage_scores(covariance: Tensor, lam: float) -> Tensor:
     return result / result.sum().clamp(min=torch.finfo(result.dtype).tiny)
 
 
-def _mixed_degrees_of_freedom(covariance: Tensor, metric: AnyMetric, lam: float) -> Tensor:
-    """Tr[M S (S + lam I)^-1]."""
-    values, vectors = torch.linalg.eigh(covariance.double())
-    return ((vectors * metric_times(metric, vectors)).sum(0) * _shrinkage(values, _checked(lam))).sum()
+def mixed_degrees_of_freedom(covariance: Tensor, metric: AnyMetric, lam: float) -> Tensor:
+    """Tr[M S (S + lam I)^-1] for a metric M, 0-dim: N(lam) for None, the identity, and N'(lam) for Z^T Z."""
+    covariance, lam = covariance.double(), _checked(lam)
+    total = covariance.new_zeros(())
+    if (factor := _shifted_factor(covariance, lam)) is not None:
+        for part in strips(len(covariance)):
+            half = torch.linalg.solve_triangular(factor, covariance[:, part], upper=False)
+            solved = torch.linalg.solve_triangular(factor.T, half, upper=True)
+            total += metric_times(metric, solved)[part].diagonal().sum()
+        return total
+    values, vectors = eigenvectors_(covariance.clone())
+    shrunk = _shrinkage(values, lam)
+    for part in strips(len(covariance)):
+        columns = vectors[:, part]
+        total += ((columns * metric_times(metric, columns)).sum(0) * shrunk[part]).sum()
+    return total
 
 
 def output_degrees_of_freedom(covariance: Tensor, weight: Tensor, lam: float) -> Tensor:
     """N'(lam) = Tr[Z S (S + lam I)^-1 Z^T] for Z = weight (rows, m)."""
-    return _mixed_degrees_of_freedom(covariance, weight.double().T @ weight.double(), lam)
+    return mixed_degrees_of_freedom(covariance, weight.double().T @ weight.double(), lam)
 
 
 def compression_bound(covariance: Tensor, lam: float, metric: AnyMetric = None) -> Tensor:
@@ -112,7 +132,7 @@ def compression_bound(covariance: Tensor, lam: float, metric: AnyMetric = None) 
 
     What the information loss of the best J does not exceed from ``sufficient_width(N(lam))`` nodes on.
     """
-    return 4 * lam * _mixed_degrees_of_freedom(covariance, metric, lam)
+    return 4 * lam * mixed_degrees_of_freedom(covariance, metric, lam)
 
 
 def sufficient_width(degrees: float) -> float:

@@ -3,6 +3,9 @@
 import os
 import sys
 
+# one thread per process, set before PyTorch is imported: several workers would fight for the same cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from methods.compensation import solve_ridge
 from methods.determinantal import KDPP, map_k_dpp
 from methods.dpp import DPPKernel, sample_edges
 from methods.importance import outgoing_norm
 from methods.progress import track
+from methods.ridge import solve_ridge
 from methods.seeds import stream
 from methods.selection import largest, largest_mask
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 from safetensors.torch import save_file
 
 import benchmarks.cell
@@ -20,16 +21,15 @@ TINY = ["trainer=tiny", "dataset.limit=300", "measure=none", "track=none", "cali
 
 @pytest.fixture
 def command(tmp_path):
-    """Runs a command of the suite with results and caches of its own."""
+    """Runs a command of the suite with results and caches of its own; ``cold``: in a new interpreter."""
 
-    def run(*words, module=None, timeout=120, **environment):
-        folders = [f"paths.results={tmp_path}/results", f"paths.cache={tmp_path}/cache"]
-        head = [sys.executable, "-m", module] if module else [sys.executable, "run.py"]
-        tail = [] if module or "--help" in words else folders
+    def run(*words, cold=False, **environment):
+        tail = [] if "--help" in words else [f"paths.results={tmp_path}/results", f"paths.cache={tmp_path}/cache"]
         env = {**os.environ, "OMP_NUM_THREADS": "1", "SECATEURS_DATA": "", "COLUMNS": "200", **environment}
-        return subprocess.run(
-            [*head, *words, *tail], cwd=ROOT, env=env, capture_output=True, text=True, timeout=timeout, check=False
-        )
+        if not cold:
+            return warm.run("run.py", [*words, *tail], env, tmp_path)
+        command = [sys.executable, "run.py", *words, *tail]
+        return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
 
     run.results = tmp_path / "results"
     run.cache = tmp_path / "cache"
@@ -42,7 +42,7 @@ def records(command):
 
 def test_a_sweep_leaves_valid_records_and_a_board_and_the_second_time_does_nothing(command):
     words = ["-m", "method=spectral,random", "compensation=none,least_squares", *TINY]
-    first = command(*words)
+    first = command(*words, cold=True)
     assert first.returncode == 0, first.stderr
     assert "4 cells: 0 done already, 4 to run" in first.stdout
     assert first.stdout.count("✓") == 4
@@ -260,7 +260,7 @@ def test_a_corrupt_dense_checkpoint_is_detected_and_trained_again(command):
 
 
 def test_help_lists_every_group_with_its_choices(command):
-    result = command("--help")
+    result = command("--help", cold=True)
     assert result.returncode == 0
     for folder in (path for path in CONF.iterdir() if path.is_dir() and not path.name.startswith("_")):
         assert folder.name in result.stdout
@@ -270,7 +270,7 @@ def test_help_lists_every_group_with_its_choices(command):
 
 def test_two_workers_run_a_sweep_side_by_side(command):
     words = ["-m", "method=magnitude,random", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *TINY]
-    result = command(*words)
+    result = command(*words, cold=True)
     assert result.returncode == 0, result.stderr
     assert len(records(command)) == 2
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from methods.compensation import solve_ridge
+from methods.ridge import solve_ridge
 
 ITEMS = 5
 

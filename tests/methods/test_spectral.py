@@ -148,10 +148,10 @@ def test_the_output_loss_ignores_how_scale_is_split_between_two_layers():
 
 def test_uniform_rows_of_z_have_the_paper_scale():
     weight = normal(0, 5, 8)
-    dense = output_metric([weight[:, :, None]], 0.0).dense(torch.empty(8, 8).double())
+    dense = output_metric([weight[:, :, None]], 0.0).times(torch.eye(8).double())
     assert torch.allclose(dense, 8 / 5 * weight.T @ weight / weight.norm(dim=1).max() ** 2)
     everything = output_metric([weight[:, :, None]], 0.0, [torch.arange(5)], [torch.full((5,), 0.2)])
-    assert torch.allclose(everything.dense(torch.empty(8, 8).double()), dense)
+    assert torch.allclose(everything.times(torch.eye(8).double()), dense)
 
 
 def test_kernel_positions_and_several_readers_are_stacked():
@@ -160,9 +160,9 @@ def test_kernel_positions_and_several_readers_are_stacked():
     largest = max(filters.flatten(1).norm(dim=1).max(), weight.flatten(1).norm(dim=1).max())
     rows = torch.cat([filters.permute(0, 2, 1).reshape(54, 4), weight[:, :, 0]])
     expected = 0.25 * torch.eye(4) + 0.75 * 4 / 9 * rows.T @ rows / largest**2
-    assert torch.allclose(metric.dense(torch.empty(4, 4).double()), expected)
+    assert torch.allclose(metric.times(torch.eye(4).double()), expected)
     raw = output_metric([filters, weight], 0.0, normalisation="raw")
-    assert torch.allclose(raw.dense(torch.empty(4, 4).double()), rows.T @ rows)
+    assert torch.allclose(raw.times(torch.eye(4).double()), rows.T @ rows)
 
 
 def test_backward_rows_are_those_that_stay_with_their_probability():
@@ -173,14 +173,14 @@ def test_backward_rows_are_those_that_stay_with_their_probability():
     joint = torch.cat([q * 2 / 4, torch.full((2,), 1 / 4).double()])
     assert joint.sum() == 1
     rows = torch.cat([weight, other]) * (8 * joint).sqrt()[:, None] / largest
-    assert torch.allclose(metric.dense(torch.empty(8, 8).double()), rows.T @ rows)
+    assert torch.allclose(metric.times(torch.eye(8).double()), rows.T @ rows)
 
 
 def test_all_rows_with_equal_probabilities_are_the_simultaneous_procedure():
     weight = normal(3, 5, 8)[:, :, None]
     backward = output_metric([weight], 0.0, [torch.arange(5)], [torch.full((5,), 1 / 5).double()])
     simultaneous = output_metric([weight], 0.0)
-    assert torch.allclose(backward.dense(torch.empty(8, 8).double()), simultaneous.dense(torch.empty(8, 8).double()))
+    assert torch.allclose(backward.times(torch.eye(8).double()), simultaneous.times(torch.eye(8).double()))
 
 
 def test_selection_follows_the_formulas():
@@ -256,7 +256,7 @@ def test_report_numbers():
     report = selection.report(layer, kept)
     tau, trace = selection.ridge(layer, kept), covariance.trace().item()
     lam = 1e-3 * trace
-    z = output_metric([weight[:, :, None]], 0.0).dense(torch.empty(10, 10).double())
+    z = output_metric([weight[:, :, None]], 0.0).times(torch.eye(10).double())
     smoother = covariance @ torch.linalg.inv(covariance + lam * torch.eye(10))
     assert report["m"] == 10 and report["kept"] == 5 and report["dead"] == 0
     assert report["trace"] == pytest.approx(trace)

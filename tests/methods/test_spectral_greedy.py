@@ -202,12 +202,15 @@ def extended_greedy(covariance, k, ridge, dense):
 
 
 @pytest.mark.skipif(np.finfo(np.longdouble).eps > 1e-18, reason="needs a long double of more than 64 bits")
+@pytest.mark.parametrize("folded", [False, True])
 @pytest.mark.parametrize("twice", [False, True])
 @pytest.mark.parametrize(("decay", "lam"), [(10.0, 1e-8), (15.0, 1e-10), (20.0, 1e-13), (12.0, 0.0)])
-def test_gains_over_twenty_orders_of_magnitude_are_ranked_right(monkeypatch, decay, lam, twice):
+def test_gains_over_twenty_orders_of_magnitude_are_ranked_right(monkeypatch, decay, lam, twice, folded):
     """T falls with the square of the spectrum and would be noise without the control of its rounding errors."""
     monkeypatch.setattr(spectral_greedy, "PANEL", 8)
-    monkeypatch.setattr(spectral_greedy, "WIDE", 16)
+    if folded:
+        monkeypatch.setattr(spectral_greedy, "LARGE", 1)
+        monkeypatch.setattr(spectral_greedy, "BLOCK", 16)
     for seed in range(3):
         generator = torch.Generator().manual_seed(seed)
         x = torch.randn(300, 60, generator=generator).double() * torch.exp(-decay * torch.arange(60).double() / 60)
@@ -304,7 +307,7 @@ def test_metric_products_agree_with_the_dense_matrix():
         expected += 0.75 * torch.einsum("o,omr,onr->mn", factor**2, weight, weight)
     matrix = torch.randn(4, 3, generator=generator).double()
     assert torch.allclose(metric.times(matrix), expected @ matrix)
-    assert torch.allclose(metric.dense(torch.empty(4, 4).double()), expected)
+    assert torch.allclose(metric.times(torch.eye(4).double()), expected)
     assert torch.allclose(metric_times(expected, matrix), expected @ matrix)
 
 

@@ -1,0 +1,49 @@
+"""Commands in processes forked from one that has imported what they need: the same code without seconds of imports."""
+
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+IMPORTED = [
+    *("benchmarks.cell", "benchmarks.commandline", "benchmarks.command", "benchmarks.sweep", "benchmarks.board"),
+    *("hydra._internal.core_plugins.basic_launcher", "lightning_fabric", "pandas", "scipy.stats", "sklearn.datasets"),
+    *("torch._dynamo", "torch.utils.flop_counter", "torch_pruning"),
+]
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(IMPORTED)
+
+
+def run(
+    script: str, words: list[str], environment: dict[str, str], folder: Path, timeout: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """``python SCRIPT WORDS...`` in the root of the project, with its output in files of ``folder`` meanwhile."""
+    out, err = folder / "stdout", folder / "stderr"
+    process = _context.Process(target=_child, args=(script, words, environment, out, err))
+    process.start()
+    process.join(timeout)
+    if process.is_alive():
+        process.kill()
+        raise subprocess.TimeoutExpired([script, *words], timeout, out.read_text(), err.read_text())
+    return subprocess.CompletedProcess([script, *words], process.exitcode, out.read_text(), err.read_text())
+
+
+def _child(script: str, words: list[str], environment: dict[str, str], out: Path, err: Path) -> None:
+    os.chdir(ROOT)
+    os.environ.clear()
+    os.environ.update(environment)
+    for number, path in ((1, out), (2, err)):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(file, number)
+    sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8", closefd=False) for number in (1, 2))  # noqa: SIM115
+    sys.argv = [script, *words]
+    sys.path.insert(0, str(ROOT))
+    try:
+        runpy.run_path(script, run_name="__main__")
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
