@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.data import Data, Split
 from benchmarks.models import MLP
-from benchmarks.reproductions import Workplace, module_of
+from benchmarks.reproductions import module_of
 from benchmarks.reproductions._dpp_board import compare, tabulate
 from benchmarks.reproductions._dpp_real import edge_masks, first_layer, node_accuracies, node_sets, reweight_edges
 from methods.allocation import Explicit
@@ -21,8 +21,8 @@ from methods.statistics import Calibration
 
 
 @pytest.mark.slow
-def test_teacher_student(tmp_path):
-    outcome = module_of("dpp_teacher_student").run(Workplace(tmp_path, tmp_path, tmp_path, quick=True))
+def test_teacher_student(workplace):
+    outcome = module_of("dpp_teacher_student").run(workplace)
     table = outcome.table
     assert {"theory", "published", "ours", "std", "n", "difference"} <= set(table.columns)
     unpruned = table[(table["student"] == "trained") & (table["method"] == "unpruned")]
@@ -133,8 +133,8 @@ def test_paired_claims():
 @pytest.mark.slow
 @pytest.mark.skipif("SECATEURS_DATA" not in os.environ, reason="needs the images: SECATEURS_DATA=FOLDER")
 @pytest.mark.parametrize("name", ["dpp_mnist", "dpp_cifar10"])
-def test_real_data(name, tmp_path):
-    outcome = module_of(name).run(Workplace(tmp_path, tmp_path, tmp_path, quick=True))
+def test_real_data(name, workplace):
+    outcome = module_of(name).run(workplace)
     assert {"published", "ours", "std", "n", "difference"} <= set(outcome.table.columns)
     assert outcome.table["ours"].between(0, 100).all()
     assert len(set(outcome.table["method"])) == 8

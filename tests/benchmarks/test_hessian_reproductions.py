@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.data import Data, Split
 from benchmarks.models import MLP, ResNet
-from benchmarks.reproductions import Workplace, module_of
+from benchmarks.reproductions import module_of
 from benchmarks.reproductions._obs import OneShot, group_obs, kept_weights, published_weights
 from benchmarks.reproductions.obs_resnet20 import RENAMED, block_convolutions, renamed
 from methods.allocation import Global, Uniform
@@ -74,7 +74,7 @@ def test_published_weights_say_where_they_come_from(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 @needs_images
-def test_mlpnet(tmp_path, monkeypatch):
+def test_mlpnet(tmp_path, workplace, monkeypatch):
     from safetensors.torch import save_file
 
     if "SECATEURS_CHECKPOINTS" not in os.environ:  # any weights will do to see that it runs
@@ -82,7 +82,7 @@ def test_mlpnet(tmp_path, monkeypatch):
         model = MLP([40, 20], "relu", bias=False, shape=(1, 28, 28), classes=10)
         save_file(model.state_dict(), tmp_path / "mlpnet_mnist.safetensors")
         monkeypatch.setenv("SECATEURS_CHECKPOINTS", str(tmp_path))
-    outcome = module_of("cbs_mlpnet").run(Workplace(tmp_path, tmp_path, tmp_path, quick=True))
+    outcome = module_of("cbs_mlpnet").run(workplace)
     table = outcome.table
     assert {"published", "ours", "std", "n", "difference"} <= set(table.columns)
     assert set(table[table["method"] == "magnitude"]["n"]) == {1}
@@ -92,8 +92,8 @@ def test_mlpnet(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_kronecker(tmp_path):
-    outcome = module_of("kronecker_lenet300").run(Workplace(tmp_path, tmp_path, tmp_path, quick=True))
+def test_kronecker(workplace):
+    outcome = module_of("kronecker_lenet300").run(workplace)
     assert len(outcome.table) == 7 and set(outcome.table["n"]) == {2}
     kept = outcome.table.set_index("method")["parameters kept"].str.rstrip(" %").astype(float)
     assert kept["EigenDamage"] == pytest.approx(kept["Kron-OBS"], rel=0.05)
@@ -102,8 +102,8 @@ def test_kronecker(tmp_path):
 
 
 @pytest.mark.slow
-def test_flat_minimum(tmp_path):
-    outcome = module_of("flat_minimum_mnist").run(Workplace(tmp_path, tmp_path, tmp_path, quick=True))
+def test_flat_minimum(workplace):
+    outcome = module_of("flat_minimum_mnist").run(workplace)
     table = outcome.table.set_index("method")
     live = table.loc[["magnitude", "mu = 0", "mu = 0.1, K-FAC"], "live neurons"]
     assert live.nunique() == 1 and live.iloc[0] > 0
@@ -136,7 +136,7 @@ def theirs(model):
 @pytest.mark.slow
 @needs_images
 @pytest.mark.parametrize("published", [True, False])
-def test_resnet(tmp_path, monkeypatch, published):
+def test_resnet(tmp_path, workplace, monkeypatch, published):
     from safetensors.torch import save_file
 
     torch.manual_seed(0)
@@ -144,7 +144,7 @@ def test_resnet(tmp_path, monkeypatch, published):
     if published:
         save_file(theirs(ResNet(20, shape=(3, 32, 32), classes=10)), tmp_path / "resnet20_cifar10.safetensors")
         monkeypatch.setenv("SECATEURS_CHECKPOINTS", str(tmp_path))
-    outcome = module_of("obs_resnet20").run(Workplace(tmp_path, tmp_path, tmp_path, quick=True))
+    outcome = module_of("obs_resnet20").run(workplace)
     table = outcome.table.set_index(["schedule", "method"])
     assert set(table.loc["one shot"].index) == {"magnitude", "WoodFisher", "WoodFisher set + group update", "CBS"}
     assert table.loc["one shot", "published"].notna().sum() == 3 and table.loc["gradual", "published"].isna().all()

@@ -81,8 +81,8 @@ def test_bounds_hold_and_a_violation_would_show():
     assert theory_lq._claims(rows)[0].seen is False
 
 
-def test_regression_as_cells(tmp_path):
-    outcome = module_of("lq_regression").run(Workplace(tmp_path, tmp_path, tmp_path, quick=True))
+def test_regression_as_cells(workplace):
+    outcome = module_of("lq_regression").run(workplace)
     table = outcome.table
     assert set(table["allocation"]) == {"lq-adaptive", "uniform per neuron", "global magnitude"}
     assert set(table["repair"]) == {"none", "refit"}
@@ -96,6 +96,6 @@ def test_regression_as_cells(tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif("SECATEURS_DATA" not in os.environ, reason="needs the images: SECATEURS_DATA=FOLDER")
 @pytest.mark.parametrize("name", ["sap_mnist", "sap_cifar10"])
-def test_quick_versions(name, tmp_path):
-    outcome = module_of(name).run(Workplace(tmp_path, tmp_path, tmp_path, quick=True))
+def test_quick_versions(name, workplace):
+    outcome = module_of(name).run(workplace)
     assert all(claim.seen for claim in outcome.claims if "to the weight" in claim.text)

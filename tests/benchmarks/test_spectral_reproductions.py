@@ -5,7 +5,7 @@ import os
 import pandas as pd
 import pytest
 
-from benchmarks.reproductions import Workplace, module_of
+from benchmarks.reproductions import module_of
 from benchmarks.reproductions._spectral import compared, equal, finished, larger, summary
 from methods.errors import BadInput
 
@@ -52,10 +52,10 @@ def test_a_failed_cell_stops_a_reproduction_with_its_reason():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*ON_DIGITS, *ON_MNIST])
-def test_quick_version(name, tmp_path):
+def test_quick_version(name, workplace):
     if name in ON_MNIST and not os.environ.get("SECATEURS_DATA"):
         pytest.skip("needs MNIST below $SECATEURS_DATA")
-    outcome = module_of(name).run(Workplace(tmp_path, tmp_path, tmp_path, quick=True))
+    outcome = module_of(name).run(workplace)
     assert len(outcome.table) > 1 and outcome.claims and outcome.setting
     assert all(claim.evidence for claim in outcome.claims)
     assert outcome.figures and all(path.is_file() for path in outcome.figures)

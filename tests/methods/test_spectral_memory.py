@@ -70,7 +70,7 @@ def test_large_matrices_are_what_is_measured():
     assert M > LARGE
 
 
-@pytest.mark.parametrize("k", [80, M - 1])
+@pytest.mark.parametrize("k", [80, 300])
 def test_search(layer, k):
     metric = output_metric(layer.outgoing, theta=0.5)
     assert 1 + squares(lambda: greedy_selection(layer.covariance, k, 1e-6, metric)) <= 3

@@ -105,7 +105,7 @@ def test_a_sweep_of_array_jobs(sweep, tmp_path):
 
 
 def test_a_job_that_is_killed_is_submitted_again(sweep, cluster, tmp_path):
-    process = sweep("method=random,magnitude", "seed=1", "trainer.train.epochs=400")
+    process = sweep("method=random,magnitude", "seed=1", "trainer.train.epochs=150")
     wait_for(lambda: len(epochs(tmp_path)) >= 3)
     first = sorted(jobs(cluster))[0]
     subprocess.run(["scancel", "--signal=KILL", "--full", first], env=cluster, check=True)
