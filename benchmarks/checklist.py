@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from benchmarks.board import task_of, with_networks
 from benchmarks.frame import Row as Cell
+from benchmarks.naming import task_of, with_networks
 from benchmarks.tables import Table
 
 State = Literal["passed", "failed", "not applicable", "for the author"]

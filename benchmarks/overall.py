@@ -11,8 +11,9 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
-from benchmarks.board import Question, default_metric, smaller_is_better, task_of, with_names
+from benchmarks.board import Question, default_metric, smaller_is_better
 from benchmarks.frame import Row as Cell
+from benchmarks.naming import task_of, with_names
 from benchmarks.stats import ALPHA, Comparison, Friedman, friedman, holm, signed_rank
 from benchmarks.tables import NONE, Table, probability
 

@@ -28,12 +28,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from methods.budget import Budget, Counts, NodeCost, meet
+from methods.damping import checked_damping
 from methods.errors import BadInput, Collapsed
 from methods.flatness import TopVectors, batch_radius, hessian_radius, input_entries, radius_decreases
 from methods.graph import NetworkGraph, NodeGroup
 from methods.hooks import TrainingHook
 from methods.kfac import Factors, factorable, kfac_radius, relatively_damped, split_matrix, weight_matrix
-from methods.kronecker import checked_damping, group_update, kron_obd_cost, kron_obs_cost
+from methods.kronecker import group_update, kron_obd_cost, kron_obs_cost
 from methods.schedule import Schedule
 from methods.seeds import stream
 from methods.selection import largest

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from methods.compensation import Compensation
+from methods.damping import checked_damping
 from methods.errors import BadInput
 from methods.kfac import (
     Factors,
@@ -87,13 +88,6 @@ def shared_factors(layer: NodeLayer, labels: str) -> dict[str, Factors]:
     if key not in layer.shared:
         layer.shared[key] = calibrated_factors(layer.model, layer.calibration, labels, factorable(layer.model))
     return layer.shared[key]
-
-
-def checked_damping(damping: float, part: str) -> float:
-    """``damping`` if it is not negative, which would leave the factors indefinite; otherwise :class:`BadInput`."""
-    if not 0 <= damping < float("inf"):
-        raise BadInput(f"{part}.damping={damping:g} is not a number from 0; type for instance {part}.damping=1e-3")
-    return damping
 
 
 class _KroneckerSelection(Selection):

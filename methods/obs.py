@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from methods.compensation import Compensation
+from methods.damping import checked_damping
 from methods.errors import BadInput
 from methods.gradients import Gradients, Samples, shared_gradients
 from methods.layers import EdgeLayer
@@ -85,11 +86,7 @@ class InverseFisher:
     """
 
     def __init__(self, gradients: Tensor, damping: float) -> None:
-        if damping <= 0:
-            raise BadInput(
-                f"damping={damping:g} is not positive, F has no inverse; the papers use selection.damping=1e-5"
-            )
-        self.gradients, self.damping = gradients, damping
+        self.gradients, self.damping = gradients, checked_damping(damping, "selection", positive=True)
         self._diagonal: Tensor | None = None
         total, size = gradients.shape
         self._inverse = woodfisher_inverse(gradients, damping) if size <= total else None
@@ -186,13 +183,6 @@ def _solve(system: Tensor, right: Tensor) -> Tensor:
     return torch.cholesky_solve(right[:, None], torch.linalg.cholesky(system)).squeeze(1)
 
 
-def _check_damping(damping: float, part: str) -> None:
-    if not 0 < damping < float("inf"):
-        raise BadInput(
-            f"{part}.damping={damping:g} is not positive, F has no inverse; the papers use {part}.damping=1e-5"
-        )
-
-
 class OBSSelection(Selection):
     """Keeps the weights with the largest OBS saliency under the damped empirical Fisher.
 
@@ -218,8 +208,8 @@ class OBSSelection(Selection):
         memory_gb: float = 4.0,
     ) -> None:
         self.settings = Samples(samples, labels, memory_gb)
-        _check_damping(damping, "selection")
-        self.damping, self.block, self.first_order = damping, _checked_block(block), first_order
+        self.damping = checked_damping(damping, "selection", positive=True)
+        self.block, self.first_order = _checked_block(block), first_order
 
     def select_all(self, layers: Sequence[EdgeLayer], counts: Mapping[str, int | Tensor]) -> dict[str, Tensor]:
         """As every selection with scores; a full Fisher must know all layers first."""
@@ -277,7 +267,7 @@ class OBSCompensation(Compensation):
         if update not in UPDATES:
             raise BadInput(f"compensation.update={update} is unknown; choose sum (as published) or group (exact)")
         if damping is not None:
-            _check_damping(damping, "compensation")
+            checked_damping(damping, "compensation", positive=True)
         self.update, self.scale = update, scale
         self.damping, self.first_order = damping, first_order
         self.block = None if block is None else _checked_block(block)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import labels
-from benchmarks.board import task_of
 from benchmarks.frame import Row as Cell
+from benchmarks.naming import task_of
 from benchmarks.paths import REPOSITORY, safe_name
 from benchmarks.report.gather import budget_name
 from benchmarks.stats import spread

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import checklist, overall, published
-from benchmarks.board import Question, boards, task_of, with_names
+from benchmarks.board import Question, boards
 from benchmarks.board_table import RULE, table_of
 from benchmarks.frame import Row as Cell
 from benchmarks.latencies import of_one_machine
+from benchmarks.naming import task_of, with_names
 from benchmarks.paths import safe_name
 from benchmarks.record import Record
 from benchmarks.records import Problem

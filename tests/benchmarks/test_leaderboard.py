@@ -11,10 +11,10 @@ from rich.console import Console
 from sample_records import made
 
 from benchmarks import board, labels, overall
-from benchmarks.board import with_names
 from benchmarks.board_table import csv_of, table_of
 from benchmarks.frame import load, rows_of
 from benchmarks.leaderboard import main, outdated, render
+from benchmarks.naming import with_names
 from benchmarks.paths import REPOSITORY, Paths
 from benchmarks.record import Record
 from benchmarks.records import Store
@@ -597,7 +597,7 @@ def test_a_name_is_one_setting_at_all_budgets(conf):
     rows = rows_of(records)
     _usual, other = sorted((10, 0), key=lambda epochs: rows_of(list(cells(epochs, 0)))[0]["context"], reverse=True)
     names = {f"{method}{suffix}" for method in "abc" for suffix in ("", f" [finetune.epochs {other}]")}
-    assert {row["name"] for row in board.with_names(rows)} == names
+    assert {row["name"] for row in with_names(rows)} == names
     found = overall.compare(rows)
     assert set(found.test.mean_ranks) == set("abc") and found.unusual == 3
     for each in boards(records):

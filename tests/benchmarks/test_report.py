@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from sample_records import made
 
 from benchmarks import published
-from benchmarks.board import with_names
 from benchmarks.frame import load
+from benchmarks.naming import with_names
 from benchmarks.records import Store
 from benchmarks.report import charts, gather, page
 from benchmarks.report.__main__ import main
