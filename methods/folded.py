@@ -10,8 +10,6 @@ Both fit into one (m, m) array but for the diagonal blocks of the second, (m, bl
 Updates touch one triangle each and therefore cost half of what they would on whole matrices.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
@@ -84,9 +82,8 @@ class Folded:
             diagonal.addmm_(left[:, own].T, right[:, own], alpha=alpha)
             self.array[own, own.stop :].addmm_(left[:, own].T, right[:, own.stop :], alpha=alpha)
 
-    def set_second(self, rows: Iterator[Tensor]) -> None:
-        """T from its blocks of rows, each (block, m - start): the columns from its own diagonal block on."""
-        for own, diagonal, values in zip(self.blocks, self.apart, rows, strict=True):
-            size = own.stop - own.start
-            diagonal.copy_(values[:, :size])
-            self.array[own, own.stop :] = values[:, size:]
+    def set_second(self, number: int, rows: Tensor) -> None:
+        """One block of rows of T, (block, m - start): the columns from the block on the diagonal on."""
+        own, diagonal = self.blocks[number], self.apart[number]
+        diagonal.copy_(rows[:, : len(diagonal)])
+        self.array[own, own.stop :] = rows[:, len(diagonal) :]

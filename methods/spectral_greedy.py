@@ -105,24 +105,17 @@ def metric_times(metric: AnyMetric, matrix: Tensor) -> Tensor:
 
 def _congruence(pair: Folded, metric: AnyMetric) -> float:
     """Writes T = R M R and returns Tr[M R]; beside the pair it needs a few rows at a time."""
-
-    def blocks(factor: Tensor | float) -> Iterator[Tensor]:
-        nonlocal loss
-        for own in pair.blocks:
-            nodes = torch.arange(own.start, own.stop, device=pair.array.device)
-            rows = pair.first_rows(nodes)
-            if isinstance(factor, Tensor):
-                loss += torch.dot(rows.flatten(), factor[own].flatten()).item()
-                yield pair.times_first(rows @ factor, own.start)
-            else:
-                yield pair.times_first(rows, own.start).mul_(factor)
-
-    loss = 0.0
+    loss, theta = 0.0, metric.theta if isinstance(metric, Metric) else 1.0
+    for number, own in enumerate(pair.blocks):
+        rows = pair.first_rows(torch.arange(own.start, own.stop, device=pair.array.device))
+        if isinstance(metric, Tensor):
+            loss += torch.dot(rows.flatten(), metric[own].flatten()).item()
+            products = pair.times_first(rows @ metric, own.start)
+        else:
+            products = pair.times_first(rows, own.start).mul_(theta)
+        pair.set_second(number, products)
     if isinstance(metric, Tensor):
-        pair.set_second(blocks(metric))
         return loss
-    theta = 1.0 if metric is None else metric.theta
-    pair.set_second(blocks(theta))
     loss = theta * pair.first_diagonal().sum().item()
     for z in metric.rows() if metric is not None and theta < 1 else ():
         seen = pair.times_first(z)

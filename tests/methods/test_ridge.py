@@ -84,7 +84,8 @@ def test_two_folded_matrices_are_two_matrices(size, block, seed):
     generator = torch.Generator().manual_seed(seed)
     first, second = moments(seed, size, size), moments(seed + 1, size, size)
     pair = Folded(first, block)
-    pair.set_second(second[own, own.start :] for own in pair.blocks)
+    for number, own in enumerate(pair.blocks):
+        pair.set_second(number, second[own, own.start :])
     left, right = (torch.randn(3, size, generator=generator, dtype=torch.float64) for _ in range(2))
     pair.add_to_first(left, left, -0.5)
     first = first - 0.5 * left.T @ left
