@@ -105,6 +105,7 @@ def metric_times(metric: AnyMetric, matrix: Tensor) -> Tensor:
 
 def _congruence(pair: Folded, metric: AnyMetric) -> float:
     """Writes T = R M R and returns Tr[M R]; beside the pair it needs a few rows at a time."""
+    loss = 0.0
 
     def blocks(factor: Tensor | float) -> Iterator[Tensor]:
         nonlocal loss
@@ -117,7 +118,6 @@ def _congruence(pair: Folded, metric: AnyMetric) -> float:
             else:
                 yield pair.times_first(rows, own.start).mul_(factor)
 
-    loss = 0.0
     if isinstance(metric, Tensor):
         pair.set_second(blocks(metric))
         return loss
