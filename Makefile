@@ -16,6 +16,7 @@ demo: $(READY)
 test: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 	$(RUN) -m pytest -n 2 --dist worksteal
 
 fast: $(READY)
@@ -28,6 +29,7 @@ chaos: $(READY)
 lint: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
+	$(RUN) -m mypy
 
 speed: $(READY)
 	$(RUN) -m benchmarks.speed

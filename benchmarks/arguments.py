@@ -88,7 +88,7 @@ def _unknown(key: str, names: list[str], where: str, factory: Callable[..., Any]
 
 def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
     try:
-        return get_type_hints(factory.__init__ if isinstance(factory, type) else factory)  # type: ignore[misc]
+        return get_type_hints(factory.__init__ if isinstance(factory, type) else factory)  # type: ignore[misc]  # only read
     except Exception:  # a name that exists for type checkers only, or whatever a user's annotation raises
         return {}
 

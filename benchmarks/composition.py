@@ -68,7 +68,7 @@ class Composer:
             config = copy.deepcopy(self.frames[choices])
             values = [o for o in overrides if not self._chooses(o)]
             ConfigLoaderImpl._apply_overrides_to_config(values, config)
-            found: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+            found = _as_dict(config)
         if (found.get("allocation") or {}).get("record"):
             from benchmarks.copying import resolved
 
@@ -85,7 +85,11 @@ class Composer:
 
 def plain(config: DictConfig) -> dict[str, Any]:
     """``config`` without Hydra's section, resolved, as plain values."""
-    return OmegaConf.to_container(_without_hydra(config), resolve=True)  # type: ignore[return-value]
+    return _as_dict(_without_hydra(config))
+
+
+def _as_dict(config: DictConfig) -> dict[str, Any]:
+    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]  # a mapping's is a dict
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:

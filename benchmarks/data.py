@@ -151,7 +151,7 @@ def load(cfg: Mapping[str, Any], seed: int, cache: Path) -> Data:
     from omegaconf import DictConfig, OmegaConf
 
     if isinstance(cfg, DictConfig):
-        cfg = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+        cfg = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]  # a mapping's is a dict
     try:
         reader = get_method(cfg["reader"])
     except Exception as error:  # whatever importing a user's module raises

@@ -11,6 +11,7 @@ give the same files, byte for byte.
 """
 
 import argparse
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,12 @@ th, td {{ padding: .2rem .6rem; border-bottom: 1px solid color-mix(in srgb, curr
 </body>
 </html>
 """
+
+
+def records_mark(cells: Sequence[Cell]) -> str:
+    """A digest of which records a page was made from, as it stands in the report."""
+    names = sorted(f"{cell['key']} {cell['created']} {cell['status']}" for cell in cells)
+    return f"records-{hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:16]}"
 
 
 def _origin(cells: Sequence[Cell]) -> str:
@@ -187,7 +194,10 @@ def _say_left_out(problems: Sequence[Problem], console: "Console") -> None:
 
 
 def outdated(store: Store, folder: Path) -> list[str]:
-    """Names of the committed boards that rendering from the committed records would change."""
+    """Names of the committed boards that rendering from the committed records would change.
+
+    The report takes a minute to render; of it only the mark of the records it was made from is compared.
+    """
     cells, problems = load(store, committed_only=True)
     if problems:
         raise BadInput(f"A committed record cannot be used: {problems[0]}")
@@ -199,6 +209,9 @@ def outdated(store: Store, folder: Path) -> list[str]:
         path = folder / f"leaderboard.{ending}"
         if not path.is_file() or path.read_bytes() != text.encode():
             found.append(path.name)
+    page = folder / "report.html"
+    if not page.is_file() or records_mark(cells) not in page.read_text(encoding="utf-8", errors="replace"):
+        found.append(page.name)
     return found
 
 
@@ -217,7 +230,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from benchmarks import theory
 
         return theory.show(store, chosen.out or paths.boards, console, chosen.where)
-    out = chosen.out or (paths.committed_boards if chosen.committed else paths.boards)
+    part = chosen.where or chosen.metric or chosen.baseline or chosen.interval or chosen.group_by != ",".join(TASK)
+    out = chosen.out or place(paths, chosen.committed, bool(part) and formats != ["terminal"])
     question = Question(chosen.metric, chosen.baseline, tuple(chosen.group_by.split(",")))
     choices: Mapping[str, Any] = {"where": chosen.where, "question": question, "committed": chosen.committed}
     count = render(store, out, console, formats=formats, interval=chosen.interval, **choices)
@@ -233,12 +247,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def place(paths: Paths, committed: bool, otherwise: bool) -> Path:
+    """Where boards go by default; the reviewed ones are never replaced by some that were asked for otherwise."""
+    if committed and otherwise:
+        raise BadInput(
+            f"With --committed these files would replace the reviewed ones in {paths.committed_boards}, which show all "
+            "records in the usual way.\nType for instance --out results/boards/mine."
+        )
+    return paths.committed_boards if committed else paths.boards
+
+
 def _check(store: Store, folder: Path, console: "Console") -> int:
     stale = outdated(store, folder)
     if stale:
         console.print(f"out of date in {folder}: {', '.join(stale)}", markup=False)
         console.print(
-            "Render them: python -m benchmarks.leaderboard --committed --format md,csv,tex,html", markup=False
+            "Render them: python -m benchmarks.leaderboard --committed --format md,csv,tex,html\n"
+            "             python -m benchmarks.report --committed --no-figures",
+            markup=False,
         )
         return 1
     console.print(f"the boards in {folder} are what the committed records give", markup=False)

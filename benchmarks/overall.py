@@ -106,17 +106,15 @@ def covered(results: Mapping[str, Set[tuple[object, ...]]]) -> tuple[list[str], 
     """
     methods, tasks = set(results), {task for found in results.values() for task in found}
     while methods and tasks:
-        lacks = [(len(tasks - results[name]) / len(tasks), 1, (name,)) for name in sorted(methods)]
-        for task in sorted(tasks):
-            missing = sum(task not in results[name] for name in methods)
-            lacks.append((missing / len(methods), 0, task))
-        share, is_method, worst = max(lacks, key=lambda entry: entry[:2])
-        if share == 0:
+        by_method = {name: len(tasks - results[name]) / len(tasks) for name in sorted(methods)}
+        by_task = {task: sum(task not in results[name] for name in methods) / len(methods) for task in sorted(tasks)}
+        method, task = max(by_method, key=by_method.__getitem__), max(by_task, key=by_task.__getitem__)
+        if max(by_method[method], by_task[task]) == 0:
             break
-        if is_method:
-            methods.discard(worst[0])
+        if by_method[method] >= by_task[task]:
+            methods.discard(method)
         else:
-            tasks.discard(worst)
+            tasks.discard(task)
     return sorted(methods), tasks
 
 

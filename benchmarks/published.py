@@ -78,7 +78,7 @@ def _number(path: Path, line: int, row: dict[str, str]) -> Published:
         raise BadInput(f"{place}: the value {row['value']!r} is not a number.") from None
     if value is not None and not math.isfinite(value):
         raise BadInput(f"{place}: the value {row['value']!r} is not finite.")
-    return Published(**{**row, "value": value})  # type: ignore[arg-type]
+    return Published(**{**row, "value": value})  # type: ignore[arg-type]  # checked above
 
 
 def compare(published: Published, ours: Spread, tolerance: float = TOLERANCE) -> State:

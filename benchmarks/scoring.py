@@ -54,6 +54,13 @@ def evaluate(
     return Score(accuracy, top5, _sum(losses) / count)
 
 
+def accuracy_of(model: nn.Module, split: "Split", batch_size: int = 1024) -> float:
+    """The accuracy of a classifier, a fraction; arguments as for :func:`evaluate`."""
+    accuracy = evaluate(model, split, batch_size).accuracy
+    assert accuracy is not None
+    return accuracy
+
+
 def loss_of(outputs: Tensor, y: Tensor, reduction: str = "mean", label_smoothing: float = 0.0) -> Tensor:
     """Cross-entropy for class labels, squared error for floating-point targets."""
     if y.is_floating_point():

@@ -48,7 +48,7 @@ class Dataset(Section):
     limit: int | None = Field(None, ge=1)
     limit_test: int | None = Field(None, ge=1)
     validation: float = Field(0.1, ge=0, lt=1)
-    augment: Augment | None = None  # type: ignore[valid-type]
+    augment: Augment | None = None  # type: ignore[valid-type]  # made by a call, above
 
 
 SECTIONS: dict[str, type[Section]] = {"calibration": Calibration, "dataset": Dataset}

@@ -62,8 +62,9 @@ def fit_on_several(
     model.load_state_dict(tensors)
     history = History(**facts["history"])
     try:
-        for row in history.epochs if on_epoch else []:
-            on_epoch(row)  # type: ignore[misc]
+        if on_epoch:
+            for row in history.epochs:
+                on_epoch(row)
     except StopIteration:
         raise BadInput(
             "a training on several devices cannot be stopped after some epochs, as rewinding to an epoch needs it\n"

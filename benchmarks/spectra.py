@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from methods.graph import NetworkGraph
 from methods.layers import NodeLayer
+from methods.parameters import weight_of
 from methods.progress import track
 from methods.seeds import stream
 from methods.spectral import SpectralSelection, degrees_of_freedom, reconstruction_matrix
 from methods.statistics import Calibration, collect_moments, evaluating, pooled
+from methods.views import given
 
 LAMBDAS = tuple(10.0 ** (exponent / 2) for exponent in range(-16, 1))
 """The lambda, relative to the trace, at which degrees of freedom are drawn."""
@@ -52,7 +54,7 @@ def node_layers(model: nn.Module, calibration: Calibration, residual: bool = Fal
         own = [moments[f"{group.name}/{reader.name}"] for reader in group.readers]
         own = [pooled(own)] * len(own) if group.recurrent else own
         generator = stream(calibration.seed, "spectra", group.name)
-        layers.append(NodeLayer(group, model, calibration, generator, lambda own=own: own))
+        layers.append(NodeLayer(group, model, calibration, generator, given(own)))
     return layers
 
 
@@ -86,7 +88,7 @@ def rebuilt(model: nn.Module, layer: NodeLayer, kept: Tensor, matrix: Tensor) ->
     try:
         with torch.no_grad():
             for reader in layer.group.readers:
-                weight = model.get_submodule(reader.name).weight
+                weight = weight_of(model.get_submodule(reader.name))
                 before.append((weight, weight.detach().clone()))
                 merged = torch.einsum("omr,mk->okr", reader.weights(weight.double()), projection)
                 columns = reader.columns.reshape(-1).to(weight.device)

@@ -194,9 +194,10 @@ def watch(paths: Paths, sweep: str | None) -> None:
     with Live(console=console, auto_refresh=False, transient=False) as live:
         while True:
             found = state(paths) if sweep is None else state(paths).of(sweep)
-            buffer = Console(file=io.StringIO(), force_terminal=console.is_terminal, width=console.width)
+            text = io.StringIO()
+            buffer = Console(file=text, force_terminal=console.is_terminal, width=console.width)
             show(found, paths.results, buffer)
-            live.update(Text.from_ansi(buffer.file.getvalue()), refresh=True)  # type: ignore[attr-defined]
+            live.update(Text.from_ansi(text.getvalue()), refresh=True)
             if not found.running and not found.missing:
                 return
             time.sleep(WATCH_SECONDS)

@@ -120,7 +120,7 @@ def train(
         finally:
             model.to(device)
             if settings.channels_last:  # how a network lies in memory is for whoever measures its speed to choose
-                model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+                model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # as below
     return training.history
 
 
@@ -154,7 +154,7 @@ class _Training:
     def _set_up(self, old_state: Mapping[Tensor, dict[str, Any]]) -> None:
         """Hand the network as it is now to Fabric and build its optimizer; again whenever a hook has changed it."""
         if self.settings.channels_last:
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has no stub of it
         self.model.train()
         self.wrapped = self.fabric.setup_module(self.model)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]

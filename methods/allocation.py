@@ -14,8 +14,8 @@ from torch import Tensor
 
 from methods.budget import Counts, Family
 from methods.errors import BadInput, Skipped
-from methods.layers import EdgeLayer, Layer, NodeLayer
-from methods.selection import Selection
+from methods.layers import EdgeLayer, NodeLayer
+from methods.selection import Seen, Selection
 
 
 class Allocation:
@@ -29,7 +29,7 @@ class Allocation:
     partial: bool = False
     steps: Mapping[str, Sequence[int]] | None = None
 
-    def family(self, layers: Sequence[Layer], selection: Selection) -> Family:
+    def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
         """Counts per layer as a monotone function of s in [0, 1]."""
         raise NotImplementedError
 
@@ -37,7 +37,7 @@ class Allocation:
 class Uniform(Allocation):
     """The same fraction of units in every layer."""
 
-    def family(self, layers: Sequence[Layer], selection: Selection) -> Family:
+    def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
         """Round(s m) units of m, at least one."""
         sizes = {layer.name: layer.size for layer in layers}
         return lambda s: {name: max(1, round(s * size)) for name, size in sizes.items()}
@@ -62,7 +62,7 @@ class Global(Allocation):
         self.normalise = normalise
         self.floor = floor
 
-    def family(self, layers: Sequence[Layer], selection: Selection) -> Family:
+    def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
         """The best round(s M) of all M units by score, at least ``floor`` of each layer and one unit."""
         scores = [self._scores(layer, selection) for layer in layers]
         owner = torch.repeat_interleave(torch.arange(len(layers)), torch.tensor([len(score) for score in scores]))
@@ -77,7 +77,7 @@ class Global(Allocation):
 
         return counts
 
-    def _scores(self, layer: Layer, selection: Selection) -> Tensor:
+    def _scores(self, layer: Seen, selection: Selection[Seen]) -> Tensor:
         scores = selection.scores(layer)
         if isinstance(layer, EdgeLayer):
             scores = scores.masked_fill(~layer.live, -torch.inf)
@@ -96,7 +96,7 @@ class Information(Allocation):
     all layers and is found from the budget.
     """
 
-    def family(self, layers: Sequence[Layer], selection: Selection) -> Family:
+    def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
         """With alpha = s: the smallest k of each layer whose explained ratio reaches s."""
         explained = getattr(selection, "explained", None)
         if explained is None:
@@ -137,7 +137,7 @@ class Explicit(Allocation):
                 )
         self.widths = dict(widths)
 
-    def family(self, layers: Sequence[Layer], selection: Selection) -> Family:
+    def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
         """The given counts, whatever s is."""
         sizes = {layer.name: layer.size for layer in layers}
         for name, width in self.widths.items():
@@ -168,7 +168,7 @@ class Copied(Allocation):
         self.donor = donor
         self.partial = gradual
 
-    def family(self, layers: Sequence[Layer], selection: Selection) -> Family:
+    def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
         """The copied counts, or in steps the part s of what is above them in addition."""
         sizes = {layer.name: layer.size for layer in layers}
         live = {layer.name: int(layer.live.sum()) if isinstance(layer, EdgeLayer) else layer.size for layer in layers}
@@ -199,7 +199,7 @@ class Rounded(Allocation):
             )
         self.inner, self.multiple, self.partial = inner, multiple, inner.partial
 
-    def family(self, layers: Sequence[Layer], selection: Selection) -> Family:
+    def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
         """The inner counts at the nearest allowed size, the larger one of two."""
         inner = self.inner.family(layers, selection)
         allowed = {}
@@ -213,11 +213,11 @@ class Rounded(Allocation):
             allowed[layer.name] = sorted({*range(step, layer.size + 1, step), layer.size})
         self.steps = allowed
 
+        def nearest(sizes: Sequence[int], count: int) -> int:
+            return min(sizes, key=lambda size: (abs(size - count), -size))
+
         def counts(s: float) -> Counts:
-            return {
-                name: min(allowed[name], key=lambda size, count=count: (abs(size - count), -size))
-                for name, count in inner(s).items()
-            }
+            return {name: nearest(allowed[name], int(count)) for name, count in inner(s).items()}
 
         return counts
 
@@ -228,13 +228,15 @@ class ErdosRenyiKernel(Allocation):
     They are proportional to the sum of a layer's dimensions over their product, so that small layers stay denser.
     """
 
-    def family(self, layers: Sequence[Layer], selection: Selection) -> Family:
+    def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
         """Density min(1, c (sum of dimensions) / (their product)); c grows with s until every layer is full."""
-        if any(layer.unit != "edge" for layer in layers):
-            raise BadInput(
-                "allocation=erdos_renyi is defined for edges; use a method with unit edge, or allocation=uniform"
-            )
-        raw = {layer.name: sum(layer.shape) / layer.size for layer in layers}
+        raw = {}
+        for layer in layers:
+            if not isinstance(layer, EdgeLayer):
+                raise BadInput(
+                    "allocation=erdos_renyi is defined for edges; use a method with unit edge, or allocation=uniform"
+                )
+            raw[layer.name] = sum(layer.shape) / layer.size
         sizes = {layer.name: layer.size for layer in layers}
         full = max(1 / density for density in raw.values())
         return lambda s: {name: max(1, round(min(1.0, s * full * raw[name]) * sizes[name])) for name in sizes}

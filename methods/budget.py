@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from methods.counting import count_macs
 from methods.errors import BadInput
 from methods.graph import NodeGroup, call_order
+from methods.parameters import weight_of
 from methods.selection import Count
 from methods.statistics import evaluating
 
@@ -59,12 +60,14 @@ class Budget:
     @classmethod
     def parse(cls, section: Mapping[str, float | None]) -> Budget:
         """The one budget of a configuration section whose other entries are null; ``default_keep`` if all are."""
-        given = {kind: section[kind] for kind in KINDS if section.get(kind) is not None}
+        given = {kind: value for kind in KINDS if (value := section.get(kind)) is not None}
         if len(given) > 1:
             listed = " and ".join(f"budget.{kind}={value:g}" for kind, value in given.items())
             raise BadInput(f"two budgets at once: {listed}; expected one: set the other to null")
         if not given:
-            return cls("keep", float(section["default_keep"]))
+            default = section["default_keep"]
+            assert default is not None  # conf/budget/default.yaml has it
+            return cls("keep", float(default))
         [(kind, value)] = given.items()
         batch = section.get("latency_batch")
         if batch is None:
@@ -177,7 +180,7 @@ class NodeCost:
             parameters += weights + out * term.per_unit
             macs += weights * term.positions
         macs += sum(int(counts[name]) * each for name, each in self._product_macs.items())
-        return Cost(sum(counts[name] for name in self.sizes), parameters, macs)
+        return Cost(sum(int(counts[name]) for name in self.sizes), parameters, macs)
 
 
 def _terms(model: nn.Module, example: Tensor, groups: Sequence[NodeGroup]) -> list[_Term]:
@@ -197,10 +200,10 @@ def _terms(model: nn.Module, example: Tensor, groups: Sequence[NodeGroup]) -> li
         if isinstance(module, nn.Linear | nn.Conv2d):
             out, read = module.weight.shape[:2]
             kernel = module.weight[0, 0].numel()
-            out, read = _size(out, outs.get(path, [])), _size(read, inputs.get(path, []))
-            terms.append(_Term(out, read, kernel, positions[path], bias))
-        elif path in outs and len(module.weight) > 1:
-            terms.append(_Term(_size(len(module.weight), outs[path]), _Size(0), 0, 0, 1 + bias))
+            sizes = _size(out, outs.get(path, [])), _size(read, inputs.get(path, []))
+            terms.append(_Term(*sizes, kernel, positions[path], bias))
+        elif path in outs and len(weight_of(module)) > 1:
+            terms.append(_Term(_size(len(weight_of(module)), outs[path]), _Size(0), 0, 0, 1 + bias))
     return terms
 
 
@@ -220,7 +223,7 @@ class EdgeCost:
     """
 
     def __init__(self, model: nn.Module, example: Tensor, names: Sequence[str]) -> None:
-        self.sizes = {name: model.get_submodule(name).weight.numel() for name in names}
+        self.sizes = {name: weight_of(model.get_submodule(name)).numel() for name in names}
         self._positions = output_positions(model, example)
         self._other_parameters = sum(p.numel() for p in model.parameters()) - sum(self.sizes.values())
         dense = sum(size * self._positions[name] for name, size in self.sizes.items())
@@ -242,7 +245,7 @@ def output_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
         if isinstance(module, nn.Linear | nn.Conv2d):
 
             def hook(module: nn.Module, _inputs: object, output: Tensor, path: str = path) -> None:
-                positions[path] = positions.get(path, 0) + output[0].numel() // module.weight.shape[0]
+                positions[path] = positions.get(path, 0) + output[0].numel() // len(weight_of(module))
 
             handles.append(module.register_forward_hook(hook))
     try:

@@ -29,6 +29,7 @@ from torch.func import functional_call
 from methods.errors import BadInput, Collapsed
 from methods.gradients import Samples, sample_losses, shared_gradients
 from methods.layers import EdgeLayer
+from methods.parameters import weight_of
 from methods.progress import track
 from methods.selection import Selection
 from methods.statistics import evaluating
@@ -180,7 +181,7 @@ def perturbed_magnitude(weight: Tensor, pruned: int, trials: int, loss: Loss, ge
     return best
 
 
-class CBSSelection(Selection):
+class CBSSelection(Selection[EdgeLayer]):
     """Chooses the pruned set of the whole network jointly; only the sum of the layers' counts is used.
 
     Args:
@@ -253,7 +254,7 @@ class CBSSelection(Selection):
 
 def _masked_loss(layers: Sequence[EdgeLayer]) -> Callable[[Mapping[str, Tensor]], float]:
     model, calibration = layers[0].model, layers[0].calibration
-    weights = {layer.name: model.get_submodule(layer.name).weight.detach() for layer in layers}
+    weights = {layer.name: weight_of(model.get_submodule(layer.name)).detach() for layer in layers}
 
     @torch.no_grad()
     def loss(masks: Mapping[str, Tensor]) -> float:

@@ -177,7 +177,7 @@ def _components(mockup: Mockup, influences: Mapping[str, Influence]) -> Iterator
             tuple(writers),
             tuple(Reader(p, parts[p], mockup.dimension(p) == 1) for p in mockup.layers if p in parts),
             tuple(path for path in parts if path in mockup.passing),
-            tuple(blank if rows[path] is None else rows[path] for path in writers),
+            tuple(blank if own is None else own for own in rows.values()),
             tuple(parts[path] for path in parts if path in mockup.passing),
         )
         if group.readers or any(influences[path].obstacle for path in writers):

@@ -89,7 +89,7 @@ def mean_off_diagonal(kernel: Tensor) -> float:
     return float((scale @ kernel @ scale - (kernel.diagonal() * scale**2).sum()) / (size * (size - 1)))
 
 
-class DPPSelection(Selection):
+class DPPSelection(Selection[NodeLayer]):
     """Keeps a diverse set of nodes, one k-DPP per layer (DIVNET).
 
     Args:
@@ -132,7 +132,7 @@ class DPPSelection(Selection):
         return self._reports.get(layer.name, {})
 
 
-class DPPEdgeSelection(Selection):
+class DPPEdgeSelection(Selection[EdgeLayer]):
     """Keeps a diverse set of incoming edges for each output unit, the same number for all (Acharyya et al.).
 
     Args:

@@ -34,6 +34,8 @@ from methods.eigenbasis import Basis, RotatedLayer, channel_factor, damage, eige
 from methods.errors import BadInput, Skipped
 from methods.graph import call_order
 from methods.kfac import Factors, calibrated_factors, factorable, fisher_diagonal, label_stream
+from methods.layers import Layer
+from methods.parameters import weight_of
 from methods.selection import Selection, largest
 from methods.statistics import Calibration, evaluating
 
@@ -114,7 +116,7 @@ class EigenPlan:
         """Directions above the threshold, parameters and MACs; a layer that is left as it is costs what it does now."""
         units, weights, macs = 0, self._other_weights, self._other_macs
         for layer in self.layers:
-            columns, rows = counts[f"{layer.name}/columns"], counts[f"{layer.name}/rows"]
+            columns, rows = _kept(layer, counts)
             units += columns + rows
             own = layer.split(columns, rows) or (layer.weights, layer.macs)
             weights, macs = weights + own[0], macs + own[1]
@@ -124,14 +126,14 @@ class EigenPlan:
         """A new network in which each layer keeps its most important directions."""
         model = copy.deepcopy(self.model)
         for layer in self.layers:
-            columns, rows = counts[f"{layer.name}/columns"], counts[f"{layer.name}/rows"]
+            columns, rows = _kept(layer, counts)
             if layer.split(columns, rows) is None:
                 continue
             kept = largest(layer.columns, columns), largest(layer.rows, rows)
             new = rotated_layer(self.model.get_submodule(layer.name), layer.basis, *kept)
             if self.fixed:
-                new[0].weight.requires_grad_(False)
-                new[2].weight.requires_grad_(False)
+                weight_of(new[0]).requires_grad_(False)
+                weight_of(new[2]).requires_grad_(False)
             model.set_submodule(layer.name, new)
         return model
 
@@ -139,7 +141,7 @@ class EigenPlan:
         """Per layer its directions before and after, and whether it was split or left as it is."""
         rows = []
         for layer in self.layers:
-            columns, kept = counts[f"{layer.name}/columns"], counts[f"{layer.name}/rows"]
+            columns, kept = _kept(layer, counts)
             row = {"name": layer.name, "units": len(layer.columns) + len(layer.rows), "kept": columns + kept}
             rows.append(row | {"columns": columns, "rows": kept, "split": layer.split(columns, kept) is not None})
         return rows
@@ -150,7 +152,12 @@ class EigenPlan:
         return f"not smaller as three layers, left as they are: {', '.join(names)}" if names else None
 
 
-class EigenDamage(Selection):
+def _kept(layer: EigenLayer, counts: Counts) -> tuple[int, int]:
+    """How many columns and rows the layer keeps."""
+    return int(counts[f"{layer.name}/columns"]), int(counts[f"{layer.name}/rows"])
+
+
+class EigenDamage(Selection[Layer]):
     """Prunes rows and columns in the Kronecker eigenbasis; restructures layers instead of removing nodes.
 
     Args:
@@ -179,7 +186,7 @@ class EigenDamage(Selection):
         factors = calibrated_factors(model, calibration, self.labels, list(cores.values()))
         bases = {}
         for path, core in cores.items():
-            channels = model.get_submodule(core).weight.shape[1]
+            channels = weight_of(model.get_submodule(core)).shape[1]
             bases[path] = eigenbasis(Factors(channel_factor(factors[core].A, channels), factors[core].G))
         curvatures = self._curvatures(model, calibration, cores, bases)
         positions = _positions(model, example, list(cores.values()))
@@ -189,7 +196,7 @@ class EigenDamage(Selection):
     def dense_cost(self, model: nn.Module, example: Tensor) -> Cost:
         """Directions of the layers that may be split, parameters and MACs of a network, without its curvature."""
         cores = [_core_path(model, path) for path in eigen_layers(model, example)]
-        units = sum(sum(model.get_submodule(core).weight.shape[:2]) for core in cores)
+        units = sum(sum(weight_of(model.get_submodule(core)).shape[:2]) for core in cores)
         return Cost(units, sum(p.numel() for p in model.parameters()), count_macs(model, example))
 
     def restructure(
@@ -223,7 +230,7 @@ class EigenDamage(Selection):
         result = {}
         for path, core in cores.items():
             out, channels = len(bases[path].outputs), len(bases[path].inputs)
-            kernel = model.get_submodule(core).weight[0, 0].numel()
+            kernel = weight_of(model.get_submodule(core))[0, 0].numel()
             result[path] = diagonal[core][:, : channels * kernel].reshape(out, channels, kernel)
         return result
 
@@ -250,7 +257,7 @@ def _core_path(model: nn.Module, path: str) -> str:
 
 def _with_kernel(module: nn.Module, basis: Basis) -> Factors:
     """The basis on (channel, kernel position) pairs and, where there is one, the bias."""
-    eye = torch.eye(module.weight[0, 0].numel(), dtype=basis.inputs.dtype, device=basis.inputs.device)
+    eye = torch.eye(weight_of(module)[0, 0].numel(), dtype=basis.inputs.dtype, device=basis.inputs.device)
     inputs = torch.kron(basis.inputs.contiguous(), eye)
     if module.bias is not None:
         inputs = torch.block_diag(inputs, inputs.new_ones(1, 1))
@@ -264,7 +271,7 @@ def _positions(model: nn.Module, example: Tensor, paths: list[str]) -> dict[str,
     for path in paths:
 
         def hook(module: nn.Module, read: tuple[Tensor, ...], written: Tensor, path: str = path) -> None:
-            out, inputs = module.weight.shape[:2]
+            out, inputs = weight_of(module).shape[:2]
             found[path] = read[0][0].numel() // inputs, written[0].numel() // out
 
         handles.append(model.get_submodule(path).register_forward_hook(hook))
@@ -288,7 +295,7 @@ def _eigen_layer(
     outer, weights = (inputs, out), out * inputs * kernel
     macs = weights * written
     if isinstance(module, RotatedLayer):
-        outer = module[0].weight.shape[1], module[2].weight.shape[0]
+        outer = weight_of(module[0]).shape[1], len(weight_of(module[2]))
         extra = outer[0] * inputs, out * outer[1]
         weights, macs = weights + sum(extra), macs + extra[0] * read + extra[1] * written
     return EigenLayer(path, basis, damages.sum(0), damages.sum(1), outer, kernel, read, written, weights, macs)

@@ -200,7 +200,7 @@ def inverse_hessian(second: Tensor, count: int, damping: float) -> tuple[Tensor,
     return torch.cholesky_inverse(factor), dead
 
 
-class ExactOBSSelection(Selection):
+class ExactOBSSelection(Selection[EdgeLayer]):
     """Keeps in each layer what greedy, exact OBS on the layer's output error leaves. Combine with least squares.
 
     Args:

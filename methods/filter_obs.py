@@ -41,7 +41,7 @@ def summed_weight_update(weight: Tensor, factors: Factors, kept: Tensor) -> Tens
     return updated
 
 
-class FilterOBD(Selection):
+class FilterOBD(Selection[NodeLayer]):
     """C-OBD.
 
     Args:

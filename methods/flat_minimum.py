@@ -35,6 +35,7 @@ from methods.graph import NetworkGraph, NodeGroup
 from methods.hooks import TrainingHook
 from methods.kfac import Factors, factorable, kfac_radius, relatively_damped, split_matrix, weight_matrix
 from methods.kronecker import group_update, kron_obd_cost, kron_obs_cost
+from methods.parameters import bias_of, weight_of, write_parameters
 from methods.schedule import Schedule
 from methods.seeds import stream
 from methods.selection import largest
@@ -113,7 +114,9 @@ class FlatMinimum(TrainingHook, Schedule):
         self.update, self.decay, self.floor = update, decay, floor
         self.damping = checked_damping(damping, "schedule")
         self.start, self.end, self.period = start, end, period
-        self.seed, self.times, self.widths = 0, {}, {}
+        self.seed = 0
+        self.times: dict[int, float] = {}
+        self.widths: dict[str, int] = {}
         self._forget()
 
     def begin(self, model: nn.Module, example: Tensor, budget: Budget, epochs: int, seed: int = 0) -> None:
@@ -146,7 +149,8 @@ class FlatMinimum(TrainingHook, Schedule):
     def _forget(self) -> None:
         self.factors: dict[str, Factors] = {}
         self.gradients: dict[str, Tensor] = {}
-        self.vectors, self.direction = TopVectors(), None
+        self.vectors = TopVectors()
+        self.direction: Tensor | None = None
         self.log: list[dict[str, Any]] = []
 
     # --- steps -------------------------------------------------------------------------------------------------------
@@ -187,10 +191,12 @@ class FlatMinimum(TrainingHook, Schedule):
             return
         for name in factorable(model):
             module = model.get_submodule(name)
-            if module.weight.grad is not None:
-                new = module.weight.grad.detach().double().flatten(1)
-                if module.bias is not None:
-                    new = torch.cat([new, module.bias.grad.detach().double()[:, None]], 1)
+            slope, bias = weight_of(module).grad, bias_of(module)
+            if slope is not None:
+                new = slope.detach().double().flatten(1)
+                if bias is not None:
+                    assert bias.grad is not None  # one backward pass fills both
+                    new = torch.cat([new, bias.grad.detach().double()[:, None]], 1)
                 old = self.gradients.get(name)
                 self.gradients[name] = new if old is None else self._averaged(old, new)
 
@@ -258,11 +264,7 @@ class FlatMinimum(TrainingHook, Schedule):
                 module = model.get_submodule(name)
                 factors = relatively_damped(self.factors[name], self.damping)
                 matrix = group_update(weight_matrix(module), factors, kept[group.name].to(factors.G.device))
-                weight, bias = split_matrix(matrix, module)
-                with torch.no_grad():
-                    module.weight.copy_(weight)
-                    if bias is not None:
-                        module.bias.copy_(bias)
+                write_parameters(module, *split_matrix(matrix, module))
 
     def _cut_statistics(self, model: nn.Module, groups: list[NodeGroup], kept: Mapping[str, Tensor]) -> None:
         """Take the removed neurons out of the averaged factors and gradients; they stay those of the survivors."""

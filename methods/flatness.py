@@ -25,6 +25,7 @@ from methods.curvature import HessianProduct, Radius, spectral_radius
 from methods.gradients import sample_losses
 from methods.graph import NodeGroup
 from methods.kfac import Factors, outer_sum, patches, positions_last, recording, sample_labels
+from methods.parameters import weight_of
 from methods.statistics import evaluating
 
 
@@ -159,7 +160,7 @@ def radius_decreases(factors: Mapping[str, Factors], group: NodeGroup, modules: 
 
 def input_entries(columns: Tensor, module: nn.Module) -> Tensor:
     """(m, r x kernel positions) entries of a reader's A that belong to each node, from its input columns (m, r)."""
-    kernel = module.weight[0, 0].numel()
+    kernel = weight_of(module)[0, 0].numel()
     return (columns[:, :, None] * kernel + torch.arange(kernel)).flatten(1)
 
 

@@ -26,6 +26,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from methods.errors import BadInput
+from methods.parameters import weight_of
 from methods.progress import track
 from methods.seeds import stream
 from methods.statistics import Calibration, evaluating
@@ -109,7 +110,7 @@ def _layer_gradients(module: nn.Module, read: Tensor, slopes: Tensor) -> Tensor:
 
 
 def _generic_gradients(model: nn.Module, names: Sequence[str], inputs: Tensor, labels: Tensor) -> list[Tensor]:
-    parameters = {f"{name}.weight": model.get_submodule(name).weight.detach() for name in names}
+    parameters = {f"{name}.weight": weight_of(model.get_submodule(name)).detach() for name in names}
 
     def loss(chosen: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         return sample_losses(functional_call(model, chosen, (x[None],)), y[None]).sum()
@@ -194,8 +195,8 @@ def collect_gradients(
         live: (out, d) masks; gradients of weights pruned earlier are set to zero.
     """
     inputs, labels = settings.draw(model, calibration)
-    sizes = [model.get_submodule(name).weight.numel() for name in names]
-    weight = model.get_submodule(names[0]).weight
+    sizes = [weight_of(model.get_submodule(name)).numel() for name in names]
+    weight = weight_of(model.get_submodule(names[0]))
     # N x d gradients, half as much for factors kept beside them, and two N x N matrices for the systems solved
     stored = len(inputs) * sum(sizes) * weight.element_size() * 3 // 2 + 2 * 8 * len(inputs) ** 2
     left = sum(sizes) if live is None else sum(int(mask.sum()) for mask in live.values())
@@ -223,8 +224,8 @@ def fisher_diagonal(
 ) -> dict[str, Tensor]:
     """Diagonal of the Fisher per layer, (out, d) float64: the mean of squared single-sample gradients."""
     inputs, labels = settings.draw(model, calibration)
-    shapes = [model.get_submodule(name).weight.flatten(1).shape for name in names]
-    device = model.get_submodule(names[0]).weight.device
+    shapes = [weight_of(model.get_submodule(name)).flatten(1).shape for name in names]
+    device = weight_of(model.get_submodule(names[0])).device
     sums = [torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes]
     stored = sum(total.numel() for total in sums) * 8
     chunk, _ = _chunk(model, names, inputs, settings, stored)
@@ -286,5 +287,5 @@ def _bytes_per_sample(model: nn.Module, names: Sequence[str], example: Tensor) -
     finally:
         for handle in handles:
             handle.remove()
-    weights = [model.get_submodule(name).weight for name in names]
+    weights = [weight_of(model.get_submodule(name)) for name in names]
     return (2 * sum(weight.numel() for weight in weights) + 2 * outputs + 2 * unfolded) * weights[0].element_size()

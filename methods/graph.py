@@ -102,6 +102,7 @@ def _take(module: nn.Module, names: Sequence[str], dimension: int, gone: Tensor)
 
 def _resize(module: nn.Module, names: Sequence[str], dimension: int = 0) -> None:
     tensor = module.weight if module.weight is not None else module.running_mean
+    assert isinstance(tensor, Tensor)
     for name in names:
         if hasattr(module, name):
             setattr(module, name, tensor.shape[dimension])

@@ -25,6 +25,7 @@ from methods.errors import BadInput
 from methods.filter_obs import shared_diagonal
 from methods.gradients import sample_losses
 from methods.layers import NodeLayer
+from methods.parameters import weight_of
 from methods.seeds import stream
 from methods.selection import Selection
 from methods.statistics import evaluating
@@ -48,7 +49,7 @@ def hutchinson_traces(
         probes: number of random vectors.
         generator: CPU stream of the probes.
     """
-    weights = [model.get_submodule(name).weight for name in names]
+    weights = [weight_of(model.get_submodule(name)) for name in names]
     frozen = [weight for weight in weights if not weight.requires_grad]
     for weight in frozen:
         weight.requires_grad_(True)
@@ -63,7 +64,7 @@ def hutchinson_traces(
     return {name: block.view(len(w), -1).sum(1) for name, block, w in zip(names, blocks, weights, strict=True)}
 
 
-class HAPSelection(Selection):
+class HAPSelection(Selection[NodeLayer]):
     """Keeps the channels with the largest sensitivity s_p.
 
     Args:
@@ -89,7 +90,7 @@ class HAPSelection(Selection):
         total = torch.zeros(layer.size, dtype=torch.float64, device=layer.incoming.device)
         for name in layer.writers:
             trace = traces[name].clamp_min(0) if self.clip else traces[name]
-            total += channel_sensitivity(trace, layer.model.get_submodule(name).weight.detach().double().flatten(1))
+            total += channel_sensitivity(trace, weight_of(layer.model.get_submodule(name)).detach().double().flatten(1))
         return total
 
     def report(self, layer: NodeLayer, kept: Tensor) -> dict[str, float]:
@@ -105,7 +106,7 @@ class HAPSelection(Selection):
         return layer.shared[key]
 
     def _fisher(self, layer: NodeLayer) -> dict[str, Tensor]:
-        weights = {name: layer.model.get_submodule(name).weight for name in layer_names(layer.model)}
+        weights = {name: weight_of(layer.model.get_submodule(name)) for name in layer_names(layer.model)}
         diagonal = shared_diagonal(layer, "sampled")  # its last column belongs to the bias
         return {name: diagonal[name][:, : weights[name][0].numel()].sum(1) for name in diagonal if name in weights}
 

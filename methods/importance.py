@@ -27,7 +27,7 @@ def outgoing_norm(outgoing: list[Tensor]) -> Tensor:
     return total / sum(weight.shape[0] * weight.shape[2] for weight in outgoing)
 
 
-class OutgoingNormSelection(Selection):
+class OutgoingNormSelection(Selection[NodeLayer]):
     """Keeps the nodes whose outgoing weights are largest on average."""
 
     unit = "node"

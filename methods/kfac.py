@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from methods.errors import BadInput, Skipped
 from methods.gradients import LABELS, sample_losses
+from methods.parameters import bias_of, weight_of
 from methods.progress import track
 from methods.seeds import stream
 from methods.statistics import Calibration, evaluating
@@ -194,7 +195,7 @@ def patches(module: nn.Module, read: Tensor) -> Tensor:
         padding = module.padding
         if isinstance(padding, str):
             read = functional.pad(read, module._reversed_padding_repeated_twice)
-            padding = 0
+            padding = (0, 0)
         columns = functional.unfold(read, module.kernel_size, module.dilation, padding, module.stride)
     return functional.pad(columns, (0, 0, 0, 1), value=1.0) if module.bias is not None else columns
 
@@ -280,15 +281,16 @@ def _keeps_the_size(module: nn.Module) -> bool:
 
 def weight_matrix(module: nn.Module) -> Tensor:
     """W as (out, d) in float64, filters flattened, the bias as the last column where there is one."""
-    weight = module.weight.detach().double().flatten(1)
-    return weight if module.bias is None else torch.cat([weight, module.bias.detach().double()[:, None]], 1)
+    weight, bias = weight_of(module).detach().double().flatten(1), bias_of(module)
+    return weight if bias is None else torch.cat([weight, bias.detach().double()[:, None]], 1)
 
 
 def split_matrix(matrix: Tensor, module: nn.Module) -> tuple[Tensor, Tensor | None]:
     """The inverse of :func:`weight_matrix`: the weight in the module's shape, and the bias or None."""
+    shape = weight_of(module).shape[1:]
     if module.bias is None:
-        return matrix.reshape(len(matrix), *module.weight.shape[1:]), None
-    return matrix[:, :-1].reshape(len(matrix), *module.weight.shape[1:]), matrix[:, -1].clone()
+        return matrix.reshape(len(matrix), *shape), None
+    return matrix[:, :-1].reshape(len(matrix), *shape), matrix[:, -1].clone()
 
 
 def pi_damped(factors: Factors, damping: float) -> Factors:

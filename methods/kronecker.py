@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from methods.compensation import Compensation
+from methods.compensation import Compensation, OwnRidge
 from methods.damping import checked_damping
 from methods.errors import BadInput
 from methods.kfac import (
@@ -90,7 +90,7 @@ def shared_factors(layer: NodeLayer, labels: str) -> dict[str, Factors]:
     return layer.shared[key]
 
 
-class _KroneckerSelection(Selection):
+class _KroneckerSelection(Selection[NodeLayer]):
     """Score of a node = sum over the layers that write it of the cost of its row."""
 
     cost: Callable[[Tensor, Factors], Tensor]
@@ -162,7 +162,7 @@ class KroneckerCompensation(Compensation):
         self.update = self.updates[update]
 
     def writer_update(
-        self, layer: NodeLayer, kept: Tensor, selection: Selection
+        self, layer: NodeLayer, kept: Tensor, selection: OwnRidge
     ) -> dict[str, tuple[Tensor, Tensor | None]]:
         """For each writer its new weight and bias in the module's shape; removed rows are zero."""
         new = {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from methods.errors import Skipped
 from methods.graph import NodeGroup
+from methods.parameters import bias_of, weight_of
 from methods.statistics import Calibration, Moments
 
 
@@ -36,7 +37,7 @@ class NodeLayer:
     calibration: Calibration
     generator: torch.Generator
     collect: Callable[[], list[Moments]]
-    shared: dict[str, Any] = field(default_factory=dict)
+    shared: dict[Hashable, Any] = field(default_factory=dict)
     readers_kept: list[Tensor | None] = field(default_factory=list)
     readers_probability: list[Tensor | None] = field(default_factory=list)
     paired: Callable[[], list[tuple[Moments, Moments]]] | None = None
@@ -121,7 +122,7 @@ class EdgeLayer:
     generator: torch.Generator
     collect: Callable[[], Moments]
     live: Tensor
-    shared: dict[str, Any] = field(default_factory=dict)
+    shared: dict[Hashable, Any] = field(default_factory=dict)
     unit = "edge"
 
     @property
@@ -132,7 +133,7 @@ class EdgeLayer:
     @property
     def shape(self) -> torch.Size:
         """Shape of the layer's weight."""
-        return self.model.get_submodule(self.name).weight.shape
+        return weight_of(self.model.get_submodule(self.name)).shape
 
     @cached_property
     def weight(self) -> Tensor:
@@ -142,7 +143,7 @@ class EdgeLayer:
     @cached_property
     def bias(self) -> Tensor | None:
         """(out,) float64, or None."""
-        bias = self.model.get_submodule(self.name).bias
+        bias = bias_of(self.model.get_submodule(self.name))
         return None if bias is None else bias.detach().double()
 
     @cached_property
@@ -155,4 +156,4 @@ Layer = NodeLayer | EdgeLayer
 
 
 def _weight(model: nn.Module, name: str) -> Tensor:
-    return model.get_submodule(name).weight.detach().double()
+    return weight_of(model.get_submodule(name)).detach().double()

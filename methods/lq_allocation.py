@@ -24,7 +24,7 @@ from methods.allocation import Allocation
 from methods.budget import Counts, Family
 from methods.errors import BadInput
 from methods.layers import EdgeLayer, Layer, NodeLayer
-from methods.selection import Selection
+from methods.selection import Seen, Selection
 from methods.sparse_lq import lq_effective_count, pq_retained, tolerance_count
 from methods.sparsity_measures import check_exponent, check_pq, lq_norm
 
@@ -55,7 +55,7 @@ class SparseLq(Allocation):
             return lq_effective_count(weights, self.q, live)
         return tolerance_count(weights, self.q, self.epsilon, live)
 
-    def family(self, layers: Sequence[Layer], selection: Selection) -> Family:
+    def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
         """Effective counts times a factor that grows with s until every unit is full."""
         return scaled_family(layers, self.effective, self.scope, self.q)
 
@@ -79,7 +79,7 @@ class PQ(Allocation):
         """Counts (n,) of units (n, d)."""
         return pq_retained(weights, self.p, self.q, self.eta, live)
 
-    def family(self, layers: Sequence[Layer], selection: Selection) -> Family:
+    def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
         """Retained counts times a factor that grows with s until every unit is full."""
         return scaled_family(layers, self.effective, self.scope, min(self.q, 1.0))
 
@@ -87,7 +87,7 @@ class PQ(Allocation):
 class UniformPerNeuron(Allocation):
     """The same fraction of weights in every neuron or filter, the control of the two above. For edges."""
 
-    def family(self, layers: Sequence[Layer], selection: Selection) -> Family:
+    def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
         """About s d weights of d per row, at least one."""
         if any(layer.unit != "edge" for layer in layers):
             raise BadInput("allocation=uniform_per_neuron is defined for edges; use unit edge, or allocation=uniform")

@@ -25,7 +25,7 @@ from methods.sparse_lq import lq_effective_count, output_error, output_tail_boun
 from methods.sparsity_measures import check_exponent, gini, pq_index
 
 
-class SparseLqSelection(Selection):
+class SparseLqSelection(Selection[Layer]):
     """Keeps the largest weights, or the nodes whose outgoing weights have the largest ℓq norm, and reports the bounds.
 
     Args:
@@ -121,7 +121,7 @@ def lasso_path(target: Tensor, second: Tensor, k: int) -> Tensor:
     return usable[path[:, point].nonzero().squeeze(1)]
 
 
-class RegressionSelection(Selection):
+class RegressionSelection(Selection[EdgeLayer]):
     """Each neuron's edges by sparse regression of its pre-activation on its inputs. For small layers.
 
     A count for the whole layer is divided among neurons as magnitude would. Where the regression explains a neuron with
@@ -142,9 +142,8 @@ class RegressionSelection(Selection):
         self.pick = matching_pursuit if how == "matching_pursuit" else lasso_path
         self.backward, self.largest = backward, largest
 
-    def select(self, layer: Layer, k: Count) -> Tensor:
+    def select(self, layer: EdgeLayer, k: Count) -> Tensor:
         """Mask (out, d) with exactly the given counts."""
-        assert isinstance(layer, EdgeLayer)
         size = layer.weight.shape[1]
         if size > self.largest or size != _inputs(layer):
             raise Skipped(
@@ -165,7 +164,7 @@ class RegressionSelection(Selection):
         # picked edges outrank every magnitude; the magnitude decides among the others
         return largest_mask(torch.where(preferred, magnitude + 2 * layer.weight.abs().max() + 1, magnitude), counts)
 
-    def select_all(self, layers: Sequence[Layer], counts: Mapping[str, Count]) -> dict[str, Tensor]:
+    def select_all(self, layers: Sequence[EdgeLayer], counts: Mapping[str, Count]) -> dict[str, Tensor]:
         """Masks of all layers; in backward order a neuron that nobody reads is not approximated at all."""
         if not self.backward:
             return super().select_all(layers, counts)

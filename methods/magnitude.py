@@ -6,11 +6,11 @@ Edges are ranked by |w| (Han et al., 2015); nodes by the L1 (Li et al., 2017) or
 from torch import Tensor
 
 from methods.errors import BadInput
-from methods.layers import Layer
+from methods.layers import EdgeLayer, Layer
 from methods.selection import Selection
 
 
-class MagnitudeSelection(Selection):
+class MagnitudeSelection(Selection[Layer]):
     """Keeps the units with the largest weights.
 
     Args:
@@ -26,6 +26,6 @@ class MagnitudeSelection(Selection):
 
     def scores(self, layer: Layer) -> Tensor:
         """Norm of the incoming weights (m,) for nodes, |w| (out, d) for edges."""
-        if layer.unit == "edge":
+        if isinstance(layer, EdgeLayer):
             return layer.weight.abs()
         return layer.incoming.norm(p=self.norm, dim=1)

@@ -288,10 +288,9 @@ class Mockup:
             if not isinstance(module, nn.Conv2d):
                 return read.clone()
             weight = read.new_ones(read.shape[1], 1, *module.kernel_size)
-            if isinstance(module.padding, str):
-                read, padding = functional.pad(read, module._reversed_padding_repeated_twice), 0
-            else:
-                padding = module.padding
+            padding = module.padding
+            if isinstance(padding, str):
+                read, padding = functional.pad(read, module._reversed_padding_repeated_twice), (0, 0)
             return functional.conv2d(read, weight, None, module.stride, padding, module.dilation, read.shape[1])
 
         return forward

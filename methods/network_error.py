@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from methods.parameters import bias_of, weight_of
 from methods.spectral_theory import propagation_bound
 from methods.statistics import Calibration, Moments, collect_moments, evaluating, patch_rows
 
@@ -85,7 +86,7 @@ def chain_bound(
         before, after = original.get_submodule(name), pruned.get_submodule(name)
         stays = kept.get(name)
         errors.append(_exchange_error(before, after, reads, stays, moments[name]))
-        norms.append(float(torch.linalg.matrix_norm(after.weight.double(), 2)))
+        norms.append(float(torch.linalg.matrix_norm(weight_of(after).double(), 2)))
         reads = stays
     return propagation_bound(errors, norms)
 
@@ -94,20 +95,19 @@ def _exchange_error(
     before: nn.Module, after: nn.Module, reads: Tensor | None, stays: Tensor | None, moments: Moments
 ) -> float:
     """e_l from the second moments and means of what the original layer reads."""
-    weight, shift = before.weight.double(), _bias(before)
+    weight, shift = weight_of(before).double(), _bias(before)
     if stays is not None:
         weight, shift = weight[stays.to(weight.device)], shift[stays.to(weight.device)]
     difference = weight.clone()
     if reads is None:
-        difference -= after.weight.double()
+        difference -= weight_of(after).double()
     else:
-        difference[:, reads.to(weight.device)] -= after.weight.double()
+        difference[:, reads.to(weight.device)] -= weight_of(after).double()
     shift = shift - _bias(after)
     square = ((difference @ moments.second) * difference).sum() + 2 * shift @ difference @ moments.mean
     return float((square + shift.square().sum()).clamp(min=0).sqrt())
 
 
 def _bias(module: nn.Module) -> Tensor:
-    if module.bias is None:
-        return module.weight.new_zeros(len(module.weight), dtype=torch.float64)
-    return module.bias.double()
+    weight, bias = weight_of(module), bias_of(module)
+    return weight.new_zeros(len(weight), dtype=torch.float64) if bias is None else bias.double()

@@ -25,7 +25,7 @@ def obd_saliency(weight: Tensor, curvature: Tensor) -> Tensor:
     return 0.5 * curvature * weight.square()
 
 
-class OBDSelection(Selection):
+class OBDSelection(Selection[EdgeLayer]):
     """Keeps the weights whose removal costs most under a diagonal Fisher.
 
     Args:

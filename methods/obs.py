@@ -21,11 +21,12 @@ V / sqrt(lambda); here they come from matrix products in float64.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from methods.compensation import Compensation
+from methods.compensation import Compensation, OwnRidge
 from methods.damping import checked_damping
 from methods.errors import BadInput
 from methods.gradients import Gradients, Samples, shared_gradients
@@ -35,6 +36,7 @@ from methods.selection import Selection
 
 CHUNK = 4096  # columns of G that are converted to float64 at a time
 UPDATES = ("sum", "group")
+Setting = TypeVar("Setting")
 
 
 def woodfisher_inverse(gradients: Tensor, damping: float, at_once: int = 64) -> Tensor:
@@ -102,7 +104,9 @@ class InverseFisher:
         if vector.dtype == self.gradients.dtype:
             solved = torch.cholesky_solve((self.gradients @ vector).double()[:, None], self._factor).squeeze(1)
             return torch.addmv(vector, self.gradients.T, solved.to(vector), alpha=-1) / self.damping
-        image = sum(part @ vector[columns] for columns, part in float64_columns(self.gradients))
+        image = vector.new_zeros(len(self.gradients))
+        for columns, part in float64_columns(self.gradients):
+            image += part @ vector[columns]
         solved = torch.cholesky_solve(image[:, None], self._factor).squeeze(1)
         correction = torch.cat([solved @ part for _, part in float64_columns(self.gradients)])
         return (vector - correction) / self.damping
@@ -183,7 +187,7 @@ def _solve(system: Tensor, right: Tensor) -> Tensor:
     return torch.cholesky_solve(right[:, None], torch.linalg.cholesky(system)).squeeze(1)
 
 
-class OBSSelection(Selection):
+class OBSSelection(Selection[EdgeLayer]):
     """Keeps the weights with the largest OBS saliency under the damped empirical Fisher.
 
     Args:
@@ -274,7 +278,7 @@ class OBSCompensation(Compensation):
         self.samples, self.labels, self.memory_gb = samples, labels, memory_gb
 
     def edge_weights(
-        self, layers: Sequence[EdgeLayer], masks: Mapping[str, Tensor], selection: Selection
+        self, layers: Sequence[EdgeLayer], masks: Mapping[str, Tensor], selection: OwnRidge
     ) -> dict[str, Tensor]:
         """New (out, d) weights of every layer, exactly zero off the mask."""
         if not layers:
@@ -330,5 +334,5 @@ def _checked_block(block: int | str) -> int | str:
     )
 
 
-def _either(mine: object, theirs: object) -> object:
+def _either(mine: Setting | None, theirs: Setting) -> Setting:
     return theirs if mine is None else mine

@@ -88,7 +88,7 @@ class Theories:
         errors = output_errors(self.dense, sites, self.calibration)
         reference = mean_loss(self.dense, self.calibration)
         dense_score = score(self.dense) if score else None
-        slopes, factors = 0.0, self._factors(sites)
+        slopes, factors = torch.zeros((), dtype=torch.float64), self._factors(sites)
         result: list[dict[str, Any]] = []
         totals: dict[tuple[str, str | None], float] = {}
         increases = []
@@ -98,7 +98,7 @@ class Theories:
             increases.append(increase)
             own_slopes, predicted = self._in_loss(site, factors)
             slopes = slopes + own_slopes
-            every = {name: (value, LOSS) for name, value in predicted.items()}
+            every: dict[str, tuple[float, str | None]] = {name: (value, LOSS) for name, value in predicted.items()}
             every |= {name: (value, None) for name, value in site.own.items()}
             for name, (value, unit) in every.items():
                 totals[name, unit] = totals.get((name, unit), 0.0) + value
@@ -110,7 +110,7 @@ class Theories:
                     _row(CALIBRATION_LOSS, site.name, increase, _drop(dense_score, score(alone)), "accuracy drop")
                 )
         whole = mean_loss(self.pruned.model, self.calibration) - reference
-        totals[CBS, LOSS] = fisher_increase(slopes)  # type: ignore[arg-type]
+        totals[CBS, LOSS] = fisher_increase(slopes)
         totals["each layer pruned alone, summed", LOSS] = math.fsum(increases)
         result += [_row(name, None, value, whole, unit) for (name, unit), value in totals.items()]
         if score and dense_score is not None:

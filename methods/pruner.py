@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,9 @@ from methods.errors import BadInput, Skipped
 from methods.graph import NetworkGraph, NodeGroup, gated
 from methods.joint import choose_jointly, spread_of
 from methods.layers import NodeLayer
+from methods.parameters import bias_of, weight_of, write_parameters
 from methods.schedule import Schedule
-from methods.selection import Count, Selection
+from methods.selection import AnySelection, Count, Selection, selects_edges, selects_nodes
 from methods.sparsity_measures import network_sparsity
 from methods.statistics import Calibration, evaluating
 from methods.stopwatch import TimedCost
@@ -28,6 +29,19 @@ from methods.views import edge_layers, edge_views, node_views, paired_moments
 
 Train = Callable[[nn.Module, Mapping[str, Tensor], int], None]
 STRUCTURE_TOLERANCE = 1e-3  # relative; a misunderstood structure is off by orders of magnitude more
+
+
+@runtime_checkable
+class Restructuring(Protocol):
+    """What a selection of unit ``eigen`` has beside the rest: it makes the smaller network by itself."""
+
+    def dense_cost(self, model: nn.Module, example: Tensor) -> Cost:
+        """Cost of a network before it is pruned."""
+
+    def restructure(
+        self, model: nn.Module, calibration: Calibration, budget: Budget, dense: Cost | None = None
+    ) -> tuple[nn.Module, Cost, list[dict[str, Any]], str | None]:
+        """A new network that meets ``budget``, its cost, a row per layer, and a note if something is unusual."""
 
 
 @dataclass
@@ -80,7 +94,7 @@ class Pruner:
 
     def __init__(
         self,
-        selection: Selection,
+        selection: AnySelection,
         allocation: Allocation | None = None,
         compensation: Compensation | None = None,
         schedule: Schedule | None = None,
@@ -146,51 +160,55 @@ class Pruner:
     def _dense_cost(self, result: Pruned, example: Tensor) -> Cost:
         model = result.model
         if self.selection.unit == "edge":
-            cost = EdgeCost(model, example, edge_layers(model, example))
-            return cost(cost.sizes)
+            edges = EdgeCost(model, example, edge_layers(model, example))
+            return edges(edges.sizes)
         if self.selection.unit == "eigen":
+            assert isinstance(self.selection, Restructuring)
             return self.selection.dense_cost(model, example)
         graph = NetworkGraph(model, example, residual=self.prune_residual)
         graph.require_groups()
         result.groups = graph.groups
-        cost = NodeCost(model, example, graph.groups)
-        return cost(cost.sizes)
+        nodes = NodeCost(model, example, graph.groups)
+        return nodes(nodes.sizes)
 
     # --- nodes -------------------------------------------------------------------------------------------------------
 
     def _prune_nodes(
         self, result: Pruned, calibration: Calibration, target: Budget, dense: Cost, seed: str, rewind: nn.Module | None
     ) -> tuple[list[dict[str, Any]], Cost, str | None]:
+        selection = self.selection
+        assert selects_nodes(selection)
         model, example = result.model, calibration.inputs[:2]
         original = copy.deepcopy(model)
         graph = NetworkGraph.of(model, result.groups)
         groups = result.groups
-        cost: NodeCost | TimedCost = NodeCost(model, example, groups)
+        counted = NodeCost(model, example, groups)
+        cost: NodeCost | TimedCost = counted
         if target.measured:
             assert result.dense is not None
             timed = NetworkGraph.of(original, groups)
-            cost = TimedCost(timed, cost, result.dense, calibration.inputs[: target.batch])
+            cost = TimedCost(timed, counted, result.dense, calibration.inputs[: target.batch])
         layers = node_views(original, groups, calibration, seed)
-        family = self.allocation.family(layers, self.selection)
+        family = self.allocation.family(layers, selection)
         counts, note = meet(target, family, cost, dense, self.allocation.partial, self.allocation.steps)
-        kept = self._select_nodes(layers, counts)
+        kept = _select_nodes(selection, layers, counts)
         for layer in layers if kept else ():
             if len(kept[layer.name]) < layer.size:
                 self._update_writers(model, layer, kept[layer.name])
         report = []
         for layer in layers:
             current = graph.find(layer.name)
-            pruned_inputs = self.selection.order == "forward"
+            pruned_inputs = selection.order == "forward"
             if pruned_inputs:
                 layer = node_views(model, [current], calibration, seed)[0]
-                kept[layer.name] = self.selection.select(layer, counts[layer.name])
+                kept[layer.name] = selection.select(layer, counts[layer.name])
                 if len(kept[layer.name]) < layer.size:
                     self._update_writers(model, layer, kept[layer.name])
             layer.paired = paired_moments(original, model, groups, current, calibration)
             chosen = kept[layer.name]
             report.append({"name": layer.name, "units": layer.size, "kept": len(chosen)})
             if len(chosen) < layer.size:
-                report[-1] |= self.selection.report(layer, chosen)
+                report[-1] |= selection.report(layer, chosen)
                 self._repair(model, layer, current, chosen)
                 graph.remove(current, chosen)
         result.kept, result.groups = kept, graph.groups
@@ -199,46 +217,26 @@ class Pruner:
             _remove_all(rewind, groups, kept)
         return report, cost({name: len(nodes) for name, nodes in kept.items()}), note
 
-    def _select_nodes(self, layers: Sequence[NodeLayer], counts: Mapping[str, Count]) -> dict[str, Tensor]:
-        if self.selection.order == "forward":
-            return {}
-        if self.selection.order == "independent":
-            return self.selection.select_all(layers, counts)
-        kept: dict[str, Tensor] = {}
-        probability: dict[str, Tensor] = {}
-        writer_group = {path: layer.name for layer in layers for path in layer.writers}
-        for layer in reversed(layers):
-            readers = [writer_group.get(path) for path in layer.readers]
-            layer.readers_kept = [kept.get(name) if name else None for name in readers]
-            layer.readers_probability = [probability.get(name) if name else None for name in readers]
-            kept[layer.name] = self.selection.select(layer, counts[layer.name])
-            importance = getattr(self.selection, "row_probability", None)
-            if importance is not None:
-                probability[layer.name] = importance(layer, kept[layer.name])
-        return kept
-
     def _repair(self, model: nn.Module, layer: NodeLayer, current: NodeGroup, kept: Tensor) -> None:
         """Write W A into the columns of the readers that stay."""
         repairs: list[Reconstruction] = self.compensation.reconstruction(layer, kept, self.selection)
         with torch.no_grad():
             for reader, repair in zip(current.readers, repairs, strict=False):
                 module = model.get_submodule(reader.name)
-                blocks = reader.weights(module.weight.double())
+                weight, bias = weight_of(module), bias_of(module)
+                blocks = reader.weights(weight.double())
                 merged = torch.einsum("omr,mk->okr", blocks, repair.matrix)
-                columns = reader.columns[kept.cpu()].reshape(-1).to(module.weight.device)
-                shape = (len(module.weight), len(columns), *module.weight.shape[2:])
-                module.weight[:, columns] = merged.reshape(shape).to(module.weight.dtype)
-                if repair.shift is not None and module.bias is not None:
-                    module.bias += torch.einsum("omr,m->o", blocks, repair.shift).to(module.bias.dtype)
+                columns = reader.columns[kept.cpu()].reshape(-1).to(weight.device)
+                shape = (len(weight), len(columns), *weight.shape[2:])
+                weight[:, columns] = merged.reshape(shape).to(weight.dtype)
+                if repair.shift is not None and bias is not None:
+                    bias += torch.einsum("omr,m->o", blocks, repair.shift).to(bias.dtype)
 
     @torch.no_grad()
     def _update_writers(self, model: nn.Module, layer: NodeLayer, kept: Tensor) -> None:
         """The method's own changes of the layers that write the nodes; their inputs are still those that it saw."""
-        for path, (weight, bias) in self.compensation.writer_update(layer, kept, self.selection).items():
-            module = model.get_submodule(path)
-            module.weight.copy_(weight)
-            if bias is not None:
-                module.bias.copy_(bias)
+        for path, new in self.compensation.writer_update(layer, kept, self.selection).items():
+            write_parameters(model.get_submodule(path), *new)
 
     # --- directions --------------------------------------------------------------------------------------------------
 
@@ -246,6 +244,7 @@ class Pruner:
         self, result: Pruned, calibration: Calibration, target: Budget, dense: Cost, seed: str, rewind: nn.Module | None
     ) -> tuple[list[dict[str, Any]], Cost, str | None]:
         """Layers are split in a basis of their own (EigenDamage), which the selection does by itself."""
+        assert isinstance(self.selection, Restructuring)
         result.model, cost, report, note = self.selection.restructure(result.model, calibration, target, dense)
         return report, cost, note
 
@@ -254,26 +253,28 @@ class Pruner:
     def _prune_edges(
         self, result: Pruned, calibration: Calibration, target: Budget, dense: Cost, seed: str, rewind: nn.Module | None
     ) -> tuple[list[dict[str, Any]], Cost, str | None]:
+        selection = self.selection
+        assert selects_edges(selection)
         model, example = result.model, calibration.inputs[:2]
         names = edge_layers(model, example)
         cost = EdgeCost(model, example, names)
         layers = edge_views(copy.deepcopy(model), names, result.masks, calibration, seed)
-        family = self.allocation.family(layers, self.selection)
+        family = self.allocation.family(layers, selection)
         counts, note = meet(target, family, cost, dense, self.allocation.partial)
-        if self.selection.joint and note is None:  # with a note the allocation's rule, not the budget, sets the sizes
+        if selection.joint and note is None:  # with a note the allocation's rule, not the budget, sets the sizes
             masks = choose_jointly(
                 target,
-                lambda total: self.selection.select_all(layers, spread_of(counts, total)),
+                lambda total: selection.select_all(layers, spread_of(counts, total)),
                 sum(int(count.sum()) if isinstance(count, Tensor) else count for count in counts.values()),
                 sum(int(layer.live.sum()) for layer in layers),
                 cost,
                 dense,
             )
         else:
-            masks = self.selection.select_all(layers, counts)
+            masks = selection.select_all(layers, counts)
         report = [
             {"name": layer.name, "units": layer.size, "kept": int(masks[layer.name].sum())}
-            | self.selection.report(layer, masks[layer.name])
+            | selection.report(layer, masks[layer.name])
             for layer in layers
         ]
         changed = [layer for layer in layers if not bool(masks[layer.name].all())]
@@ -282,19 +283,40 @@ class Pruner:
         with torch.no_grad():
             for layer in layers:
                 module = model.get_submodule(layer.name)
-                mask = masks[layer.name].reshape(module.weight.shape)
+                own = weight_of(module)
+                mask = masks[layer.name].reshape(own.shape)
                 result.masks[f"{layer.name}.weight"] = mask
                 if layer.name in weights:
-                    module.weight.copy_(weights[layer.name].reshape(module.weight.shape) * mask)
-                if layer.name in biases:
-                    module.bias.copy_(biases[layer.name])
+                    own.copy_(weights[layer.name].reshape(own.shape) * mask)
+                write_parameters(module, bias=biases.get(layer.name))
         layers[0].shared.clear()  # gradients can be gigabytes; the layers hold each other, so they would stay a while
         # a method that chooses jointly over the network may spread the units otherwise than the allocation did
         actual = cost({name: int(mask.sum()) for name, mask in masks.items()})
         return report, actual, note or shortfall(target, actual, dense, "the selection's own distribution")
 
 
-def _require_fitting(selection: Selection, allocation: Allocation, compensation: Compensation) -> None:
+def _select_nodes(
+    selection: Selection[NodeLayer], layers: Sequence[NodeLayer], counts: Mapping[str, Count]
+) -> dict[str, Tensor]:
+    if selection.order == "forward":
+        return {}
+    if selection.order == "independent":
+        return selection.select_all(layers, counts)
+    kept: dict[str, Tensor] = {}
+    probability: dict[str, Tensor] = {}
+    writer_group = {path: layer.name for layer in layers for path in layer.writers}
+    for layer in reversed(layers):
+        readers = [writer_group.get(path) for path in layer.readers]
+        layer.readers_kept = [kept.get(name) if name else None for name in readers]
+        layer.readers_probability = [probability.get(name) if name else None for name in readers]
+        kept[layer.name] = selection.select(layer, counts[layer.name])
+        importance = getattr(selection, "row_probability", None)
+        if importance is not None:
+            probability[layer.name] = importance(layer, kept[layer.name])
+    return kept
+
+
+def _require_fitting(selection: AnySelection, allocation: Allocation, compensation: Compensation) -> None:
     """Raise :class:`BadInput` for parts that would silently do nothing together."""
     unit = selection.unit
     if unit not in ("node", "edge", "eigen"):

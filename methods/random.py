@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
-from methods.layers import Layer
+from methods.layers import EdgeLayer, Layer
 from methods.selection import Selection
 
 
-class RandomSelection(Selection):
+class RandomSelection(Selection[Layer]):
     """Keeps units drawn uniformly without replacement, each layer from its own random stream.
 
     Args:
@@ -19,6 +19,6 @@ class RandomSelection(Selection):
 
     def scores(self, layer: Layer) -> Tensor:
         """Independent uniform numbers: (m,) for nodes, (out, d) for edges."""
-        weight = layer.incoming if layer.unit == "node" else layer.weight
-        shape = (layer.size,) if layer.unit == "node" else weight.shape
+        weight = layer.weight if isinstance(layer, EdgeLayer) else layer.incoming
+        shape = weight.shape if isinstance(layer, EdgeLayer) else (layer.size,)
         return torch.rand(shape, generator=layer.generator, dtype=torch.float64).to(weight.device)

@@ -171,7 +171,8 @@ class RecurrentSpectralSelection(SpectralSelection):
 
 def scaled_readers(layer: NodeLayer, k: int) -> tuple[Tensor, Tensor]:
     """W^h (m, m) and the rows of all other readers (out, m) of a recurrent group, scaled as the module's text says."""
-    own, others = [], []
+    own: list[Tensor] = []
+    others: list[Tensor] = []
     for path, weight in zip(layer.readers, layer.outgoing, strict=True):
         rows = weight.transpose(1, 2).reshape(-1, layer.size)
         (own if path in layer.writers else others).append(rows)

@@ -16,6 +16,7 @@ highest index), where theirs keeps all ties; and no unit loses its last weight f
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,9 +25,9 @@ from torch import Tensor
 from methods.allocation import Allocation
 from methods.budget import Budget, Counts, Family
 from methods.errors import BadInput, Collapsed
-from methods.layers import EdgeLayer, Layer
+from methods.layers import EdgeLayer
 from methods.schedule import Iterative
-from methods.selection import Selection
+from methods.selection import Seen, Selection
 from methods.sparse_lq import pq_retained, whole
 
 SCOPES = ("neuron", "layer", "global")
@@ -182,19 +183,20 @@ class SAP(Allocation):
     ) -> None:
         check_scope(scope)
         self.scope = scope
-        self.rule = {"p": p, "q": q, "eta": eta, "gamma": gamma, "beta": beta}
-        sap_counts(torch.ones(1, 1), **self.rule)  # its checks, now rather than after the dense training
+        self.rule = partial(sap_counts, p=p, q=q, eta=eta, gamma=gamma, beta=beta)
+        self.rule(torch.ones(1, 1))  # its checks, now rather than after the dense training
 
-    def family(self, layers: Sequence[Layer], selection: Selection) -> Family:
+    def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
         """Live weights minus ⌊(1 - s) c⌋ in every unit; the units' smallest magnitudes decide in global scope."""
-        if any(not isinstance(layer, EdgeLayer) for layer in layers):
+        edges = [layer for layer in layers if isinstance(layer, EdgeLayer)]
+        if len(edges) < len(layers):
             raise BadInput("allocation=sap is defined for edges; use a selection with unit edge, or allocation=pq")
-        weights = {layer.name: layer.weight for layer in layers}
-        live = as_units({layer.name: layer.live for layer in layers}, self.scope)
+        weights = {layer.name: layer.weight for layer in edges}
+        live = as_units({layer.name: layer.live for layer in edges}, self.scope)
         units = as_units(weights, self.scope)
-        removed = {name: sap_counts(rows, **self.rule, live=live[name]) for name, rows in units.items()}
+        removed = {name: self.rule(rows, live=live[name]) for name, rows in units.items()}
         if self.scope == "global":
-            return _global_family(layers, units["global"][0], live["global"][0], int(removed["global"]))
+            return _global_family(edges, units["global"][0], live["global"][0], int(removed["global"]))
         sizes = {name: rows.sum(1) for name, rows in live.items()}
 
         def counts(s: float) -> Counts:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,14 @@ if TYPE_CHECKING:
     from methods.pruner import Pruned
 
 Count = int | Tensor  # units kept in a layer; for edges also (out,) int64, one count per output unit
+Seen = TypeVar("Seen", bound=Layer, contravariant=True)
 
 
-class Selection:
+class Selection(Generic[Seen]):
     """Base of all selections. A subclass gives ``scores`` or overrides ``select``.
+
+    The type in brackets is what a subclass can look at: ``Selection[NodeLayer]`` or ``Selection[EdgeLayer]`` for a
+    method of one unit, ``Selection[Layer]`` for one of either.
 
     Attributes:
         unit: ``node`` (neurons, channels: removed) or ``edge`` (single weights: masked).
@@ -33,14 +37,14 @@ class Selection:
     order: str = "independent"
     joint: bool = False
 
-    def scores(self, layer: Layer) -> Tensor:
+    def scores(self, layer: Seen) -> Tensor:
         """A saliency per unit, larger = kept: (m,) for nodes, (out, d) for edges."""
         raise BadInput(
             f"{type(self).__name__} chooses sets of units, it has no score per unit to rank globally; "
             "use allocation=uniform, or a selection with scores such as magnitude"
         )
 
-    def select(self, layer: Layer, k: Count) -> Tensor:
+    def select(self, layer: Seen, k: Count) -> Tensor:
         """The ``k`` units that stay: sorted indices (k,) for nodes, a boolean mask (out, d) for edges."""
         scores = self.scores(layer)
         if isinstance(layer, EdgeLayer):
@@ -48,7 +52,7 @@ class Selection:
         assert isinstance(k, int)
         return largest(scores, k)
 
-    def select_all(self, layers: Sequence[Layer], counts: Mapping[str, Count]) -> dict[str, Tensor]:
+    def select_all(self, layers: Sequence[Seen], counts: Mapping[str, Count]) -> dict[str, Tensor]:
         """The units that stay in every layer. Methods that choose jointly over the network override this."""
         return {layer.name: self.select(layer, counts[layer.name]) for layer in layers}
 
@@ -56,13 +60,26 @@ class Selection:
         """(k,) ridge of the method's own least-squares reconstruction; zeros mean the minimum-norm solution."""
         return torch.zeros(len(kept), dtype=torch.float64, device=layer.incoming.device)
 
-    def report(self, layer: Layer, kept: Tensor) -> dict[str, Any]:
+    def report(self, layer: Seen, kept: Tensor) -> dict[str, Any]:
         """What the method knows of this layer, for the record."""
         return {}
 
     def predictions(self, dense: nn.Module, pruned: Pruned, calibration: Calibration) -> list[dict[str, Any]]:
         """What the method's theory says about the whole network, each with the fields of a record's ``predictions``."""
         return []
+
+
+AnySelection = Selection[NodeLayer] | Selection[EdgeLayer]
+
+
+def selects_nodes(selection: AnySelection) -> TypeGuard[Selection[NodeLayer]]:
+    """Whether the selection looks at node layers: its unit says so."""
+    return selection.unit == "node"
+
+
+def selects_edges(selection: AnySelection) -> TypeGuard[Selection[EdgeLayer]]:
+    """Whether the selection looks at edge layers: its unit says so."""
+    return selection.unit == "edge"
 
 
 def largest(scores: Tensor, k: int) -> Tensor:

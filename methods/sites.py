@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,10 +13,12 @@ from methods.compensation import Compensation
 from methods.coupling import Reader
 from methods.graph import NetworkGraph
 from methods.layers import NodeLayer
+from methods.parameters import bias_of, weight_of, write_parameters
 from methods.predicted import edge_predictions, node_predictions
 from methods.pruner import Pruned, Pruner
 from methods.seeds import stream
 from methods.statistics import Calibration, collect_moments, evaluating, listening, patch_rows
+from methods.views import given
 
 LARGEST_MOMENT = 1024  # inputs of a layer up to which the lq bound on its output is evaluated
 
@@ -52,11 +54,10 @@ class Site:
     def network(self, dense: nn.Module) -> nn.Module:
         """The dense network with this change alone."""
         model = copy.deepcopy(dense)
-        with torch.no_grad():
-            for path, weight in self.after.items():
-                model.get_submodule(path).weight.copy_(weight)
-            for path, bias in self.biases.items():
-                model.get_submodule(path).bias.copy_(bias)
+        for path, weight in self.after.items():
+            write_parameters(model.get_submodule(path), weight=weight)
+        for path, bias in self.biases.items():
+            write_parameters(model.get_submodule(path), bias=bias)
         return model
 
 
@@ -78,10 +79,11 @@ def _edge_sites(dense: nn.Module, pruned: Pruned, calibration: Calibration) -> I
     for key, mask in pruned.masks.items():
         path = key.removesuffix(".weight")
         old, new = (model.get_submodule(path) for model in (dense, pruned.model))
-        weight = old.weight.detach().double()
-        site = Site(path, {path: weight}, {path: new.weight.detach().double()}, {path: ~mask})
-        if old.bias is not None and not torch.equal(old.bias, new.bias):
-            site.biases[path] = new.bias.detach()
+        weight = weight_of(old).detach().double()
+        site = Site(path, {path: weight}, {path: weight_of(new).detach().double()}, {path: ~mask})
+        before, after = bias_of(old), bias_of(new)
+        if before is not None and after is not None and not torch.equal(before, after):
+            site.biases[path] = after.detach()
         second = moments[path].second if path in moments else None
         site.own = edge_predictions(weight.flatten(1), mask.flatten(1), second)
         yield site
@@ -91,12 +93,12 @@ def _node_sites(dense: nn.Module, pruned: Pruned, pruner: Pruner, calibration: C
     groups = NetworkGraph(dense, calibration.inputs[:2], residual=pruner.prune_residual).groups
     views = {f"{g.name}/{r.name}": (r.name, r.rows) for g in groups for r in g.readers}
     moments = collect_moments(dense, views, calibration)
-    shared: dict[str, Any] = {}
+    shared: dict[Hashable, Any] = {}
     for group in groups:
         kept = pruned.kept[group.name]
         own = [moments[f"{group.name}/{reader.name}"] for reader in group.readers]
         generator = stream(calibration.seed, "theories", group.name)
-        layer = NodeLayer(group, dense, calibration, generator, lambda own=own: own, shared)
+        layer = NodeLayer(group, dense, calibration, generator, given(own), shared)
         if len(kept) == layer.size:
             continue
         site = Site(group.name)
@@ -110,7 +112,7 @@ def _node_sites(dense: nn.Module, pruned: Pruned, pruner: Pruner, calibration: C
 
 def _add_reader(dense: nn.Module, site: Site, reader: Reader, kept: Tensor, repair: Any) -> None:
     module = dense.get_submodule(reader.name)
-    weight = module.weight.detach().double()
+    weight, bias = weight_of(module).detach().double(), bias_of(module)
     blocks = reader.weights(weight)
     merged = blocks[:, kept] if repair is None else torch.einsum("omr,mk->okr", blocks, repair.matrix)
     after, removed = weight.clone(), torch.zeros_like(weight, dtype=torch.bool)
@@ -120,8 +122,8 @@ def _add_reader(dense: nn.Module, site: Site, reader: Reader, kept: Tensor, repa
     after[:, columns] = merged.reshape(len(weight), len(columns), *weight.shape[2:])
     removed[:, columns] = False
     site.before[reader.name], site.after[reader.name], site.removed[reader.name] = weight, after, removed
-    if repair is not None and repair.shift is not None and module.bias is not None:
-        site.biases[reader.name] = module.bias.detach() + torch.einsum("omr,m->o", blocks, repair.shift)
+    if repair is not None and repair.shift is not None and bias is not None:
+        site.biases[reader.name] = bias.detach() + torch.einsum("omr,m->o", blocks, repair.shift)
 
 
 def _add_writers(dense: nn.Module, pruner: Pruner, site: Site, layer: NodeLayer, kept: Tensor) -> None:
@@ -129,7 +131,7 @@ def _add_writers(dense: nn.Module, pruner: Pruner, site: Site, layer: NodeLayer,
         return
     updates = pruner.compensation.writer_update(layer, kept, pruner.selection)
     for path, (weight, bias) in updates.items():
-        old = dense.get_submodule(path).weight.detach().double()
+        old = weight_of(dense.get_submodule(path)).detach().double()
         site.before[path], site.after[path] = old, weight.double().reshape(old.shape)
         site.removed[path] = torch.zeros_like(old, dtype=torch.bool)
         if bias is not None:
@@ -172,4 +174,4 @@ def _linear(module: nn.Module, read: Tensor, weight: Tensor) -> Tensor:
 
 def _inputs(module: nn.Module) -> int:
     """Inputs of one output unit; none that count for a grouped convolution, whose units read different ones."""
-    return module.weight[0].numel() if getattr(module, "groups", 1) == 1 else LARGEST_MOMENT + 1
+    return weight_of(module)[0].numel() if getattr(module, "groups", 1) == 1 else LARGEST_MOMENT + 1

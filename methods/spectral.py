@@ -171,7 +171,7 @@ def explained_ratio_curve(covariance: Tensor, metric: AnyMetric = None) -> Tenso
     return (1 - losses / losses[0]).clamp(0, 1).cummax(0).values
 
 
-class SpectralSelection(Selection):
+class SpectralSelection(Selection[NodeLayer]):
     """The greedy choice of k nodes with the smallest information loss.
 
     Args:

@@ -158,7 +158,7 @@ def patch_rows(module: nn.Module) -> Rows:
         padding = module.padding
         if isinstance(padding, str):
             read = functional.pad(read, module._reversed_padding_repeated_twice)
-            padding = 0
+            padding = (0, 0)
         patches = functional.unfold(read, module.kernel_size, module.dilation, padding, module.stride)
         return patches.transpose(0, 1).reshape(patches.shape[1], -1)
 

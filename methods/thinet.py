@@ -67,7 +67,7 @@ def least_contribution(contributions: Tensor, k: int) -> Tensor:
     return stays.nonzero().flatten()
 
 
-class ThiNetSelection(Selection):
+class ThiNetSelection(Selection[NodeLayer]):
     """Keeps the k nodes left over when those of least joint contribution to the readers are removed."""
 
     def select(self, layer: NodeLayer, k: Count) -> Tensor:

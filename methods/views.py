@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from methods.errors import Skipped
 from methods.graph import NodeGroup, call_order
 from methods.layers import EdgeLayer, NodeLayer
+from methods.parameters import weight_of
 from methods.seeds import stream
-from methods.statistics import Calibration, collect_moments, cross_moments, patch_rows, pooled
+from methods.statistics import Calibration, Moments, collect_moments, cross_moments, patch_rows, pooled
 
 PASS_BYTES = 2**30  # of the second moments that one pass over the samples collects
 
@@ -25,11 +26,11 @@ def edge_layers(model: nn.Module, example: Tensor) -> list[str]:
 
 def node_views(model: nn.Module, groups: Sequence[NodeGroup], calibration: Calibration, seed: str) -> list[NodeLayer]:
     """Views of the groups; the moments of all of them are collected in one pass, when first asked for."""
-    collected: dict[str, Any] = {}
-    shared: dict[str, Any] = {}
+    collected: dict[str, Moments] = {}
+    shared: dict[Hashable, Any] = {}
 
-    def collect(group: NodeGroup) -> Callable[[], list]:
-        def of_group() -> list:
+    def collect(group: NodeGroup) -> Callable[[], list[Moments]]:
+        def of_group() -> list[Moments]:
             if not collected:
                 views = {
                     f"{each.name}/{reader.name}": (reader.name, reader.rows)
@@ -44,21 +45,25 @@ def node_views(model: nn.Module, groups: Sequence[NodeGroup], calibration: Calib
         return of_group
 
     return [
-        NodeLayer(group, model, calibration, stream(0, seed, group.name), collect(group), shared)  # type: ignore[arg-type]
-        for group in groups
+        NodeLayer(group, model, calibration, stream(0, seed, group.name), collect(group), shared) for group in groups
     ]
+
+
+def given(moments: list[Moments]) -> Callable[[], list[Moments]]:
+    """What a view is handed for moments that are there already."""
+    return lambda: moments
 
 
 def edge_views(
     model: nn.Module, names: Sequence[str], masks: Mapping[str, Tensor], calibration: Calibration, seed: str
 ) -> list[EdgeLayer]:
     """Views of the layers; the first that asks for its moments has those of the layers behind it collected, too."""
-    shared: dict[str, Any] = {}
-    collected: dict[str, Any] = {}
+    shared: dict[Hashable, Any] = {}
+    collected: dict[str, Moments] = {}
     modules = {name: model.get_submodule(name) for name in names}
 
-    def collect(name: str) -> Callable[[], Any]:
-        def of_layer() -> Any:
+    def collect(name: str) -> Callable[[], Moments]:
+        def of_layer() -> Moments:
             if getattr(modules[name], "groups", 1) > 1:
                 raise Skipped(f"{name}: the inputs of a grouped convolution have no common second moment")
             if name not in collected:
@@ -71,7 +76,7 @@ def edge_views(
 
     layers = []
     for name in names:
-        weight = model.get_submodule(name).weight
+        weight = weight_of(model.get_submodule(name))
         live = masks.get(f"{name}.weight", torch.ones_like(weight, dtype=torch.bool)).flatten(1)
         layers.append(EdgeLayer(name, model, calibration, stream(0, seed, name), collect(name), live, shared))
     shared["layers"] = layers
@@ -80,11 +85,12 @@ def edge_views(
 
 def _in_one_pass(modules: Mapping[str, nn.Module], names: Sequence[str]) -> list[str]:
     """The first of ``names`` and as many behind it as have moments that fit into the memory for one pass."""
-    chosen, size = [], 0
+    chosen: list[str] = []
+    size = 0
     for name in names:
         if getattr(modules[name], "groups", 1) > 1:
             continue
-        size += 8 * modules[name].weight[0].numel() ** 2
+        size += 8 * weight_of(modules[name])[0].numel() ** 2
         if chosen and size > PASS_BYTES:
             break
         chosen.append(name)
@@ -93,11 +99,11 @@ def _in_one_pass(modules: Mapping[str, nn.Module], names: Sequence[str]) -> list
 
 def paired_moments(
     original: nn.Module, model: nn.Module, groups: Sequence[NodeGroup], current: NodeGroup, calibration: Calibration
-) -> Callable[[], list]:
+) -> Callable[[], list[tuple[Moments, Moments]]]:
     """For each reader of ``current`` E[phi phi~^T] and E[phi~ phi~^T] of the original and the partly pruned network."""
     before = next(group for group in groups if group.name == current.name)
 
-    def pairs() -> list:
+    def pairs() -> list[tuple[Moments, Moments]]:
         pairs = [
             cross_moments(original, model, now.name, (was.rows, now.rows), calibration)
             for was, now in zip(before.readers, current.readers, strict=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None  # type: ignore[assignment]  # asked for before each use
 
 NAME = "secateurs-timing.lock"
 PATIENCE = 60.0  # seconds; a holder that is stopped must not stop everybody for good

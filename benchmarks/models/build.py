@@ -40,7 +40,7 @@ def build(cfg: Mapping[str, Any], shape: Sequence[int], classes: int, seed: int)
     from omegaconf import DictConfig, OmegaConf
 
     plain = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else cfg
-    arguments = dict(plain)  # type: ignore[arg-type]
+    arguments = dict(plain)  # type: ignore[arg-type]  # a mapping's container is a dict
     name = arguments.pop("name", None)
     factory = factory_of(arguments)
     name = name or factory.__name__
@@ -105,8 +105,7 @@ def _require_vision(target: str) -> None:
     try:
         importlib.import_module(package)
     except Exception as error:  # a torchvision built for another torch fails with a RuntimeError, or worse
-        missing = isinstance(error, ModuleNotFoundError) and error.name in VISION
-        if missing:
+        if isinstance(error, ModuleNotFoundError) and error.name in VISION:
             raise BadInput(
                 f"model._target_={target} needs the package {error.name}, which is not installed here\n"
                 "type pip install 'secateurs[vision]', or choose one of our own: model=resnet20, mobilenetv2, densenet"

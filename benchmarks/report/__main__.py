@@ -6,6 +6,7 @@ from pathlib import Path
 
 from benchmarks.command import end
 from benchmarks.frame import load, select
+from benchmarks.leaderboard import place, records_mark
 from benchmarks.paths import Paths, write_atomically
 from benchmarks.record import Record
 from benchmarks.records import Store
@@ -26,6 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-figures", action="store_true", help="only the page, no SVG and PNG files")
     chosen = parser.parse_args(arguments)
     paths, console = Paths(chosen.results), output_console()
+    out = chosen.out or place(paths, chosen.committed, bool(chosen.where or chosen.baseline))
     store = Store.of(paths)
     cells, problems = load(store, chosen.committed)
     cells = select(cells, chosen.where)
@@ -39,8 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     records = [found for cell in cells if isinstance(found := store.open(Path(cell["_file"])), Record)]
     baseline = chosen.baseline or (CONTROL if any(cell["method"] == CONTROL for cell in cells) else None)
     report = page.make(cells, records, problems, baseline, chosen.results)
-    out = chosen.out or (paths.committed_boards if chosen.committed else paths.boards)
-    write_atomically(out / "report.html", page.html(report))
+    write_atomically(out / "report.html", page.html(report, records_mark(cells)))
     console.print(f"written: {out / 'report.html'}", markup=False)
     if not chosen.no_figures:
         files = page.save_figures(report, out / "figures")

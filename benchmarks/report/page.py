@@ -235,8 +235,8 @@ def library() -> str:
     return bundle.replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
-def html(report: Report, title: str = "Secateurs: pruning methods compared") -> str:
-    """The page as one HTML file."""
+def html(report: Report, mark: str = "", title: str = "Secateurs: pruning methods compared") -> str:
+    """The page as one HTML file; ``mark`` says which records it was made from."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -246,6 +246,7 @@ def html(report: Report, title: str = "Secateurs: pruning methods compared") -> 
     return environment.get_template("page.html.j2").render(
         report=report,
         title=title,
+        mark=mark,
         style=(HERE / "page.css").read_text(encoding="utf-8"),
         script=(HERE / "page.js").read_text(encoding="utf-8"),
         library=library() if report.figures else "",

@@ -27,8 +27,8 @@ def tabulate(rows: Sequence[Mapping[str, object]], published: Published) -> pd.D
     grouped = frame.groupby(keys, sort=True)["accuracy"].agg(["mean", "std", "count"]).reset_index()
     grouped = grouped.rename(columns={"mean": "ours", "count": "n"})
     known = [
-        published.get((row.method, row.variant), {}).get(row.kept, float("nan"))
-        for row in grouped.itertuples(index=False)
+        published.get((method, variant), {}).get(kept, float("nan"))
+        for method, variant, kept in zip(grouped["method"], grouped["variant"], grouped["kept"], strict=True)
     ]
     grouped.insert(4, "published", known)
     grouped["difference"] = grouped["ours"] - grouped["published"]
@@ -53,10 +53,11 @@ def compare(rows: Sequence[Mapping[str, object]], first: str, second: str, varia
     text = f"{_plain(first)} beats {_plain(second)} at equal size, {variant}"
     if differences.empty:
         return Claim(text, None, "not run")
-    sizes = differences.groupby("kept")
-    each = {int(kept): paired_t(list(own)) for kept, own in sizes}
+    sizes = differences.groupby("kept").agg(list)
+    each = {int(kept): paired_t(own) for kept, own in zip(sizes.index, sizes, strict=True)}
     adjusted = holm([result.p for result in each.values()])
-    better, worse = [], []
+    better: list[int] = []
+    worse: list[int] = []
     for (kept, result), p in zip(each.items(), adjusted, strict=True):
         if p is not None and p < ALPHA and result.difference:
             (better if result.difference > 0 else worse).append(kept)

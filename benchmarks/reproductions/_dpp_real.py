@@ -90,10 +90,11 @@ class FirstLayer:
 
 
 @torch.inference_mode()
-def first_layer(model: nn.Sequential, data: Data, samples: int, seed: int) -> FirstLayer:
+def first_layer(model: nn.Module, data: Data, samples: int, seed: int) -> FirstLayer:
     """Take ``model`` apart; moments over ``samples`` training samples drawn by ``seed``."""
     modules = list(model.children())
     first, activation, second = modules[1], modules[2], modules[3]
+    assert isinstance(first, nn.Linear) and isinstance(second, nn.Linear)
     indices = torch.randperm(len(data.train), generator=stream(seed, "calibration"))[:samples]
     x = data.train.to_inputs(indices).flatten(1).double()
     weight, bias = first.weight.detach().double(), first.bias.detach().double()

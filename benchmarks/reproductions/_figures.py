@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from numpy.typing import ArrayLike
+
+    from benchmarks.stats import Spread
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 """Okabe and Ito's palette, which most colour-blind readers can tell apart."""
@@ -37,9 +42,9 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     return [folder / f"{name}.svg"]
 
 
-def curve(axis: Axes, x: Sequence[float], mean: Sequence[float], std: Sequence[float], number: int, label: str) -> None:
+def curve(axis: Axes, x: ArrayLike, mean: ArrayLike, std: ArrayLike, number: int, label: str) -> Line2D:
     """One line with markers and error bars (sample standard deviation), the ``number``-th of its figure."""
-    axis.errorbar(
+    drawn = axis.errorbar(
         x,
         mean,
         std,
@@ -50,6 +55,13 @@ def curve(axis: Axes, x: Sequence[float], mean: Sequence[float], std: Sequence[f
         capsize=2,
         label=label,
     )
+    return drawn.lines[0]
+
+
+def spreads(axis: Axes, x: ArrayLike, values: Sequence[Spread], number: int, label: str) -> None:
+    """The same of summaries; one of nothing is a gap, one of a single value has no error bar."""
+    means = [math.nan if each.mean is None else each.mean for each in values]
+    curve(axis, x, means, [each.std or 0 for each in values], number, label)
 
 
 def remaining_weights(axis: Axes, label: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from methods.compensation import Compensation
 from methods.errors import BadInput
 from methods.layers import EdgeLayer
 from methods.obs import OBSCompensation
+from methods.parameters import weight_of
 from methods.pruner import derive
 from methods.seeds import stream
 from methods.selection import Selection, largest_mask
@@ -68,22 +69,22 @@ class OneShot:
 
     def __init__(self, model: nn.Module, names: Sequence[str], calibration: Calibration, seed: int) -> None:
         self.model, self.names, self.calibration, self.seed = model, list(names), calibration, seed
-        self.shared: dict[str, Any] = {}
-        self.size = sum(model.get_submodule(name).weight.numel() for name in names)
+        self.shared: dict[Hashable, Any] = {}
+        self.size = sum(weight_of(model.get_submodule(name)).numel() for name in names)
 
     def layers(self) -> list[EdgeLayer]:
         """The layers with random streams at their beginning, so that no result depends on what was asked before."""
         layers = []
         for name in self.names:
-            module = self.model.get_submodule(name)
-            live = torch.ones_like(module.weight, dtype=torch.bool).flatten(1)
+            weight = weight_of(self.model.get_submodule(name))
+            live = torch.ones_like(weight, dtype=torch.bool).flatten(1)
             generator = stream(0, derive(self.seed, 0), name)
             collect = _collector(self.model, name, self.calibration)
             layers.append(EdgeLayer(name, self.model, self.calibration, generator, collect, live, self.shared))
         self.shared["layers"] = layers
         return layers
 
-    def masks(self, selection: Selection, kept: int) -> dict[str, Tensor]:
+    def masks(self, selection: Selection[EdgeLayer], kept: int) -> dict[str, Tensor]:
         """Which ``kept`` weights of the whole network stay: one ranking by score, or the method's own joint choice."""
         layers = self.layers()
         if type(selection).select_all is not Selection.select_all and not _has_scores(selection):
@@ -94,14 +95,16 @@ class OneShot:
         parts = mask.split([layer.size for layer in layers])
         return {layer.name: part.view_as(layer.live) for layer, part in zip(layers, parts, strict=True)}
 
-    def network(self, masks: Mapping[str, Tensor], compensation: Compensation, selection: Selection) -> nn.Module:
+    def network(
+        self, masks: Mapping[str, Tensor], compensation: Compensation, selection: Selection[EdgeLayer]
+    ) -> nn.Module:
         """The network with the masked weights gone and the others updated."""
         weights = compensation.edge_weights(self.layers(), masks, selection)
         model = copy.deepcopy(self.model)
         with torch.no_grad():
             for name, mask in masks.items():
-                module = model.get_submodule(name)
-                module.weight.copy_((weights[name] * mask).view_as(module.weight))
+                weight = weight_of(model.get_submodule(name))
+                weight.copy_((weights[name] * mask).view_as(weight))
         return model
 
     def forget(self) -> None:
@@ -114,7 +117,7 @@ def group_obs(damping: float, block: int | str = "full", **others: Any) -> OBSCo
     return OBSCompensation("group", damping=damping, block=block, **others)
 
 
-def _has_scores(selection: Selection) -> bool:
+def _has_scores(selection: Selection[EdgeLayer]) -> bool:
     return type(selection).scores is not Selection.scores
 
 

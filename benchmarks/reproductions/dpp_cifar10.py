@@ -32,10 +32,10 @@ PAPER = (
     "R. Acharyya et al., arXiv 2006.16617 (UAI 2021), real-data experiments; Z. Mariet, S. Sra, Diversity Networks, "
     "ICLR 2016; published: the raw result files of the former, test accuracy in %"
 )
-NODES = tuple(range(100, 1000, 100))
-EDGES = (308, 922, 2765)
+NODES: tuple[int, ...] = tuple(range(100, 1000, 100))
+EDGES: tuple[int, ...] = (308, 922, 2765)
 REWEIGHTED = (308,)  # larger ones mean a thousand systems of 922 equations per mask
-GREY_EDGES = (103, 205)
+GREY_EDGES: tuple[int, ...] = (103, 205)
 PUBLISHED = {
     ("dpp_node_pre", "leaky"): dict(
         zip(NODES, (15.75, 21.68, 27.78, 34.67, 38.90, 42.06, 44.53, 45.82, 46.78), strict=True)
@@ -53,6 +53,7 @@ def run(work: Workplace) -> Outcome:
     words += ["trainer.train.weight_decay=0", "trainer.train.augment=false", "trainer.train.warmup_epochs=0"]
     pairs = {k: equal_parameters(k, 3072, 1000, 1000) for k in EDGES}
     grey_words = ["model.widths=[50,1000,1000]"]
+    nodes, edges, grey_edges, seeds, draws, samples = NODES, EDGES, GREY_EDGES, 3, 5, 5000
     if work.quick:
         words += ["dataset.limit=600", "dataset.limit_test=300", "trainer.train.epochs=1", "model.widths=[30,20,20]"]
         nodes, edges, grey_edges, seeds, draws, samples = (10, 20), (308, 2765), (103,), 2, 2, 300
@@ -60,7 +61,6 @@ def run(work: Workplace) -> Outcome:
         grey_words = ["model.widths=[6,20,20]"]
     else:
         words += ["trainer.train.epochs=6"]
-        nodes, edges, grey_edges, seeds, draws, samples = NODES, EDGES, GREY_EDGES, 3, 5, 5000
     all_nodes = tuple(sorted({*nodes, *pairs.values()}))
     by_node = Plan((), (), all_nodes, draws, node_methods=NODE_METHODS, edge_methods=())
     by_edge = Plan(edges, (), (), 1, REWEIGHTED, (), ("random_edge", "importance_edge"))

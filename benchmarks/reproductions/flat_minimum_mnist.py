@@ -99,7 +99,7 @@ def _train(work: Workplace, words: Sequence[str], name: str, seed: int) -> dict[
     from benchmarks.during_training import train_and_prune
     from benchmarks.models import build as build_model
     from benchmarks.parts import build
-    from benchmarks.scoring import evaluate
+    from benchmarks.scoring import accuracy_of
     from benchmarks.trainer import TrainerSettings, fit
     from methods.budget import Budget
 
@@ -117,7 +117,7 @@ def _train(work: Workplace, words: Sequence[str], name: str, seed: int) -> dict[
         folder = work.cache / "flat_minimum_mnist" / f"{seed}-{name}"
         model = train_and_prune(schedule, config, data, Budget("keep", KEEP), folder)[0].model
         row = {"before": schedule.before, "after": schedule.after, "live": sum(schedule.widths.values())}
-    test, validation = (100 * evaluate(model, split).accuracy for split in (data.test, data.validation))
+    test, validation = (100 * accuracy_of(model, split) for split in (data.test, data.validation))
     return row | {"accuracy": test, "validation": validation, "radius": radius_of(model, sample)}
 
 

@@ -8,7 +8,7 @@ EigenDamage removes directions, not neurons; it gets as many parameters as Kron-
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.reproductions import Claim, Outcome, Workplace
 from benchmarks.reproductions._figures import canvas, curve, save
@@ -65,6 +65,7 @@ def tabulate(records: Sequence[Record]) -> list[dict]:
         assert compression is not None
         for stage in STAGES:
             metrics, dense = getattr(record.metrics, stage), record.metrics.dense
+            whole = dense.accuracy if dense else None
             rows.append(
                 {
                     "method": record.method,
@@ -73,7 +74,7 @@ def tabulate(records: Sequence[Record]) -> list[dict]:
                     "stage": stage,
                     "seed": record.seed,
                     "accuracy": 100 * metrics.accuracy if metrics else None,
-                    "dense": 100 * dense.accuracy if dense else None,
+                    "dense": 100 * whole if whole is not None else None,
                 }
             )
     return rows
@@ -86,7 +87,8 @@ def finish(rows: Sequence[dict], work: Workplace) -> Outcome:
     frame = pd.DataFrame(rows)
     summary = []
     for (keep, method), part in frame.groupby(["keep", "method"], sort=False):
-        row = {"neurons pruned": f"{100 * (1 - keep):g} %", "method": NAMES[method]}
+        assert isinstance(keep, float) and isinstance(method, str)
+        row: dict[str, Any] = {"neurons pruned": f"{100 * (1 - keep):g} %", "method": NAMES[method]}
         row["parameters kept"] = f"{100 * (1 / part['compression']).mean():.1f} %"
         for stage, name in STAGES.items():
             found = spread(part[part["stage"] == stage]["accuracy"].tolist())
@@ -115,10 +117,8 @@ def _compared(frame: pd.DataFrame, first: str, second: str, stage: str) -> Claim
     text = f"{NAMES[first]} is more accurate than {NAMES[second]}, {STAGES[stage]}"
     if found.difference is None or found.p is None:
         return Claim(text, None, "no pairs")
-    sizes = differences.groupby("keep").mean()
-    each = ", ".join(
-        f"{100 * (1 - keep):g} %: {value:+.2f}" for keep, value in sizes.sort_index(ascending=False).items()
-    )
+    sizes = differences.groupby("keep").mean().sort_index(ascending=False)
+    each = ", ".join(f"{100 * (1 - keep):g} %: {value:+.2f}" for keep, value in zip(sizes.index, sizes, strict=True))
     evidence = f"mean difference {found.difference:+.2f} points over {found.n} seeds, p = {found.p:.2g} ({each})"
     return Claim(text, None if found.p > 0.05 else found.difference > 0, evidence)
 

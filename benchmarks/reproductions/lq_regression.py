@@ -66,6 +66,8 @@ def tabulate(records: Sequence[Record]) -> pd.DataFrame:
     for record in records:
         layers = [layer.model_dump() for layer in record.layers]
         middle = layers[len(layers) // 2]
+        dense, pruned = record.metrics.dense, record.metrics.pruned
+        assert dense is not None and pruned is not None  # it has layers, so it was pruned and measured
         known = {name: record.config[name]["_target_"].rpartition(".")[2] for name in ("allocation", "compensation")}
         rows.append(
             {
@@ -74,8 +76,8 @@ def tabulate(records: Sequence[Record]) -> pd.DataFrame:
                 "allocation": ALLOCATIONS[known["allocation"]],
                 "repair": REPAIRS[known["compensation"]],
                 "seed": record.seed,
-                "dense": record.metrics.dense.loss,
-                "loss": record.metrics.pruned.loss,
+                "dense": dense.loss,
+                "loss": pruned.loss,
                 "error": middle["output_error"],
                 "bound": middle["output_bound"],
                 "violations": sum(layer["output_error"] > layer["output_bound"] * (1 + 1e-6) for layer in layers),

@@ -22,6 +22,7 @@ from benchmarks.stats import spread
 from methods.allocation import Allocation, Global, Uniform
 from methods.combinatorial import CBSSelection
 from methods.compensation import Compensation
+from methods.layers import EdgeLayer
 from methods.magnitude import MagnitudeSelection
 from methods.obs import OBSCompensation, OBSSelection
 from methods.progress import track
@@ -56,7 +57,7 @@ DAMPING = 1e-5
 GRADUAL = 0.9
 STEPS = 3
 
-Parts = tuple[Selection, Allocation, Compensation]
+Parts = tuple[Selection[EdgeLayer], Allocation, Compensation]
 
 
 def run(work: Workplace) -> Outcome:
@@ -134,8 +135,10 @@ def block_convolutions(model: nn.Module, example: Tensor) -> list[str]:
 
 def methods(quick: bool) -> dict[str, Parts]:
     """Selection, allocation and compensation of each method; blocks of the Fisher are layers."""
-    search = {"trials": 2, "passes": 2} if quick else {"trials": 5, "passes": 15, "patience": 3}
-    surgeon = CBSSelection(damping=DAMPING, block="layer", **search)
+    if quick:
+        surgeon = CBSSelection(damping=DAMPING, block="layer", trials=2, passes=2)
+    else:
+        surgeon = CBSSelection(damping=DAMPING, block="layer", trials=5, passes=15, patience=3)
     woodfisher = OBSSelection(damping=DAMPING, block="layer")
     return {
         "magnitude": (MagnitudeSelection(unit="edge"), Global(), Compensation()),
@@ -179,9 +182,9 @@ def gradually(model: nn.Module, data: Data, calibration: Calibration, quick: boo
 
 def accuracy(model: nn.Module, data: Data) -> float:
     """Test accuracy in %."""
-    from benchmarks.scoring import evaluate
+    from benchmarks.scoring import accuracy_of
 
-    return 100 * evaluate(model, data.test, batch_size=250).accuracy
+    return 100 * accuracy_of(model, data.test, batch_size=250)
 
 
 def _row(method: str, schedule: str, sparsity: float, seed: int, value: float) -> dict[str, Any]:
@@ -196,6 +199,7 @@ def tabulate(rows: Sequence[Mapping[str, Any]], dense: float) -> pd.DataFrame:
     for (schedule, method, sparsity), part in pd.DataFrame(rows).groupby(
         ["schedule", "method", "sparsity"], sort=False
     ):
+        assert isinstance(method, str) and isinstance(sparsity, float)
         found = spread(part["accuracy"].tolist())
         published = PUBLISHED.get(method, {}).get(sparsity) if schedule == "one shot" else None
         lost = None if published is None else published - PUBLISHED_DENSE
@@ -268,10 +272,9 @@ def _plot(table: pd.DataFrame, dense: float, folder: Path) -> list[Path]:
     figure, [axis] = canvas(1, width=6, height=4)
     own = table[table["schedule"] == "one shot"]
     for number, (method, part) in enumerate(own.groupby("method", sort=False)):
-        curve(axis, part["sparsity"], part["our change"], part["std"].fillna(0), number, str(method))
+        drawn = curve(axis, part["sparsity"], part["our change"], part["std"].fillna(0), number, str(method))
         if method in PUBLISHED:
-            colour = axis.containers[-1].lines[0].get_color()
-            axis.plot(part["sparsity"], part["published change"], ":", color=colour)
+            axis.plot(part["sparsity"], part["published change"], ":", color=drawn.get_color())
     axis.set(xlabel="sparsity of the block convolutions", ylabel="change of test accuracy, points")
     axis.set_title(
         f"ResNet-20, CIFAR-10 (JPEG), dense {dense:.1f} %; dotted: published (from memory)", fontsize="small"

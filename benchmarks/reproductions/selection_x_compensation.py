@@ -158,12 +158,12 @@ def _plot(table: pd.DataFrame, folder: Path) -> list[Path]:
             axis = axes[2 * line + column]
             part = table[(table["network"] == network) & (table["stage"] == stage)]
             for number, selection in enumerate(SELECTIONS):
-                for repair, style in (("least squares", "-"), ("none", ":")):
+                for repair in ("least squares", "none"):
                     own = part[(part["selection"] == selection) & (part["repair"] == repair)]
                     own = own.groupby("keep")["accuracy"].agg(["mean", "std"]).fillna(0)
                     label = selection if repair != "none" else f"{selection}, no repair"
-                    curve(axis, own.index, own["mean"], own["std"], number, label)
-                    axis.containers[-1].lines[0].set_linestyle(style)
+                    drawn = curve(axis, own.index, own["mean"], own["std"], number, label)
+                    drawn.set_linestyle(":" if repair == "none" else "-")
             axis.axhline(part["dense"].mean(), color="0.4", linewidth=0.8)
             axis.set_ylim(top=min(axis.get_ylim()[1], 1.01))
             axis.set(

@@ -16,7 +16,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.reproductions import Claim, Outcome, Workplace
-from benchmarks.reproductions._figures import COLOURS, canvas, curve, save
+from benchmarks.reproductions._figures import COLOURS, canvas, save, spreads
 from benchmarks.reproductions._spectral import finished
 from benchmarks.stats import spread
 from methods.spectral import bias_variance, degrees_of_freedom
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PAPER = "Suzuki et al., IJCAI 2020 (arXiv 1808.08558), the generalisation bound of section 4; no numbers published"
-SIZES = (500, 2000, 10000)
-KEEPS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+SIZES: tuple[int, ...] = (500, 2000, 10000)
+KEEPS: tuple[float, ...] = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 LAMBDAS = tuple(10.0 ** (exponent / 2) for exponent in range(-12, 1))
 HELD_OUT = 0.1  # of the training images, for validation
 WORDS = ("dataset=mnist", "model=lenet300", "trainer.train.epochs=20", "trainer.finetune.epochs=0", "track=none")
@@ -128,7 +128,7 @@ def _claims(bounds: dict[int, dict[float, Terms]], rows: Sequence[dict[str, Any]
         f"n = {size}: lambda {lam:.2g} Tr, N / m = {bounds[size][lam].share:.3f}" for size, lam in best.items()
     )
     means = {size: {keep: fmean(errors) for keep, errors in _errors(rows, size).items()} for size in bounds}
-    least = {size: min(own, key=own.get) for size, own in means.items()}  # type: ignore[arg-type]
+    least = {size: min(own, key=own.__getitem__) for size, own in means.items()}
     turned = any(least[size] < max(means[size]) for size in least)
     smallest = ", ".join(f"n = {size}: keep {keep:g}, error {means[size][keep]:.4f}" for size, keep in least.items())
     return [
@@ -153,7 +153,7 @@ def _plot(bounds: dict[int, dict[float, Terms]], rows: Sequence[dict[str, Any]],
         axes[1].plot([best], [bound[best].share], "o", color=colour)
         errors = _errors(rows, size)
         found = [spread(values) for values in errors.values()]
-        curve(axes[2], list(errors), [f.mean for f in found], [f.std or 0 for f in found], number, f"n = {size}")
+        spreads(axes[2], list(errors), found, number, f"n = {size}")
     last = next(iter(bounds.values()))
     axes[0].plot(
         list(last), [t.bias for t in last.values()], "--", color="0.4", label=f"bias, n = {next(iter(bounds))}"

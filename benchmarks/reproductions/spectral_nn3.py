@@ -13,7 +13,7 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING
 
 from benchmarks.reproductions import Claim, Outcome, Workplace
-from benchmarks.reproductions._figures import COLOURS, canvas, curve, save
+from benchmarks.reproductions._figures import COLOURS, canvas, save, spreads
 from benchmarks.spectra import FLOOR, LayerSpectrum, layer_spectra, visible
 from benchmarks.stats import spread
 
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 PAPER = "Suzuki et al., IJCAI 2020 (arXiv 1808.08558), figures 1a and 1b; no numbers published"
 DATASETS = ("mnist", "cifar10")
 LAST = "fc3"
-WIDTHS = (1, 2, 3, 5, 8, 12, 20, 30, 45, 70, 100, 140, 200, 250, 290)
+WIDTHS: tuple[int, ...] = (1, 2, 3, 5, 8, 12, 20, 30, 45, 70, 100, 140, 200, 250, 290)
 WORDS = ("model=nn3", "trainer=mnist", "trainer.train.epochs=10", "dataset.augment=null")
 
 
 def run(work: Workplace) -> Outcome:
     """Three networks per data set; about a quarter of an hour on one core."""
-    seeds, words, widths = (0, 1, 2), [*WORDS, "calibration.samples=null"], WIDTHS
+    seeds, words, widths = range(3), [*WORDS, "calibration.samples=null"], WIDTHS
     if work.quick:
-        seeds, widths = (0,), (5, 40)
+        seeds, widths = range(1), (5, 40)
         words = [*WORDS[:2], "trainer.train.epochs=1", "dataset.augment=null", "calibration.samples=300"]
         words += ["dataset.limit=1000", "dataset.limit_test=200", "model.widths=[60,80,60]"]
     found: dict[str, list[list[LayerSpectrum]]] = {name: [] for name in DATASETS}
@@ -58,14 +58,14 @@ def _network(work: Workplace, words: Sequence[str], widths: Sequence[int]) -> tu
     from benchmarks.composition import Composer
     from benchmarks.data import load
     from benchmarks.paths import Paths
-    from benchmarks.scoring import evaluate
+    from benchmarks.scoring import accuracy_of
     from benchmarks.sweep import CONF
 
     config = Composer(CONF).cell([*words, f"paths.results={work.results}", f"paths.cache={work.cache}", "track=none"])
     data = load(config["dataset"], config["seed"], work.cache)
     model = trained_network(config, data, Paths.of(config["paths"])).model
     calibration = calibrate(data, config["calibration"], config["seed"])
-    return layer_spectra(model, calibration, widths={LAST: widths}), evaluate(model, data.test).accuracy
+    return layer_spectra(model, calibration, widths={LAST: widths}), accuracy_of(model, data.test)
 
 
 def _last(layers: Sequence[LayerSpectrum]) -> LayerSpectrum:
@@ -151,10 +151,10 @@ def _plot(found: dict[str, list[list[LayerSpectrum]]], folder: Path) -> list[Pat
         axes[0].fill_between(range(len(low)), visible(low), visible(high), alpha=0.2, color=COLOURS[number])
         lams = list(lasts[0].degrees)
         degrees = [spread(each.degrees[lam] for each in lasts) for lam in lams]
-        curve(axes[1], lams, [v.mean for v in degrees], [v.std or 0 for v in degrees], number, name)
+        spreads(axes[1], lams, degrees, number, name)
         widths = list(lasts[0].errors)
         errors = [spread(each.errors[width] for each in lasts) for width in widths]
-        curve(axes[2], widths, [v.mean for v in errors], [v.std or 0 for v in errors], number, name)
+        spreads(axes[2], widths, errors, number, name)
     axes[0].set(title="spectrum of the third hidden layer", xlabel="index", ylabel="eigenvalue / largest", yscale="log")
     axes[1].set(title="degrees of freedom", xlabel="lambda / trace", ylabel="N(lambda)", xscale="log")
     axes[2].set(title="only the third layer pruned", xlabel="nodes kept", ylabel="||f - f#|| / ||f||", yscale="log")

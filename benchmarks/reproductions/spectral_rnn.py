@@ -137,6 +137,9 @@ def _claims(rows: Sequence[dict[str, Any]]) -> list[Claim]:
     claims = []
     for text, first, second in statements:
         result = paired_t(_differences(rows, first, second))
+        if result.difference is None:
+            claims.append(Claim(text, None, "no pairs"))
+            continue
         p = "" if result.p is None else f", p = {result.p:.2g}"
         evidence = f"mean difference {result.difference:+.4f} over {result.n} seeds{p}"
         decided = result.p is not None and result.p <= 0.05

@@ -239,6 +239,12 @@ def _claims(rows: Sequence[dict[str, object]]) -> list[Claim]:
     ]
 
 
+def _number(row: dict[str, object], name: str) -> float:
+    value = row[name]
+    assert isinstance(value, float)
+    return value
+
+
 def _figure(rows: Sequence[dict[str, object]], folder: Path) -> list[Path]:
     drawn, axes = canvas(2, width=5.2, height=4.4)
     networks = list(dict.fromkeys(row["network"] for row in rows))
@@ -247,9 +253,10 @@ def _figure(rows: Sequence[dict[str, object]], folder: Path) -> list[Path]:
     ):
         for number, network in enumerate(networks):
             own = [row for row in rows if row["network"] == network and name in row]
-            error, bound = ([row[key] for row in own] for key in ("error", name))
+            error, bound = ([_number(row, key) for row in own] for key in ("error", name))
             axis.scatter(error, bound, s=14, color=COLOURS[number % len(COLOURS)], label=str(network))
-        ends = [min(row["error"] for row in rows), max(row["error"] for row in rows)]
+        errors = [_number(row, "error") for row in rows]
+        ends = [min(errors), max(errors)]
         axis.plot(ends, ends, color="grey", linewidth=0.8)
         axis.set_xscale("log")
         axis.set_yscale("log")

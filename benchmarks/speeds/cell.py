@@ -55,4 +55,6 @@ def _fixed_seconds(composer: Composer, folder: Path, theta: float, words: Sequen
     spent = time.perf_counter() - started
     if record.status != "done":
         raise BadInput(f"the measured cell did not end well: {record.status}, {record.reason}")
-    return spent - record.cost.prune_seconds - record.cost.tune_seconds
+    pruning, tuning = record.cost.prune_seconds, record.cost.tune_seconds
+    assert pruning is not None and tuning is not None  # a cell that is done has both
+    return spent - pruning - tuning

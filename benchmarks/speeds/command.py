@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 
 from benchmarks.measure.side_by_side import Finding, Promise, alternate
 from benchmarks.paths import REPOSITORY
@@ -18,9 +19,7 @@ def measure(quick: bool) -> Iterator[Finding]:
         (["-m", "method=spectral,random", "model=lenet6"], 1, "choose from"),
     ):
         outcome = _run("run.py", *words)
-        [times] = alternate(
-            lambda words=words: _run("run.py", *words), lambda: _run("-c", ""), pairs=2 if quick else 7, warm_up=0
-        )
+        [times] = alternate(partial(_run, "run.py", *words), lambda: _run("-c", ""), pairs=2 if quick else 7, warm_up=0)
         answered = outcome.returncode == code and answer in outcome.stdout + outcome.stderr
         yield Finding(
             f"python run.py {' '.join(words)}",

@@ -27,12 +27,12 @@ def measure(quick: bool) -> Iterator[Finding]:
     calibration = Calibration(example, torch.zeros(BATCH, dtype=torch.int64), torch.arange(BATCH))
     pruned = Pruner(MagnitudeSelection()).prune(dense, calibration, Budget("speedup", 2.0)).model.eval()
     eager = RUNTIMES["eager"]()
-    runs = [eager.prepare(model, example, Conditions()) for model in (dense, pruned)]
+    first, second = (eager.prepare(model, example, Conditions()) for model in (dense, pruned))
     pairs, seconds = (3, 0.1) if quick else (30, 30)
     what = f"latency of resnet20, pruned to half its MACs, batch {BATCH}"
     for others, promised in (("", 0.03), (", one core busy", 0.08)):
         with _busy(bool(others)), fixed_threads(1):
-            row = time_pairs(*runs, pairs=pairs, target=0.03, max_seconds=seconds)
+            row = time_pairs(first, second, pairs=pairs, target=0.03, max_seconds=seconds)
         # dense / pruned in a record, ours / theirs here: the interval turns around
         ratio, low, high = 1 / row["ratio"], 1 / row["ratio_high"], 1 / row["ratio_low"]
         times = Times(row["pruned_ms"] / 1e3, row["dense_ms"] / 1e3, ratio, low, high, row["pairs"])

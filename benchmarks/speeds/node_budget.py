@@ -17,6 +17,7 @@ from methods.budget import Budget
 from methods.counting import count_macs
 from methods.graph import NetworkGraph
 from methods.magnitude import MagnitudeSelection
+from methods.parameters import weight_of
 from methods.pruner import Pruned, Pruner
 from methods.seeds import stream
 from methods.statistics import Calibration
@@ -80,8 +81,8 @@ def iterative(dense: nn.Module, example: Tensor) -> nn.Module:
 def _nested(dense: nn.Module, pruned: Pruned, other: nn.Module) -> bool:
     """Whether in every layer the channels of one are among those of the other: both have cut the same ranking."""
     for name, kept in pruned.kept.items():
-        rows = dense.get_submodule(name).weight.flatten(1)
-        left = other.get_submodule(name).weight.flatten(1)
+        rows = weight_of(dense.get_submodule(name)).flatten(1)
+        left = weight_of(other.get_submodule(name)).flatten(1)
         theirs = set((left[:, None] == rows[None]).all(2).nonzero()[:, 1].tolist())
         mine = set(kept.tolist())
         if len(theirs) != len(left) or not (mine <= theirs or theirs <= mine):

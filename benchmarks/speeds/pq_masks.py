@@ -60,7 +60,7 @@ def _by_definition(weights: dict[str, Tensor], scope: str, found: dict[str, Tens
         for row, mask in zip(rows.double().abs(), masks[name], strict=True):
             size = len(row)
             index = 1 - (row.sqrt().mean() ** 2) / row.mean()
-            lost = int(min(size - torch.ceil(size * (1 - index)), 0.9 * size))
+            lost = int(min(float(size - torch.ceil(size * (1 - index))), 0.9 * size))
             if int((~mask).sum()) != lost or (lost and float(row[~mask].max()) > float(row[mask].min())):
                 return False
     return True

@@ -18,6 +18,7 @@ from benchmarks.naming import with_names
 from benchmarks.paths import REPOSITORY, Paths
 from benchmarks.record import Record
 from benchmarks.records import Store
+from benchmarks.report.__main__ import main as report
 from benchmarks.stats import spread
 from benchmarks.tables import Table, plus_minus
 from methods.errors import BadInput
@@ -504,7 +505,12 @@ def test_committed_boards_are_checked(conf, store, tmp_path, capsys):
     store.write(scored(9, 0.1, 0.1, method="own_run"))
     assert main([*results, "--check"]) == 1
     assert main([*results, "--committed", "--format", "md,csv,tex,html"]) == 0
+    assert outdated(store, boards_folder) == ["report.html"]
+    assert report([*results, "--committed", "--no-figures"]) == 0
     assert main([*results, "--check"]) == 0
+    late = store.write(scored(8, 0.1, 0.1, method="late"), store.cells)
+    assert "report.html" in outdated(store, boards_folder)
+    late.unlink()
     assert "own_run" not in (boards_folder / "leaderboard.md").read_text()
     (boards_folder / "leaderboard.csv").write_text("by hand")
     assert outdated(store, boards_folder) == ["leaderboard.csv"]
@@ -572,6 +578,21 @@ def test_cache_is_not_needed(conf, store, monkeypatch):
     monkeypatch.setattr("pyarrow.parquet.write_table", refuse)
     assert [row["seed"] for row in load(store)[0]] == [0]
     assert not (store.runs / ".boards.parquet").exists()
+
+
+@pytest.mark.parametrize("words", [["--where", "seed == 0"], ["--baseline", "a"], ["--metric", "pruned_accuracy"]])
+def test_reviewed_boards_are_not_replaced_by_a_part_of_them(conf, store, tmp_path, words):
+    for record in grid():
+        store.write(record, store.cells)
+    asked = ["--results", str(store.runs.parent), "--committed", *words]
+    with pytest.raises(BadInput, match="--out"):
+        main(asked)
+    if words[0] != "--metric":
+        with pytest.raises(BadInput, match="--out"):
+            report(asked)
+    assert not (store.runs.parent / "boards").exists()
+    assert main([*asked, "--out", str(tmp_path / "mine")]) == 0
+    assert (tmp_path / "mine" / "leaderboard.md").is_file()
 
 
 def test_boards_under_version_control_are_what_the_records_give():

@@ -38,6 +38,11 @@ def test_a_claim_is_seen_not_seen_or_undecided():
 def test_missing_accuracies_leave_their_pair_out():
     found = compared(table([0.9, None, 0.92], [0.7, 0.72, 0.71]), "theta", 0.3, 0.0)
     assert found.n == 2
+
+
+def test_recurrent_claims_without_a_pair_are_undecided():
+    claims = module_of("spectral_rnn")._claims([])
+    assert claims and {(claim.seen, claim.evidence) for claim in claims} == {(None, "no pairs")}
     means = summary(table([0.9, None, 0.92], [0.7, 0.72, 0.71]), ["keep", "theta"]).set_index("theta")
     assert means.loc[0.3, "n"] == 2 and means.loc[0.3, "accuracy"] == pytest.approx(0.91)
 

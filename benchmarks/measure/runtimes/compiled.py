@@ -24,6 +24,7 @@ class Compile(Runtime):
     def prepare(self, model: nn.Module, inputs: Tensor, conditions: Conditions) -> Run:
         """A compiled forward pass; compiling takes seconds and is over when this returns."""
         model, inputs = placed(model, inputs, conditions)
+        # the stub knows of callables only
         compiled = cast(nn.Module, torch.compile(model, dynamic=False, fullgraph=True))
         run = in_inference_mode(compiled, inputs)
         run()

@@ -59,8 +59,8 @@ class SparseLinear(nn.Module):
 
 def with_sparse_layers(model: nn.Module) -> nn.Module:
     """``model`` with every linear layer that has zeros replaced, in place."""
-    if _has_zeros(model):
-        return SparseLinear(model)  # type: ignore[arg-type]
+    if isinstance(model, nn.Linear) and _has_zeros(model):
+        return SparseLinear(model)
     for name, child in model.named_children():
         setattr(model, name, with_sparse_layers(child))
     return model
