@@ -156,9 +156,9 @@ def patch_rows(module: nn.Module) -> Rows:
 
     def unfolded(read: Tensor) -> Tensor:
         padding = module.padding
-        if isinstance(padding, str):
-            read = functional.pad(read, module._reversed_padding_repeated_twice)
-            padding = (0, 0)
+        if isinstance(padding, str) or module.padding_mode != "zeros":  # what unfold does not know
+            mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+            read, padding = functional.pad(read, module._reversed_padding_repeated_twice, mode=mode), (0, 0)
         patches = functional.unfold(read, module.kernel_size, module.dilation, padding, module.stride)
         return patches.transpose(0, 1).reshape(patches.shape[1], -1)
 
