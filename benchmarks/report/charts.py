@@ -5,7 +5,8 @@ tell apart what shares a colour. Text takes the page's colour.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Any
 
 import altair as alt
@@ -23,7 +24,7 @@ Spec = dict[str, Any]
 
 
 class Looks:
-    """A colour, a dash and a shape for every method, the same on all charts."""
+    """A colour, a dash and a shape for every method of a chart, no two alike; most keep their colour on all charts."""
 
     def __init__(self, methods: Sequence[str]) -> None:
         self.order = {name: number for number, name in enumerate(methods)}
@@ -31,7 +32,10 @@ class Looks:
     def scales(self, names: Sequence[str]) -> dict[str, alt.Scale]:
         """Scales over those of the methods that a chart shows."""
         shown = sorted(set(names), key=lambda name: self.order.get(name, -1))
-        numbers = [self.order.get(name, len(self.order)) for name in shown]
+        numbers: list[int] = []
+        for name in shown:
+            own = self.order.get(name, len(self.order))
+            numbers.append(next(number for number in _near(own) if number not in numbers))
         colours = [COLOURS[number % len(COLOURS)] for number in numbers]
         dashes = [DASHES[number // len(COLOURS) % len(DASHES)] for number in numbers]
         shapes = [SHAPES[number % len(SHAPES)] for number in numbers]
@@ -40,6 +44,12 @@ class Looks:
             "dash": alt.Scale(domain=shown, range=[list(dash) for dash in dashes]),
             "shape": alt.Scale(domain=shown, range=shapes),
         }
+
+
+def _near(own: int) -> Iterator[int]:
+    """Numbers of looks from the one preferred: all colours in one dash, then all in the next."""
+    for dash in count():
+        yield from (dash * len(COLOURS) + (own + step) % len(COLOURS) for step in range(len(COLOURS)))
 
 
 def finished(chart: alt.TopLevelMixin) -> Spec:

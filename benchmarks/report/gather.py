@@ -161,10 +161,13 @@ def widths(records: Sequence[Record], labels: Mapping[str, str]) -> list[Point]:
     groups: dict[tuple[Any, ...], list[float]] = defaultdict(list)
     sizes: dict[str, int] = {}
     order: dict[str, int] = {}
+    # edge methods see more layers than node methods: their order holds all of a network's
+    for record in sorted(records, key=lambda record: (-len(record.layers), record.key)):
+        for layer in record.layers:
+            order.setdefault(layer.name, len(order))
     for record in records:
         kind, value = next(iter(record.budget.requested.items()), (None, None))
-        for number, layer in enumerate(record.layers):
-            order.setdefault(layer.name, number)
+        for layer in record.layers:
             sizes[layer.name] = layer.units
             if layer.units:
                 groups[labels[record.key], budget_name(kind, value), layer.name].append(100 * layer.kept / layer.units)

@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -189,14 +190,31 @@ def test_points_are_means_and_spreads_over_seeds(results):
     assert point["high"] - point["mean"] == pytest.approx(point["std"], rel=1e-3)
 
 
-def test_methods_keep_their_looks_on_every_chart():
+def test_methods_keep_their_colour_on_every_chart_where_it_is_free():
     looks = charts.Looks([f"method {n}" for n in range(30)])
-    alone = looks.scales(["method 9"])
+    alone = looks.scales(["method 9"])["color"].to_dict()["range"]
+    assert looks.scales(["method 9", "method 10"])["color"].to_dict()["range"][0] == alone[0]
+    # as many methods as colours have one each, though their numbers would give all the same
+    some = looks.scales([f"method {n}" for n in (0, 7, 14, 21, 28, 1, 8)])
+    assert len(set(some["color"].to_dict()["range"])) == len(charts.COLOURS)
+    among = looks.scales([f"method {n}" for n in range(28)])
+    pairs = zip(*(among[name].to_dict()["range"] for name in ("color", "dash")), strict=True)
+    assert len({str(pair) for pair in pairs}) == 28
     among = looks.scales([f"method {n}" for n in range(30)])
-    for name in ("color", "dash", "shape"):
-        assert alone[name].to_dict()["range"] == [among[name].to_dict()["range"][9]]
     triples = list(zip(*(among[name].to_dict()["range"] for name in ("color", "dash", "shape")), strict=True))
     assert len({str(triple) for triple in triples}) == 30
+
+
+def test_layers_stand_in_the_order_of_the_network_though_node_methods_see_fewer():
+    def record(key, *names):
+        layers = [SimpleNamespace(name=name, units=10, kept=5) for name in names]
+        return SimpleNamespace(key=key, budget=SimpleNamespace(requested={"keep": 0.5}), layers=layers)
+
+    records = [record("a", "block1", "block2"), record("b", "stem", "block1", "shortcut", "block2", "head")]
+    points = gather.widths(records, {"a": "node", "b": "edge"})
+    names = [point["layer"] for point in sorted(points, key=lambda point: point["order"]) if point["method"] == "edge"]
+    assert names == ["stem", "block1", "shortcut", "block2", "head"]
+    assert len({(point["layer"], point["order"]) for point in points}) == 5
 
 
 @pytest.fixture(scope="module")
