@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SINGULAR = 1e-12  # relative to a unit diagonal: pivots below are treated as rank deficiency
+SINGULAR = 1e-12  # relative to the largest eigenvalue, at least one: those below count as zero
+DOUBTFUL = 1e-9
+"""Pivots below may hide a rank deficiency, whose rounding earlier small pivots amplify: eigenvalues decide there."""
 LARGE = 1024
 """From this size on memory decides: (m, m) arrays are updated in place, though some steps take longer so."""
 
@@ -45,7 +47,7 @@ class RidgeInverse:
         self.scale = scale[:, None]
         self.inverse_values: Tensor | None = None
         diagonal = system.diagonal().clone()
-        if cholesky_(system) and float(system.diagonal().min()) ** 2 > SINGULAR:
+        if cholesky_(system) and float(system.diagonal().min()) ** 2 > DOUBTFUL:
             self.factor = system
             return
         mirror_(system, diagonal)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from methods import ridge
@@ -44,6 +44,8 @@ def test_an_indefinite_matrix_is_noticed_wherever_it_is(place):
 
 
 @pytest.mark.parametrize("large", [10, 10_000])
+@example(seed=185874, size=5, rank=4, tau=0.0)  # one small pivot lifts the last one's rounding far above 1e-12
+@example(seed=24, size=25, rank=24, tau=0.0)
 @given(seed=st.integers(0, 2**31), size=st.integers(1, 40), rank=st.integers(1, 40), tau=st.sampled_from([0.0, 1e-3]))
 def test_solution_is_that_of_numpy(large, seed, size, rank, tau):
     """With tau = 0 and a rank below the size it is the one of smallest norm, in the scaled unknowns."""
