@@ -36,12 +36,13 @@ speed: $(READY)
 
 setup: $(READY)
 
+# Byte code comes with the first import; compiling all of every package takes longer than installing them.
 $(READY): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Secateurs needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@echo "Setting up $(VENV) from requirements.lock; this takes a minute or two."
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-compile --requirement requirements.lock
 	@touch $(READY)
 
 clean:

@@ -172,6 +172,12 @@ def _write_cache(store: Store, digest: str, rows: list[Row]) -> list[Row]:
     return table.to_pylist()
 
 
+def records_mark(rows: Sequence[Row]) -> str:
+    """A digest of which records a page was made from, as it stands in the report."""
+    names = sorted(f"{row['key']} {row['created']} {row['status']}" for row in rows)
+    return f"records-{hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:16]}"
+
+
 def frame(rows: Sequence[Row]) -> "pd.DataFrame":
     """The rows as a pandas table, for queries."""
     import pandas as pd

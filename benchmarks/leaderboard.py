@@ -11,7 +11,6 @@ give the same files, byte for byte.
 """
 
 import argparse
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from benchmarks.board import TASK, Board, Question, boards
 from benchmarks.board_table import RULE, csv_of, table_of
 from benchmarks.command import end
 from benchmarks.frame import Row as Cell
-from benchmarks.frame import load, select
+from benchmarks.frame import load, records_mark, select
 from benchmarks.paths import Paths, write_atomically
 from benchmarks.records import Problem, Store
 from benchmarks.tables import html_text, latex_text, output_console
@@ -85,12 +84,6 @@ th, td {{ padding: .2rem .6rem; border-bottom: 1px solid color-mix(in srgb, curr
 </body>
 </html>
 """
-
-
-def records_mark(cells: Sequence[Cell]) -> str:
-    """A digest of which records a page was made from, as it stands in the report."""
-    names = sorted(f"{cell['key']} {cell['created']} {cell['status']}" for cell in cells)
-    return f"records-{hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:16]}"
 
 
 def _origin(cells: Sequence[Cell]) -> str:
@@ -231,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         return theory.show(store, chosen.out or paths.boards, console, chosen.where)
     part = chosen.where or chosen.metric or chosen.baseline or chosen.interval or chosen.group_by != ",".join(TASK)
-    out = chosen.out or place(paths, chosen.committed, bool(part) and formats != ["terminal"])
+    out = chosen.out or paths.boards_of(chosen.committed, bool(part) and formats != ["terminal"])
     question = Question(chosen.metric, chosen.baseline, tuple(chosen.group_by.split(",")))
     choices: Mapping[str, Any] = {"where": chosen.where, "question": question, "committed": chosen.committed}
     count = render(store, out, console, formats=formats, interval=chosen.interval, **choices)
@@ -245,16 +238,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if written:
         console.print(f"written: {', '.join(written)}", markup=False)
     return 0
-
-
-def place(paths: Paths, committed: bool, otherwise: bool) -> Path:
-    """Where boards go by default; the reviewed ones are never replaced by some that were asked for otherwise."""
-    if committed and otherwise:
-        raise BadInput(
-            f"With --committed these files would replace the reviewed ones in {paths.committed_boards}, which show all "
-            "records in the usual way.\nType for instance --out results/boards/mine."
-        )
-    return paths.committed_boards if committed else paths.boards
 
 
 def _check(store: Store, folder: Path, console: "Console") -> int:

@@ -53,6 +53,15 @@ class Paths:
         """Leaderboards rendered from the reviewed records alone, under version control."""
         return self.boards / "reviewed"
 
+    def boards_of(self, committed: bool, otherwise: bool) -> Path:
+        """Where boards go by default; the reviewed ones are never replaced by some that were asked for otherwise."""
+        if committed and otherwise:
+            raise BadInput(
+                f"With --committed these files would replace the reviewed ones in {self.committed_boards}, which show "
+                "all records in the usual way.\nType for instance --out results/boards/mine."
+            )
+        return self.committed_boards if committed else self.boards
+
 
 def safe_name(text: str) -> str:
     """``text`` as one path component: no separators, no leading dot, never empty, of bounded length."""

@@ -5,8 +5,10 @@ interrupted training continues with exactly the batches it would have seen. With
 every batch; the batch size is that of all devices together.
 """
 
+import functools
 import logging
 import math
+import platform
 import time
 import warnings
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -365,4 +367,18 @@ def fabric_of(settings: TrainerSettings) -> "Fabric":
     except (ValueError, TypeError, RuntimeError) as error:
         wanted = f"accelerator={settings.accelerator}, devices={settings.devices}, strategy={settings.strategy}"
         raise BadInput(f"the trainer cannot run with {wanted}: {str(error).splitlines()[0]}") from None
+    if settings.precision == "bf16" and fabric.device.type == "cpu":
+        _warn_of_emulation()
     return fabric
+
+
+@functools.cache
+def _warn_of_emulation() -> None:
+    """Says once that bf16 costs time instead of saving it: x86 processors compute in it only from AVX-512 on."""
+    capability = torch.backends.cpu.get_cpu_capability()
+    if platform.machine().lower() in ("x86_64", "amd64") and capability in ("DEFAULT", "AVX2"):
+        LOG.warning(
+            "precision=bf16 is emulated on this processor (%s) and several times slower than fp32; "
+            "type trainer.train.precision=fp32",
+            capability,
+        )

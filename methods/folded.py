@@ -18,7 +18,7 @@ class Folded:
     """R, the first matrix, and T, the second, both (m, m), symmetric and of one dtype; R starts as a copy, T undefined.
 
     Args:
-        first: R, (m, m), exactly symmetric.
+        first: R, (m, m), symmetric up to rounding; only the blocks on and below the diagonal are taken.
         block: width of the blocks.
     """
 
@@ -46,6 +46,13 @@ class Folded:
             return self.array[nodes]
         below = self.number[nodes, None] >= self.number
         return torch.where(below, self.array[nodes], self.array[:, nodes].T)
+
+    def first_block(self, number: int) -> Tensor:
+        """(block, m) the rows of R of one block."""
+        own = self.blocks[number]
+        if len(self.blocks) == 1:
+            return self.array
+        return torch.cat([self.array[own, : own.stop], self.array[own.stop :, own].T], 1)
 
     def first_row(self, node: int) -> Tensor:
         """(m,) one row of R."""

@@ -29,7 +29,7 @@ from methods.errors import BadInput
 from methods.parameters import weight_of
 from methods.progress import track
 from methods.seeds import stream
-from methods.statistics import Calibration, evaluating
+from methods.statistics import Calibration, evaluating, unfolded
 
 if TYPE_CHECKING:
     from methods.layers import EdgeLayer
@@ -101,9 +101,7 @@ def _layer_gradients(module: nn.Module, read: Tensor, slopes: Tensor) -> Tensor:
             return torch.einsum("no,ni->noi", slopes, read).flatten(1)
         return torch.einsum("npo,npi->noi", slopes.flatten(1, -2), read.flatten(1, -2)).flatten(1)
     assert isinstance(module, nn.Conv2d)
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    read = functional.pad(read, module._reversed_padding_repeated_twice, mode=mode)
-    patches = functional.unfold(read, module.kernel_size, module.dilation, 0, module.stride)
+    patches = unfolded(module, read)
     patches = patches.reshape(n, module.groups, -1, patches.shape[2])
     slopes = slopes.reshape(n, module.groups, -1, patches.shape[3])
     return (slopes @ patches.transpose(2, 3)).flatten(1)

@@ -30,7 +30,7 @@ from methods.gradients import LABELS, sample_losses
 from methods.parameters import bias_of, weight_of
 from methods.progress import track
 from methods.seeds import stream
-from methods.statistics import Calibration, evaluating
+from methods.statistics import Calibration, evaluating, unfolded
 
 PATCHED_SAMPLES = 32  # unfolded at a time: larger patches leave the processor's cache and take longer
 
@@ -192,11 +192,7 @@ def patches(module: nn.Module, read: Tensor) -> Tensor:
         columns = positions_last(module, read)
     else:
         assert isinstance(module, nn.Conv2d)
-        padding = module.padding
-        if isinstance(padding, str):
-            read = functional.pad(read, module._reversed_padding_repeated_twice)
-            padding = (0, 0)
-        columns = functional.unfold(read, module.kernel_size, module.dilation, padding, module.stride)
+        columns = unfolded(module, read)
     return functional.pad(columns, (0, 0, 0, 1), value=1.0) if module.bias is not None else columns
 
 

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from methods.counting import products
 from methods.seeds import stream
-from methods.statistics import evaluating
+from methods.statistics import evaluating, padded
 
 LAYERS = (nn.Linear, nn.Conv2d)
 PASSING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.PReLU)
@@ -288,9 +288,7 @@ class Mockup:
             if not isinstance(module, nn.Conv2d):
                 return read.clone()
             weight = read.new_ones(read.shape[1], 1, *module.kernel_size)
-            padding = module.padding
-            if isinstance(padding, str):
-                read, padding = functional.pad(read, module._reversed_padding_repeated_twice), (0, 0)
+            read, padding = padded(module, read)
             return functional.conv2d(read, weight, None, module.stride, padding, module.dilation, read.shape[1])
 
         return forward

@@ -9,7 +9,7 @@ SINGULAR = 1e-12  # relative to the largest eigenvalue, at least one: those belo
 DOUBTFUL = 1e-9
 """Pivots below may hide a rank deficiency, whose rounding earlier small pivots amplify: eigenvalues decide there."""
 LARGE = 1024
-"""From this size on memory decides: (m, m) arrays are updated in place, though some steps take longer so."""
+"""From this size on memory decides how a step is done."""
 
 
 def strips(size: int, width: int = 128) -> list[slice]:
@@ -101,7 +101,8 @@ def eigenvectors_(matrix: Tensor) -> tuple[Tensor, Tensor]:
     """Ascending eigenvalues (m,) and eigenvectors (m, m) of a symmetric float64 matrix, which may be overwritten.
 
     Beside the argument and the result LAPACK's divide and conquer needs two more (m, m) arrays; for large matrices on
-    a CPU the method of relatively robust representations, which needs none, takes its place.
+    a CPU the method of relatively robust representations, which needs none, takes its place (by SciPy, whose number of
+    threads the environment sets, not ``torch.set_num_threads``).
     """
     if len(matrix) < LARGE or matrix.device.type != "cpu":
         return torch.linalg.eigh(matrix)

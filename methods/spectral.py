@@ -82,7 +82,10 @@ PATH_RIDGE = 1e-10
 """Ridge of the explained-ratio path relative to each node's own second moment: small, but never a singular system."""
 
 
-def reconstruction_matrix(covariance: Tensor, kept: Tensor, ridge: Tensor | float | None = None) -> Tensor:
+@torch.no_grad()
+def reconstruction_matrix(
+    covariance: Tensor, kept: Tensor | Sequence[int], ridge: Tensor | float | None = None
+) -> Tensor:
     """A_J = S_FJ (S_JJ + diag tau)^-1, (m, k); where the system is singular, the minimum-norm solution.
 
     Args:
@@ -91,6 +94,7 @@ def reconstruction_matrix(covariance: Tensor, kept: Tensor, ridge: Tensor | floa
         ridge: (k,) tau in the order of ``kept``, or one number.
     """
     covariance, _ = checked(covariance, len(kept), None)
+    kept = torch.as_tensor(kept, dtype=torch.int64, device=covariance.device)
     if len(kept) == 0:
         return covariance.new_zeros(len(covariance), 0)
     tau = torch.as_tensor(0.0 if ridge is None else ridge, dtype=torch.float64, device=covariance.device)
@@ -98,8 +102,9 @@ def reconstruction_matrix(covariance: Tensor, kept: Tensor, ridge: Tensor | floa
     return inverse.times_(covariance[kept]).T
 
 
+@torch.no_grad()
 def information_loss(
-    covariance: Tensor, kept: Tensor, ridge: Tensor | float | None = None, metric: AnyMetric = None
+    covariance: Tensor, kept: Tensor | Sequence[int], ridge: Tensor | float | None = None, metric: AnyMetric = None
 ) -> Tensor:
     """L(J) = Tr[M R_J]: input loss for metric None, output loss for Z^T Z, mixed for theta I + (1 - theta) Z^T Z.
 
@@ -109,6 +114,7 @@ def information_loss(
         ridge: (k,) tau in the order of ``kept``, or one number.
         metric: M as a (m, m) matrix or a Metric.
     """
+    kept = torch.as_tensor(kept, dtype=torch.int64, device=covariance.device)
     matrix = reconstruction_matrix(covariance, kept, ridge)
     return residual_trace(covariance.double(), kept, matrix, metric).clamp(min=0)
 

@@ -19,7 +19,8 @@ Recomputing R M R costs O(m^3) a step. Instead T = R M R is carried along: with 
 
 Both updates are collected in panels of a few columns and applied as matrix products, so that a step reads O(m) numbers
 and the search runs at the speed of matrix multiplication. R and T, both symmetric, share one (m, m) array
-(``methods.folded``): with the covariance itself two in all. Small layers, where memory does not matter, spend more.
+(``methods.folded``): with the covariance itself two are held, and at most a third comes and goes while T is computed
+or a panel is applied. Small layers, where memory does not matter, spend more.
 
 T shrinks with the square of R, so its rounding errors do not stay relatively small. An estimate of them, ``drift``, is
 carried along; wherever it could change a choice the contenders' numerators are recomputed from R, and when that has
@@ -100,14 +101,14 @@ def metric_times(metric: AnyMetric, matrix: Tensor) -> Tensor:
     """M @ matrix."""
     if metric is None:
         return matrix
-    return metric.times(matrix) if isinstance(metric, Metric) else metric @ matrix
+    return metric.times(matrix) if isinstance(metric, Metric) else metric.to(matrix.dtype) @ matrix
 
 
 def _congruence(pair: Folded, metric: AnyMetric) -> float:
-    """Writes T = R M R and returns Tr[M R]; beside the pair it needs a few rows at a time."""
+    """Writes T = R M R and returns Tr[M R]; beside the pair it needs a block of rows and of products."""
     loss, theta = 0.0, metric.theta if isinstance(metric, Metric) else 1.0
     for number, own in enumerate(pair.blocks):
-        rows = pair.first_rows(torch.arange(own.start, own.stop, device=pair.array.device))
+        rows = pair.first_block(number)
         if isinstance(metric, Tensor):
             loss += torch.dot(rows.flatten(), metric[own].flatten()).item()
             products = pair.times_first(rows @ metric, own.start)
@@ -266,16 +267,22 @@ class _Purse:
             self.left -= float(self.price[node])
 
 
-def checked(covariance: Tensor, k: int, ridge: Tensor | float | None) -> tuple[Tensor, Tensor]:
-    """The covariance and the ridge as float64 tensors of matching shape, or BadInput."""
+def checked_covariance(covariance: Tensor) -> Tensor:
+    """The covariance as a finite square float64 tensor that requires no gradient, or BadInput."""
     if covariance.ndim != 2 or covariance.shape[0] != covariance.shape[1]:
         raise BadInput(f"a covariance must be a square matrix; got shape {tuple(covariance.shape)}")
+    covariance = covariance.detach().double()
+    if not torch.isfinite(covariance.sum()):
+        raise BadInput("the covariance contains NaN or infinity; check the calibration inputs and the network")
+    return covariance
+
+
+def checked(covariance: Tensor, k: int, ridge: Tensor | float | None) -> tuple[Tensor, Tensor]:
+    """The covariance and the ridge as float64 tensors of matching shape, or BadInput."""
+    covariance = checked_covariance(covariance)
     m = len(covariance)
     if not 0 <= k <= m:
         raise BadInput(f"{k} nodes to keep were asked of a layer with {m}; choose a number between 0 and {m}")
-    covariance = covariance.double()
-    if not torch.isfinite(covariance.sum()):
-        raise BadInput("the covariance contains NaN or infinity; check the calibration inputs and the network")
     tau = torch.as_tensor(0.0 if ridge is None else ridge, dtype=torch.float64, device=covariance.device).expand(m)
     if not bool((tau >= 0).all()):
         raise BadInput("the ridge must be non-negative and finite")
@@ -297,6 +304,7 @@ class GreedyPath:
     gained: int
 
 
+@torch.no_grad()
 def greedy_path(
     covariance: Tensor,
     k: int,
@@ -326,7 +334,7 @@ def greedy_path(
         Skipped: No k nodes satisfy the limit.
     """
     covariance, tau = checked(covariance, k, ridge)
-    search = _Search(covariance, tau, metric)
+    search = _Search(covariance, tau, metric.double() if isinstance(metric, Tensor) else metric)
     picks = min(k, int(search.open.sum()))
     purse = _Purse(price, limit, picks)
     losses, order = [search.loss], list[int]()

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from methods.errors import BadInput
 from methods.ridge import LARGE, cholesky_, eigenvectors_, strips
-from methods.spectral_greedy import AnyMetric, metric_times
+from methods.spectral_greedy import AnyMetric, Metric, checked_covariance, metric_times
 
 SPECTRAL_FLOOR = 1e-13
 """Eigenvalues below this part of the largest count as zero (only at lam = 0 does it matter)."""
@@ -45,6 +45,7 @@ def _shrinkage(values: Tensor, lam: float) -> Tensor:
     return torch.where(values > 0, values / (values + lam), values)
 
 
+@torch.no_grad()
 def degrees_of_freedom(covariance: Tensor, lam: float | Sequence[float]) -> Tensor:
     """N(lam) for one lam (0-dim) or for several of them (1-dim), from one eigenvalue decomposition.
 
@@ -52,15 +53,17 @@ def degrees_of_freedom(covariance: Tensor, lam: float | Sequence[float]) -> Tens
         covariance: (m, m) S.
         lam: non-negative, in the units of S.
     """
-    values = torch.linalg.eigvalsh(covariance.double())
+    values = torch.linalg.eigvalsh(checked_covariance(covariance))
     if isinstance(lam, Sequence):
         return torch.stack([_shrinkage(values, _checked(each)).sum() for each in lam])
     return _shrinkage(values, _checked(lam)).sum()
 
 
+@torch.no_grad()
 def leverages(covariance: Tensor, lam: float) -> Tensor:
     """(m,) diagonal of S (S + lam I)^-1, each in [0, 1]; their sum is N(lam). Dead nodes have exactly 0."""
-    lam, moments = _checked(lam), covariance.diagonal().double()
+    lam, covariance = _checked(lam), checked_covariance(covariance)
+    moments = covariance.diagonal()
     trace = moments.sum().item()
     if trace <= 0:
         return torch.zeros_like(moments)
@@ -69,7 +72,7 @@ def leverages(covariance: Tensor, lam: float) -> Tensor:
         # the residual 1 - ... cancels for nodes far below lam, whose leverage has this much simpler bound
         result = torch.minimum(result, moments / lam)
     else:
-        values, vectors = eigenvectors_(covariance.double().clone())
+        values, vectors = eigenvectors_(covariance.clone())
         result = vectors.square_() @ _shrinkage(values, lam)
     return torch.where(moments > 0, result.clamp(0, 1), torch.zeros_like(result))
 
@@ -80,9 +83,9 @@ def _shifted_factor(covariance: Tensor, lam: float) -> Tensor | None:
     None where an eigendecomposition is to be preferred: in small matrices, where it is cheap, and for a lam so small
     that the factor loses digits. In large ones the factor is several times faster.
     """
-    if len(covariance) < LARGE or not lam >= 1e-8 * covariance.diagonal().sum().item() or lam == 0:
+    if len(covariance) < LARGE or not lam >= 1e-8 * covariance.diagonal().sum().item():
         return None
-    factor = covariance.double().clone()
+    factor = covariance.clone()
     factor.diagonal().add_(lam)
     return factor if cholesky_(factor) else None
 
@@ -104,9 +107,10 @@ def leverage_scores(covariance: Tensor, lam: float) -> Tensor:
     return result / result.sum().clamp(min=torch.finfo(result.dtype).tiny)
 
 
+@torch.no_grad()
 def mixed_degrees_of_freedom(covariance: Tensor, metric: AnyMetric, lam: float) -> Tensor:
     """Tr[M S (S + lam I)^-1] for a metric M, 0-dim: N(lam) for None, the identity, and N'(lam) for Z^T Z."""
-    covariance, lam = covariance.double(), _checked(lam)
+    covariance, lam = checked_covariance(covariance), _checked(lam)
     total = covariance.new_zeros(())
     if (factor := _shifted_factor(covariance, lam)) is not None:
         for part in strips(len(covariance)):
@@ -124,7 +128,7 @@ def mixed_degrees_of_freedom(covariance: Tensor, metric: AnyMetric, lam: float) 
 
 def output_degrees_of_freedom(covariance: Tensor, weight: Tensor, lam: float) -> Tensor:
     """N'(lam) = Tr[Z S (S + lam I)^-1 Z^T] for Z = weight (rows, m)."""
-    return mixed_degrees_of_freedom(covariance, weight.double().T @ weight.double(), lam)
+    return mixed_degrees_of_freedom(covariance, Metric.of(0.0, weight.double()), lam)
 
 
 def compression_bound(covariance: Tensor, lam: float, metric: AnyMetric = None) -> Tensor:

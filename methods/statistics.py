@@ -154,15 +154,28 @@ def patch_rows(module: nn.Module) -> Rows:
 
     assert isinstance(module, nn.Conv2d)
 
-    def unfolded(read: Tensor) -> Tensor:
-        padding = module.padding
-        if isinstance(padding, str) or module.padding_mode != "zeros":  # what unfold does not know
-            mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-            read, padding = functional.pad(read, module._reversed_padding_repeated_twice, mode=mode), (0, 0)
-        patches = functional.unfold(read, module.kernel_size, module.dilation, padding, module.stride)
+    def rows(read: Tensor) -> Tensor:
+        patches = unfolded(module, read)
         return patches.transpose(0, 1).reshape(patches.shape[1], -1)
 
-    return unfolded
+    return rows
+
+
+def unfolded(module: nn.Conv2d, read: Tensor) -> Tensor:
+    """(n, channels x kernel, T): what each output position sees of the (n, channels, rows, columns) ``read``."""
+    read, padding = padded(module, read)
+    return functional.unfold(read, module.kernel_size, module.dilation, padding, module.stride)
+
+
+def padded(module: nn.Conv2d, read: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    """What a convolution reads, and the rows and columns of zeros still to be put around it.
+
+    Padding that only the module knows, by name or other than zeros, is in the tensor already.
+    """
+    if isinstance(module.padding, tuple) and module.padding_mode == "zeros":
+        return read, module.padding
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    return functional.pad(read, module._reversed_padding_repeated_twice, mode=mode), (0, 0)
 
 
 @torch.no_grad()

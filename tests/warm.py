@@ -1,10 +1,16 @@
-"""Commands in processes forked from one that has imported what they need: the same code without seconds of imports."""
+"""Commands in processes forked from one that has imported what they need: the same code without seconds of imports.
 
+What is decided while those modules are imported (variables of the environment, mostly) is the same for every command,
+and what is registered with ``atexit`` does not run at its end; tests of either start a new interpreter.
+"""
+
+import functools
 import multiprocessing
 import os
 import runpy
 import subprocess
 import sys
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -18,16 +24,45 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(IMPORTED)
 
 
+@functools.cache
+def _started() -> None:
+    """Starts the server in the root of the project: elsewhere its imports fail, and it says nothing of it.
+
+    Raises:
+        RuntimeError: A module is missing in what the server forks.
+    """
+    here = Path.cwd()
+    os.chdir(ROOT)
+    try:
+        result = _context.SimpleQueue()
+        process = _context.Process(target=_missing, args=(result,))
+        process.start()
+        missing = result.get()
+        process.join()
+    finally:
+        os.chdir(here)
+    if missing:
+        raise RuntimeError(f"the server of warm processes could not import {', '.join(missing)}")
+
+
+def _missing(result: SimpleQueue) -> None:
+    result.put([name for name in IMPORTED if name not in sys.modules])
+
+
 def run(
     script: str, words: list[str], environment: dict[str, str], folder: Path, timeout: float = 120
 ) -> subprocess.CompletedProcess[str]:
     """``python SCRIPT WORDS...`` in the root of the project, with its output in files of ``folder`` meanwhile."""
+    _started()
     out, err = folder / "stdout", folder / "stderr"
+    for path in (out, err):
+        path.write_bytes(b"")
     process = _context.Process(target=_child, args=(script, words, environment, out, err))
     process.start()
     process.join(timeout)
     if process.is_alive():
         process.kill()
+        process.join()
         raise subprocess.TimeoutExpired([script, *words], timeout, out.read_text(), err.read_text())
     return subprocess.CompletedProcess([script, *words], process.exitcode, out.read_text(), err.read_text())
 

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.command import end
-from benchmarks.frame import load, select
-from benchmarks.leaderboard import place, records_mark
+from benchmarks.frame import load, records_mark, select
 from benchmarks.paths import Paths, write_atomically
 from benchmarks.record import Record
 from benchmarks.records import Store
@@ -27,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-figures", action="store_true", help="only the page, no SVG and PNG files")
     chosen = parser.parse_args(arguments)
     paths, console = Paths(chosen.results), output_console()
-    out = chosen.out or place(paths, chosen.committed, bool(chosen.where or chosen.baseline))
+    out = chosen.out or paths.boards_of(chosen.committed, bool(chosen.where or chosen.baseline))
     store = Store.of(paths)
     cells, problems = load(store, chosen.committed)
     cells = select(cells, chosen.where)

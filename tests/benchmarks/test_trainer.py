@@ -20,7 +20,7 @@ from torch.nn import functional
 from benchmarks.data import Data, Split, load
 from benchmarks.models import build
 from benchmarks.optimisation import TrainerSettings, build_optimizer, learning_rate
-from benchmarks.trainer import evaluate, fit
+from benchmarks.trainer import _warn_of_emulation, evaluate, fit
 from methods.errors import BadInput
 from methods.hooks import TrainingHook
 from methods.seeds import stream
@@ -337,6 +337,20 @@ def test_bf16_and_channels_last_train_and_leave_a_plain_fp32_network():
     assert model[0].weight.dtype == torch.float32
     assert model[0].weight.is_contiguous()
     assert not same_bits(model, fitted(make_model(), some(epochs=10)))
+
+
+@pytest.mark.parametrize(("capability", "machine", "warned"), [
+    ("AVX2", "x86_64", 1), ("DEFAULT", "AMD64", 1), ("AVX512", "x86_64", 0), ("DEFAULT", "arm64", 0),
+])  # fmt: skip
+def test_bf16_on_a_processor_that_emulates_it_is_said_once(monkeypatch, caplog, capability, machine, warned):
+    _warn_of_emulation.cache_clear()
+    monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    for precision in ("fp32", "bf16", "bf16"):
+        fit(make_model(), make_data(train=32), some(epochs=1, precision=precision), 0)
+        assert precision == "bf16" or not caplog.records
+    assert caplog.text.count("type trainer.train.precision=fp32") == warned
+    _warn_of_emulation.cache_clear()
 
 
 def fitted(model, settings):

@@ -6,8 +6,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+from methods.compensation import LeastSquares
+from methods.graph import NetworkGraph
+from methods.layers import NodeLayer
+from methods.magnitude import MagnitudeSelection
 from methods.ridge import solve_ridge
+from methods.seeds import stream
+from methods.statistics import Calibration, Moments
 
 ITEMS = 5
 
@@ -51,3 +58,62 @@ def test_a_removed_combination_of_kept_ones_is_replaced_exactly(removed):
     weight = torch.randn(ITEMS, 3, generator=generator, dtype=torch.float64)
     new = regression(activations, weight, kept)
     assert (activations[:, kept] @ new - activations @ weight).abs().max() <= 1e-10
+
+
+class TwoReaders(nn.Module):
+    """Two linear layers read the same nodes."""
+
+    def __init__(self, first_bias: bool = True, second_bias: bool = True) -> None:
+        super().__init__()
+        self.writer = nn.Linear(3, ITEMS)
+        self.first, self.second = nn.Linear(ITEMS, 4, bias=first_bias), nn.Linear(ITEMS, 2, bias=second_bias)
+
+    def forward(self, x):
+        read = self.writer(x).relu()
+        return torch.cat([self.first(read), self.second(read)], 1)
+
+
+def layer_of(model: nn.Module, rows: list[torch.Tensor], now: list[torch.Tensor] | None = None) -> NodeLayer:
+    """The one group of a network, with (samples, m) rows per reader as what it read at first and what it reads now."""
+    inputs, labels = torch.zeros(1, 3), torch.zeros(1, dtype=torch.int64)
+    [group] = NetworkGraph(model, inputs).groups
+
+    def moments(left: torch.Tensor, right: torch.Tensor) -> Moments:
+        return Moments(left.T @ right / len(left), left.mean(0), len(left))
+
+    paired = None
+    if now is not None:
+        paired = lambda: [(moments(a, b), moments(b, b)) for a, b in zip(rows, now, strict=True)]  # noqa: E731
+    collect = lambda: [moments(own, own) for own in rows]  # noqa: E731
+    calibration = Calibration(inputs, labels, labels)
+    return NodeLayer(group, model, calibration, stream(0, "test"), collect, paired=paired)
+
+
+def features(seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(50, ITEMS, generator=generator, dtype=torch.float64) + 2
+
+
+def test_what_several_readers_read_counts_equally():
+    first, second = features(0), features(1)
+    layer = layer_of(TwoReaders(), [first, second])
+    assert torch.allclose(layer.covariance, (first.T @ first + second.T @ second) / 100)
+
+
+@pytest.mark.parametrize("refit", [False, True])
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("biases", [(True, True), (False, True)])
+def test_reconstruction_is_the_least_squares_solution_of_each_reader(refit, intercept, biases):
+    """With refit the original features are regressed on the pruned network's; a constant only where a bias takes it."""
+    rows, now = [features(0), features(1)], [features(2), features(3)]
+    layer, kept = layer_of(TwoReaders(*biases), rows, now), torch.tensor([3, 0, 4])
+    found = LeastSquares(intercept=intercept, refit=refit).reconstruction(layer, kept, MagnitudeSelection())
+    for each, target, present, bias in zip(found, rows, now if refit else rows, biases, strict=True):
+        regressors = present[:, kept]
+        if fitted := intercept and bias:
+            regressors = torch.cat([regressors, torch.ones(50, 1, dtype=torch.float64)], 1)
+        expected = torch.linalg.lstsq(regressors, target).solution.T
+        assert torch.allclose(each.matrix, expected[:, :3], atol=1e-9)
+        assert (each.shift is not None) == fitted
+        if each.shift is not None:
+            assert torch.allclose(each.shift, expected[:, 3], atol=1e-9)

@@ -102,5 +102,6 @@ def test_two_folded_matrices_are_two_matrices(size, block, seed):
     assert same(pair.first_rows(nodes), first[nodes])
     for node in nodes.tolist():
         assert same(pair.first_row(node), first[node]) and same(pair.second_row(node), second[node])
-    for own in pair.blocks:
+    for number, own in enumerate(pair.blocks):
+        assert same(pair.first_block(number), first[own])
         assert same(pair.times_first(right, own.start), (right @ first)[:, own.start :])

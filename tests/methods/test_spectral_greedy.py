@@ -297,6 +297,11 @@ def test_greedy_is_close_to_exhaustive_search():
     assert sum(ratios) / len(ratios) < 1.5
 
 
+def test_a_metric_in_single_precision_is_taken_in_double():
+    covariance = torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
+    assert greedy_selection(covariance, 2, 0.0, torch.diag(torch.tensor([9.0, 1.0, 1.0]))).tolist() == [0, 2]
+
+
 def test_metric_products_agree_with_the_dense_matrix():
     generator = torch.Generator().manual_seed(0)
     weights = [torch.randn(5, 4, 9, generator=generator).double(), torch.randn(3, 4, 1, generator=generator).double()]

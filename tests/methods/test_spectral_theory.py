@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from methods import spectral_theory
 from methods.errors import BadInput
 from methods.spectral import greedy_selection, information_loss, reconstruction_matrix
+from methods.spectral_greedy import Metric
 from methods.spectral_theory import (
     bias_variance,
     compression_bound,
@@ -18,6 +19,7 @@ from methods.spectral_theory import (
     degrees_of_freedom,
     layer_error,
     leverage_scores,
+    mixed_degrees_of_freedom,
     output_degrees_of_freedom,
     propagation_bound,
     row_weights,
@@ -83,6 +85,49 @@ def test_large_layers_get_the_same_leverages_by_another_route(monkeypatch, relat
     expected = spectral_theory.leverages(covariance, lam)
     monkeypatch.setattr(spectral_theory, "LARGE", 10)
     assert torch.allclose(spectral_theory.leverages(covariance, lam), expected, atol=1e-8)
+
+
+@pytest.mark.parametrize("large", [1, 10_000])
+@pytest.mark.parametrize("relative", [1e-6, 1e-2])
+@pytest.mark.parametrize("kind", ["identity", "dense", "single precision", "factored"])
+def test_mixed_degrees_of_freedom_by_both_routes(monkeypatch, large, relative, kind):
+    """Of a layer of several strips, against the definition with an explicit inverse."""
+    m = 300
+    covariance, rows = relu_covariance(2, m, 2 * m), normal(3, 7, m)
+    lam = relative * covariance.trace().item()
+    smoother = covariance @ torch.linalg.inv(covariance + lam * torch.eye(m, dtype=torch.float64))
+    dense = 0.3 * torch.eye(m, dtype=torch.float64) + 0.7 * rows.T @ rows
+    metric, tolerance = {
+        "identity": (None, 1e-9),
+        "dense": (dense, 1e-9),
+        "single precision": (dense.float(), 1e-5),
+        "factored": (Metric.of(0.3, rows), 1e-9),
+    }[kind]
+    expected = (smoother if metric is None else dense @ smoother).trace().item()
+    monkeypatch.setattr(spectral_theory, "LARGE", large)
+    assert mixed_degrees_of_freedom(covariance, metric, lam).item() == pytest.approx(expected, rel=tolerance)
+    assert torch.allclose(spectral_theory.leverages(covariance, lam), smoother.diagonal(), rtol=1e-8, atol=1e-12)
+
+
+@pytest.mark.parametrize("large", [1, 10_000])
+def test_nan_and_other_shapes_are_bad_input(monkeypatch, large):
+    monkeypatch.setattr(spectral_theory, "LARGE", large)
+    covariance = torch.eye(3, dtype=torch.float64)
+    covariance[0, 1] = float("nan")
+    for ask in (degrees_of_freedom, leverage_scores, lambda s, lam: mixed_degrees_of_freedom(s, None, lam)):
+        with pytest.raises(BadInput, match="NaN"):
+            ask(covariance, 0.1)
+        with pytest.raises(BadInput, match="square"):
+            ask(torch.ones(2, 3), 0.1)
+
+
+def test_covariances_that_require_gradients_are_taken_as_numbers():
+    covariance = relu_covariance(4)
+    live = covariance.clone().requires_grad_()
+    assert torch.equal(leverage_scores(live, 0.1), leverage_scores(covariance, 0.1))
+    assert torch.equal(greedy_selection(live, 4, 0.1), greedy_selection(covariance, 4, 0.1))
+    assert torch.equal(information_loss(live, [0, 3], 0.1), information_loss(covariance, torch.tensor([0, 3]), 0.1))
+    assert not reconstruction_matrix(live, [1, 2]).requires_grad
 
 
 def test_output_degrees_of_freedom_and_the_bound():
