@@ -23,6 +23,7 @@ from methods.errors import BadInput
 ORDER = ("done", "missed", "collapsed", "skipped", "failed")
 TASK = ("dataset", "model", "budget", "value")
 LONGEST_NAME = 34
+LONGEST_REASON = 240
 SMALLER_IS_BETTER = ("loss", "parameters", "nonzero", "macs", "seconds", "memory", "bytes", "reason")
 SIZES = ("parameters", "nonzero", "macs", "macs_effective")
 QUANTITIES = (  # what a row summarises, beside the latency ratios
@@ -209,7 +210,7 @@ def _row(name: str, full: str, cells: list[Cell], metric: str, quantities: Seque
         if cell.get(metric) is not None:
             by_unit[*task_of(cell), cell["seed"]].append(cell[metric])
     scores: dict[Hashable, float] = {unit: sum(found) / len(found) for unit, found in by_unit.items()}
-    reason = "; ".join(sorted({one_line(cell["reason"]) for cell in cells if cell["reason"]})) or None
+    reason = "; ".join(sorted({one_line(cell["reason"], LONGEST_REASON) for cell in cells if cell["reason"]})) or None
     first = cells[0]
     return Row(name, full, first["method"], first["unit"], first["status"], len(cells), values, scores, reason)
 

@@ -42,6 +42,8 @@ def table_of(board: Board, compact: bool = False, interval: bool = False) -> Tab
     if any(row.unit == "edge" for row in board.rows):
         columns["nonzero"] = lambda row: count(row.values["nonzero"])
     columns["MACs"] = lambda row: count(row.values["macs"])
+    if any(row.unit == "edge" and row.values["macs_effective"].n for row in board.rows):
+        columns["effective MACs"] = lambda row: count(row.values["macs_effective"])
     for name in board.latencies:
         columns[name.replace("_", " ")] = lambda row, name=name: times(row.values.get(name, spread([])))
     columns["pruning s"] = lambda row: seconds(row.values["prune_seconds"])
@@ -49,7 +51,10 @@ def table_of(board: Board, compact: bool = False, interval: bool = False) -> Tab
         columns["status"] = lambda row: row.status
     rows = [[write(row) for write in columns.values()] for row in board.rows]
     latencies = [name.replace("_", " ") for name in board.latencies]
-    droppable = ["unit", *latencies[::-1], "pruning s", "nonzero", "MACs"]
+    sizes = ["MACs", "effective MACs"]  # the one that the budget is about goes last
+    if "effective MACs" not in columns or board.group.get("budget") != "speedup":
+        sizes.reverse()
+    droppable = ["unit", *latencies[::-1], "pruning s", "nonzero", *sizes]
     title = f"{_heading(board)}: {NAMES.get(kind, kind)} {RULE}"
     return Table(title, list(columns), rows, {"method", "unit", "status"}, _notes(board, interval), droppable)
 
@@ -118,7 +123,10 @@ def _notes(board: Board, interval: bool) -> list[str]:
         kinds = "; ".join(sorted(set(elsewhere)))
         notes.append(f"latencies of {len(elsewhere)} records left out, not to be compared with the others: {kinds}")
     if any(row.unit == "edge" for row in board.rows):
-        notes.append("edge methods mask weights: their zeros bring no speed in a dense runtime")
+        notes.append(
+            "edge methods mask weights: their zeros bring no speed in a dense runtime; effective MACs leave out "
+            "multiplications by zero weights"
+        )
     seeds = {row.n for row in board.rows if row.status == "done" and not row.control}
     if len(seeds) > 1:
         notes.append("rows have different n: their means are over different seeds, ranks only over common ones")

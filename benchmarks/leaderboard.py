@@ -40,8 +40,8 @@ def documents(
 ) -> dict[str, str]:
     """The boards ``every`` of ``cells`` as files, by the ending of their names."""
     tables = [table_of(board, interval=interval) for board in every]
-    summary = overall.table_of(overall.compare(cells, question))
-    tables = [*([summary] if summary else []), *tables, checklist.table_of(checklist.examine(cells))]
+    rankings = [overall.table_of(found) for found in overall.comparisons(cells, question)]
+    tables = [*rankings, *tables, checklist.table_of(checklist.examine(cells))]
     title = "Leaderboard"
     rule = f"Accuracy {RULE}. {_origin(cells)}"
     writers = {
@@ -151,9 +151,8 @@ def _print(
         table_of(board, compact=True, interval=interval).show(console)
         console.print(Text(checklist.line(checklist.examine(board.cells), legend), style="dim"))
     if only is None:
-        table = overall.table_of(overall.compare(cells, question))
-        if table is not None:
-            table.show(console)
+        for found in overall.comparisons(cells, question):
+            overall.table_of(found).show(console)
         if len(shown) > 1:
             console.print(Text("All boards: " + checklist.line(checklist.examine(cells), legend), style="dim"))
 

@@ -4,6 +4,9 @@ A task is a (data set, model, requested budget); a method's score on it is the m
 result on every task can be ranked; a network larger than was asked for is no result. So tasks that many methods lack (a
 study of one method, or a size that most cannot reach) and methods that lack many tasks are left out, and named. Tasks
 with one seed are left out beside others with several, and variants of methods beside methods as published.
+
+Many tasks and many methods are not to be had at once where costly methods have not been run on every network. So there
+are two comparisons, if need be: one over many tasks, and one of all methods that share enough of them.
 """
 
 import io
@@ -18,6 +21,8 @@ from benchmarks.stats import ALPHA, Comparison, Friedman, friedman, holm, signed
 from benchmarks.tables import NONE, Table, probability
 
 FEWEST = 3  # methods that Friedman's test can compare
+ENOUGH = 10  # tasks for a comparison of more methods
+Task = tuple[object, ...]
 SALT = "secateurs"  # fixed, so that the same diagram has the same bytes
 
 
@@ -26,19 +31,22 @@ class Overall:
     """The comparison over tasks; ``scores`` are means over seeds, oriented so that larger is better."""
 
     metric: str
-    tasks: list[tuple[object, ...]]
+    tasks: list[Task]
     scores: dict[str, list[float]]
     test: Friedman
     left_out: list[str]
-    skipped: list[tuple[object, ...]]
+    skipped: list[Task]
     unusual: int
     variants: int
     baseline: str | None
     versus: dict[str, Comparison]
 
 
-def compare(cells: Sequence[Cell], question: Question | None = None) -> Overall | None:
-    """The comparison of all methods that have a result on every task; None with too few methods or tasks."""
+def comparisons(cells: Sequence[Cell], question: Question | None = None) -> list[Overall]:
+    """The comparison over many tasks and, where that leaves methods out, one of more methods; none without results.
+
+    Both are of methods that have a result on every one of the tasks.
+    """
     question = question or Question()
     cells = with_names(cells)
     unusual = len({cell["name"] for cell in cells if not cell["usual"]})
@@ -46,11 +54,11 @@ def compare(cells: Sequence[Cell], question: Question | None = None) -> Overall 
     every = {cell["name"] for cell in cells}
     cells = _as_published(cells)
     ranked = {cell["name"] for cell in cells}
-    by_task: dict[tuple[object, ...], list[Cell]] = defaultdict(list)
+    by_task: dict[Task, list[Cell]] = defaultdict(list)
     for cell in cells:
         by_task[task_of(cell)].append(cell)
     tasks, several = sorted(by_task), _with_spread(by_task)
-    means: dict[str, dict[tuple[object, ...], float]] = defaultdict(dict)
+    means: dict[str, dict[Task, float]] = defaultdict(dict)
     for task, members in several.items():
         metric = question.metric or default_metric(members)
         sign = -1.0 if smaller_is_better(metric) else 1.0
@@ -60,27 +68,36 @@ def compare(cells: Sequence[Cell], question: Question | None = None) -> Overall 
                 values[cell["name"]].append(sign * cell[metric])
         for label, found in values.items():
             means[label][task] = sum(found) / len(found)
-    complete, kept = covered({label: set(found) for label, found in means.items()})
-    skipped, tasks = [task for task in tasks if task not in kept], [task for task in tasks if task in kept]
-    scores = {label: [means[label][task] for task in tasks] for label in complete}
-    test = friedman(scores)
-    if test is None:
-        return None
-    metric = question.metric or default_metric(cells)
-    baseline = _baseline(question.baseline, cells, complete)
-    versus = _versus(scores, baseline) if baseline else {}
-    return Overall(
-        metric,
-        list(tasks),
-        scores,
-        test,
-        sorted(ranked - set(complete)),
-        skipped,
-        unusual,
-        len(every - ranked),
-        baseline,
-        versus,
-    )
+    results = {label: set(found) for label, found in means.items()}
+    many, more = covered(results), shared(results, ENOUGH)
+    chosen = [many, more] if set(more[0]) > set(many[0]) else [many]
+    comparison = []
+    for complete, kept in chosen:
+        own = [task for task in tasks if task in kept]
+        scores = {label: [means[label][task] for task in own] for label in complete}
+        if (test := friedman(scores)) is None:
+            continue
+        baseline = _baseline(question.baseline, cells, complete)
+        comparison.append(
+            Overall(
+                metric=question.metric or default_metric(cells),
+                tasks=own,
+                scores=scores,
+                test=test,
+                left_out=sorted(ranked - set(complete)),
+                skipped=[task for task in tasks if task not in kept],
+                unusual=unusual,
+                variants=len(every - ranked),
+                baseline=baseline,
+                versus=_versus(scores, baseline) if baseline else {},
+            )
+        )
+    return comparison
+
+
+def compare(cells: Sequence[Cell], question: Question | None = None) -> Overall | None:
+    """The comparison over many tasks, the first of :func:`comparisons`; None with too few methods or tasks."""
+    return next(iter(comparisons(cells, question)), None)
 
 
 def _as_published(cells: Sequence[Cell]) -> list[Cell]:
@@ -93,13 +110,13 @@ def _as_published(cells: Sequence[Cell]) -> list[Cell]:
     return published if len({cell["method"] for cell in published}) >= FEWEST else list(cells)
 
 
-def _with_spread(by_task: Mapping[tuple[object, ...], list[Cell]]) -> dict[tuple[object, ...], list[Cell]]:
+def _with_spread(by_task: Mapping[Task, list[Cell]]) -> dict[Task, list[Cell]]:
     """The tasks that were run with several seeds; all of them if none was: one seed is luck beside a mean of five."""
     several = {task: members for task, members in by_task.items() if len({cell["seed"] for cell in members}) > 1}
     return several or dict(by_task)
 
 
-def covered(results: Mapping[str, Set[tuple[object, ...]]]) -> tuple[list[str], set[tuple[object, ...]]]:
+def covered(results: Mapping[str, Set[Task]]) -> tuple[list[str], set[Task]]:
     """Methods and tasks such that each of these methods has a result on each of these tasks.
 
     Whatever lacks the largest share of the others goes first, a method before a task where they lack the same share.
@@ -116,6 +133,24 @@ def covered(results: Mapping[str, Set[tuple[object, ...]]]) -> tuple[list[str], 
         else:
             tasks.discard(task)
     return sorted(methods), tasks
+
+
+def shared(results: Mapping[str, Set[Task]], enough: int) -> tuple[list[str], set[Task]]:
+    """As many methods as have ``enough`` tasks in common, and these tasks; nothing where no methods have.
+
+    While the methods have fewer in common, the one goes without which the others have most, of equals that with fewest.
+    """
+    methods = set(results)
+    while methods:
+        common = set.intersection(*(set(results[name]) for name in methods))
+        if len(common) >= enough:
+            return sorted(methods), common
+        without = {
+            name: len(set.intersection(*(set(results[other]) for other in methods - {name}))) if len(methods) > 1 else 0
+            for name in methods
+        }
+        methods.discard(min(methods, key=lambda name: (-without[name], len(results[name]), name)))
+    return [], set()
 
 
 def _baseline(asked: str | None, cells: Sequence[Cell], complete: Sequence[str]) -> str | None:
@@ -135,10 +170,8 @@ def _versus(scores: dict[str, list[float]], baseline: str) -> dict[str, Comparis
     }
 
 
-def table_of(found: Overall | None) -> Table | None:
+def table_of(found: Overall) -> Table:
     """The mean ranks, best first, with the groups that Nemenyi's test does not separate."""
-    if found is None:
-        return None
     test = found.test
     groups = {name: "" for name in test.mean_ranks}
     for position, group in enumerate(test.groups):
@@ -173,7 +206,8 @@ def table_of(found: Overall | None) -> Table | None:
         notes.append(f"{found.unusual} settings with other training or calibration than the rest are not ranked here")
     if found.left_out:
         notes.append(f"not ranked, for want of a result on every one of these tasks: {', '.join(found.left_out)}")
-    title = f"Over {test.tasks} tasks: mean rank by {found.metric.replace('_', ' ')} on the test split, 1 is best"
+    metric = found.metric.replace("_", " ")
+    title = f"{len(rows)} methods over {test.tasks} tasks: mean rank by {metric} on the test split, 1 is best"
     return Table(title, columns, rows, {"method", "not told apart"}, notes)
 
 
@@ -201,11 +235,17 @@ def diagram(found: Overall, form: str = "svg") -> bytes:
     p_values = pd.DataFrame(1.0, index=names, columns=names)
     for (a, b), p in found.test.nemenyi.items():
         p_values.loc[a, b] = p_values.loc[b, a] = p
-    with rc_context({"svg.hashsalt": SALT, "svg.fonttype": "none", "font.family": "DejaVu Sans"}):
+    with rc_context({"svg.hashsalt": f"{SALT} {len(names)}", "svg.fonttype": "none", "font.family": "DejaVu Sans"}):
         figure = Figure(figsize=(9, 1.2 + 0.22 * len(names)), layout="constrained")
         axes = figure.subplots()
         scikit_posthocs.critical_difference_diagram(
-            found.test.mean_ranks, p_values, alpha=ALPHA, ax=axes, color_palette=dict.fromkeys(names, "black")
+            found.test.mean_ranks,
+            p_values,
+            alpha=ALPHA,
+            ax=axes,
+            color_palette=dict.fromkeys(names, "black"),
+            label_fmt_left="{label} ({rank:.2f})",
+            label_fmt_right="({rank:.2f}) {label}",
         )
         axes.set_title(
             f"mean rank over {found.test.tasks} tasks (1 is best); CD = {found.test.critical_difference:.2f}",

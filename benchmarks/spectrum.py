@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--widths", type=int, default=10, help="about so many widths per layer (10; 0: no errors)")
     parser.add_argument("--samples", type=int, default=500, help="samples on which outputs are compared (500)")
     parser.add_argument("--out", type=Path, help="folder of the picture and the page (results/runs/spectra)")
-    given = parser.parse_args(arguments)
+    given = parser.parse_intermixed_args(arguments)
     if given.widths < 0 or given.samples < 1:
         raise BadInput("--widths must be 0 or more and --samples 1 or more; for instance --widths 6 --samples 200")
     config = _configuration(given.words)
@@ -74,9 +74,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _configuration(words: Sequence[str]) -> dict[str, Any]:
     from benchmarks.composition import Composer
+    from benchmarks.parts import check
     from benchmarks.sweep import CONF
 
-    return Composer(CONF).cell([*words, "track=none"])
+    words, composer = [*words, "track=none"], Composer(CONF)
+    composer.master(words)  # refuses keys that there are not
+    config = composer.cell(words)
+    if not isinstance(config["seed"], int):
+        raise BadInput(f"seed={config['seed']} is not a whole number; type for instance seed=1")
+    check(config)
+    return config
 
 
 def examine(config: dict[str, Any], widths: int, samples: int) -> Found:

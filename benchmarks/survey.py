@@ -179,17 +179,18 @@ def table_of(results: Sequence[Result], cells: Sequence[Cell]) -> Table:
         rows.append(
             [
                 *(result.paper, result.dataset, result.called, result.method or NONE),
-                *(_times(result.compression), _times(result.speedup), _percent(result.top1), _points(result.change)),
+                *(_sizes(result), _percent(result.top1), _points(result.change)),
                 *([NONE] * 3 if ours is None else _ours(ours, kind)),
             ]
         )
-    columns = ["paper", "data", "model", "method", "compression", "speed-up", "top-1 %", "change"]
+    columns = ["paper", "data", "model", "method", "size / MACs", "top-1 %", "change"]
     columns += ["ours, the best", "at", "our change"]
     known = {(result.dataset, result.model) for result in results} & set(tasks)
     shown = ", ".join(f"{data}/{model}" for data, model in sorted(known)) or "a task of ours (none)"
     papers = {result.paper for result in results}
     notes = [
         f"{len(results)} results of {len(papers)} papers in the survey; shown: those with an accuracy on {shown}",
+        "size / MACs: original / remaining parameters, and multiply-accumulates",
         "change: top-1 accuracy in points against the unpruned network; ours after fine-tuning, mean ± std over seeds, "
         f"the best of all methods whose size (or MACs, where the paper gives no size) is within a factor of {NEAR}",
         "papers train longer, on the original images, and choose architectures' details otherwise: compare orders, "
@@ -197,15 +198,16 @@ def table_of(results: Sequence[Result], cells: Sequence[Cell]) -> Table:
     ]
     left = {"paper", "data", "model", "method", "ours, the best", "at"}
     title = "Published results (survey of Blalock et al. 2020) beside ours"
-    return Table(title, columns, rows, left, notes, ["top-1 %", "method", "speed-up", "data", "at"])
+    return Table(title, columns, rows, left, notes, ["top-1 %", "method", "data", "at"])
 
 
 def _ours(ours: Best, kind: str) -> list[str]:
     return [ours.name, f"{kind} {ours.achieved:.3g}", f"{plus_minus(ours.change, 100.0, 2)} (n {ours.change.n})"]
 
 
-def _times(value: float | None) -> str:
-    return NONE if value is None else f"{value:.3g}×"
+def _sizes(result: Result) -> str:
+    """``8× / 3.1×``, a dash for what is not known."""
+    return " / ".join(NONE if value is None else f"{value:.3g}×" for value in (result.compression, result.speedup))
 
 
 def _percent(value: float | None) -> str:

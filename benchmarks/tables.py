@@ -215,9 +215,12 @@ def probability(p: float | None) -> str:
 
 
 def one_line(text: str, limit: int = 100) -> str:
-    """The first line of ``text``, shortened to ``limit`` characters."""
+    """The first line of ``text``, shortened to ``limit`` characters, where it can be between two words."""
     line = next(iter(text.strip().splitlines()), "")
-    return line if len(line) <= limit else line[: limit - 1] + "…"
+    if len(line) <= limit:
+        return line
+    whole, gap, _ = line[: limit - 1].rpartition(" ")
+    return (f"{whole} " if gap and len(whole) > limit // 2 else line[: limit - 1]) + "…"
 
 
 def html_text(text: str) -> str:

@@ -101,9 +101,9 @@ def _tooltip(*first: str, unit: str) -> list[alt.Tooltip]:
 def trade_off(points: list[Point], looks: Looks, x: str, y: str, dense: float | None, band: bool = True) -> Spec:
     """The metric against a ratio: a line per method with one standard deviation around it, and the Pareto front.
 
-    Lines join budgets in their order: a measured ratio need not grow with the budget, so there ``band`` is false and
-    error bars stand in for it. A slider cuts the axis off from below, for boards on which some methods fail badly; at
-    first the lowest tenth of the means after fine-tuning is cut off.
+    Lines join budgets of one kind in their order: a measured ratio need not grow with the budget, so there ``band`` is
+    false and error bars stand in for it. A slider cuts the axis off from below, for boards on which some methods fail
+    badly; at first the lowest tenth of the means after fine-tuning is cut off.
     """
     scales = looks.scales([point["method"] for point in points])
     pick = alt.selection_point(fields=["method"], bind="legend", name="picked")
@@ -123,7 +123,8 @@ def trade_off(points: list[Point], looks: Looks, x: str, y: str, dense: float | 
         "ratio:Q", title=x, scale=alt.Scale(type="log", base=2, nice=False, padding=12), axis=alt.Axis(format=".3~g")
     )
     base = alt.Chart(alt.Data(values=points)).transform_filter("datum.stage == stage")
-    base = base.encode(x=ratio, color=alt.Color("method:N", scale=scales["color"], legend=_legend()))
+    # budgets of another kind are another line: in one order of values they would zigzag
+    base = base.encode(x=ratio, color=alt.Color("method:N", scale=scales["color"], legend=_legend()), detail="kind:N")
     faded = alt.condition(pick, alt.value(1.0), alt.value(0.08))
     around = base.mark_area(clip=True) if band else base.mark_rule(strokeWidth=1.5, clip=True)
     strength = (0.15, 0.02) if band else (0.5, 0.03)
@@ -209,14 +210,14 @@ def widths(points: list[Point], looks: Looks) -> Spec:
 
 
 def curves(points: list[Point], looks: Looks, y: str) -> Spec:
-    """The validation metric by epoch: the dense training, or the fine-tuning of one budget."""
+    """The validation metric by epoch: of each method at one budget, or of the dense networks (no budget)."""
     budgets = _in_order(point["budget"] for point in points)
-    first = next((name for name in budgets if name != "training"), budgets[0])
     scales = looks.scales([point["method"] for point in points])
     pick = alt.selection_point(fields=["method"], bind="legend", name="picked")
-    base = alt.Chart(alt.Data(values=points)).transform_filter("datum.budget == budget")
+    base = alt.Chart(alt.Data(values=points))
+    base = base.transform_filter("datum.budget == budget") if len(budgets) > 1 else base
     base = base.encode(
-        x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1)),
+        x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d")),
         color=alt.Color("method:N", scale=scales["color"], legend=_legend()),
     )
     band = base.mark_area().encode(
@@ -231,7 +232,8 @@ def curves(points: list[Point], looks: Looks, y: str) -> Spec:
         opacity=alt.condition(pick, alt.value(1.0), alt.value(0.08)),
         tooltip=_tooltip("method", "epoch", unit=y),
     )
-    return finished(alt.layer(band, line).add_params(_choice("budget", budgets, first), pick))
+    choices = [_choice("budget", budgets, budgets[0])] if len(budgets) > 1 else []
+    return finished(alt.layer(band, line).add_params(*choices, pick))
 
 
 def predictions(points: list[Point], theory: str, unit: str) -> Spec:

@@ -19,6 +19,7 @@ Point = dict[str, Any]
 Pair = tuple[str, str]
 STAGES = {"pruned": "before fine-tuning", "tuned": "after fine-tuning"}
 MOST_LINES = 14  # of one chart: more cannot be told apart
+DENSE = "dense network"
 CONTROLS = ("random", "magnitude", "random_edge", "magnitude_edge")
 MOST_EPOCHS = 60  # of a curve on the page; longer ones are thinned out
 
@@ -110,7 +111,8 @@ def trade_off(cells: Sequence[Cell], ratio: str) -> list[Point]:
             summary = spread(_scaled(members, f"{stage}_{name}", factor))
             if summary.mean is not None:
                 ratio_mean = spread(cell[ratio] for cell in members).mean
-                where = {"method": label, "budget": budget_name(kind, value), "place": value, "stage": words}
+                where = {"method": label, "budget": budget_name(kind, value), "stage": words}
+                where |= {"kind": kind, "place": value}
                 points.append({**where, "ratio": ratio_mean, **_band(summary)})
     for stage in STAGES.values():
         own = [point for point in points if point["stage"] == stage]
@@ -134,12 +136,18 @@ def dense_level(cells: Sequence[Cell]) -> float | None:
 
 
 def heat(cells: Sequence[Cell]) -> list[Point]:
-    """Selection × compensation: mean over seeds (and allocations) for every budget and stage."""
+    """Selection × compensation: mean over seeds (and allocations) for every budget and stage.
+
+    None where no selection has been repaired in two ways: then the parts cannot be told apart.
+    """
     name, factor, _ = quantity(cells)
     groups: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
     for cell in cells:
         part = compensation_name(cell)
         groups[cell["method"], part, cell["budget"] or "", cell["value"] or 0.0].append(cell)
+    repairs = Counter((method, kind, value) for method, _part, kind, value in groups)
+    if max(repairs.values(), default=0) < 2:
+        return []
     points = []
     for (method, part, kind, value), members in sorted(groups.items()):
         for stage, words in STAGES.items():
@@ -184,7 +192,7 @@ def widths(records: Sequence[Record], labels: Mapping[str, str]) -> list[Point]:
     ]
 
 
-def curves(records: Sequence[Record], labels: Mapping[str, str]) -> list[Point]:
+def curves(records: Sequence[Record], labels: Mapping[str, str]) -> tuple[list[Point], list[Point]]:
     """Validation accuracy (or loss) by epoch: the dense training once, the fine-tuning of each method and budget."""
     groups: dict[tuple[Any, ...], list[float]] = defaultdict(list)
     seen: set[tuple[Any, ...]] = set()
@@ -194,7 +202,7 @@ def curves(records: Sequence[Record], labels: Mapping[str, str]) -> list[Point]:
             training = phase == "train"
             if training and (record.seed,) in seen:
                 continue
-            who = ("dense network", "training") if training else (labels[record.key], budget_name(kind, value))
+            who = (DENSE, "training") if training else (labels[record.key], budget_name(kind, value))
             for row in epochs:
                 number = row.get("validation_accuracy")
                 number = row.get("validation_loss") if number is None else 100 * number
@@ -209,7 +217,7 @@ def curves(records: Sequence[Record], labels: Mapping[str, str]) -> list[Point]:
         step = -(-last[label, budget] // MOST_EPOCHS)
         if epoch % step == 0 or epoch == last[label, budget]:
             points.append({"method": label, "budget": budget, "epoch": epoch, **_band(spread(found))})
-    return points
+    return [p for p in points if p["method"] == DENSE], [p for p in points if p["method"] != DENSE]
 
 
 def _scaled(cells: Iterable[Cell], column: str, factor: float) -> list[float | None]:

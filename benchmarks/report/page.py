@@ -2,8 +2,9 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,16 @@ class Figure:
 
 
 @dataclass
+class Ranking:
+    """A comparison over tasks: its table, and its diagram for the page and as a file."""
+
+    name: str
+    table: Table
+    svg: str
+    png: bytes
+
+
+@dataclass
 class Section:
     """All there is on one (data set, model): charts, and a table per budget."""
 
@@ -54,9 +65,7 @@ class Report:
     sections: list[Section]
     theory_figures: list[Figure]
     theory_tables: list[Table]
-    ranking: Table | None
-    diagram: str
-    diagram_png: bytes
+    rankings: list[Ranking]
     checklist: Table
     methods: list[Any]
     problems: list[str]
@@ -85,27 +94,33 @@ def make(
         baseline: the method that the others are compared with.
         results: where published numbers and reproductions lie; without it the page has none.
     """
+    count = len(cells)
     cells = with_names(cells)
     labels = {cell["key"]: cell["name"] for cell in cells}
     looks = charts.Looks(sorted(set(labels.values())))
     question = Question(baseline=baseline)
-    found = overall.compare(cells, question)
     from benchmarks import theory
 
     return Report(
-        summary=_summary(cells),
+        summary=_summary(cells, count),
         sections=[_section(pair, cells, records, labels, looks, question) for pair in gather.pairs(cells)],
         theory_figures=_theory(theory.points(records)),
         theory_tables=theory.tables(theory.points(records)),
-        ranking=overall.table_of(found),
-        diagram=_inline_svg(overall.diagram(found).decode()) if found else "",
-        diagram_png=overall.diagram(found, "png") if found else b"",
+        rankings=_rankings(overall.comparisons(cells, question)),
         checklist=checklist.table_of(checklist.examine(cells)),
         methods=methods(cells),
         problems=[str(problem) for problem in problems],
         reproductions=reproductions(results / "reproductions") if results else [],
         published=_published(results / "published") if results else None,
     )
+
+
+def _rankings(found: Sequence[overall.Overall]) -> list[Ranking]:
+    names = ["critical_difference", "critical_difference_more_methods"]
+    return [
+        Ranking(name, overall.table_of(each), _inline_svg(overall.diagram(each).decode()), overall.diagram(each, "png"))
+        for name, each in zip(names, found, strict=False)
+    ]
 
 
 def reproductions(folder: Path) -> list[Table]:
@@ -130,11 +145,16 @@ def _published(folder: Path) -> Table | None:
     return published.table_of(numbers) if numbers else None
 
 
-def _summary(cells: Sequence[Cell]) -> list[tuple[str, str]]:
+def _summary(cells: Sequence[Cell], records: int) -> list[tuple[str, str]]:
+    """What there is, from the rows that are shown and the number of records that they were made from."""
+    again = f"; of {records}, since what was measured again counts once" if records > len(cells) else ""
     done = sum(cell["status"] == "done" for cell in cells)
     committed = sum(bool(cell.get("_committed")) for cell in cells)
     return [
-        ("records", f"{len(cells)} ({committed} committed, {len(cells) - committed} of this machine's own runs)"),
+        (
+            "records",
+            f"{len(cells)} ({committed} committed, {len(cells) - committed} of this machine's own runs){again}",
+        ),
         ("done", f"{done}; {len(cells) - done} failed, collapsed or skipped"),
         ("tasks", f"{len({task_of(cell) for cell in cells})} (data set × model × budget)"),
         ("methods", f"{len({cell['method'] for cell in cells})}, in {len({cell['name'] for cell in cells})} settings"),
@@ -183,11 +203,14 @@ def _section(
             section.figures.append(
                 Figure(f"widths_{stem}", f"What each layer keeps. {others}", charts.widths(points, looks))
             )
-        points = gather.curves(own, labels)
-        if points:
-            axis = title.replace("test", "validation")
-            caption = f"Training of the dense network and fine-tuning after pruning, on the validation split. {others}"
-            section.figures.append(Figure(f"curves_{stem}", caption, charts.curves(points, looks, axis)))
+        training, tuning = gather.curves(own, labels)
+        for name, points, caption in (
+            ("training", training, "Training of the dense network, on the validation split. "),
+            ("curves", tuning, f"Fine-tuning after pruning, on the validation split. {others}"),
+        ):
+            if points:
+                spec = charts.curves(points, looks, title.replace("test", "validation"))
+                section.figures.append(Figure(f"{name}_{stem}", caption, spec))
     every = [cell for cell in cells if (cell["dataset"], cell["model"]) == pair]
     for board in boards(every, question):
         section.tables.append((gather.budget_name(board.group["budget"], board.group["value"]), table_of(board)))
@@ -206,6 +229,10 @@ def _theory(points: Sequence[Any]) -> list[Figure]:
             caption += f"; {len(rows)} are drawn." if len(rows) < len(every) else "."
             spec = charts.predictions(rows, name, unit)
             figures.append(Figure(safe_name(f"predicted_{scope}_{name}_{unit}"), caption, spec))
+    names = Counter(figure.name for figure in figures)
+    for number, figure in enumerate(figures):
+        if names[figure.name] > 1:  # names that differ only where they were cut, or in what files cannot be called
+            figures[number] = replace(figure, name=f"{figure.name[:72]}_{number:03}")
     return figures
 
 
@@ -273,10 +300,10 @@ def save_figures(report: Report, folder: Path) -> list[Path]:
         ):
             written.append(folder / f"{figure.name}.{ending}")
             written[-1].write_bytes(content)
-    if report.diagram:
-        svg = report.diagram.replace("currentColor", "#000000")
-        for ending, content in (("svg", svg.encode()), ("png", report.diagram_png)):
-            written.append(folder / f"critical_difference.{ending}")
+    for ranking in report.rankings:
+        svg = ranking.svg.replace("currentColor", "#000000")
+        for ending, content in (("svg", svg.encode()), ("png", ranking.png)):
+            written.append(folder / f"{ranking.name}.{ending}")
             written[-1].write_bytes(content)
     return written
 

@@ -425,13 +425,13 @@ def test_overall_names_its_tests_and_the_methods_it_leaves_out(conf, store, tmp_
     console = Console(record=True, width=120, file=io.StringIO())
     render(store, tmp_path, console, question=board.Question(baseline="c"))
     said = console.export_text()
-    assert "Over 4 tasks: mean rank" in said and "critical difference (Nemenyi, 0.05) = 1.66" in said
+    assert "3 methods over 4 tasks: mean rank" in said and "critical difference (Nemenyi, 0.05) = 1.66" in said
     assert "not ranked, for want of a result on every one of these tasks: only_once" in said
     assert (
         "tasks left out, since many methods have no result on them, or one seed only: digits mlp keep 0.05"
         in " ".join(said.split())
     )
-    assert "4 of 4" in said and "Over 4 tasks" in (tmp_path / "leaderboard.md").read_text()
+    assert "4 of 4" in said and "over 4 tasks" in (tmp_path / "leaderboard.md").read_text()
     assert max(map(len, said.splitlines())) <= 120
 
 
@@ -458,6 +458,39 @@ def test_a_size_beyond_most_methods_costs_a_task_and_a_rare_method_itself():
     results = {name: set(tasks[:3]) for name in "abcde"} | {name: set(tasks) for name in "fg"} | {"h": {tasks[0]}}
     assert overall.covered(results) == (list("abcdefg"), set(tasks[:3]))
     assert overall.covered({}) == ([], set())
+
+
+def test_methods_that_the_many_tasks_leave_out_are_compared_over_fewer(conf):
+    values = [round(0.05 * number, 2) for number in range(1, 13)]
+    everywhere = list(grid(methods=("a", "b", "c"), seeds=(0, 1), values=values, datasets=("digits", "mnist")))
+    costly = grid(methods=("d", "e", "costly"), seeds=(0, 1), values=values, datasets=("digits",))
+    records = [*everywhere, *(record for record in costly if record.method == "costly")]
+    many, more = overall.comparisons(rows_of(records))
+    assert (set(many.scores), len(many.tasks), many.left_out) == (set("abc"), 24, ["costly"])
+    assert (set(more.scores), len(more.tasks), more.left_out) == ({*"abc", "costly"}, 12, [])
+    assert overall.compare(rows_of(records)) == many
+    titles = [overall.table_of(found).title for found in (many, more)]
+    assert [title.partition(":")[0] for title in titles] == ["3 methods over 24 tasks", "4 methods over 12 tasks"]
+    # nothing more to show where few tasks are shared, or no method is left out
+    few = [record for record in records if record.method != "costly" or record.budget.requested["keep"] < 0.3]
+    assert len(overall.comparisons(rows_of(few))) == len(overall.comparisons(rows_of(everywhere))) == 1
+
+
+@given(
+    st.dictionaries(st.text("abcdef", min_size=1, max_size=2), st.sets(st.tuples(st.integers(0, 5))), max_size=7),
+    st.integers(1, 5),
+)
+def test_methods_that_share_enough_tasks(results, enough):
+    methods, tasks = overall.shared(results, enough)
+    pairs = [set.intersection(*map(set, each)) for each in itertools.combinations(results.values(), 2)]
+    if methods:
+        assert tasks == set.intersection(*(set(results[name]) for name in methods)) and len(tasks) >= enough
+    else:
+        assert tasks == set() and not any(len(found) >= enough for found in results.values())
+    if len(methods) < 2:  # it never ends with one where a pair would do
+        assert not pairs or len(methods) == 1 or max(map(len, pairs)) < enough
+    if results and len(set.intersection(*map(set, results.values()))) >= enough:
+        assert methods == sorted(results)
 
 
 @given(st.dictionaries(st.text("abcdef", min_size=1, max_size=2), st.sets(st.tuples(st.integers(0, 5))), max_size=8))
@@ -624,6 +657,24 @@ def test_a_name_is_one_setting_at_all_budgets(conf):
     for each in boards(records):
         assert {row.full for row in each.rows if not row.control} == names
         assert {row.n for row in each.rows} == {3}
+
+
+def test_edges_show_the_macs_that_their_zeros_leave(conf):
+    def cell(method, unit, seed):
+        sizes = {"macs": 1000 if unit == "edge" else 250, "macs_effective": 250}
+        metrics = {"tuned": {"accuracy": 0.9 + seed / 100, **sizes}}
+        return made(seed, method=method, unit=unit, settings={"method": {"name": method}}, metrics=metrics)
+
+    nodes = [cell("spectral", "node", seed) for seed in range(2)]
+    edges = [cell("lq", "edge", seed) for seed in range(2)]
+    [found] = boards([*nodes, *edges])
+    table = table_of(found)
+    at = {row[table.columns.index("method")]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert (at["lq"]["MACs"], at["lq"]["effective MACs"]) == ("1,000", "250")
+    assert (at["spectral"]["MACs"], at["spectral"]["effective MACs"]) == ("250", "250")
+    assert any("effective MACs leave out" in note for note in table.notes)
+    [found] = boards(nodes)
+    assert "effective MACs" not in table_of(found).columns
 
 
 def test_networks_larger_than_asked_for_are_shown_with_what_they_reached_and_not_ranked(conf):

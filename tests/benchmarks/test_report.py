@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_records import made
 
-from benchmarks import published
+from benchmarks import published, theory
 from benchmarks.frame import load
 from benchmarks.naming import with_names
 from benchmarks.records import Store
@@ -18,6 +18,7 @@ from benchmarks.report.__main__ import main
 from methods.errors import BadInput
 
 HOSTILE = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">'
+PATIENCE = 180_000  # milliseconds that a busy machine gets for one step of the browser
 LEAST_SQUARES = {"_target_": "methods.compensation.LeastSquares"}
 NONE = {"_target_": "methods.compensation.Compensation"}
 
@@ -142,13 +143,76 @@ def test_every_axis_has_a_title(results):
     cells, _ = load(store)
     report = page.make(cells, store.load()[0])
     kinds = {figure.name.partition("_digits")[0] for figure in report.figures if "digits" in figure.name}
-    assert kinds == {"trade_off", "selection_x_compensation", "widths", "curves"}
+    assert kinds == {"trade_off", "selection_x_compensation", "widths", "training", "curves"}
+    names = [figure.name for figure in report.figures]
+    assert len(names) == len(set(names))
     for figure in report.figures:
         for layer in figure.spec["layer"]:
             for channel in ("x", "y"):
                 encoding = layer["encoding"].get(channel, {})
                 is_rule = encoding.get("field") == "dense"
                 assert encoding == {} or encoding.get("title") or is_rule, (figure.name, layer)
+
+
+def test_dense_training_is_a_chart_of_its_own(results):
+    _, problems = load(Store(results / "runs", results / "cells"))
+    records = Store(results / "runs", results / "cells").load()[0]
+    training, tuning = gather.curves(records, {record.key: record.method for record in records})
+    assert {(point["method"], point["budget"]) for point in training} == {("dense network", "training")}
+    assert tuning and "dense network" not in {point["method"] for point in tuning}
+    looks = charts.Looks(["dense network"])
+    assert "filter" not in json.dumps(charts.curves(training, looks, "y")["layer"])  # one budget: nothing to choose
+    assert not problems
+
+
+def charted(name, budget, value, compensation="none"):
+    """One cell as the charts see it."""
+    sizes = {"compression": 2.0 * value, "tuned_accuracy": 0.9, "pruned_accuracy": 0.5}
+    return {"name": name, "method": name, "budget": budget, "value": value, "compensation": compensation} | sizes
+
+
+def test_lines_join_budgets_of_one_kind():
+    points = gather.trade_off(
+        [charted("a", "keep", 0.5), charted("a", "speedup", 2.0), charted("a", "keep", 0.2)], "compression"
+    )
+    assert {(point["budget"], point["kind"]) for point in points} == {
+        ("keep 0.2", "keep"), ("keep 0.5", "keep"), ("speedup 2", "speedup"),
+    }  # fmt: skip
+    for layer in charts.trade_off(points, charts.Looks(["a"]), "x", "y", None)["layer"][:3]:
+        assert layer["encoding"]["detail"]["field"] == "kind"
+
+
+def test_a_heat_map_needs_a_selection_with_two_repairs():
+    single = [
+        charted("a", "keep", 0.5),
+        charted("b", "keep", 0.5, "LeastSquares"),
+        charted("a", "keep", 0.2, "LeastSquares"),
+    ]
+    assert gather.heat(single) == []
+    assert len(gather.heat([*single, charted("a", "keep", 0.5, "LeastSquares")])) == 8
+
+
+def test_cells_measured_twice_are_said(results):
+    store = Store(results / "runs", results / "cells")
+    cells, _ = load(store)
+    again = [row | {"key": f"again{number}", "created": "2099"} for number, row in enumerate(cells[:2])]
+    said = dict(page.make([*cells, *again], store.load()[0]).summary)["records"]
+    assert said.startswith(f"{len(cells)} (") and said.endswith(
+        f"of {len(cells) + 2}, since what was measured again counts once"
+    )
+
+
+def test_figures_whose_names_are_cut_alike_keep_apart():
+    words = "a theory with a very long name that is cut somewhere in the middle of what it says about "
+    points = [
+        theory.Point(
+            f"{words}{end}", "loss", "output", "fc", 1.0, 1.0, "key", "digits", "mlp", "spectral", "keep 0.5", seed
+        )
+        for end in ("one thing", "another")
+        for seed in range(4)
+    ]
+    names = [figure.name for figure in page._theory(points)]
+    assert len(names) == 2 == len(set(names))
 
 
 def test_no_records_says_how_to_begin(tmp_path):
@@ -233,6 +297,7 @@ def browser():
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light")])
 def test_in_a_browser(browser, built, width, scheme):
     view = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    view.set_default_timeout(PATIENCE)
     said, asked = [], []
     view.on("console", lambda message: said.append(message.text))
     view.on("pageerror", lambda error: said.append(str(error)))
@@ -256,6 +321,7 @@ def test_in_a_browser(browser, built, width, scheme):
 @pytest.mark.slow
 def test_tables_sort_and_filter_in_a_browser(browser, built):
     view = browser.new_page()
+    view.set_default_timeout(PATIENCE)
     view.goto((built / "report.html").as_uri())
     view.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
     table = view.locator("#task-digits_mlp table").first

@@ -96,3 +96,18 @@ def test_the_command_writes_a_picture_and_a_page_that_loads_nothing(tmp_path, mo
 def test_bad_input_is_explained(words, message):
     with pytest.raises(BadInput, match=message):
         main(words)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("modle=mlp", "unknown key 'modle'"),
+        ("selection.nrom=l1", "unknown key 'selection.nrom'"),
+        ("budget.keep=2", "budget.keep"),
+        ("seed=x", "seed"),
+    ],
+)
+def test_words_that_mean_nothing_are_refused_before_any_work(tmp_path, word, said):
+    with pytest.raises(BadInput, match=re.escape(said)):
+        main(["dataset=digits", f"paths.cache={tmp_path}/cache", f"--out={tmp_path}/out", word])
+    assert not list(tmp_path.iterdir())

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.stats import Spread, spread
-from benchmarks.tables import Table, latex_text, plus_minus, probability, short
+from benchmarks.tables import Table, latex_text, one_line, plus_minus, probability, short
 
 NASTY = r"""a_b & 50% $x$ #1 {y} ~z ^w \input{/etc/passwd} <script>alert("1")</script> 'q' `r` --- é Ω 漢 ± × θ|"""
 SPECIAL = re.compile(r"(?<!\\)[&%$#_^~]")
@@ -107,3 +107,18 @@ def test_spreads_and_probabilities():
     assert plus_minus(spread([0.9, 0.92]), 100, interval=True) == "91.00 ± 12.71"
     assert plus_minus(spread([])) == "–" and plus_minus(spread([1.0])) == "1.00 ± –"
     assert [probability(p) for p in (None, 0.0001, 0.04)] == ["–", "<0.001", "0.040"]
+
+
+@given(st.text("ab1. ", max_size=60), st.integers(5, 40))
+def test_one_line_is_cut_between_words_where_it_can(text, limit):
+    line = one_line(text, limit)
+    first = next(iter(text.strip().splitlines()), "")
+    assert len(line) <= limit
+    assert line == first or (line.endswith("…") and first.startswith(line[:-1]))
+    if line != first and line[:-1].endswith(" "):
+        assert len(line) > limit // 2
+
+
+def test_a_number_in_a_reason_stays_whole():
+    assert one_line("at most 12.5 of 1234567 units remain", 20) == "at most 12.5 of …"
+    assert one_line("x" * 30, 20) == "x" * 19 + "…"
