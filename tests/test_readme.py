@@ -48,7 +48,12 @@ def test_the_readmes_board_is_a_part_of_the_reviewed_one():
 def test_the_readmes_ranks_are_those_of_the_reviewed_board():
     board = (ROOT / "results/boards/reviewed/leaderboard.md").read_text()
     readme = (ROOT / "README.md").read_text()
-    [tasks] = re.findall(r"## Over (\d+) tasks", board)
-    assert f"Over the {tasks} tasks" in readme
-    shown = readme[readme.index("| method | mean rank |") :].split("\n\n")[0]
-    assert len(shown.splitlines()) > 5 and shown in board
+    words = {10: "ten", 19: "nineteen"}
+    rankings = board.split("\n## ")[1:3]
+    shown = readme.split("\n| method | mean rank |")
+    for number, ranking in enumerate(rankings):
+        methods, tasks = map(int, re.findall(r"(\d+) methods over (\d+) tasks", ranking)[0])
+        introduction = " ".join(shown[number].rstrip().rpartition("\n\n")[2].split())
+        assert f"ver the {tasks} tasks" in introduction and f"{words[methods]} methods" in introduction
+        rows = shown[number + 1].split("\n\n")[0]
+        assert len(rows.splitlines()) > 5 and rows in ranking

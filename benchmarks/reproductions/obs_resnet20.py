@@ -96,7 +96,7 @@ def dense_network(work: Workplace, seed: int) -> tuple[Data, nn.Module]:
 
     words = ["dataset=cifar10", "model=resnet20", "trainer=cifar_short"]
     # the tiny version is quick everywhere: not every processor knows bf16
-    words += ["dataset.limit=300", "dataset.limit_test=100", "trainer.train.precision=fp32"] if work.quick else []
+    words += ["dataset.limit=150", "dataset.limit_test=100", "trainer.train.precision=fp32"] if work.quick else []
     if FOLDER in os.environ:
         words += ["dataset.mean=[0.5,0.5,0.5]", "dataset.std=[0.5,0.5,0.5]"]
         words += [] if work.quick else ["dataset.limit=4000", "dataset.limit_test=2000"]
