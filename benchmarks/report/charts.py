@@ -214,10 +214,11 @@ def curves(points: list[Point], looks: Looks, y: str) -> Spec:
     budgets = _in_order(point["budget"] for point in points)
     scales = looks.scales([point["method"] for point in points])
     pick = alt.selection_point(fields=["method"], bind="legend", name="picked")
+    last = max(point["epoch"] for point in points)
     base = alt.Chart(alt.Data(values=points))
     base = base.transform_filter("datum.budget == budget") if len(budgets) > 1 else base
     base = base.encode(
-        x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d")),
+        x=alt.X("epoch:Q", title="epoch", scale=alt.Scale(nice=False), axis=alt.Axis(values=_ticks(last), format="d")),
         color=alt.Color("method:N", scale=scales["color"], legend=_legend()),
     )
     band = base.mark_area().encode(
@@ -225,8 +226,7 @@ def curves(points: list[Point], looks: Looks, y: str) -> Spec:
         y2="high:Q",
         opacity=alt.condition(pick, alt.value(0.12), alt.value(0.02)),
     )
-    few = max(point["epoch"] for point in points) <= FEW_EPOCHS
-    line = base.mark_line(strokeWidth=2, point=few).encode(
+    line = base.mark_line(strokeWidth=2, point=last <= FEW_EPOCHS).encode(
         y=alt.Y("mean:Q", title=y, scale=alt.Scale(zero=False)),
         strokeDash=alt.StrokeDash("method:N", scale=scales["dash"], legend=_legend()),
         opacity=alt.condition(pick, alt.value(1.0), alt.value(0.08)),
@@ -234,6 +234,12 @@ def curves(points: list[Point], looks: Looks, y: str) -> Spec:
     )
     choices = [_choice("budget", budgets, budgets[0])] if len(budgets) > 1 else []
     return finished(alt.layer(band, line).add_params(*choices, pick))
+
+
+def _ticks(last: int) -> list[int]:
+    """Epochs to mark, about a dozen, the first and whole ones only."""
+    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 10**9) if last <= 12 * step)
+    return [1, *range(step, last + 1, step)] if step > 1 else list(range(1, last + 1))
 
 
 def predictions(points: list[Point], theory: str, unit: str) -> Spec:

@@ -165,6 +165,13 @@ def test_dense_training_is_a_chart_of_its_own(results):
     assert not problems
 
 
+@given(st.integers(1, 5000))
+def test_epochs_are_marked_by_whole_numbers_each_once(last):
+    ticks = charts._ticks(last)
+    assert ticks == sorted(set(ticks)) and ticks[0] == 1 and ticks[-1] <= last and len(ticks) <= 60
+    assert last > 12 or ticks == list(range(1, last + 1))
+
+
 def charted(name, budget, value, compensation="none"):
     """One cell as the charts see it."""
     sizes = {"compression": 2.0 * value, "tuned_accuracy": 0.9, "pruned_accuracy": 0.5}
