@@ -5,18 +5,19 @@ READY := $(VENV)/.ready
 RUN := $(VENV)/bin/python
 
 # One thread per test worker: several would fight for the same cores.
-test fast chaos: export OMP_NUM_THREADS = 1
+test suite fast chaos: export OMP_NUM_THREADS = 1
 
-.PHONY: demo test fast chaos lint setup speed clean
+.PHONY: demo test suite fast chaos lint setup speed clean
 
 demo: $(READY)
 	$(RUN) run.py -m method=spectral,dpp,magnitude,random compensation=none
 	$(RUN) run.py -m method=spectral,dpp,magnitude,random
 
+# Side by side: types take a minute of one core, and tests that wait leave room for them.
 test: $(READY)
-	$(RUN) -m ruff check .
-	$(RUN) -m ruff format --check .
-	$(RUN) -m mypy
+	@$(MAKE) --no-print-directory -j 2 lint suite
+
+suite: $(READY)
 	$(RUN) -m pytest -n 2 --dist worksteal
 
 fast: $(READY)

@@ -136,21 +136,20 @@ def covered(results: Mapping[str, Set[Task]]) -> tuple[list[str], set[Task]]:
 
 
 def shared(results: Mapping[str, Set[Task]], enough: int) -> tuple[list[str], set[Task]]:
-    """As many methods as have ``enough`` tasks in common, and these tasks; nothing where no methods have.
+    """The most methods that have ``enough`` tasks in common, of equally many those with most tasks; and these tasks.
 
-    While the methods have fewer in common, the one goes without which the others have most, of equals that with fewest.
+    Nothing where no method has enough. Whatever methods share is an intersection of their sets of tasks; of those there
+    are few, since most methods have been run on the same tasks.
     """
-    methods = set(results)
-    while methods:
-        common = set.intersection(*(set(results[name]) for name in methods))
-        if len(common) >= enough:
-            return sorted(methods), common
-        without = {
-            name: len(set.intersection(*(set(results[other]) for other in methods - {name}))) if len(methods) > 1 else 0
-            for name in methods
-        }
-        methods.discard(min(methods, key=lambda name: (-without[name], len(results[name]), name)))
-    return [], set()
+    common: set[frozenset[Task]] = set()
+    for found in results.values():
+        common |= {frozenset(found), *(each & found for each in common)}
+        common = {each for each in common if len(each) >= enough}
+    sharing = {each: sorted(name for name, found in results.items() if each <= found) for each in common}
+    if not sharing:
+        return [], set()
+    best = max(sharing, key=lambda each: (len(sharing[each]), len(each), sorted(each)))
+    return sharing[best], set(best)
 
 
 def _baseline(asked: str | None, cells: Sequence[Cell], complete: Sequence[str]) -> str | None:

@@ -10,11 +10,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from benchmarks.command import end
 from benchmarks.fingerprint import fingerprint
 from benchmarks.paths import write_atomically
 from benchmarks.published import TOLERANCE, agrees
-from benchmarks.reproductions import Outcome, Workplace, module_of, names, summary
+from benchmarks.reproductions import Claim, Outcome, Workplace, module_of, names, summary
 from benchmarks.stats import Spread
 from benchmarks.tables import NONE, Table, output_console
 from methods.errors import BadInput
@@ -24,6 +26,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 OUTCOME = "outcome.json"
+PAGE = "README.md"
+NOISE = 1e-12  # what is smaller is the rounding of a zero
+FIGURES = (".svg", ".png")
 MARKS = {True: "seen", False: "not seen", None: "undecided"}
 
 
@@ -36,6 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--quick", action="store_true", help="a small version, to try out; nothing is stored in results/"
     )
+    parser.add_argument("--page", action="store_true", help="run nothing, only write the page anew from what is stored")
     given = parser.parse_args(arguments)
     console = output_console()
     if not given.name:
@@ -43,8 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in given.name:
         if name not in names():
             raise BadInput(f"unknown reproduction '{name}'; choose from {', '.join(names())}")
+    if given.page and given.quick:
+        raise BadInput("--page is about stored results, and --quick stores none; leave out one of them")
     for name in given.name:
-        _run(name, given, console)
+        if given.page:
+            folder = given.results / "reproductions" / name
+            write_atomically(folder / PAGE, stored_page(folder))
+            console.print(f"written: {folder / PAGE}", markup=False)
+        else:
+            _run(name, given, console)
     return 0
 
 
@@ -55,7 +68,6 @@ def _run(name: str, given: argparse.Namespace, console: Console) -> None:
     module = module_of(name)
     console.print(f"{name}: {summary(module)}", highlight=False)
     outcome: Outcome = module.run(work)
-    text = document(name, module.PAPER, summary(module), outcome)
     outcome.table.to_csv(work.folder / "table.csv", index=False, float_format="%.6g")
     content = {
         "name": name,
@@ -63,10 +75,35 @@ def _run(name: str, given: argparse.Namespace, console: Console) -> None:
         "setting": outcome.setting,
         "fingerprint": fingerprint(),
     }
-    write_atomically(work.folder / "README.md", text)
     write_atomically(work.folder / OUTCOME, json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    text = stored_page(work.folder)
+    write_atomically(work.folder / PAGE, text)
     console.print(text, markup=False, highlight=False)
     console.print(f"stored in {work.folder}", highlight=False)
+
+
+def stored_page(folder: Path) -> str:
+    """The page of a reproduction from its stored outcome, table and figures.
+
+    Raises:
+        BadInput: it has not been run, or its files are damaged.
+    """
+    import pandas as pd
+
+    module = module_of(folder.name)
+    try:
+        content = json.loads((folder / OUTCOME).read_text(encoding="utf-8"))
+        table = pd.read_csv(folder / "table.csv", keep_default_na=False, na_values=[""])
+        claims = [Claim(**claim) for claim in content["claims"]]
+        setting = str(content["setting"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BadInput(
+            f"{folder} holds no outcome to write a page from ({type(error).__name__}).\n"
+            f"Run it: python -m benchmarks.reproduce {folder.name}"
+        ) from None
+    drawn = sorted(path for path in folder.iterdir() if path.suffix in FIGURES)
+    figures = [path for path in drawn if path.suffix == ".svg" or path.with_suffix(".svg") not in drawn]
+    return document(folder.name, module.PAPER, summary(module), Outcome(table, claims, setting, figures))
 
 
 def document(name: str, paper: str, what: str, outcome: Outcome) -> str:
@@ -79,18 +116,29 @@ def document(name: str, paper: str, what: str, outcome: Outcome) -> str:
         lines += [f"| {claim.text} | {MARKS[claim.seen]} | {claim.evidence} |" for claim in outcome.claims]
         lines.append("")
     lines += [_markdown(outcome.table), ""]
-    lines += [f"![{figure.stem}]({figure.name})" for figure in outcome.figures if figure.suffix in (".svg", ".png")]
+    lines += [f"![{figure.stem}]({figure.name})" for figure in outcome.figures if figure.suffix in FIGURES]
     return "\n".join(lines) + "\n"
 
 
 def _markdown(table: pd.DataFrame) -> str:
-    shown = table.map(
-        lambda value: f"{value:.4g}" if isinstance(value, float) else ("" if value is None else str(value))
-    )
-    shown = shown.replace("nan", "")
+    """The table without columns that say nothing."""
+    shown = table.map(_cell)
+    shown = shown.loc[:, [bool((shown[name] != "").any()) for name in shown.columns]]
     head = "| " + " | ".join(map(str, shown.columns)) + " |"
     rows = ["| " + " | ".join(row) + " |" for row in shown.itertuples(index=False, name=None)]
     return "\n".join([head, "|" + "---|" * len(shown.columns), *rows])
+
+
+def _cell(value: object) -> str:
+    import pandas as pd
+
+    if value is None or value is pd.NA or value != value:
+        return ""
+    if isinstance(value, (bool, np.bool_)):
+        return "yes" if value else "no"
+    if not isinstance(value, float):
+        return str(value)
+    return "0" if abs(value) < NOISE else f"{value:.4g}"
 
 
 def _list(console: Console, results: Path) -> int:

@@ -108,7 +108,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         busy = "unknown" if entry["load"] is None else f"{entry['load']:.1f}"
         text = f"{mark['cpu']}, {mark['threads']} threads, torch {mark['torch']}, load before {busy}"
         machines.setdefault(text, []).append(name)
-    notes = ["A ratio is ours / theirs: the median over pairs run in turn in one process, with a 95 % interval."]
+    notes = ["Command: `python -m benchmarks.speed --save`; claims can be named one by one."]
+    notes += ["A ratio is ours / theirs: the median over pairs run in turn in one process, with a 95 % interval."]
     notes += [f"{', '.join(names)}: {text}." for text, names in machines.items()]
     text = table(rows, "Speed").markdown()
     return f"{text}\n" + "".join(f"- {note}\n" for note in notes)

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from methods.errors import BadInput
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -68,7 +70,11 @@ class Workplace:
     quick: bool = False
 
     def cells(self, words: Sequence[str]) -> list[Record]:
-        """Run the sweep that the command-line ``words`` ask for, as far as it is missing; its records in order."""
+        """Run the sweep that the command-line ``words`` ask for, as far as it is missing; its records in order.
+
+        Raises:
+            BadInput: a cell failed, with its reason: a table without it would be another table.
+        """
         from benchmarks.commandline import Request
         from benchmarks.composition import Composer
         from benchmarks.records import Store
@@ -81,7 +87,11 @@ class Workplace:
         run_missing(composer, plan, request)
         store = Store.of(plan.paths)
         found = [store.find(cell.key, committed=True) for cell in plan.cells]
-        return [record for record in found if record is not None]
+        records = [record for record in found if record is not None]
+        for record in records:
+            if record.status == "failed":
+                raise BadInput(f"cell {record.key} ({record.dataset}, {record.method}) failed: {record.reason}")
+        return records
 
 
 def names() -> list[str]:

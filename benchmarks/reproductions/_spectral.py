@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.reproductions import Claim, Workplace
 from benchmarks.reproductions._figures import canvas, curve, save
 from benchmarks.stats import Comparison, paired_t, spread
-from methods.errors import BadInput
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,16 +32,8 @@ def sweep(work: Workplace, grids: Sequence[Sequence[str]], columns: Mapping[str,
     """
     import pandas as pd
 
-    records = [record for words in grids for record in finished(work.cells([*words, *COMMON]))]
+    records = [record for words in grids for record in work.cells([*words, *COMMON])]
     return pd.DataFrame([_row(record, columns) for record in records])
-
-
-def finished(records: Sequence[Record]) -> Sequence[Record]:
-    """The records; :class:`BadInput` with the first reason if a cell failed."""
-    for record in records:
-        if record.status == "failed":
-            raise BadInput(f"cell {record.key} ({record.dataset}, {record.method}) failed: {record.reason}")
-    return records
 
 
 def _row(record: Record, columns: Mapping[str, str]) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def run(work: Workplace) -> Outcome:
         claims.append(_better(own, "random_edge", "dpp_node", f"{setting.label}, all k"))
         claims.append(_better(own, "dpp_edge", "random_edge", setting.label))
         claims.append(_better(own, "dpp_edge", "importance_edge", setting.label))
-    regimes = " ".join(statement(settings))
+    regimes = " ".join(dict.fromkeys(statement(settings)))  # noise changes no regime
     return Outcome(table, claims, f"{SETTING} In which regime: {regimes}", save(plot(full), work.folder, "errors"))
 
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from benchmarks.reproductions import Claim, Outcome, Workplace
 from benchmarks.reproductions._figures import canvas, curve, save
-from benchmarks.reproductions._spectral import finished
 from benchmarks.stats import paired_t, spread
 
 if TYPE_CHECKING:
@@ -38,9 +37,9 @@ def run(work: Workplace) -> Outcome:
     if work.quick:
         digits = ["dataset=digits", "model=mlp_digits", "budget.keep=0.1", "seed=0,1"]
         digits += ["trainer.train.epochs=5", "trainer.finetune.epochs=1"]
-    records = [*finished(work.cells([*digits, *common]))]
+    records = work.cells([*digits, *common])
     if not work.quick:
-        records += finished(work.cells([*mnist, *common]))
+        records += work.cells([*mnist, *common])
     table = tabulate(records)
     return Outcome(_summary(table), _claims(table), _setting(table, work.quick), _plot(table, work.folder))
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.reproductions import Claim, Outcome, Workplace
 from benchmarks.reproductions._figures import COLOURS, canvas, save, spreads
-from benchmarks.reproductions._spectral import finished
 from benchmarks.stats import spread
 from methods.spectral import bias_variance, degrees_of_freedom
 
@@ -53,7 +52,7 @@ def run(work: Workplace) -> Outcome:
     rows: list[dict[str, Any]] = []
     for size in sizes:
         grid = f"budget.keep={','.join(map(str, keeps))}"
-        for record in finished(work.cells([*words, "measure=none", "method=spectral", _limit(size), grid, seeds])):
+        for record in work.cells([*words, "measure=none", "method=spectral", _limit(size), grid, seeds]):
             keep = next(iter(record.budget.requested.values()))
             metrics = record.metrics.pruned
             error = 1 - metrics.accuracy if metrics and metrics.accuracy is not None else None

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.reproductions import Claim, Outcome, Workplace
 from benchmarks.reproductions._figures import COLOURS, canvas, save
-from benchmarks.reproductions._spectral import finished
 from benchmarks.stats import paired_t, spread
 
 if TYPE_CHECKING:
@@ -57,11 +56,11 @@ def run(work: Workplace) -> Outcome:
     for name, words in ROWS:
         edges = name.startswith("magnitude of single")
         size = f"compression={_parameters(hidden) / _parameters(kept)}" if edges else f"keep={kept / hidden}"
-        records = finished(work.cells([*task, f"model.hidden={hidden}", *words, f"budget.{size}", seeds]))
+        records = work.cells([*task, f"model.hidden={hidden}", *words, f"budget.{size}", seeds])
         if name == ROWS[0][0]:
             rows += [_row(DENSE, record, "dense") for record in records]
         rows += [_row(name, record) for record in records]
-    small = finished(work.cells([*task, f"model.hidden={kept}", "method=random", "budget.keep=1", seeds]))
+    small = work.cells([*task, f"model.hidden={kept}", "method=random", "budget.keep=1", seeds])
     rows += [_row(SCRATCH, record, "dense") for record in small]
     table = _summary(rows)
     setting = (

@@ -480,17 +480,16 @@ def test_methods_that_the_many_tasks_leave_out_are_compared_over_fewer(conf):
     st.dictionaries(st.text("abcdef", min_size=1, max_size=2), st.sets(st.tuples(st.integers(0, 5))), max_size=7),
     st.integers(1, 5),
 )
-def test_methods_that_share_enough_tasks(results, enough):
+def test_no_more_methods_share_enough_tasks(results, enough):
     methods, tasks = overall.shared(results, enough)
-    pairs = [set.intersection(*map(set, each)) for each in itertools.combinations(results.values(), 2)]
-    if methods:
-        assert tasks == set.intersection(*(set(results[name]) for name in methods)) and len(tasks) >= enough
-    else:
-        assert tasks == set() and not any(len(found) >= enough for found in results.values())
-    if len(methods) < 2:  # it never ends with one where a pair would do
-        assert not pairs or len(methods) == 1 or max(map(len, pairs)) < enough
-    if results and len(set.intersection(*map(set, results.values()))) >= enough:
-        assert methods == sorted(results)
+    sizes = [
+        (len(some), len(common))
+        for count in range(1, len(results) + 1)
+        for some in itertools.combinations(results, count)
+        if len(common := set.intersection(*(set(results[name]) for name in some))) >= enough
+    ]
+    assert (len(methods), len(tasks)) == max(sizes, default=(0, 0))
+    assert not methods or tasks == set.intersection(*(set(results[name]) for name in methods))
 
 
 @given(st.dictionaries(st.text("abcdef", min_size=1, max_size=2), st.sets(st.tuples(st.integers(0, 5))), max_size=8))

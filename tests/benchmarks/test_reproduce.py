@@ -2,10 +2,13 @@
 
 import json
 
+import pandas as pd
 import pytest
 
 from benchmarks import reproduce
-from benchmarks.reproductions import names
+from benchmarks.paths import REPOSITORY
+from benchmarks.reproductions import Workplace, names
+from methods.errors import BadInput
 
 HEAD = "method,published,certainty,ours,std,n\n"
 
@@ -36,3 +39,53 @@ def test_the_list_names_every_reproduction_with_its_state(tmp_path, capsys, monk
     assert set(names()) <= set(lines)
     assert "differs: 0 of 1 agree" in lines["dpp_mnist"] and "1 / 1 / 1" in lines["dpp_mnist"]
     assert "not run" in lines["spectral_rnn"]
+
+
+@pytest.mark.parametrize("name", names())
+def test_pages_under_version_control_are_what_the_stored_numbers_give(name):
+    folder = REPOSITORY / "results" / "reproductions" / name
+    assert reproduce.stored_page(folder) == (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_page_leaves_out_empty_columns_and_writes_for_people(tmp_path, capsys):
+    folder = tmp_path / "reproductions" / "dpp_mnist"
+    folder.mkdir(parents=True)
+    claim = {"text": "it holds", "seen": None, "evidence": "n = 1"}
+    (folder / "outcome.json").write_text(json.dumps({"claims": [claim], "setting": "small"}))
+    table = {
+        "method": ["a", "b"],
+        "published": [None, None],
+        "ours": [3e-16, 0.123456],
+        "std": [None, 0.5],
+        "fits": [True, False],
+    }
+    pd.DataFrame(table).to_csv(folder / "table.csv", index=False)
+    for name in ("b.png", "a.svg", "a.png"):
+        (folder / name).touch()
+    assert reproduce.main(["dpp_mnist", "--page", "--results", str(tmp_path)]) == 0
+    page = (folder / "README.md").read_text()
+    assert "| method | ours | std | fits |\n|---|---|---|---|\n| a | 0 |  | yes |\n| b | 0.1235 | 0.5 | no |\n" in page
+    assert "| it holds | undecided | n = 1 |" in page and "small" in page
+    assert page.endswith("![a](a.svg)\n![b](b.png)\n")
+    assert "README.md" in capsys.readouterr().out
+
+
+def test_a_page_of_nothing_is_refused(tmp_path):
+    folder = tmp_path / "reproductions" / "dpp_mnist"
+    with pytest.raises(BadInput, match=r"holds no outcome.*\nRun it: python -m benchmarks.reproduce dpp_mnist"):
+        reproduce.main(["dpp_mnist", "--page", "--results", str(tmp_path)])
+    folder.mkdir(parents=True)
+    (folder / "outcome.json").write_text("{}")
+    (folder / "table.csv").write_text(HEAD)
+    with pytest.raises(BadInput, match="holds no outcome"):
+        reproduce.main(["dpp_mnist", "--page", "--results", str(tmp_path)])
+    assert not (folder / "README.md").exists()
+    with pytest.raises(BadInput, match="leave out one"):
+        reproduce.main(["dpp_mnist", "--page", "--quick"])
+
+
+def test_a_failed_cell_stops_a_reproduction_with_its_reason(tmp_path):
+    work = Workplace(tmp_path, tmp_path / "results", tmp_path / "cache")
+    words = ["dataset=mnist", "dataset.source=/no/such/folder", "method=random", "measure=none", "track=none"]
+    with pytest.raises(BadInput, match=r"cell [0-9a-f]{16} \(mnist, random\) failed: .*no/such/folder"):
+        work.cells(words)

@@ -6,8 +6,7 @@ import pandas as pd
 import pytest
 
 from benchmarks.reproductions import module_of
-from benchmarks.reproductions._spectral import compared, equal, finished, larger, summary
-from methods.errors import BadInput
+from benchmarks.reproductions._spectral import compared, equal, larger, summary
 
 ON_DIGITS = ("selection_x_compensation", "spectral_lambda", "spectral_samples", "spectral_theta")
 ON_MNIST = ("spectral_nn3", "spectral_rnn", "spectral_bias_variance")
@@ -45,14 +44,6 @@ def test_recurrent_claims_without_a_pair_are_undecided():
     assert claims and {(claim.seen, claim.evidence) for claim in claims} == {(None, "no pairs")}
     means = summary(table([0.9, None, 0.92], [0.7, 0.72, 0.71]), ["keep", "theta"]).set_index("theta")
     assert means.loc[0.3, "n"] == 2 and means.loc[0.3, "accuracy"] == pytest.approx(0.91)
-
-
-def test_a_failed_cell_stops_a_reproduction_with_its_reason():
-    class Failed:
-        status, key, dataset, method, reason = "failed", "0" * 16, "mnist", "spectral", "no data"
-
-    with pytest.raises(BadInput, match="no data"):
-        finished([Failed()])
 
 
 @pytest.mark.slow
