@@ -17,7 +17,7 @@ from methods.graph import NetworkGraph, gated
 CONF = Path(__file__).parents[2] / "conf"
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 DATA = calibration(64)
-QUICK = {"cbs": ["selection.trials=3", "selection.passes=5"]}
+QUICK = {"cbs": ["selection.trials=3", "selection.passes=5"], "hap": ["selection.probes=20"]}
 
 
 @cache
