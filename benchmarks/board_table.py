@@ -32,7 +32,7 @@ def table_of(board: Board, compact: bool = False, interval: bool = False) -> Tab
     }
     for name, words in STAGES.items():
         columns[words] = lambda row, name=name: _figure(row, f"{name}_{kind}", interval)
-        if name == "pruned" and _has(board, f"recalibrated_{kind}"):
+        if name == "pruned" and _usual(board, f"recalibrated_{kind}"):
             columns["same, BN recalibrated"] = lambda row: _figure(row, f"recalibrated_{kind}", interval)
     if not staged:
         columns[board.metric.replace("_", " ")] = lambda row: _figure(row, board.metric, interval)
@@ -61,6 +61,13 @@ def table_of(board: Board, compact: bool = False, interval: bool = False) -> Tab
 
 def _has(board: Board, quantity: str) -> bool:
     return any(row.values[quantity].n for row in board.rows if quantity in row.values)
+
+
+def _usual(board: Board, quantity: str) -> bool:
+    """Whether half of the rows have it: a column of dashes with one figure helps nobody, and the CSV has all."""
+    rows = [row for row in board.rows if row.status == "done" and not row.control]
+    having = sum(quantity in row.values and row.values[quantity].n > 0 for row in rows)
+    return having > 0 and 2 * having >= len(rows)
 
 
 def _measured(board: Board, kind: str) -> bool:

@@ -74,3 +74,8 @@ def test_boards_show_them_where_there_are_any(tmp_path):
     assert table.columns[place - 1] == "before fine-tuning"
     assert any(row[place].startswith("77.00") for row in table.rows)
     assert "recalibrated_accuracy_mean" in csv_of([board])
+    for number in range(2):  # two more methods without them: the one figure is left to the CSV
+        store.write(made(2 + number, method=f"other{number}", settings={"method": {"name": f"other{number}"}}))
+    [board] = boards(load(store)[0])
+    assert len(board.rows) > 3 and "same, BN recalibrated" not in table_of(board).columns
+    assert "recalibrated_accuracy_mean" in csv_of([board])
