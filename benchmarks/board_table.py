@@ -42,7 +42,7 @@ def table_of(board: Board, compact: bool = False, interval: bool = False) -> Tab
     if any(row.unit == "edge" for row in board.rows):
         columns["nonzero"] = lambda row: count(row.values["nonzero"])
     columns["MACs"] = lambda row: count(row.values["macs"])
-    if any(row.unit == "edge" and row.values["macs_effective"].n for row in board.rows):
+    if _counts_zeros(board):
         columns["effective MACs"] = lambda row: count(row.values["macs_effective"])
     for name in board.latencies:
         columns[name.replace("_", " ")] = lambda row, name=name: times(row.values.get(name, spread([])))
@@ -61,6 +61,10 @@ def table_of(board: Board, compact: bool = False, interval: bool = False) -> Tab
 
 def _has(board: Board, quantity: str) -> bool:
     return any(row.values[quantity].n for row in board.rows if quantity in row.values)
+
+
+def _counts_zeros(board: Board) -> bool:
+    return any(row.unit == "edge" and row.values["macs_effective"].n for row in board.rows)
 
 
 def _usual(board: Board, quantity: str) -> bool:
@@ -131,8 +135,8 @@ def _notes(board: Board, interval: bool) -> list[str]:
         notes.append(f"latencies of {len(elsewhere)} records left out, not to be compared with the others: {kinds}")
     if any(row.unit == "edge" for row in board.rows):
         notes.append(
-            "edge methods mask weights: their zeros bring no speed in a dense runtime; effective MACs leave out "
-            "multiplications by zero weights"
+            "edge methods mask weights: their zeros bring no speed in a dense runtime"
+            + ("; effective MACs leave out multiplications by zero weights" if _counts_zeros(board) else "")
         )
     seeds = {row.n for row in board.rows if row.status == "done" and not row.control}
     if len(seeds) > 1:

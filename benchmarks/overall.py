@@ -22,6 +22,7 @@ from benchmarks.tables import NONE, Table, probability
 
 FEWEST = 3  # methods that Friedman's test can compare
 ENOUGH = 10  # tasks for a comparison of more methods
+BEAM = 500  # sets of tasks that the search for it follows at most
 Task = tuple[object, ...]
 SALT = "secateurs"  # fixed, so that the same diagram has the same bytes
 
@@ -70,7 +71,7 @@ def comparisons(cells: Sequence[Cell], question: Question | None = None) -> list
             means[label][task] = sum(found) / len(found)
     results = {label: set(found) for label, found in means.items()}
     many, more = covered(results), shared(results, ENOUGH)
-    chosen = [many, more] if set(more[0]) > set(many[0]) else [many]
+    chosen = [many, more] if len(more[0]) > len(many[0]) else [many]
     comparison = []
     for complete, kept in chosen:
         own = [task for task in tasks if task in kept]
@@ -138,18 +139,28 @@ def covered(results: Mapping[str, Set[Task]]) -> tuple[list[str], set[Task]]:
 def shared(results: Mapping[str, Set[Task]], enough: int) -> tuple[list[str], set[Task]]:
     """The most methods that have ``enough`` tasks in common, of equally many those with most tasks; and these tasks.
 
-    Nothing where no method has enough. Whatever methods share is an intersection of their sets of tasks; of those there
-    are few, since most methods have been run on the same tasks.
+    Nothing where no method has enough. Whatever methods share is an intersection of their sets of tasks. Where there
+    are very many of those, only the BEAM most promising are followed, and the result may be one of a few methods less.
     """
-    common: set[frozenset[Task]] = set()
-    for found in results.values():
-        common |= {frozenset(found), *(each & found for each in common)}
-        common = {each for each in common if len(each) >= enough}
-    sharing = {each: sorted(name for name, found in results.items() if each <= found) for each in common}
-    if not sharing:
+    tasks = sorted({task for found in results.values() for task in found})
+    bit = {task: 1 << number for number, task in enumerate(tasks)}
+    owned = {name: sum(bit[task] for task in found) for name, found in sorted(results.items())}
+    merits: dict[int, tuple[int, int]] = {}  # of each intersection: methods so far that have all of it, and its tasks
+    seen: list[int] = []
+    for own in owned.values():
+        seen.append(own)
+        candidates = {own, *merits, *(each & own for each in merits)}
+        merits = {
+            each: (sum(each & other == each for other in seen), each.bit_count())
+            for each in candidates
+            if each.bit_count() >= enough
+        }
+        if len(merits) > BEAM:
+            merits = dict(sorted(merits.items(), key=lambda item: (item[1], item[0]), reverse=True)[:BEAM])
+    if not merits:
         return [], set()
-    best = max(sharing, key=lambda each: (len(sharing[each]), len(each), sorted(each)))
-    return sharing[best], set(best)
+    best = max(merits, key=lambda each: (merits[each], each))
+    return [name for name, own in owned.items() if best & own == best], {task for task in tasks if bit[task] & best}
 
 
 def _baseline(asked: str | None, cells: Sequence[Cell], complete: Sequence[str]) -> str | None:

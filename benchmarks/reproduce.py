@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 OUTCOME = "outcome.json"
 PAGE = "README.md"
-NOISE = 1e-12  # what is smaller is the rounding of a zero
+NOISE = 1e-12  # relative to the largest number of a column: what is smaller is the rounding of a zero
 FIGURES = (".svg", ".png")
 MARKS = {True: "seen", False: "not seen", None: "undecided"}
 
@@ -41,17 +41,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--quick", action="store_true", help="a small version, to try out; nothing is stored in results/"
     )
-    parser.add_argument("--page", action="store_true", help="run nothing, only write the page anew from what is stored")
+    parser.add_argument(
+        "--page", action="store_true", help="run nothing, only write the page (or all) anew from what is stored"
+    )
     given = parser.parse_args(arguments)
     console = output_console()
-    if not given.name:
+    if not given.name and not given.page:
         return _list(console, given.results)
-    for name in given.name:
+    stored = [name for name in names() if (given.results / "reproductions" / name / OUTCOME).is_file()]
+    chosen = given.name or stored
+    for name in chosen:
         if name not in names():
             raise BadInput(f"unknown reproduction '{name}'; choose from {', '.join(names())}")
     if given.page and given.quick:
         raise BadInput("--page is about stored results, and --quick stores none; leave out one of them")
-    for name in given.name:
+    for name in chosen:
         if given.page:
             folder = given.results / "reproductions" / name
             write_atomically(folder / PAGE, stored_page(folder))
@@ -68,7 +72,7 @@ def _run(name: str, given: argparse.Namespace, console: Console) -> None:
     module = module_of(name)
     console.print(f"{name}: {summary(module)}", highlight=False)
     outcome: Outcome = module.run(work)
-    outcome.table.to_csv(work.folder / "table.csv", index=False, float_format="%.6g")
+    outcome.table.to_csv(work.folder / "table.csv", index=False, float_format="%.10g")
     content = {
         "name": name,
         "claims": [asdict(claim) for claim in outcome.claims],
@@ -76,6 +80,10 @@ def _run(name: str, given: argparse.Namespace, console: Console) -> None:
         "fingerprint": fingerprint(),
     }
     write_atomically(work.folder / OUTCOME, json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    drawn = {figure.stem for figure in outcome.figures}
+    for path in work.folder.iterdir():
+        if path.suffix in FIGURES and path.stem not in drawn:  # of an earlier version
+            path.unlink()
     text = stored_page(work.folder)
     write_atomically(work.folder / PAGE, text)
     console.print(text, markup=False, highlight=False)
@@ -122,14 +130,22 @@ def document(name: str, paper: str, what: str, outcome: Outcome) -> str:
 
 def _markdown(table: pd.DataFrame) -> str:
     """The table without columns that say nothing."""
-    shown = table.map(_cell)
+    shown = table.apply(_written)
     shown = shown.loc[:, [bool((shown[name] != "").any()) for name in shown.columns]]
     head = "| " + " | ".join(map(str, shown.columns)) + " |"
     rows = ["| " + " | ".join(row) + " |" for row in shown.itertuples(index=False, name=None)]
     return "\n".join([head, "|" + "---|" * len(shown.columns), *rows])
 
 
-def _cell(value: object) -> str:
+def _written(column: pd.Series) -> pd.Series:
+    import pandas as pd
+
+    numbers = pd.to_numeric(column, errors="coerce").abs()
+    largest = float(numbers.max()) if numbers.notna().any() else 0.0
+    return column.map(lambda value: _cell(value, NOISE * largest))
+
+
+def _cell(value: object, noise: float) -> str:
     import pandas as pd
 
     if value is None or value is pd.NA or value != value:
@@ -138,7 +154,7 @@ def _cell(value: object) -> str:
         return "yes" if value else "no"
     if not isinstance(value, float):
         return str(value)
-    return "0" if abs(value) < NOISE else f"{value:.4g}"
+    return "≈ 0" if 0 < abs(value) < noise else f"{value:.4g}"
 
 
 def _list(console: Console, results: Path) -> int:

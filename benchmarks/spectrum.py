@@ -73,14 +73,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _configuration(words: Sequence[str]) -> dict[str, Any]:
-    from benchmarks.composition import Composer
+    from benchmarks.composition import Composer, expand
     from benchmarks.parts import check
     from benchmarks.sweep import CONF
 
+    if len(expand(words)) > 1:
+        raise BadInput("several values for one key are several networks; type one of them")
     words, composer = [*words, "track=none"], Composer(CONF)
     composer.master(words)  # refuses keys that there are not
     config = composer.cell(words)
-    if not isinstance(config["seed"], int):
+    if type(config["seed"]) is not int:  # YAML's true is an int to isinstance
         raise BadInput(f"seed={config['seed']} is not a whole number; type for instance seed=1")
     check(config)
     return config

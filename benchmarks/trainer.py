@@ -376,7 +376,7 @@ def fabric_of(settings: TrainerSettings) -> "Fabric":
 def _warn_of_emulation() -> None:
     """Says once that bf16 costs time instead of saving it: x86 processors compute in it only from AVX-512 on."""
     capability = torch.backends.cpu.get_cpu_capability()
-    if platform.machine().lower() in ("x86_64", "amd64") and capability in ("DEFAULT", "AVX2"):
+    if platform.machine().lower() in ("x86_64", "amd64") and capability in ("DEFAULT", "NO AVX", "AVX2"):
         LOG.warning(
             "precision=bf16 is emulated on this processor (%s) and several times slower than fp32; "
             "type trainer.train.precision=fp32",

@@ -36,7 +36,15 @@ from methods.layers import NodeLayer
 from methods.network_error import chain_bound, network_error
 from methods.ridge import RidgeInverse, strips
 from methods.selection import Count, Selection
-from methods.spectral_greedy import AnyMetric, Metric, checked, greedy_path, greedy_selection, metric_times
+from methods.spectral_greedy import (
+    AnyMetric,
+    Metric,
+    checked,
+    checked_metric,
+    greedy_path,
+    greedy_selection,
+    metric_times,
+)
 from methods.spectral_theory import (
     bias_variance,
     compression_bound,
@@ -94,7 +102,7 @@ def reconstruction_matrix(
         ridge: (k,) tau in the order of ``kept``, or one number.
     """
     covariance, _ = checked(covariance, len(kept), None)
-    kept = torch.as_tensor(kept, dtype=torch.int64, device=covariance.device)
+    kept = _positions(kept, covariance.device)
     if len(kept) == 0:
         return covariance.new_zeros(len(covariance), 0)
     tau = torch.as_tensor(0.0 if ridge is None else ridge, dtype=torch.float64, device=covariance.device)
@@ -114,9 +122,19 @@ def information_loss(
         ridge: (k,) tau in the order of ``kept``, or one number.
         metric: M as a (m, m) matrix or a Metric.
     """
-    kept = torch.as_tensor(kept, dtype=torch.int64, device=covariance.device)
+    kept = _positions(kept, covariance.device)
     matrix = reconstruction_matrix(covariance, kept, ridge)
-    return residual_trace(covariance.double(), kept, matrix, metric).clamp(min=0)
+    return residual_trace(covariance.double(), kept, matrix, checked_metric(metric)).clamp(min=0)
+
+
+def _positions(kept: Tensor | Sequence[int], device: torch.device) -> Tensor:
+    """The numbers of the kept nodes as int64, or BadInput for what is no numbers, such as a mask."""
+    found = torch.as_tensor(kept, device=device)
+    if len(found) > 0 and (found.dtype == torch.bool or found.is_floating_point()):
+        raise BadInput(
+            "the kept nodes must be given by their numbers; got a mask or fractions (mask.nonzero() has them)"
+        )
+    return found.to(torch.int64)
 
 
 def residual_trace(covariance: Tensor, kept: Tensor, matrix: Tensor, metric: AnyMetric = None) -> Tensor:

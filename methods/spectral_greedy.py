@@ -101,7 +101,22 @@ def metric_times(metric: AnyMetric, matrix: Tensor) -> Tensor:
     """M @ matrix."""
     if metric is None:
         return matrix
-    return metric.times(matrix) if isinstance(metric, Metric) else metric.to(matrix.dtype) @ matrix
+    return metric.times(matrix) if isinstance(metric, Metric) else metric @ matrix
+
+
+def checked_metric(metric: AnyMetric) -> AnyMetric:
+    """The metric in float64, or BadInput where it is not finite."""
+    if metric is None:
+        return None
+    if isinstance(metric, Metric):
+        doubles = [[each.detach().double() for each in part] for part in (metric.weights, metric.factors)]
+        metric, parts = Metric(metric.theta, *doubles), [*doubles[0], *doubles[1]]
+    else:
+        metric = metric.detach().double()
+        parts = [metric]
+    if not all(bool(torch.isfinite(part.sum())) for part in parts):
+        raise BadInput("the metric contains NaN or infinity; check the weights of the next layer")
+    return metric
 
 
 def _congruence(pair: Folded, metric: AnyMetric) -> float:
@@ -334,7 +349,8 @@ def greedy_path(
         Skipped: No k nodes satisfy the limit.
     """
     covariance, tau = checked(covariance, k, ridge)
-    search = _Search(covariance, tau, metric.double() if isinstance(metric, Tensor) else metric)
+    metric = checked_metric(metric)
+    search = _Search(covariance, tau, metric)
     picks = min(k, int(search.open.sum()))
     purse = _Purse(price, limit, picks)
     losses, order = [search.loss], list[int]()

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from methods.errors import BadInput
 from methods.ridge import LARGE, cholesky_, eigenvectors_, strips
-from methods.spectral_greedy import AnyMetric, Metric, checked_covariance, metric_times
+from methods.spectral_greedy import AnyMetric, Metric, checked_covariance, checked_metric, metric_times
 
 SPECTRAL_FLOOR = 1e-13
 """Eigenvalues below this part of the largest count as zero (only at lam = 0 does it matter)."""
@@ -110,7 +110,7 @@ def leverage_scores(covariance: Tensor, lam: float) -> Tensor:
 @torch.no_grad()
 def mixed_degrees_of_freedom(covariance: Tensor, metric: AnyMetric, lam: float) -> Tensor:
     """Tr[M S (S + lam I)^-1] for a metric M, 0-dim: N(lam) for None, the identity, and N'(lam) for Z^T Z."""
-    covariance, lam = checked_covariance(covariance), _checked(lam)
+    covariance, metric, lam = checked_covariance(covariance), checked_metric(metric), _checked(lam)
     total = covariance.new_zeros(())
     if (factor := _shifted_factor(covariance, lam)) is not None:
         for part in strips(len(covariance)):

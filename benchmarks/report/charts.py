@@ -11,7 +11,7 @@ from typing import Any
 
 import altair as alt
 
-from benchmarks.report.gather import Point
+from benchmarks.report.gather import TRAINING, Point
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
@@ -216,7 +216,7 @@ def curves(points: list[Point], looks: Looks, y: str) -> Spec:
     pick = alt.selection_point(fields=["method"], bind="legend", name="picked")
     last = max(point["epoch"] for point in points)
     base = alt.Chart(alt.Data(values=points))
-    base = base.transform_filter("datum.budget == budget") if len(budgets) > 1 else base
+    base = base if budgets == [TRAINING] else base.transform_filter("datum.budget == budget")
     base = base.encode(
         x=alt.X("epoch:Q", title="epoch", scale=alt.Scale(nice=False), axis=alt.Axis(values=_ticks(last), format="d")),
         color=alt.Color("method:N", scale=scales["color"], legend=_legend()),
@@ -232,13 +232,13 @@ def curves(points: list[Point], looks: Looks, y: str) -> Spec:
         opacity=alt.condition(pick, alt.value(1.0), alt.value(0.08)),
         tooltip=_tooltip("method", "epoch", unit=y),
     )
-    choices = [_choice("budget", budgets, budgets[0])] if len(budgets) > 1 else []
+    choices = [] if budgets == [TRAINING] else [_choice("budget", budgets, budgets[0])]
     return finished(alt.layer(band, line).add_params(*choices, pick))
 
 
 def _ticks(last: int) -> list[int]:
-    """Epochs to mark, about a dozen, the first and whole ones only."""
-    step = next(step for step in (1, 2, 5, 10, 20, 50, 100, 10**9) if last <= 12 * step)
+    """Epochs to mark, a dozen at most and the first: whole ones, in steps of 1, 2 or 5 times a power of ten."""
+    step = next(digit * 10**power for power in count() for digit in (1, 2, 5) if last <= 12 * digit * 10**power)
     return [1, *range(step, last + 1, step)] if step > 1 else list(range(1, last + 1))
 
 

@@ -19,7 +19,7 @@ Point = dict[str, Any]
 Pair = tuple[str, str]
 STAGES = {"pruned": "before fine-tuning", "tuned": "after fine-tuning"}
 MOST_LINES = 14  # of one chart: more cannot be told apart
-DENSE = "dense network"
+DENSE, TRAINING = "dense network", "training"  # who and what where no method is at work
 CONTROLS = ("random", "magnitude", "random_edge", "magnitude_edge")
 MOST_EPOCHS = 60  # of a curve on the page; longer ones are thinned out
 
@@ -202,7 +202,7 @@ def curves(records: Sequence[Record], labels: Mapping[str, str]) -> tuple[list[P
             training = phase == "train"
             if training and (record.seed,) in seen:
                 continue
-            who = (DENSE, "training") if training else (labels[record.key], budget_name(kind, value))
+            who = (DENSE, TRAINING) if training else (labels[record.key], budget_name(kind, value))
             for row in epochs:
                 number = row.get("validation_accuracy")
                 number = row.get("validation_loss") if number is None else 100 * number

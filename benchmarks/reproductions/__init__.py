@@ -73,7 +73,7 @@ class Workplace:
         """Run the sweep that the command-line ``words`` ask for, as far as it is missing; its records in order.
 
         Raises:
-            BadInput: a cell failed, with its reason: a table without it would be another table.
+            BadInput: a cell failed, or has no record: a table without it would be another table.
         """
         from benchmarks.commandline import Request
         from benchmarks.composition import Composer
@@ -84,13 +84,16 @@ class Workplace:
         request = Request([*words, *folders], multirun=True)
         composer = Composer(CONF)
         plan = make_plan(composer, request)
-        run_missing(composer, plan, request)
+        faults = run_missing(composer, plan, request)
         store = Store.of(plan.paths)
         found = [store.find(cell.key, committed=True) for cell in plan.cells]
         records = [record for record in found if record is not None]
         for record in records:
             if record.status == "failed":
                 raise BadInput(f"cell {record.key} ({record.dataset}, {record.method}) failed: {record.reason}")
+        if faults or len(records) < len(plan.cells):
+            why = next(iter(faults), "run it again to see why")
+            raise BadInput(f"{len(plan.cells) - len(records)} of {len(plan.cells)} cells have no record: {why}")
         return records
 
 

@@ -471,9 +471,20 @@ def test_methods_that_the_many_tasks_leave_out_are_compared_over_fewer(conf):
     assert overall.compare(rows_of(records)) == many
     titles = [overall.table_of(found).title for found in (many, more)]
     assert [title.partition(":")[0] for title in titles] == ["3 methods over 24 tasks", "4 methods over 12 tasks"]
+    # the second need not hold all methods of the first
+    elsewhere = grid(methods=("a", *"uvwxyz"), seeds=(0, 1), values=values, datasets=("cifar10",))
+    first, second = overall.comparisons(rows_of([*everywhere, *elsewhere]))
+    assert (set(first.scores), len(first.tasks)) == (set("abc"), 24)
+    assert (set(second.scores), len(second.tasks)) == ({*"auvwxyz"}, 12)
     # nothing more to show where few tasks are shared, or no method is left out
     few = [record for record in records if record.method != "costly" or record.budget.requested["keep"] < 0.3]
     assert len(overall.comparisons(rows_of(few))) == len(overall.comparisons(rows_of(everywhere))) == 1
+
+
+def test_methods_that_each_lack_another_task_are_compared_over_the_others():
+    tasks = [(number,) for number in range(40)]
+    results = {f"m{number}": set(tasks) - {tasks[number]} for number in range(30)}
+    assert overall.shared(results, 10) == (sorted(results), set(tasks[30:]))
 
 
 @given(

@@ -1,13 +1,14 @@
 """The list of reproductions and their states."""
 
 import json
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 
-from benchmarks import reproduce
+from benchmarks import reproduce, sweep
 from benchmarks.paths import REPOSITORY
-from benchmarks.reproductions import Workplace, names
+from benchmarks.reproductions import Outcome, Workplace, names
 from methods.errors import BadInput
 
 HEAD = "method,published,certainty,ours,std,n\n"
@@ -56,7 +57,7 @@ def test_a_page_leaves_out_empty_columns_and_writes_for_people(tmp_path, capsys)
         "method": ["a", "b"],
         "published": [None, None],
         "ours": [3e-16, 0.123456],
-        "std": [None, 0.5],
+        "std": [0.0, 0.5],
         "fits": [True, False],
     }
     pd.DataFrame(table).to_csv(folder / "table.csv", index=False)
@@ -64,10 +65,15 @@ def test_a_page_leaves_out_empty_columns_and_writes_for_people(tmp_path, capsys)
         (folder / name).touch()
     assert reproduce.main(["dpp_mnist", "--page", "--results", str(tmp_path)]) == 0
     page = (folder / "README.md").read_text()
-    assert "| method | ours | std | fits |\n|---|---|---|---|\n| a | 0 |  | yes |\n| b | 0.1235 | 0.5 | no |\n" in page
+    assert (
+        "| method | ours | std | fits |\n|---|---|---|---|\n| a | ≈ 0 | 0 | yes |\n| b | 0.1235 | 0.5 | no |\n" in page
+    )
     assert "| it holds | undecided | n = 1 |" in page and "small" in page
     assert page.endswith("![a](a.svg)\n![b](b.png)\n")
     assert "README.md" in capsys.readouterr().out
+    (folder / "README.md").unlink()
+    assert reproduce.main(["--page", "--results", str(tmp_path)]) == 0  # all that there are
+    assert (folder / "README.md").read_text() == page
 
 
 def test_a_page_of_nothing_is_refused(tmp_path):
@@ -82,6 +88,32 @@ def test_a_page_of_nothing_is_refused(tmp_path):
     assert not (folder / "README.md").exists()
     with pytest.raises(BadInput, match="leave out one"):
         reproduce.main(["dpp_mnist", "--page", "--quick"])
+
+
+def test_figures_of_an_earlier_version_go(tmp_path, monkeypatch):
+    module = SimpleNamespace(__doc__="What it is.", PAPER="paper", run=lambda work: outcome(work.folder))
+    monkeypatch.setattr(reproduce, "module_of", lambda _name: module)
+
+    def outcome(folder):
+        (folder / "new.svg").touch()
+        return Outcome(pd.DataFrame({"ours": [1 / 3]}), figures=[folder / "new.svg"])
+
+    folder = tmp_path / "reproductions" / "dpp_mnist"
+    folder.mkdir(parents=True)
+    for name in ("old.svg", "old.png", "new.png", "notes.txt"):
+        (folder / name).touch()
+    assert reproduce.main(["dpp_mnist", "--results", str(tmp_path), "--cache", str(tmp_path / "cache")]) == 0
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"new.svg", "new.png", "notes.txt", "table.csv", "outcome.json", "README.md"}
+    assert "0.3333333333" in (folder / "table.csv").read_text()
+    assert (folder / "README.md").read_text().endswith("| 0.3333 |\n\n![new](new.svg)\n")
+
+
+def test_cells_without_a_record_stop_a_reproduction(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "run_missing", lambda *_: ["a worker died"])
+    work = Workplace(tmp_path, tmp_path / "results", tmp_path / "cache")
+    with pytest.raises(BadInput, match="2 of 2 cells have no record: a worker died"):
+        work.cells(["method=random", "seed=0,1"])
 
 
 def test_a_failed_cell_stops_a_reproduction_with_its_reason(tmp_path):

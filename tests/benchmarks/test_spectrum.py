@@ -104,7 +104,10 @@ def test_bad_input_is_explained(words, message):
         ("modle=mlp", "unknown key 'modle'"),
         ("selection.nrom=l1", "unknown key 'selection.nrom'"),
         ("budget.keep=2", "budget.keep"),
-        ("seed=x", "seed"),
+        ("seed=x", "seed=x is not a whole number"),
+        ("seed=true", "seed=True is not a whole number"),
+        ("seed=0,1", "several values"),
+        ("budget.keep=0.1,0.2", "several values"),
     ],
 )
 def test_words_that_mean_nothing_are_refused_before_any_work(tmp_path, word, said):

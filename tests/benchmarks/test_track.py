@@ -286,9 +286,9 @@ with tracking({"mode": "online", "dir": sys.argv[1]}, "n", "g", {"seed": 1}) as 
 
 @pytest.mark.slow
 def test_online_with_a_service_that_fails_or_stalls_and_recovers(tmp_path):
-    """All cases side by side: most of their time they wait."""
-    cases = [(WELL, False), (BROKEN, True), (SILENT, True), (BROKEN, False), (SILENT, False)]
-    with ThreadPoolExecutor(len(cases)) as pool:
+    """Two cases side by side, the longest first: most of their time they wait."""
+    cases = [(BROKEN, False), (SILENT, False), (BROKEN, True), (SILENT, True), (WELL, False)]
+    with ThreadPoolExecutor(2) as pool:
         tasks = [pool.submit(go_on_with, tmp_path / f"{mood}-{recovers}", mood, recovers) for mood, recovers in cases]
         for task in tasks:
             task.result()

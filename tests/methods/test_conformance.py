@@ -115,5 +115,8 @@ def test_budgets_of_the_whole_model(method, kind, value):
 
 def test_every_method_names_itself_and_sets_no_option_of_a_part_that_the_user_may_swap():
     for method in METHODS:
-        assert configuration(method)["method"]["name"] == method
-        build_pruner(configuration(method, "compensation=none", "allocation=uniform", "schedule=one_shot"))
+        config = configuration(method)
+        assert config["method"]["name"] == method
+        for part in ("compensation", "allocation", "schedule"):
+            plain = "none" if part == "compensation" else {"allocation": "uniform", "schedule": "one_shot"}[part]
+            build_pruner(configuration(method, f"{part}={plain}"))

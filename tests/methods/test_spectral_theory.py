@@ -130,6 +130,28 @@ def test_covariances_that_require_gradients_are_taken_as_numbers():
     assert not reconstruction_matrix(live, [1, 2]).requires_grad
 
 
+@pytest.mark.parametrize("kept", [[True, False], torch.tensor([False, True]), [0.9, 2.7], torch.tensor([1.0])])
+def test_kept_nodes_are_numbers(kept):
+    for ask in (reconstruction_matrix, information_loss):
+        with pytest.raises(BadInput, match="by their numbers"):
+            ask(relu_covariance(0), kept, 0.1)
+
+
+def test_metrics_of_any_precision_and_of_numbers_only():
+    covariance, rows = relu_covariance(6), normal(7, 4, 12)
+    single, double = Metric.of(0.3, rows.float()), Metric.of(0.3, rows.float().double())
+    assert torch.equal(greedy_selection(covariance, 5, 0.1, single), greedy_selection(covariance, 5, 0.1, double))
+    for ask in (
+        lambda metric: greedy_selection(covariance, 5, 0.1, metric),
+        lambda metric: information_loss(covariance, [1], 0.1, metric),
+        lambda metric: mixed_degrees_of_freedom(covariance, metric, 0.1),
+    ):
+        rows[0, 0] = float("nan")
+        for metric in (Metric.of(0.3, rows), rows.T @ rows):
+            with pytest.raises(BadInput, match="metric contains NaN"):
+                ask(metric)
+
+
 def test_output_degrees_of_freedom_and_the_bound():
     covariance, rows = relu_covariance(5), normal(9, 4, 12)
     inverse = torch.linalg.inv(covariance + 0.1 * torch.eye(12))
