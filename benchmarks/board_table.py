@@ -51,9 +51,9 @@ def table_of(board: Board, compact: bool = False, interval: bool = False) -> Tab
         columns["status"] = lambda row: row.status
     rows = [[write(row) for write in columns.values()] for row in board.rows]
     latencies = [name.replace("_", " ") for name in board.latencies]
-    sizes = ["MACs", "effective MACs"]  # the one that the budget is about goes last
-    if "effective MACs" not in columns or board.group.get("budget") != "speedup":
-        sizes.reverse()
+    sizes = ["effective MACs", "MACs"]
+    if board.group.get("budget") == "speedup":
+        sizes.reverse()  # what the budget is about goes last
     droppable = ["unit", *latencies[::-1], "pruning s", "nonzero", *sizes]
     title = f"{_heading(board)}: {NAMES.get(kind, kind)} {RULE}"
     return Table(title, list(columns), rows, {"method", "unit", "status"}, _notes(board, interval), droppable)

@@ -23,7 +23,7 @@ from benchmarks.frame import Row as Cell
 from benchmarks.frame import load, records_mark, select
 from benchmarks.paths import Paths, write_atomically
 from benchmarks.records import Problem, Store
-from benchmarks.tables import html_text, latex_text, output_console
+from benchmarks.tables import Table, html_text, latex_text, output_console
 from methods.errors import BadInput
 
 if TYPE_CHECKING:
@@ -35,12 +35,20 @@ USUAL = ("terminal", "md", "csv")
 LEGEND = " (leaderboard.md says at its end what they ask for)"
 
 
+def rankings_of(cells: Sequence[Cell], question: Question) -> list[Table]:
+    """The comparisons over tasks, as tables."""
+    return [overall.table_of(found) for found in overall.comparisons(cells, question)]
+
+
 def documents(
-    cells: Sequence[Cell], every: Sequence[Board], question: Question, formats: Sequence[str], interval: bool = False
+    cells: Sequence[Cell],
+    rankings: Sequence[Table],
+    every: Sequence[Board],
+    formats: Sequence[str],
+    interval: bool = False,
 ) -> dict[str, str]:
-    """The boards ``every`` of ``cells`` as files, by the ending of their names."""
+    """The boards ``every`` of ``cells`` and the rankings over tasks as files, by the ending of their names."""
     tables = [table_of(board, interval=interval) for board in every]
-    rankings = [overall.table_of(found) for found in overall.comparisons(cells, question)]
     tables = [*rankings, *tables, checklist.table_of(checklist.examine(cells))]
     title = "Leaderboard"
     rule = f"Accuracy {RULE}. {_origin(cells)}"
@@ -125,12 +133,13 @@ def render(
     _check_question(cells, question)
     every = boards(cells, question)
     files = [name for name in formats if name != "terminal"]
+    rankings = rankings_of(cells, question) if files or only is None else []
     if every and files:
-        for name, text in documents(cells, every, question, files, interval).items():
+        for name, text in documents(cells, rankings, every, files, interval).items():
             write_atomically(out / f"leaderboard.{name}", text)
     if console is not None:
         if "terminal" in formats:
-            _print(every, cells, question, console, only, interval, LEGEND if "md" in formats else "")
+            _print(every, cells, rankings, console, only, interval, LEGEND if "md" in formats else "")
         _say_left_out(problems, console)
     return len(every)
 
@@ -138,7 +147,7 @@ def render(
 def _print(
     every: Sequence[Board],
     cells: Sequence[Cell],
-    question: Question,
+    rankings: Sequence[Table],
     console: "Console",
     only: frozenset[str] | None,
     interval: bool,
@@ -151,8 +160,8 @@ def _print(
         table_of(board, compact=True, interval=interval).show(console)
         console.print(Text(checklist.line(checklist.examine(board.cells), legend), style="dim"))
     if only is None:
-        for found in overall.comparisons(cells, question):
-            overall.table_of(found).show(console)
+        for table in rankings:
+            table.show(console)
         if len(shown) > 1:
             console.print(Text("All boards: " + checklist.line(checklist.examine(cells), legend), style="dim"))
 
@@ -197,7 +206,7 @@ def outdated(store: Store, folder: Path) -> list[str]:
         return []
     found = []
     question = Question()
-    for ending, text in documents(cells, boards(cells, question), question, FILES).items():
+    for ending, text in documents(cells, rankings_of(cells, question), boards(cells, question), FILES).items():
         path = folder / f"leaderboard.{ending}"
         if not path.is_file() or path.read_bytes() != text.encode():
             found.append(path.name)

@@ -96,11 +96,6 @@ def comparisons(cells: Sequence[Cell], question: Question | None = None) -> list
     return comparison
 
 
-def compare(cells: Sequence[Cell], question: Question | None = None) -> Overall | None:
-    """The comparison over many tasks, the first of :func:`comparisons`; None with too few methods or tasks."""
-    return next(iter(comparisons(cells, question)), None)
-
-
 def _as_published(cells: Sequence[Cell]) -> list[Cell]:
     """The methods with their presets' own parts; all cells where there are fewer than three such methods.
 

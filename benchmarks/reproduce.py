@@ -10,8 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from benchmarks.command import end
 from benchmarks.fingerprint import fingerprint
 from benchmarks.paths import write_atomically
@@ -138,23 +136,21 @@ def _markdown(table: pd.DataFrame) -> str:
 
 
 def _written(column: pd.Series) -> pd.Series:
+    """The column as texts for people."""
     import pandas as pd
+
+    def text(value: object) -> str:
+        if value is None or value is pd.NA or value != value:
+            return ""
+        if pd.api.types.is_bool(value):
+            return "yes" if value else "no"
+        if not isinstance(value, float):
+            return str(value)
+        return "≈ 0" if 0 < abs(value) < NOISE * largest else f"{value:.4g}"
 
     numbers = pd.to_numeric(column, errors="coerce").abs()
     largest = float(numbers.max()) if numbers.notna().any() else 0.0
-    return column.map(lambda value: _cell(value, NOISE * largest))
-
-
-def _cell(value: object, noise: float) -> str:
-    import pandas as pd
-
-    if value is None or value is pd.NA or value != value:
-        return ""
-    if isinstance(value, (bool, np.bool_)):
-        return "yes" if value else "no"
-    if not isinstance(value, float):
-        return str(value)
-    return "≈ 0" if 0 < abs(value) < noise else f"{value:.4g}"
+    return column.map(text)
 
 
 def _list(console: Console, results: Path) -> int:

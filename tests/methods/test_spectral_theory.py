@@ -141,12 +141,12 @@ def test_metrics_of_any_precision_and_of_numbers_only():
     covariance, rows = relu_covariance(6), normal(7, 4, 12)
     single, double = Metric.of(0.3, rows.float()), Metric.of(0.3, rows.float().double())
     assert torch.equal(greedy_selection(covariance, 5, 0.1, single), greedy_selection(covariance, 5, 0.1, double))
+    rows[0, 0] = float("nan")
     for ask in (
         lambda metric: greedy_selection(covariance, 5, 0.1, metric),
         lambda metric: information_loss(covariance, [1], 0.1, metric),
         lambda metric: mixed_degrees_of_freedom(covariance, metric, 0.1),
     ):
-        rows[0, 0] = float("nan")
         for metric in (Metric.of(0.3, rows), rows.T @ rows):
             with pytest.raises(BadInput, match="metric contains NaN"):
                 ask(metric)
