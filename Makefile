@@ -4,6 +4,9 @@ VENV := .venv
 READY := $(VENV)/.ready
 RUN := $(VENV)/bin/python
 
+# Where byte code is not kept (many containers say so), each start of Python would compile thousands of files anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 # One thread per test worker: several would fight for the same cores.
 test suite fast chaos: export OMP_NUM_THREADS = 1
 
@@ -37,13 +40,16 @@ speed: $(READY)
 
 setup: $(READY)
 
-# Byte code comes with the first import; compiling all of every package takes longer than installing them.
+# pip would compile every file of every package, for longer than it installs; the imports compile what a cell needs, so
+# that this does not fall to its first run, or to every run where byte code is not kept. The rest is compiled when used.
+IMPORTED := benchmarks.cell, benchmarks.leaderboard, lightning_fabric, pandas, sklearn.datasets, torch._dynamo, wandb
 $(READY): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Secateurs needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@echo "Setting up $(VENV) from requirements.lock; this takes a minute or two."
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --disable-pip-version-check --no-compile --requirement requirements.lock
+	@$(RUN) -c 'import $(IMPORTED)'
 	@touch $(READY)
 
 clean:

@@ -5,6 +5,8 @@ import sys
 
 # one thread per process, set before PyTorch is imported: several workers would fight for the same cores
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# the commands that tests start would compile all that they import, for ten seconds each, where byte code is not kept
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
