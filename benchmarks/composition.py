@@ -190,7 +190,7 @@ def _keys_near(key: str, folder: Path | None) -> str:
     if folder is None:
         return "see python run.py --cfg for all keys"
     known = {path.name for path in folder.iterdir() if path.is_dir()} | set(OmegaConf.load(folder / f"{CONFIG}.yaml"))
-    known -= {"defaults", "hydra", "__pycache__", "_sweep"}
+    known = {name for name in known if not str(name).startswith("_")} - {"defaults", "hydra"}
     close = difflib.get_close_matches(key.partition(".")[0], sorted(known), 3, 0.4)
     if "." in key and key.partition(".")[0] in known | {"selection"}:
         return f"python run.py --cfg shows the keys of '{key.rpartition('.')[0]}'"

@@ -77,7 +77,7 @@ class Metrics(Part):
     parameters: int | None = None
     nonzero: int | None = None
     macs: int | None = None
-    macs_effective: float | None = None
+    macs_effective: int | None = None
 
 
 class Stages(Part):

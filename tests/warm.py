@@ -10,6 +10,8 @@ import os
 import runpy
 import subprocess
 import sys
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
@@ -43,6 +45,14 @@ def _started() -> None:
         os.chdir(here)
     if missing:
         raise RuntimeError(f"the server of warm processes could not import {', '.join(missing)}")
+
+
+def process(target: Callable[..., None], *arguments: object) -> BaseProcess:
+    """A started process that calls ``target``, a function of a module."""
+    _started()
+    started = _context.Process(target=target, args=arguments)
+    started.start()
+    return started
 
 
 def _missing(result: SimpleQueue) -> None:

@@ -28,7 +28,7 @@ class Counts:
     parameters: int
     nonzero: int
     macs: int
-    macs_effective: float
+    macs_effective: int
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def count(model: nn.Module, example: Tensor) -> Counts:
         sum(layer.parameters for layer in layers),
         sum(layer.nonzero for layer in layers),
         sum(layer.macs for layer in layers),
-        float(sum(layer.macs_effective for layer in layers)),
+        sum(layer.macs_effective for layer in layers),
     )
 
 

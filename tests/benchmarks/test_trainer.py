@@ -1,6 +1,7 @@
 import itertools
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -10,10 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import warm
 from hydra import compose, initialize_config_module
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
@@ -469,53 +472,43 @@ def test_a_collapse_is_remembered(tmp_path):
     assert runs[0].collapsed and runs[0] == runs[1]
 
 
-SCRIPT = """
-    import sys, time
-    from pathlib import Path
-    sys.path[:0] = [{root!r}, {tests!r}]
-    from test_trainer import make_data, make_model, some
-    from benchmarks.trainer import fit
-    import torch
+def train(folder, result, pause):
     torch.set_num_threads(1)
-    from safetensors.torch import save_file
-    folder, result, pause = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
     model = make_model()
-    history = fit(model, make_data(), some(epochs=60), 3, checkpoint=folder, on_epoch=lambda row: time.sleep(pause))
+    fit(model, make_data(), some(epochs=60), 3, checkpoint=folder, on_epoch=lambda row: time.sleep(pause))
     save_file(model.state_dict(), result)
-"""
 
 
 @pytest.mark.slow
 def test_kill_9_at_any_moment_changes_nothing(tmp_path):
-    script = tmp_path / "train.py"
-    script.write_text(textwrap.dedent(SCRIPT).format(root=str(TESTS.parents[1]), tests=str(TESTS)))
-
     def start(folder, result, pause):
-        return subprocess.Popen(
-            [sys.executable, str(script), str(tmp_path / folder), str(tmp_path / result), str(pause)]
-        )
+        return warm.process(train, tmp_path / folder, tmp_path / result, pause)
 
-    assert start("unbroken", "a.safetensors", 0).wait(120) == 0
+    def ended(process, seconds):
+        process.join(seconds)
+        return process.exitcode
+
+    assert ended(start("unbroken", "a.safetensors", 0), 120) == 0
     reached, description = 0, tmp_path / "killed" / "training.json"
     for kill in range(2):
         process = start("killed", "b.safetensors", 0.02)
         deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and process.poll() is None:
+        while time.monotonic() < deadline and process.is_alive():
             epochs = len(json.loads(description.read_text())["history"]["epochs"]) if description.exists() else 0
             if epochs >= reached + 5 + kill:
                 break
-        process.send_signal(signal.SIGKILL)
-        assert process.wait(30) == -signal.SIGKILL
+        process.kill()
+        assert ended(process, 30) == -signal.SIGKILL
         reached = len(json.loads(description.read_text())["history"]["epochs"])
     assert 5 <= reached < 60
-    assert start("killed", "b.safetensors", 0).wait(120) == 0
+    assert ended(start("killed", "b.safetensors", 0), 120) == 0
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
 PARALLEL = """
     import sys
     from pathlib import Path
-    sys.path[:0] = [{root!r}, {tests!r}]
+    sys.path[:0] = [{root!r}, {tests!r}, {above!r}]
     import torch
     from torch import nn
     from test_trainer import make_data, some
@@ -535,13 +528,13 @@ PARALLEL = """
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
-    from safetensors.torch import load_file
-
     script = tmp_path / "train.py"
-    script.write_text(textwrap.dedent(PARALLEL).format(root=str(TESTS.parents[1]), tests=str(TESTS)))
-    for devices in ("1", "2"):
-        arguments = [tmp_path / f"{devices}.safetensors", devices, tmp_path / f"state{devices}"]
-        subprocess.run([sys.executable, script, *map(str, arguments)], check=True, timeout=240, capture_output=True)
+    folders = {"root": str(TESTS.parents[1]), "tests": str(TESTS), "above": str(TESTS.parent)}
+    script.write_text(textwrap.dedent(PARALLEL).format(**folders))
+    words = {n: [f"{tmp_path}/{n}.safetensors", n, f"{tmp_path}/state{n}"] for n in ("1", "2")}
+    alone = warm.run(str(script), words["1"], dict(os.environ), tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    subprocess.run([sys.executable, script, *words["2"]], check=True, timeout=240, capture_output=True)
     one, two = (load_file(tmp_path / f"{devices}.safetensors") for devices in ("1", "2"))
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-6)
