@@ -177,6 +177,7 @@ def test_effective_counts_look_at_the_part_that_is_used():
         model.weight[0] = 0
     result = count(model, torch.zeros(1, 4))
     assert (result.macs, result.macs_effective) == (12, 8)
+    assert type(result.macs_effective) is int  # records round floats to seven digits
     assert (result.parameters, result.nonzero) == (24, 8)
 
 

@@ -117,4 +117,6 @@ def test_every_method_names_itself_and_sets_no_option_of_a_part_that_the_user_ma
     for method in METHODS:
         config = configuration(method)
         assert config["method"]["name"] == method
-        build_pruner(configuration(method, "compensation=none", "allocation=uniform", "schedule=one_shot"))
+        for part in ("compensation", "allocation", "schedule"):
+            plain = "none" if part == "compensation" else {"allocation": "uniform", "schedule": "one_shot"}[part]
+            build_pruner(configuration(method, f"{part}={plain}"))
