@@ -12,10 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -30,6 +31,61 @@ from methods.errors import BadInput
 CONFIG = "config"
 
 
+class _Loader(ConfigLoaderImpl):
+    """Hydra's loader, which reads and merges the files of the same choices once.
+
+    That takes most of the time of composing, and a sweep composes few choices many times: to plan its cells, and in
+    Hydra's launchers once for every job. The other words are applied to a copy, by Hydra's own functions.
+    """
+
+    def __init__(self, config_search_path: ConfigSearchPath, folder: Path) -> None:
+        super().__init__(config_search_path)
+        self.folder = folder
+        self.frames: dict[tuple[object, ...], DictConfig] = {}
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        """What Hydra gives, with its own section."""
+        parsed = OverridesParser.create(self).parse_overrides(overrides)
+        if validate_sweep_overrides:
+            self.validate_sweep_overrides_legal(parsed, run_mode, from_shell)
+        choices, values = self.split(parsed)
+        frame = (config_name, run_mode, from_shell, validate_sweep_overrides, *choices)
+        if frame not in self.frames:
+            self.frames[frame] = super().load_configuration(
+                config_name, list(choices), run_mode, from_shell, validate_sweep_overrides
+            )
+        config = copy.deepcopy(self.frames[frame])
+        try:
+            self._apply_overrides_to_config(values, config)
+        except OmegaConfBaseException as error:
+            raise ConfigCompositionException from error
+        own = [o for o in parsed if not o.is_hydra_override()]
+        config.hydra.overrides.task = [o.input_line for o in own]
+        naming = config.hydra.job.config.override_dirname
+        config.hydra.job.override_dirname = get_overrides_dirname(
+            own, kv_sep=naming.kv_sep, item_sep=naming.item_sep, exclude_keys=naming.exclude_keys
+        )
+        return config
+
+    def split(self, overrides: Sequence[Override]) -> tuple[tuple[str, ...], list[Override]]:
+        """The words that choose a file, or concern Hydra itself, and the overrides that set a value."""
+        choices = tuple(o.input_line or "" for o in overrides if self._chooses(o))
+        return choices, [o for o in overrides if not self._chooses(o)]
+
+    def _chooses(self, override: Override) -> bool:
+        key = override.key_or_group
+        return (
+            override.package is not None or key.split(".")[0].split("/")[0] == "hydra" or (self.folder / key).is_dir()
+        )
+
+
 class Composer:
     """Composes configurations of one folder.
 
@@ -41,8 +97,10 @@ class Composer:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.frames: dict[tuple[str, ...], DictConfig] = {}
+        self.loader = _Loader(create_config_search_path(str(folder)), folder)
         GlobalHydra.instance().clear()
-        self.hydra = Hydra.create_main_hydra2(CONFIG, create_config_search_path(str(folder)))
+        self.hydra = Hydra(CONFIG, self.loader)
+        GlobalHydra.instance().initialize(self.hydra)
 
     def master(self, words: Sequence[str]) -> DictConfig:
         """The configuration of a sweep, with Hydra's own section."""
@@ -52,21 +110,16 @@ class Composer:
             )
 
     def cell(self, words: Sequence[str]) -> dict[str, Any]:
-        """The plain, resolved configuration of one cell.
-
-        Most of the time goes into reading the chosen files and merging them, and the cells of a sweep choose the same
-        few. So that is done once for each choice, and the other words are applied to a copy, by Hydra's own function.
-        """
+        """The plain, resolved configuration of one cell: the loader's without Hydra's section, which takes longer."""
         with _explained(self.folder):
-            overrides = OverridesParser.create(self.hydra.config_loader).parse_overrides(list(words))
-            choices = tuple(o.input_line or "" for o in overrides if self._chooses(o))
+            overrides = OverridesParser.create(self.loader).parse_overrides(list(words))
+            choices, values = self.loader.split(overrides)
             if choices not in self.frames:
                 frame = self.hydra.compose_config(
                     CONFIG, list(choices), run_mode=RunMode.RUN, with_log_configuration=False
                 )
                 self.frames[choices] = _without_hydra(frame)
             config = copy.deepcopy(self.frames[choices])
-            values = [o for o in overrides if not self._chooses(o)]
             ConfigLoaderImpl._apply_overrides_to_config(values, config)
             found = _as_dict(config)
         if (found.get("allocation") or {}).get("record"):
@@ -74,13 +127,6 @@ class Composer:
 
             return resolved(found)
         return found
-
-    def _chooses(self, override: Override) -> bool:
-        """Whether ``override`` chooses a file, or concerns Hydra itself, rather than setting a value."""
-        key = override.key_or_group
-        return (
-            override.package is not None or key.split(".")[0].split("/")[0] == "hydra" or (self.folder / key).is_dir()
-        )
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

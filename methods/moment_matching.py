@@ -97,9 +97,9 @@ def greedy_matching(
         best = gain.max()
         node = int(((gain >= best - TIE * best.abs()) & ~closed).nonzero()[0])  # dead nodes' gain overflows
         if bool(usable[node]):
-            column, own = residual[:, node].clone(), weighted[:, node].clone()
-            residual -= torch.outer(column, column) * inverse[node]
-            weighted -= torch.outer(own, column) * inverse[node]
+            column, own, scale = residual[:, node].clone(), weighted[:, node].clone(), -float(inverse[node])
+            residual.addr_(column, column, alpha=scale)
+            weighted.addr_(own, column, alpha=scale)
         cost += 2 * penalty[node]
         closed[node] = True
         order.append(node)

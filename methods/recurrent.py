@@ -105,8 +105,8 @@ def greedy_states(
         node = int((change <= best + TIE * best.abs()).nonzero()[0])
         if bool(usable[node]):
             column = residual[:, node].clone()
-            residual -= torch.outer(column, column) * inverse[node]
-        metric += third * torch.outer(recurrent[node], recurrent[node])
+            residual.addr_(column, column, alpha=-float(inverse[node]))
+        metric.addr_(recurrent[node], recurrent[node], alpha=third)
         closed[node] = True
         order.append(node)
     return torch.tensor(order, dtype=torch.int64, device=covariance.device)

@@ -7,6 +7,7 @@ A module here has a docstring whose first line says what it reproduces, a ``PAPE
 
 from __future__ import annotations
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from methods.errors import BadInput
 if TYPE_CHECKING:
     import pandas as pd
 
+    from benchmarks.composition import Composer
     from benchmarks.record import Record
 
 
@@ -69,6 +71,21 @@ class Workplace:
     cache: Path = Path(".cache")
     quick: bool = False
 
+    @property
+    def _folders(self) -> list[str]:
+        return [f"paths.results={self.results}", f"paths.cache={self.cache}"]
+
+    @functools.cached_property
+    def _composer(self) -> Composer:
+        from benchmarks.composition import Composer
+        from benchmarks.sweep import CONF
+
+        return Composer(CONF)
+
+    def config(self, words: Sequence[str]) -> dict[str, Any]:
+        """The configuration of the cell that the command-line ``words`` describe."""
+        return self._composer.cell([*words, *self._folders])
+
     def cells(self, words: Sequence[str]) -> list[Record]:
         """Run the sweep that the command-line ``words`` ask for, as far as it is missing; its records in order.
 
@@ -76,15 +93,12 @@ class Workplace:
             BadInput: a cell failed, or has no record: a table without it would be another table.
         """
         from benchmarks.commandline import Request
-        from benchmarks.composition import Composer
         from benchmarks.records import Store
-        from benchmarks.sweep import CONF, make_plan, run_missing
+        from benchmarks.sweep import make_plan, run_missing
 
-        folders = [f"paths.results={self.results}", f"paths.cache={self.cache}"]
-        request = Request([*words, *folders], multirun=True)
-        composer = Composer(CONF)
-        plan = make_plan(composer, request)
-        faults = run_missing(composer, plan, request)
+        request = Request([*words, *self._folders], multirun=True)
+        plan = make_plan(self._composer, request)
+        faults = run_missing(self._composer, plan, request)
         store = Store.of(plan.paths)
         found = [store.find(cell.key, committed=True) for cell in plan.cells]
         records = [record for record in found if record is not None]

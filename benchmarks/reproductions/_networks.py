@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from benchmarks.data import Data
     from benchmarks.dense import Dense
     from benchmarks.reproductions import Workplace
-
-
-def cell_config(work: Workplace, words: Sequence[str]) -> dict[str, Any]:
-    """The configuration of the cell that the command-line ``words`` describe."""
-    from benchmarks.composition import Composer
-    from benchmarks.sweep import CONF
-
-    return Composer(CONF).cell([*words, f"paths.results={work.results}", f"paths.cache={work.cache}"])
 
 
 def trained(

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.reproductions import Claim, Outcome, Workplace
 from benchmarks.reproductions._figures import canvas, curve, save
-from benchmarks.reproductions._networks import cell_config
 from benchmarks.reproductions._obs import OneShot, group_obs, kept_weights, published_weights
 from benchmarks.stats import spread
 from methods.combinatorial import CBSSelection
@@ -55,7 +54,7 @@ def run(work: Workplace) -> Outcome:
     from benchmarks.models import build
     from benchmarks.scoring import accuracy_of
 
-    config = cell_config(work, ["dataset=mnist", "model=mlpnet"])
+    config = work.config(["dataset=mnist", "model=mlpnet"])
     path = published_weights("mlpnet_mnist.safetensors", "checkpoints/mnist_25_epoch_93.97.ckpt")
     rows: list[dict[str, Any]] = []
     damping: dict[float, float] = {}

@@ -22,7 +22,7 @@ from benchmarks.reproductions._dpp_board import (
     tabulate,
 )
 from benchmarks.reproductions._dpp_real import NODE_METHODS, Plan, first_layer, measure
-from benchmarks.reproductions._networks import cell_config, trained
+from benchmarks.reproductions._networks import trained
 from methods.dpp import equal_parameters
 
 if TYPE_CHECKING:
@@ -67,11 +67,11 @@ def run(work: Workplace) -> Outcome:
     by_grey_edge = Plan(grey_edges, grey_edges, (), draws, node_methods=())
     rows, grey_rows, dense, grey_dense = [], [], [], []
     for seed in range(seeds):
-        data, network = trained(work, cell_config(work, [*words, f"seed={seed}"]))
+        data, network = trained(work, work.config([*words, f"seed={seed}"]))
         layer = first_layer(network.model, data, samples, seed)
         dense.append(100 * layer.dense_accuracy())
         rows += measure(layer, by_node, 0, seed) + measure(layer, by_edge, 0, seed)
-        data, network = trained(work, cell_config(work, [*words, *grey_words, f"seed={seed}"]), ("grey", _grey))
+        data, network = trained(work, work.config([*words, *grey_words, f"seed={seed}"]), ("grey", _grey))
         layer = first_layer(network.model, data, samples, seed)
         grey_dense.append(100 * layer.dense_accuracy())
         grey_rows += measure(layer, by_grey_edge, 0, seed)

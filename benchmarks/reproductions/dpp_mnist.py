@@ -17,7 +17,7 @@ from benchmarks.reproductions._dpp_board import (
     tabulate,
 )
 from benchmarks.reproductions._dpp_real import Plan, first_layer, measure
-from benchmarks.reproductions._networks import cell_config, trained
+from benchmarks.reproductions._networks import trained
 from methods.dpp import equal_parameters
 
 PAPER = (
@@ -54,12 +54,12 @@ def run(work: Workplace) -> Outcome:
     pairs = {k: equal_parameters(k, 784, 500, 500) for k in EDGES[::2]}
     plan = Plan(EDGES, EDGES[:3], tuple(sorted({*NODES, *pairs.values()})), draws=5)
     if work.quick:
-        words += ["dataset.limit=3000", "dataset.limit_test=1000", "model.widths=[40,30]"]
-        pairs = {k: equal_parameters(k, 784, 40, 30) for k in (79, 314)}
+        words += ["dataset.limit=3000", "dataset.limit_test=1000", "model.widths=[20,15]"]
+        pairs = {k: equal_parameters(k, 784, 20, 15) for k in (79, 314)}
         plan = Plan((79, 314), (79,), tuple(sorted({10, *pairs.values()})), draws=2)
     rows, dense = [], []
     for seed in range(2 if work.quick else 3):
-        data, network = trained(work, cell_config(work, [*words, f"seed={seed}"]))
+        data, network = trained(work, work.config([*words, f"seed={seed}"]))
         layer = first_layer(network.model, data, 500 if work.quick else 5000, seed)
         dense.append(100 * layer.dense_accuracy())
         rows += measure(layer, plan, 0, seed)

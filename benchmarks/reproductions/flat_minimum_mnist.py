@@ -17,7 +17,6 @@ from torch.optim import Optimizer
 
 from benchmarks.reproductions import Claim, Outcome, Workplace
 from benchmarks.reproductions._figures import COLOURS, canvas, save
-from benchmarks.reproductions._networks import cell_config
 from benchmarks.stats import paired_t, spread
 from methods.errors import Collapsed
 from methods.flat_minimum import FlatMinimum
@@ -103,7 +102,7 @@ def _train(work: Workplace, words: Sequence[str], name: str, seed: int) -> dict[
     from benchmarks.trainer import TrainerSettings, fit
     from methods.budget import Budget
 
-    config = cell_config(work, [*words, f"seed={seed}"])
+    config = work.config([*words, f"seed={seed}"])
     data: Data = load(config["dataset"], seed, work.cache)
     sample = data.train.to_inputs(slice(0, SAMPLES)), data.train.targets[:SAMPLES]
     row: dict[str, Any] = {}

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks.reproductions import Claim, Outcome, Workplace
 from benchmarks.reproductions._figures import canvas, curve, save
-from benchmarks.reproductions._networks import cell_config, trained
+from benchmarks.reproductions._networks import trained
 from benchmarks.reproductions._obs import FOLDER, OneShot, group_obs, kept_weights, published_weights
 from benchmarks.stats import spread
 from methods.allocation import Allocation, Global, Uniform
@@ -96,15 +96,15 @@ def dense_network(work: Workplace, seed: int) -> tuple[Data, nn.Module]:
 
     words = ["dataset=cifar10", "model=resnet20", "trainer=cifar_short"]
     # the tiny version is quick everywhere: not every processor knows bf16
-    words += ["dataset.limit=150", "dataset.limit_test=100", "trainer.train.precision=fp32"] if work.quick else []
+    words += ["dataset.limit=80", "dataset.limit_test=60", "trainer.train.precision=fp32"] if work.quick else []
     if FOLDER in os.environ:
         words += ["dataset.mean=[0.5,0.5,0.5]", "dataset.std=[0.5,0.5,0.5]"]
         words += [] if work.quick else ["dataset.limit=4000", "dataset.limit_test=2000"]
-        config = cell_config(work, words)
+        config = work.config(words)
         data = load(config["dataset"], seed, work.cache)
         return data, published_network(config, data)
     words += ["trainer.train.epochs=1", "trainer.train.warmup_epochs=0"] if work.quick else ["dataset.limit=10000"]
-    data, network = trained(work, cell_config(work, [*words, f"seed={seed}"]))
+    data, network = trained(work, work.config([*words, f"seed={seed}"]))
     return data, network.model
 
 

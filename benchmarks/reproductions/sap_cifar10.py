@@ -30,20 +30,16 @@ SETTING = (
 
 def run(work: Workplace) -> Outcome:
     """Four runs per seed; about half an hour on one core."""
-    from benchmarks.composition import Composer
-    from benchmarks.sweep import CONF
-
     epochs, steps, seeds, images = (1, 2, 2, 300) if work.quick else (8, 5, 2, 8000)
     words = ["dataset=cifar10", "trainer=cifar10", "model=mlp", f"trainer.train.epochs={epochs}"]
     words += ["trainer.train.learning_rate=0.1", "trainer.train.batch_size=100", "trainer.train.clip_norm=1"]
     words += ["trainer.train.warmup_epochs=0", "trainer.train.channels_last=true"]
     words += [f"trainer.train.precision={'fp32' if work.quick else 'bf16'}"]  # not every processor knows bf16
     words += [f"dataset.limit={images}", f"dataset.limit_test={200 if work.quick else 2000}"]
-    composer = Composer(CONF)
     model = {"name": "cnn", "_target_": f"{sap.__name__}.PlainCNN", "widths": [16, 32, 64, 128]}
     rows = []
     for seed in range(seeds):
-        config = composer.cell([*words, f"seed={seed}"]) | {"model": model}
+        config = work.config([*words, f"seed={seed}"]) | {"model": model}
         begin = sap.start(config, work)
         for each in sap.GLOBAL_RUNS:
             rows += sap.follow(each, begin, steps)

@@ -23,17 +23,13 @@ SETTING = (
 
 def run(work: Workplace) -> Outcome:
     """Six runs per seed."""
-    from benchmarks.composition import Composer
-    from benchmarks.sweep import CONF
-
     epochs, steps, seeds = (1, 2, 2) if work.quick else (3, 8, 3)
     words = ["dataset=mnist", "model=mlp", "model.widths=[128,256]", "trainer=mnist", f"trainer.train.epochs={epochs}"]
     words += ["trainer.train.learning_rate=0.1", "trainer.train.batch_size=100", "trainer.train.clip_norm=1"]
     words += ["dataset.limit=1000", "dataset.limit_test=500"] if work.quick else ["dataset.limit=10000"]
-    composer = Composer(CONF)
     rows = []
     for seed in range(seeds):
-        begin = sap.start(composer.cell([*words, f"seed={seed}"]), work)
+        begin = sap.start(work.config([*words, f"seed={seed}"]), work)
         for each in (*sap.GLOBAL_RUNS, *sap.NEURON_RUNS):
             rows += sap.follow(each, begin, steps)
     return sap.outcome(work, rows, {}, SETTING.format(steps=steps, seeds=seeds, epochs=epochs))

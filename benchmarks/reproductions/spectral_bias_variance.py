@@ -72,13 +72,11 @@ def _limit(size: int) -> str:
 
 def _bound(work: Workplace, words: Sequence[str], size: int) -> dict[float, Terms]:
     from benchmarks.cell import calibrate, trained_network
-    from benchmarks.composition import Composer
     from benchmarks.data import load
     from benchmarks.paths import Paths
     from benchmarks.spectra import node_layers
-    from benchmarks.sweep import CONF
 
-    config = Composer(CONF).cell([*words, f"paths.results={work.results}", f"paths.cache={work.cache}"])
+    config = work.config(words)
     data = load(config["dataset"], config["seed"], work.cache)
     model = trained_network(config, data, Paths.of(config["paths"])).model
     layers = node_layers(model, calibrate(data, config["calibration"], config["seed"]))

@@ -55,13 +55,11 @@ def run(work: Workplace) -> Outcome:
 
 def _network(work: Workplace, words: Sequence[str], widths: Sequence[int]) -> tuple[list[LayerSpectrum], float]:
     from benchmarks.cell import calibrate, trained_network
-    from benchmarks.composition import Composer
     from benchmarks.data import load
     from benchmarks.paths import Paths
     from benchmarks.scoring import accuracy_of
-    from benchmarks.sweep import CONF
 
-    config = Composer(CONF).cell([*words, f"paths.results={work.results}", f"paths.cache={work.cache}", "track=none"])
+    config = work.config([*words, "track=none"])
     data = load(config["dataset"], config["seed"], work.cache)
     model = trained_network(config, data, Paths.of(config["paths"])).model
     calibration = calibrate(data, config["calibration"], config["seed"])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from benchmarks.reproductions import Claim, Outcome, Workplace
 from benchmarks.reproductions._figures import COLOURS, canvas, save
-from benchmarks.reproductions._networks import cell_config, trained
+from benchmarks.reproductions._networks import trained
 from benchmarks.stats import spread
 from methods.lq_compensation import refit_rows
 from methods.seeds import stream
@@ -177,7 +177,7 @@ LAWS = {"normal": _normal, "t3": _student, "Cauchy": _cauchy}
 
 def _trained(name: str, words: Sequence[str], seed: int, work: Workplace) -> Chain:
     words = [*words, f"seed={seed}", *(["trainer.train.epochs=2"] if work.quick else [])]
-    data, network = trained(work, cell_config(work, words))
+    data, network = trained(work, work.config(words))
     layers = [module for module in network.model.modules() if isinstance(module, nn.Linear)]
     inputs = data.train.to_inputs(slice(0, 1000)).flatten(1).double()
     weights = [layer.weight.detach().double() for layer in layers]

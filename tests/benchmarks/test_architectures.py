@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from benchmarks.composition import Composer
 from benchmarks.measure.count import count
-from benchmarks.models import build
+from benchmarks.models import build, mobilenet
 from benchmarks.parts import build_pruner
 from benchmarks.paths import REPOSITORY
 from methods.budget import Budget, NodeCost
@@ -26,7 +26,16 @@ SMALL = {
     "resnet20": {"depth": 8, "width": 0.25},
 }
 QUICK = {"hap": ["selection.probes=2"], "dpp": []}
+COMPOSER = Composer(CONF)
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def _small_mobilenet(monkeypatch):
+    """Two blocks of each stage at most, since the second has the shortcut; and a last layer as narrow as the others."""
+    monkeypatch.setattr(mobilenet, "LAST", 64)
+    stages = [(expansion, out, min(blocks, 2), stride) for expansion, out, blocks, stride in mobilenet.STAGES]
+    monkeypatch.setattr(mobilenet, "STAGES", stages)
 
 
 def network(name):
@@ -82,7 +91,7 @@ def test_gated_equals_removed_and_the_cost_is_that_of_the_built_network(name, re
 @pytest.mark.parametrize("method", METHODS)
 def test_every_node_method_prunes_it_or_names_the_layer_it_cannot_treat(method, name):
     words = ["schedule=one_shot", *QUICK.get(method, [])]
-    config = Composer(CONF).cell([f"method={method}", *words])
+    config = COMPOSER.cell([f"method={method}", *words])
     pruner = build_pruner(config)
     if pruner.selection.unit != "node":
         pytest.skip("edges are masked, not removed")

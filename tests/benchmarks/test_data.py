@@ -147,9 +147,8 @@ def test_hub_and_folder_of_the_same_files_give_the_same_data(tmp_path, monkeypat
 @pytest.mark.skipif(not ROOT, reason="SECATEURS_DATA is not set")
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "size", "tolerance"), [("mnist", 60000, 2e-4), ("cifar10", 50000, 3e-3)])
-def test_real_images_have_the_moments_that_the_configuration_names(tmp_path, name, size, tolerance):
-    cfg = config(name, source=str(Path(ROOT) / name))
-    data = load(cfg, 0, tmp_path)
+def test_real_images_have_the_moments_that_the_configuration_names(workplace, name, size, tolerance):
+    data = load(cfg := config(name, source=str(Path(ROOT) / name)), 0, workplace.cache)
     assert len(data.train) + len(data.validation) == size
     pixels = torch.cat([data.train.inputs, data.validation.inputs]).transpose(0, 1).flatten(1)
     for channel, mean, std in zip(pixels, cfg.mean, cfg.std, strict=True):

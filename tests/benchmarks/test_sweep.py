@@ -5,15 +5,16 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
 import warm
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
 from benchmarks import launching, records, sweep
 from benchmarks.commandline import Request
@@ -61,10 +62,29 @@ WORDS = [
 
 @pytest.mark.parametrize("words", WORDS, ids=" ".join)
 def test_the_short_way_to_a_configuration_gives_what_hydra_gives(words):
-    composer = Composer(CONF)
-    long_way = plain(composer.hydra.compose_config(CONFIG, words, run_mode=RunMode.RUN, with_log_configuration=False))
+    composer, theirs = Composer(CONF), ConfigLoaderImpl(create_config_search_path(str(CONF)))
+    long_way = plain(theirs.load_configuration(CONFIG, words, RunMode.RUN))
     for _ in range(2):  # the second time from the frame that the first one left
         assert json.dumps(composer.cell(words)) == json.dumps(long_way)
+
+
+@pytest.mark.parametrize("words", [*WORDS, ["+hydra.job.env_set.A=1", "hydra/launcher=joblib"]], ids=" ".join)
+def test_launchers_get_what_hydra_gives(words):
+    """With Hydra's own section: what a job writes about itself, and how its launcher is set."""
+    composer, theirs = Composer(CONF), ConfigLoaderImpl(create_config_search_path(str(CONF)))
+    common = [word for word in words if "hydra" in word]
+    for _ in range(2):
+        master = composer.master(common)
+        assert OmegaConf.to_container(master) == OmegaConf.to_container(
+            theirs.load_configuration(CONFIG, common, RunMode.MULTIRUN)
+        )
+        for seed in ("++seed=1", "++seed=2"):
+            job = [*(word for word in words if word not in common), seed]
+            ours = composer.loader.load_sweep_config(master, job)
+            expected = theirs.load_sweep_config(master, job)
+            assert OmegaConf.to_container(ours) == OmegaConf.to_container(expected)
+            assert OmegaConf.is_struct(ours) and OmegaConf.is_struct(expected)
+            assert OmegaConf.to_yaml(ours, resolve=True) == OmegaConf.to_yaml(expected, resolve=True)
 
 
 def counting(function, calls):
@@ -197,11 +217,7 @@ def test_a_cell_on_two_devices_is_the_cell_on_one(tmp_path):
         folders = [f"paths.results={folder}/results", f"paths.cache={folder}/cache"]
         words = ["method=magnitude", "seed=0", *TINY, *both, *extra, *folders]
         env = {**os.environ, "OMP_NUM_THREADS": "1", "SECATEURS_DATA": ""}
-        if devices == 1:
-            result = warm.run("run.py", words, env, tmp_path)
-        else:  # the training starts its second process by the same command
-            command, pipes = [sys.executable, "run.py", *words], {"capture_output": True, "text": True}
-            result = subprocess.run(command, env=env, cwd=ROOT, timeout=300, check=False, **pipes)
+        result = warm.run("run.py", words, env, tmp_path, timeout=300)  # starts its second process by the same command
         assert result.returncode == 0, result.stdout + result.stderr
         assert result.stdout.count("✓") == 1  # not once per device
         [path] = folder.glob("results/runs/*/*/*.json")

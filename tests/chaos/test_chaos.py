@@ -4,6 +4,7 @@ The long version (--long) kills at many moments; the short one, part of every te
 with a fixed seed, so that a failure can be repeated.
 """
 
+import importlib
 import json
 import os
 import random
@@ -15,6 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
+import torch
+import warm
 from sabotage import GRID, TINY, Run, acts, board, check_whole, count_acts, killed_at, records
 
 REPOSITORY = Path(__file__).parents[2]
@@ -26,13 +29,8 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.fixture(scope="module", autouse=True)
 def imported():
     """Everything that a run needs, imported once; forked runs have it for nothing."""
-    import lightning_fabric  # noqa: F401
-    import torch
-
-    import benchmarks.cell
-    import benchmarks.leaderboard
-    import benchmarks.sweep  # noqa: F401
-
+    for name in warm.IMPORTED:
+        importlib.import_module(name)
     torch.set_num_threads(1)
 
 

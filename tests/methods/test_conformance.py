@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from networks import NETWORKS, calibration, make
+from omegaconf import OmegaConf
 
 from benchmarks.composition import Composer
 from benchmarks.parts import build_pruner
@@ -20,9 +21,12 @@ DATA = calibration(64)
 QUICK = {"cbs": ["selection.trials=3", "selection.passes=5"], "hap": ["selection.probes=20"]}
 
 
+COMPOSER = Composer(CONF)
+
+
 @cache
 def configuration(method, *words):
-    return Composer(CONF).cell([f"method={method}", *QUICK.get(method, []), *words])
+    return COMPOSER.cell([f"method={method}", *QUICK.get(method, []), *words])
 
 
 def pruner_of(method, *words):
@@ -113,10 +117,14 @@ def test_budgets_of_the_whole_model(method, kind, value):
     assert pruned.note is not None or pruned.achieved[kind] == pytest.approx(value, rel=0.01)
 
 
-def test_every_method_names_itself_and_sets_no_option_of_a_part_that_the_user_may_swap():
-    for method in METHODS:
-        config = configuration(method)
-        assert config["method"]["name"] == method
-        for part in ("compensation", "allocation", "schedule"):
-            plain = "none" if part == "compensation" else {"allocation": "uniform", "schedule": "one_shot"}[part]
+PLAIN = {"compensation": "none", "allocation": "uniform", "schedule": "one_shot"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_names_itself_and_sets_no_option_of_a_part_that_the_user_may_swap(method):
+    config = configuration(method)
+    assert config["method"]["name"] == method
+    build_pruner(config)
+    for part, plain in PLAIN.items():
+        if config[part] != OmegaConf.to_container(OmegaConf.load(CONF / part / f"{plain}.yaml")):  # else it is swapped
             build_pruner(configuration(method, f"{part}={plain}"))

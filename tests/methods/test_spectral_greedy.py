@@ -333,14 +333,16 @@ def test_nan_and_negative_ridge_are_bad_input():
 
 @pytest.mark.slow
 def test_same_choice_as_recomputing_every_candidate():
+    """Tr S - Tr S_PK (S_KK + R)^-1 S_KP of every candidate, all systems of a step at once."""
     covariance = wide(256, 1000, 5.0, 0)
     ridge = torch.full((256,), 1e-6 * covariance.trace().item(), dtype=torch.float64)
     kept = []
     for _ in range(64):
-        losses = {
-            j: information_loss(covariance, torch.tensor([*kept, j]), ridge[[*kept, j]]).item()
-            for j in range(256)
-            if j not in kept
-        }
-        kept.append(min(losses, key=lambda j: (losses[j], j)))
+        candidates = torch.tensor([j for j in range(256) if j not in kept])
+        sets = torch.cat([torch.tensor(kept, dtype=torch.int64).expand(len(candidates), -1), candidates[:, None]], 1)
+        systems = covariance[sets[:, :, None], sets[:, None, :]] + torch.diag_embed(ridge[sets])
+        cross = covariance[sets]  # (candidates, k, 256)
+        losses = covariance.trace() - (cross * torch.linalg.solve(systems, cross)).sum((1, 2))
+        kept.append(int(candidates[losses.argmin()]))
+    assert float(losses.min()) == pytest.approx(information_loss(covariance, torch.tensor(kept), ridge[kept]).item())
     assert greedy_selection(covariance, 64, ridge).tolist() == kept
