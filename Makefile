@@ -7,6 +7,8 @@ RUN := $(VENV)/bin/python
 # Where byte code is not kept (many containers say so), each start of Python would compile thousands of files anew.
 unexport PYTHONDONTWRITEBYTECODE
 
+# One worker more than the cores of a small machine, since some tests wait.
+WORKERS ?= 3
 # One thread per test worker: several would fight for the same cores.
 test suite fast chaos: export OMP_NUM_THREADS = 1
 
@@ -21,10 +23,10 @@ test: $(READY)
 	@$(MAKE) --no-print-directory -j 2 lint suite
 
 suite: $(READY)
-	$(RUN) -m pytest -n 2 --dist worksteal
+	$(RUN) -m pytest -n $(WORKERS) --dist worksteal
 
 fast: $(READY)
-	$(RUN) -m pytest -n 2 --dist worksteal -m "not slow"
+	$(RUN) -m pytest -n $(WORKERS) --dist worksteal -m "not slow"
 
 # The faults of tests/chaos in full length: dozens of kills, refused writes and restarts, a quarter of an hour.
 chaos: $(READY)

@@ -33,7 +33,12 @@ def long(request):
     return request.config.getoption("--long")
 
 
+# What mostly waits, for a scheduler or for a service that does not answer, begins first: others then have the cores.
+WAITING_FILES = {"test_slurm", "test_track", "test_push"}
+
+
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in WAITING_FILES)
     for item in items:
         if item.path.stem in SLOW_FILES:
             item.add_marker("slow")

@@ -73,18 +73,15 @@ def test_launchers_get_what_hydra_gives(words):
     """With Hydra's own section: what a job writes about itself, and how its launcher is set."""
     composer, theirs = Composer(CONF), ConfigLoaderImpl(create_config_search_path(str(CONF)))
     common = [word for word in words if "hydra" in word]
-    for _ in range(2):
-        master = composer.master(common)
-        assert OmegaConf.to_container(master) == OmegaConf.to_container(
-            theirs.load_configuration(CONFIG, common, RunMode.MULTIRUN)
-        )
-        for seed in ("++seed=1", "++seed=2"):
-            job = [*(word for word in words if word not in common), seed]
-            ours = composer.loader.load_sweep_config(master, job)
-            expected = theirs.load_sweep_config(master, job)
-            assert OmegaConf.to_container(ours) == OmegaConf.to_container(expected)
-            assert OmegaConf.is_struct(ours) and OmegaConf.is_struct(expected)
-            assert OmegaConf.to_yaml(ours, resolve=True) == OmegaConf.to_yaml(expected, resolve=True)
+    master = composer.master(common)
+    expected = theirs.load_configuration(CONFIG, common, RunMode.MULTIRUN)
+    assert OmegaConf.to_container(master) == OmegaConf.to_container(expected)
+    for seed in ("++seed=1", "++seed=2"):  # the second from the frame that the first one left
+        job = [*(word for word in words if word not in common), seed]
+        ours, expected = (loader.load_sweep_config(master, job) for loader in (composer.loader, theirs))
+        assert OmegaConf.to_container(ours) == OmegaConf.to_container(expected)
+        assert OmegaConf.is_struct(ours) and OmegaConf.is_struct(expected)
+        assert OmegaConf.to_yaml(ours, resolve=True) == OmegaConf.to_yaml(expected, resolve=True)
 
 
 def counting(function, calls):
