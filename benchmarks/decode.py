@@ -164,7 +164,8 @@ def decoded_image(source: io.BytesIO | Path, shape: tuple[int, int, int], resize
     try:
         with Image.open(source, formats=FORMATS) as image:
             upright = ImageOps.exif_transpose(image) if resize else image
-            picture = upright.convert("L" if channels == 1 else "RGB")
+            mode = "L" if channels == 1 else "RGB"
+            picture = upright if upright.mode == mode else upright.convert(mode)  # which copies in any case
             if resize:
                 picture = ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)
             pixels = np.asarray(picture)

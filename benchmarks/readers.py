@@ -4,6 +4,7 @@ A reader takes the data set's configuration and the cache folder and returns eve
 is the same for every seed, so that cells of different seeds are tested on the same samples.
 """
 
+import functools
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
@@ -36,12 +37,16 @@ class Raw:
 
 def digits(cfg: Mapping[str, Any], cache: Path) -> Raw:
     """scikit-learn's embedded handwritten digits: 1797 images (1, 8, 8) with 17 grey levels, 0 … 16."""
+    return _raw(_hold_out(*_all_digits(), cfg), "scikit-learn load_digits")
+
+
+@functools.cache
+def _all_digits() -> tuple[Tensor, Tensor]:
+    """Read once: it is a text file, and the cells of a sweep are many."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    inputs = torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1)
-    targets = torch.from_numpy(bunch.target).long()
-    return _raw(_hold_out(inputs, targets, cfg), "scikit-learn load_digits")
+    return torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1), torch.from_numpy(bunch.target).long()
 
 
 def images(cfg: Mapping[str, Any], cache: Path) -> Raw:
