@@ -128,6 +128,12 @@ class Composer:
             return resolved(found)
         return found
 
+    def strictly(self, words: Sequence[str]) -> dict[str, Any]:
+        """What :meth:`cell` gives, but refused where there is no such key, for those who do not build the parts."""
+        with _explained(self.folder):
+            self.hydra.compose_config(CONFIG, list(words), run_mode=RunMode.RUN, with_log_configuration=False)
+        return self.cell(words)
+
 
 def plain(config: DictConfig) -> dict[str, Any]:
     """``config`` without Hydra's section, resolved, as plain values."""

@@ -79,9 +79,7 @@ def _configuration(words: Sequence[str]) -> dict[str, Any]:
 
     if len(expand(words)) > 1:
         raise BadInput("several values for one key are several networks; type one of them")
-    words, composer = [*words, "track=none"], Composer(CONF)
-    composer.master(words)  # refuses keys that there are not
-    config = composer.cell(words)
+    config = Composer(CONF).strictly([*words, "track=none"])
     if type(config["seed"]) is not int:  # YAML's true is an int to isinstance
         raise BadInput(f"seed={config['seed']} is not a whole number; type for instance seed=1")
     check(config)

@@ -58,7 +58,12 @@ def sweep(request: Request) -> int:
     if request.show:
         from omegaconf import OmegaConf
 
-        sys.stdout.write(OmegaConf.to_yaml(OmegaConf.create(composer.cell(request.words))))
+        if len(cells := expand(request.words)) > 1:
+            first = " ".join(cells[0])
+            raise BadInput(
+                f"--cfg shows one cell, these are {len(cells)}; type for instance python run.py {first} --cfg"
+            )
+        sys.stdout.write(OmegaConf.to_yaml(OmegaConf.create(composer.strictly(request.words))))
         return 0
     if asked_for(request.words):
         return _from_record(console, composer, request)
