@@ -61,7 +61,7 @@ def sweep(request: Request) -> int:
         if len(cells := expand(request.words)) > 1:
             first = " ".join(cells[0])
             raise BadInput(
-                f"--cfg shows one cell, these are {len(cells)}; type for instance python run.py {first} --cfg"
+                f"--cfg shows one cell, these are {len(cells)}\ntype for instance python run.py {first} --cfg"
             )
         sys.stdout.write(OmegaConf.to_yaml(OmegaConf.create(composer.strictly(request.words))))
         return 0
