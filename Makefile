@@ -42,10 +42,10 @@ speed: $(READY)
 
 setup: $(READY)
 
-# Two halves of the packages at a time; the lock file names all there are, so that nothing is to be resolved, and pip
-# check says whether it still does. pip would compile every file of every package, for longer than it installs; the
-# imports compile what a cell needs, so that this does not fall to its first run, or to every run where byte code is not
-# kept. The rest is compiled when used.
+# Packages of the lock file, which holds nothing but NAME==VERSION, as they are and two lots at a time; then pip once
+# more, which resolves and adds what only this platform needs (torch's libraries for CUDA, where its wheel has them beside it). It would compile every file of every
+# package, for longer than it installs; the imports compile what a cell needs, so that this does not fall to its first
+# run, or to every run where byte code is not kept. The rest is compiled when used.
 PIP := $(RUN) -m pip --quiet --disable-pip-version-check
 IMPORTED := benchmarks.cell, benchmarks.leaderboard, lightning_fabric, pandas, sklearn.datasets, wandb
 $(READY): requirements.lock
@@ -54,8 +54,8 @@ $(READY): requirements.lock
 	@echo "Setting up $(VENV) from requirements.lock; this takes a minute or two."
 	$(PYTHON) -m venv $(VENV)
 	xargs -P 2 -n 32 $(PIP) install --no-compile --no-deps < requirements.lock
-	@$(PIP) check
-	@$(RUN) -c 'import torch._dynamo' & $(RUN) -c 'import $(IMPORTED)' && wait
+	$(PIP) install --no-compile --requirement requirements.lock
+	@$(RUN) -c 'import torch._dynamo' & first=$$!; $(RUN) -c 'import $(IMPORTED)' && wait $$first
 	@touch $(READY)
 
 clean:

@@ -29,13 +29,15 @@ from benchmarks.paths import write_atomically
 from methods.errors import BadInput
 
 CONFIG = "config"
+KEPT_FRAMES = 100
 
 
 class _Loader(ConfigLoaderImpl):
     """Hydra's loader, which reads and merges the files of the same choices once.
 
-    That takes most of the time of composing, and a sweep composes few choices many times: to plan its cells, and in
-    Hydra's launchers once for every job. The other words are applied to a copy, by Hydra's own functions.
+    That takes most of the time of composing, and a sweep composes few choices many times: to plan its cells, and once
+    for every job that its launcher runs in this process. The other words are applied to a copy, by Hydra's own
+    functions.
     """
 
     def __init__(self, config_search_path: ConfigSearchPath, folder: Path) -> None:
@@ -56,14 +58,18 @@ class _Loader(ConfigLoaderImpl):
         if validate_sweep_overrides:
             self.validate_sweep_overrides_legal(parsed, run_mode, from_shell)
         choices, values = self.split(parsed)
+        if any("hydra.searchpath" in choice for choice in choices):  # groups that are not in our folder
+            return super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
         frame = (config_name, run_mode, from_shell, validate_sweep_overrides, *choices)
         if frame not in self.frames:
+            if len(self.frames) >= KEPT_FRAMES:
+                self.frames.pop(next(iter(self.frames)))
             self.frames[frame] = super().load_configuration(
                 config_name, list(choices), run_mode, from_shell, validate_sweep_overrides
             )
         config = copy.deepcopy(self.frames[frame])
         try:
-            self._apply_overrides_to_config(values, config)
+            self._apply_overrides_to_config([o for o in values if not o.is_sweep_override()], config)
         except OmegaConfBaseException as error:
             raise ConfigCompositionException from error
         own = [o for o in parsed if not o.is_hydra_override()]
@@ -74,6 +80,10 @@ class _Loader(ConfigLoaderImpl):
         )
         return config
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the frames: launchers send the loader with each job to another process."""
+        return {**self.__dict__, "frames": {}}
+
     def split(self, overrides: Sequence[Override]) -> tuple[tuple[str, ...], list[Override]]:
         """The words that choose a file, or concern Hydra itself, and the overrides that set a value."""
         choices = tuple(o.input_line or "" for o in overrides if self._chooses(o))
@@ -81,9 +91,9 @@ class _Loader(ConfigLoaderImpl):
 
     def _chooses(self, override: Override) -> bool:
         key = override.key_or_group
-        return (
-            override.package is not None or key.split(".")[0].split("/")[0] == "hydra" or (self.folder / key).is_dir()
-        )
+        if override.package is not None or key.split(".")[0].split("/")[0] == "hydra":
+            return True
+        return (self.folder / key).is_dir() and not isinstance(override.value(), dict)  # a mapping sets values
 
 
 class Composer:
@@ -115,10 +125,9 @@ class Composer:
             overrides = OverridesParser.create(self.loader).parse_overrides(list(words))
             choices, values = self.loader.split(overrides)
             if choices not in self.frames:
-                frame = self.hydra.compose_config(
-                    CONFIG, list(choices), run_mode=RunMode.RUN, with_log_configuration=False
+                self.frames[choices] = _without_hydra(
+                    ConfigLoaderImpl.load_configuration(self.loader, CONFIG, list(choices), RunMode.RUN)
                 )
-                self.frames[choices] = _without_hydra(frame)
             config = copy.deepcopy(self.frames[choices])
             ConfigLoaderImpl._apply_overrides_to_config(values, config)
             found = _as_dict(config)

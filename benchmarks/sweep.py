@@ -58,12 +58,15 @@ def sweep(request: Request) -> int:
     if request.show:
         from omegaconf import OmegaConf
 
-        if len(cells := expand(request.words)) > 1:
-            first = " ".join(cells[0])
+        cells = expand(request.words)
+        first = shlex.join(cells[0])
+        if len(cells) > 1:
             raise BadInput(
                 f"--cfg shows one cell, these are {len(cells)}\ntype for instance python run.py {first} --cfg"
             )
-        sys.stdout.write(OmegaConf.to_yaml(OmegaConf.create(composer.strictly(request.words))))
+        if asked_for(request.words):
+            raise BadInput("--cfg shows what words ask for; a record's own configuration is under config in its file")
+        sys.stdout.write(OmegaConf.to_yaml(OmegaConf.create(composer.strictly(cells[0]))))
         return 0
     if asked_for(request.words):
         return _from_record(console, composer, request)
@@ -117,8 +120,8 @@ def run_missing(
 
 def make_plan(composer: Composer, request: Request) -> Plan:
     """All cells that the words ask for, each with its key; unknown names are refused here, before anything runs."""
-    combinations = expand(request.words) if request.multirun else [list(request.words)]
-    if not request.multirun and len(expand(request.words)) > 1:
+    combinations = expand(request.words)
+    if not request.multirun and len(combinations) > 1:
         raise BadInput("several values for one key need a sweep; type python run.py -m " + " ".join(request.words))
     several = [word for word in request.words if key_of(word) == "experiment" and len(expand([word])) > 1]
     if several:
@@ -136,7 +139,7 @@ def make_plan(composer: Composer, request: Request) -> Plan:
             combinations = expand([*own, *request.words])
         common = plain(master)
     else:
-        common = composer.cell(base)
+        common = composer.cell(combinations[0])
     paths = Paths.of(common["paths"])
     memory = Memory(composer.folder, paths.cache / "plan.json")
     cells = [_planned(composer, words, memory) for words in combinations]

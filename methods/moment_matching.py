@@ -98,6 +98,7 @@ def greedy_matching(
         node = int(((gain >= best - TIE * best.abs()) & ~closed).nonzero()[0])  # dead nodes' gain overflows
         if bool(usable[node]):
             column, own, scale = residual[:, node].clone(), weighted[:, node].clone(), -float(inverse[node])
+            # in place: an outer product of its own takes ten times as long; R_ij and R_ji may differ in the last bit
             residual.addr_(column, column, alpha=scale)
             weighted.addr_(own, column, alpha=scale)
         cost += 2 * penalty[node]

@@ -119,6 +119,7 @@ BAD = {
     "model": (["model=resnet19"], "unknown model 'resnet19'; choose from .*resnet20", "type model=resnet"),
     "key": (["methd=spectral"], "unknown key 'methd'", "did you mean method"),
     "cells to show": (["-m", "seed=0,1", "--cfg"], "--cfg shows one cell, these are 2", "run.py seed=0 "),
+    "record to show": (["from_record=x.json", "--cfg"], "--cfg shows what words ask for", "in its file"),
     "key to show": (["foo=1", "--cfg"], "unknown key 'foo'", "did you mean one of allocation, budget"),
     "no key like it": (["foo=1"], "unknown key 'foo'", "did you mean one of allocation, budget"),
     "nested key": (["budget.keeep=0.5"], "unknown key 'budget.keeep'", "--cfg"),

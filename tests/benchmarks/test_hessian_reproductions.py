@@ -143,7 +143,12 @@ def test_published_weights_are_pruned_where_they_are_at_hand(tmp_path, workplace
     assert not model.training and len(data.test) == 60
     for name, value in network.state_dict().items():
         assert torch.equal(model.state_dict()[name], value)
-    assert "published weights" in module._setting(91.3, 40, 72, 60, True)
+    monkeypatch.setattr(module, "gradually", lambda *_: [])
+    monkeypatch.setattr(
+        module, "methods", lambda _: {"magnitude": (MagnitudeSelection(unit="edge"), Global(), Compensation())}
+    )
+    outcome = module.run(workplace)
+    assert "published weights" in outcome.setting and list(outcome.table["method"]) == ["magnitude"]
 
 
 @pytest.mark.slow

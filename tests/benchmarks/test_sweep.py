@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import pickle
 import shlex
 import shutil
 import threading
@@ -57,6 +58,7 @@ WORDS = [
     ["trainer.train.epochs=3", "trainer=tiny", "model.widths=[3,4]"],
     ["~dataset.levels", "++own.key=[1,2]", "+method.more=x"],
     ["selection=null", "method=magnitude_edge"],
+    ["model.name=y", "model={name: z}"],
 ]
 
 
@@ -68,11 +70,23 @@ def test_the_short_way_to_a_configuration_gives_what_hydra_gives(words):
         assert json.dumps(composer.cell(words)) == json.dumps(long_way)
 
 
-@pytest.mark.parametrize("words", [*WORDS, ["+hydra.job.env_set.A=1", "hydra/launcher=joblib"]], ids=" ".join)
-def test_launchers_get_what_hydra_gives(words):
+FOR_LAUNCHERS = [
+    *WORDS,
+    ["+hydra.job.env_set.A=1", "hydra/launcher=joblib"],
+    ["seed=1,2", "method=random,dpp"],
+    ["calibration.samples=choice(7)"],
+    ["hydra.searchpath=[file://{groups}]", "+extra=one"],
+]
+
+
+@pytest.mark.parametrize("words", FOR_LAUNCHERS, ids=" ".join)
+def test_launchers_get_what_hydra_gives(words, tmp_path):
     """With Hydra's own section: what a job writes about itself, and how its launcher is set."""
+    (tmp_path / "extra").mkdir()
+    (tmp_path / "extra/one.yaml").write_text("own: 1\n")
+    words = [word.format(groups=tmp_path) if "{groups}" in word else word for word in words]
     composer, theirs = Composer(CONF), ConfigLoaderImpl(create_config_search_path(str(CONF)))
-    common = [word for word in words if "hydra" in word]
+    common = [word for word in words if "hydra" in word or "," in word or "choice(" in word]
     master = composer.master(common)
     expected = theirs.load_configuration(CONFIG, common, RunMode.MULTIRUN)
     assert OmegaConf.to_container(master) == OmegaConf.to_container(expected)
@@ -82,6 +96,33 @@ def test_launchers_get_what_hydra_gives(words):
         assert OmegaConf.to_container(ours) == OmegaConf.to_container(expected)
         assert OmegaConf.is_struct(ours) and OmegaConf.is_struct(expected)
         assert OmegaConf.to_yaml(ours, resolve=True) == OmegaConf.to_yaml(expected, resolve=True)
+
+
+@pytest.mark.parametrize("words", [["modle=mlp"], ["model.wdths=[3]"], ["model=lenet6"], ["modle/a=b"], ["budget=1"]])
+def test_launchers_are_refused_what_hydra_refuses(words):
+    found = []
+    for loader in (Composer(CONF).loader, ConfigLoaderImpl(create_config_search_path(str(CONF)))):
+        with pytest.raises(Exception) as caught:  # of whatever kind Hydra's is
+            loader.load_configuration(CONFIG, words, RunMode.RUN)
+        found.append((type(caught.value), str(caught.value), str(caught.value.__cause__)))
+    assert found[0] == found[1]
+
+
+def test_what_a_launcher_sends_with_each_job_does_not_grow(monkeypatch):
+    composer = Composer(CONF)
+    monkeypatch.setattr("benchmarks.composition.KEPT_FRAMES", 2)
+    before = len(pickle.dumps(composer.loader))
+    for method in ("random", "magnitude", "dpp"):
+        composer.loader.load_configuration(CONFIG, [f"method={method}"], RunMode.RUN)
+    assert len(composer.loader.frames) == 2
+    assert len(pickle.dumps(composer.loader)) <= before
+
+
+@pytest.mark.parametrize("words", [["seed=choice(5)"], ["seed=range(5,6)"]])
+@pytest.mark.parametrize("multirun", [True, False])
+def test_a_sweep_of_one_value_is_one_cell(words, multirun, tmp_path):
+    request = Request([*words, f"paths.results={tmp_path}", f"paths.cache={tmp_path}"], multirun=multirun)
+    assert [cell.seed for cell in make_plan(Composer(CONF), request).cells] == [5]
 
 
 def counting(function, calls):
