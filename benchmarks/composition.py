@@ -29,7 +29,7 @@ from benchmarks.paths import write_atomically
 from methods.errors import BadInput
 
 CONFIG = "config"
-KEPT_FRAMES = 100
+KEPT_FRAMES = 100  # about 0.1 MB each; what falls out is composed anew
 
 
 class _Loader(ConfigLoaderImpl):

@@ -77,9 +77,10 @@ def _configuration(words: Sequence[str]) -> dict[str, Any]:
     from benchmarks.parts import check
     from benchmarks.sweep import CONF
 
-    if len(expand(words)) > 1:
+    networks = expand(words)
+    if len(networks) > 1:
         raise BadInput("several values for one key are several networks; type one of them")
-    config = Composer(CONF).strictly([*words, "track=none"])
+    config = Composer(CONF).strictly([*networks[0], "track=none"])
     if type(config["seed"]) is not int:  # YAML's true is an int to isinstance
         raise BadInput(f"seed={config['seed']} is not a whole number; type for instance seed=1")
     check(config)

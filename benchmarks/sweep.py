@@ -58,14 +58,12 @@ def sweep(request: Request) -> int:
     if request.show:
         from omegaconf import OmegaConf
 
-        cells = expand(request.words)
-        first = shlex.join(cells[0])
-        if len(cells) > 1:
-            raise BadInput(
-                f"--cfg shows one cell, these are {len(cells)}\ntype for instance python run.py {first} --cfg"
-            )
         if asked_for(request.words):
             raise BadInput("--cfg shows what words ask for; a record's own configuration is under config in its file")
+        cells = expand(request.words)
+        if len(cells) > 1:
+            example = f"python run.py {shlex.join(cells[0])} --cfg"
+            raise BadInput(f"--cfg shows one cell, these are {len(cells)}\ntype for instance {example}")
         sys.stdout.write(OmegaConf.to_yaml(OmegaConf.create(composer.strictly(cells[0]))))
         return 0
     if asked_for(request.words):

@@ -272,6 +272,13 @@ def test_help_lists_every_group_with_its_choices(command):
             assert choice.stem in result.stdout
 
 
+def test_two_workers_run_a_sweep_side_by_side(command):
+    words = ["-m", "method=magnitude,random", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *TINY]
+    result = command(*words, cold=True)
+    assert result.returncode == 0, result.stderr
+    assert len(records(command)) == 2
+
+
 def test_the_test_split_is_read_only_when_everything_is_decided(tmp_path, monkeypatch):
     """Its labels are behind a guard that only the last measurement lifts."""
     open_now = []

@@ -149,6 +149,7 @@ def test_published_weights_are_pruned_where_they_are_at_hand(tmp_path, workplace
     )
     outcome = module.run(workplace)
     assert "published weights" in outcome.setting and list(outcome.table["method"]) == ["magnitude"]
+    assert all(path.is_file() for path in outcome.figures)
 
 
 @pytest.mark.slow

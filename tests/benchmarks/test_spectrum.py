@@ -107,6 +107,7 @@ def test_bad_input_is_explained(words, message):
         ("seed=x", "seed=x is not a whole number"),
         ("seed=true", "seed=True is not a whole number"),
         ("seed=0,1", "several values"),
+        ("seed=choice(x)", "seed=x is not a whole number"),
         ("budget.keep=0.1,0.2", "several values"),
     ],
 )

@@ -145,12 +145,12 @@ def test_a_flat_kernel_draws_uniformly():
 
 
 @pytest.mark.slow
-def test_half_of_2048_items_of_a_flat_kernel():
-    """Its elementary symmetric polynomials, up to C(2048, 1024), are beyond the largest float64."""
-    assert math.comb(2048, 1024) > sys.float_info.max
-    drawn = sample_k_dpp(1.01 * torch.eye(2048, dtype=torch.float64), 1024, generator())
-    assert len(set(drawn.tolist())) == 1024
-    assert abs(float(drawn.double().mean()) - 2047 / 2) < 5 * 2048 / math.sqrt(12 * 2 * 1024)
+def test_half_of_3072_items_of_a_flat_kernel():
+    """Its elementary symmetric polynomials, up to C(3072, 1536), are beyond the largest float64."""
+    assert math.comb(3072, 1536) > sys.float_info.max
+    drawn = sample_k_dpp(1.01 * torch.eye(3072, dtype=torch.float64), 1536, generator())
+    assert len(set(drawn.tolist())) == 1536
+    assert abs(float(drawn.double().mean()) - 3071 / 2) < 5 * 3072 / math.sqrt(12 * 2 * 1536)
 
 
 def test_rank_one_blocks_give_one_item_each():
