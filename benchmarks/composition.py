@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
@@ -21,6 +22,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -29,7 +31,31 @@ from benchmarks.paths import write_atomically
 from methods.errors import BadInput
 
 CONFIG = "config"
+ENTRIES = 2  # raised when what is remembered of a cell changes
 KEPT_FRAMES = 100  # about 0.1 MB each; what falls out is composed anew
+
+
+class _Kept(dict[Any, Any]):
+    """What was read or composed once; it belongs to its process and is not sent with a job to another one."""
+
+    def __deepcopy__(self, _memo: object) -> _Kept:
+        return self
+
+    def __reduce__(self) -> tuple[type[_Kept], tuple[()]]:
+        return _Kept, ()
+
+
+class _Repository(ConfigRepository):
+    """Hydra's files, each parsed once. Hydra copies this object for every composition, and the copies share them."""
+
+    def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
+        super().initialize_sources(config_search_path)
+        self.files = _Kept()
+
+    def load_config(self, config_path: str) -> ConfigResult | None:
+        if config_path not in self.files:
+            self.files[config_path] = super().load_config(config_path)
+        return copy.deepcopy(self.files[config_path])  # type: ignore[no-any-return]  # Hydra changes what it is given
 
 
 class _Loader(ConfigLoaderImpl):
@@ -42,8 +68,10 @@ class _Loader(ConfigLoaderImpl):
 
     def __init__(self, config_search_path: ConfigSearchPath, folder: Path) -> None:
         super().__init__(config_search_path)
+        self.repository = _Repository(config_search_path)
         self.folder = folder
-        self.frames: dict[tuple[object, ...], DictConfig] = {}
+        self.frames = _Kept()
+        self.parsed = _Kept()
 
     def load_configuration(
         self,
@@ -54,20 +82,11 @@ class _Loader(ConfigLoaderImpl):
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
         """What Hydra gives, with its own section."""
-        parsed = OverridesParser.create(self).parse_overrides(overrides)
+        parsed = self.parse(overrides)
         if validate_sweep_overrides:
             self.validate_sweep_overrides_legal(parsed, run_mode, from_shell)
         choices, values = self.split(parsed)
-        if any("hydra.searchpath" in choice for choice in choices):  # groups that are not in our folder
-            return super().load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
-        frame = (config_name, run_mode, from_shell, validate_sweep_overrides, *choices)
-        if frame not in self.frames:
-            if len(self.frames) >= KEPT_FRAMES:
-                self.frames.pop(next(iter(self.frames)))
-            self.frames[frame] = super().load_configuration(
-                config_name, list(choices), run_mode, from_shell, validate_sweep_overrides
-            )
-        config = copy.deepcopy(self.frames[frame])
+        config = copy.deepcopy(self.frame(config_name, choices, run_mode, from_shell, validate_sweep_overrides))
         try:
             self._apply_overrides_to_config([o for o in values if not o.is_sweep_override()], config)
         except OmegaConfBaseException as error:
@@ -80,12 +99,36 @@ class _Loader(ConfigLoaderImpl):
         )
         return config
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the frames: launchers send the loader with each job to another process."""
-        return {**self.__dict__, "frames": {}}
+    def frame(
+        self,
+        config_name: str | None,
+        choices: tuple[str, ...],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        """What Hydra gives for ``choices`` alone: to be copied, not to be changed."""
+        key = (config_name, choices, run_mode, from_shell, validate_sweep_overrides)
+        if key not in self.frames:
+            if len(self.frames) >= KEPT_FRAMES:
+                self.frames.pop(next(iter(self.frames)))
+            self.frames[key] = super().load_configuration(
+                config_name, list(choices), run_mode, from_shell, validate_sweep_overrides
+            )
+        return self.frames[key]  # type: ignore[no-any-return]
+
+    def parse(self, words: Sequence[str]) -> list[Override]:
+        """Hydra's reading of each word; the cells of a sweep have most of them in common."""
+        parser = OverridesParser.create(self)
+        for word in words:
+            if word not in self.parsed:
+                [self.parsed[word]] = parser.parse_overrides([word])
+        return [self.parsed[word] for word in words]
 
     def split(self, overrides: Sequence[Override]) -> tuple[tuple[str, ...], list[Override]]:
         """The words that choose a file, or concern Hydra itself, and the overrides that set a value."""
+        if any(o.key_or_group == "hydra.searchpath" for o in overrides):  # with groups that are not in our folder
+            return tuple(o.input_line or "" for o in overrides), []
         choices = tuple(o.input_line or "" for o in overrides if self._chooses(o))
         return choices, [o for o in overrides if not self._chooses(o)]
 
@@ -106,8 +149,9 @@ class Composer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.frames: dict[tuple[str, ...], DictConfig] = {}
         self.loader = _Loader(create_config_search_path(str(folder)), folder)
+        self.words_for_hydra: list[str] = []  # those of the last master
+        self.frames: dict[tuple[str, ...], DictConfig] = {}  # without Hydra's section, which takes longer to copy
         GlobalHydra.instance().clear()
         self.hydra = Hydra(CONFIG, self.loader)
         GlobalHydra.instance().initialize(self.hydra)
@@ -115,22 +159,21 @@ class Composer:
     def master(self, words: Sequence[str]) -> DictConfig:
         """The configuration of a sweep, with Hydra's own section."""
         with _explained(self.folder):
-            return self.hydra.compose_config(
+            master = self.hydra.compose_config(
                 CONFIG, list(words), run_mode=RunMode.MULTIRUN, with_log_configuration=False
             )
+        self.words_for_hydra = list(master.hydra.overrides.hydra)
+        return master
 
     def cell(self, words: Sequence[str]) -> dict[str, Any]:
-        """The plain, resolved configuration of one cell: the loader's without Hydra's section, which takes longer."""
+        """The plain, resolved configuration of one cell, from the frame that its launcher will ask for too."""
         with _explained(self.folder):
-            overrides = OverridesParser.create(self.loader).parse_overrides(list(words))
-            choices, values = self.loader.split(overrides)
+            choices, values = self.loader.split(self.loader.parse([*self.words_for_hydra, *words]))
             if choices not in self.frames:
-                self.frames[choices] = _without_hydra(
-                    ConfigLoaderImpl.load_configuration(self.loader, CONFIG, list(choices), RunMode.RUN)
-                )
+                self.frames[choices] = _without_hydra(self.loader.frame(CONFIG, choices, RunMode.RUN))
             config = copy.deepcopy(self.frames[choices])
             ConfigLoaderImpl._apply_overrides_to_config(values, config)
-            found = _as_dict(config)
+            found = plain(config)
         if (found.get("allocation") or {}).get("record"):
             from benchmarks.copying import resolved
 
@@ -146,11 +189,8 @@ class Composer:
 
 def plain(config: DictConfig) -> dict[str, Any]:
     """``config`` without Hydra's section, resolved, as plain values."""
-    return _as_dict(_without_hydra(config))
-
-
-def _as_dict(config: DictConfig) -> dict[str, Any]:
-    return OmegaConf.to_container(config, resolve=True)  # type: ignore[return-value]  # a mapping's is a dict
+    values = ((str(key), config[key]) for key in config if key != "hydra")
+    return {key: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for key, v in values}
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:
@@ -179,7 +219,7 @@ class Memory:
     def __init__(self, folder: Path, file: Path) -> None:
         self.file = file
         stamp = [(str(p.relative_to(folder)), p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*.yaml")]
-        self.stamp = hashlib.sha256(json.dumps(sorted(stamp)).encode()).hexdigest()
+        self.stamp = hashlib.sha256(json.dumps([ENTRIES, *sorted(stamp)]).encode()).hexdigest()
         self.entries: dict[str, dict[str, Any]] = {}
         try:
             content = json.loads(file.read_text())

@@ -9,9 +9,11 @@ import hashlib
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,11 +44,14 @@ def digits(cfg: Mapping[str, Any], cache: Path) -> Raw:
 
 @functools.cache
 def _all_digits() -> tuple[Tensor, Tensor]:
-    """Read once: it is a text file, and the cells of a sweep are many."""
-    from sklearn.datasets import load_digits
+    """What ``sklearn.datasets.load_digits`` reads, without importing it: that takes longer than many a cell.
 
-    bunch = load_digits()
-    return torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1), torch.from_numpy(bunch.target).long()
+    Read once per process: it is a text file, and the cells of a sweep are many.
+    """
+    package = find_spec("sklearn")
+    assert package is not None and package.origin is not None  # it is among our requirements
+    table = np.loadtxt(Path(package.origin).parent / "datasets/data/digits.csv.gz", delimiter=",", dtype=np.uint8)
+    return torch.from_numpy(table[:, :64]).view(-1, 1, 8, 8), torch.from_numpy(table[:, 64]).long()
 
 
 def images(cfg: Mapping[str, Any], cache: Path) -> Raw:

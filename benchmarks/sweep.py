@@ -41,11 +41,16 @@ SHOWN = 20  # missing cells that are named one by one
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells of a call, and the words that are common to all of them."""
+    """The cells of a call, and the words that are common to all of them.
+
+    Attributes:
+        variants: for each cell's key, what it shares with the cells that differ from it in nothing but the seed.
+    """
 
     name: str
     words: list[str]
     cells: list[PlannedCell]
+    variants: dict[str, str]
     paths: Paths
     save: bool = False
     controls: bool = False
@@ -140,14 +145,14 @@ def make_plan(composer: Composer, request: Request) -> Plan:
         common = composer.cell(combinations[0])
     paths = Paths.of(common["paths"])
     memory = Memory(composer.folder, paths.cache / "plan.json")
-    cells = [_planned(composer, words, memory) for words in combinations]
+    planned = [_planned(composer, words, memory) for words in combinations]
     memory.save()
-    unique = list({cell.key: cell for cell in cells}.values())
+    unique = list({cell.key: cell for cell, _ in planned}.values())
     experiment = next((word.partition("=")[2] for word in request.words if key_of(word) == "experiment"), None)
     digest = hashlib.sha256("".join(sorted(cell.key for cell in unique)).encode()).hexdigest()[:8]
-    return Plan(
-        experiment or f"sweep-{digest}", base, unique, paths, bool(common.get("save")), bool(common.get("controls"))
-    )
+    variants = {cell.key: variant for cell, variant in planned}
+    save, controls = bool(common.get("save")), bool(common.get("controls"))
+    return Plan(experiment or f"sweep-{digest}", base, unique, variants, paths, save, controls)
 
 
 def with_controls(composer: Composer, plan: Plan, store: Store) -> Plan:
@@ -158,11 +163,14 @@ def with_controls(composer: Composer, plan: Plan, store: Store) -> Plan:
     records = store.find_all(cell.key for cell in plan.cells)
     donors = [(cell.overrides, records[cell.key]) for cell in plan.cells if cell.key in records]
     memory = Memory(composer.folder, plan.paths.cache / "plan.json")
-    cells = [*plan.cells, *(_planned(composer, words, memory) for words in control_words(donors))]
-    return replace(plan, cells=list({cell.key: cell for cell in cells}.values()))
+    controls = [_planned(composer, words, memory) for words in control_words(donors)]
+    cells = {cell.key: cell for cell in (*plan.cells, *(cell for cell, _ in controls))}
+    variants = plan.variants | {cell.key: variant for cell, variant in controls}
+    return replace(plan, cells=list(cells.values()), variants=variants)
 
 
-def _planned(composer: Composer, words: Sequence[str], memory: Memory) -> PlannedCell:
+def _planned(composer: Composer, words: Sequence[str], memory: Memory) -> tuple[PlannedCell, str]:
+    """The cell that ``words`` ask for, and its variant."""
     name = " ".join(word for word in words if not key_of(word).startswith("hydra"))
     copied = any(key_of(word) == "allocation.record" for word in words)  # its key is that of counts that may change
     if copied or name not in memory.entries:
@@ -174,10 +182,10 @@ def _planned(composer: Composer, words: Sequence[str], memory: Memory) -> Planne
         budget = head["budget"]["requested"]
         kept = {key: head[key] for key in ("key", "dataset", "model", "method", "seed")}
         entry = {**kept, "budget": budget, "overrides": own}
-        cell = _sound(entry)
-        memory.entries[name] = entry
-        return cell
-    return PlannedCell(**memory.entries[name])
+        cell, variant = _sound(entry), variant_key(config)
+        memory.entries[name] = {"cell": entry, "variant": variant}
+        return cell, variant
+    return PlannedCell(**memory.entries[name]["cell"]), memory.entries[name]["variant"]
 
 
 def _sound(entry: Mapping[str, Any]) -> PlannedCell:
@@ -201,23 +209,13 @@ def missing_cells(plan: Plan) -> list[PlannedCell]:
 
 
 def sound_missing(composer: Composer, plan: Plan) -> list[PlannedCell]:
-    """What :func:`missing_cells` gives, after a look at each: nonsense is refused before anything is said or run."""
-    missing = missing_cells(plan)
-    _check(composer, missing)
-    return missing
-
-
-def _check(composer: Composer, cells: Sequence[PlannedCell]) -> None:
-    """Refuse nonsense in any cell before the first one runs; cells that differ in the seed are looked at once."""
+    """What :func:`missing_cells` gives, after a look at one of each variant: nonsense is refused before any runs."""
     from benchmarks.parts import check
 
-    seen = set()
-    for cell in cells:
-        config = composer.cell(cell.overrides)
-        alike = variant_key(config)
-        if alike not in seen:
-            check(config)
-            seen.add(alike)
+    missing = missing_cells(plan)
+    for cell in {plan.variants[cell.key]: cell for cell in missing}.values():
+        check(composer.cell(cell.overrides))
+    return missing
 
 
 def _list_cells(console: Console, plan: Plan, store: Store) -> None:

@@ -62,8 +62,20 @@ WORDS = [
 ]
 
 
-@pytest.mark.parametrize("words", WORDS, ids=" ".join)
-def test_the_short_way_to_a_configuration_gives_what_hydra_gives(words):
+SEARCHED = ["hydra.searchpath=[file://{groups}]", "+extra=one"]
+
+
+@pytest.fixture
+def groups(tmp_path):
+    """A folder with a group that is not ours."""
+    (tmp_path / "extra").mkdir()
+    (tmp_path / "extra/one.yaml").write_text("own: 1\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize("words", [*WORDS, SEARCHED], ids=" ".join)
+def test_the_short_way_to_a_configuration_gives_what_hydra_gives(words, groups):
+    words = [word.replace("{groups}", str(groups)) for word in words]
     composer, theirs = Composer(CONF), ConfigLoaderImpl(create_config_search_path(str(CONF)))
     long_way = plain(theirs.load_configuration(CONFIG, words, RunMode.RUN))
     for _ in range(2):  # the second time from the frame that the first one left
@@ -75,16 +87,14 @@ FOR_LAUNCHERS = [
     ["+hydra.job.env_set.A=1", "hydra/launcher=joblib"],
     ["seed=1,2", "method=random,dpp"],
     ["calibration.samples=choice(7)"],
-    ["hydra.searchpath=[file://{groups}]", "+extra=one"],
+    SEARCHED,
 ]
 
 
 @pytest.mark.parametrize("words", FOR_LAUNCHERS, ids=" ".join)
-def test_launchers_get_what_hydra_gives(words, tmp_path):
+def test_launchers_get_what_hydra_gives(words, groups):
     """With Hydra's own section: what a job writes about itself, and how its launcher is set."""
-    (tmp_path / "extra").mkdir()
-    (tmp_path / "extra/one.yaml").write_text("own: 1\n")
-    words = [word.format(groups=tmp_path) if "{groups}" in word else word for word in words]
+    words = [word.replace("{groups}", str(groups)) for word in words]
     composer, theirs = Composer(CONF), ConfigLoaderImpl(create_config_search_path(str(CONF)))
     common = [word for word in words if "hydra" in word or "," in word or "choice(" in word]
     master = composer.master(common)
@@ -187,6 +197,14 @@ def in_threads(count, work):
         thread.start()
     for thread in threads:
         thread.join(60)
+
+
+def test_each_choice_of_files_is_composed_once_for_plan_and_launch_together(words, slow_cell, monkeypatch):
+    composed = []
+    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counting(ConfigLoaderImpl.load_configuration, composed))
+    assert sweep.sweep(Request(["method=random,magnitude", "seed=0,1", *words], multirun=True)) == 0
+    assert len(slow_cell) == 4
+    assert len(composed) == 3  # the sweep's own and one for each method
 
 
 @pytest.mark.parametrize("seed", [0, 13], ids=["done", "failed"])
