@@ -42,8 +42,8 @@ speed: $(READY)
 
 setup: $(READY)
 
-# Packages of the lock file, which holds nothing but NAME==VERSION, as they are and two lots at a time; then pip once
-# more, which resolves and adds what only this platform needs (torch's libraries for CUDA, where its wheel has them
+# Packages of the lock file, which holds nothing but NAME==VERSION, as they are and two lots at a time, the
+# one with torch, which takes longest, first; then pip once more, which resolves and adds what only this platform needs (torch's libraries for CUDA, where its wheel has them
 # beside it). It would compile every file of every package, for longer than it installs; the imports compile what a cell
 # needs, so that this does not fall to its first run, or to every run where byte code is not kept. The rest is compiled
 # when used.
@@ -54,7 +54,7 @@ $(READY): requirements.lock
 	  { echo "Secateurs needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@echo "Setting up $(VENV) from requirements.lock; this takes a minute or two."
 	$(PYTHON) -m venv $(VENV)
-	xargs -P 2 -n 32 $(PIP) install --no-compile --no-deps < requirements.lock
+	sort -r requirements.lock | xargs -P 2 -n 22 $(PIP) install --no-compile --no-deps
 	$(PIP) install --no-compile --requirement requirements.lock
 	@$(RUN) -c 'import torch._dynamo' & first=$$!; $(RUN) -c 'import $(IMPORTED)' && wait $$first
 	@touch $(READY)

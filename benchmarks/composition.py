@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import functools
 import hashlib
 import json
 import re
@@ -21,6 +22,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.utils import JobRuntime
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
@@ -32,7 +34,7 @@ from methods.errors import BadInput
 
 CONFIG = "config"
 ENTRIES = 2  # raised when what is remembered of a cell changes
-KEPT_FRAMES = 100  # about 0.1 MB each; what falls out is composed anew
+KEPT_FRAMES = 200  # about 0.1 MB each; what falls out is composed anew
 
 
 class _Kept(dict[Any, Any]):
@@ -45,12 +47,22 @@ class _Kept(dict[Any, Any]):
         return _Kept, ()
 
 
+@functools.lru_cache(maxsize=8)
+def _kept(_folder: Path, _state: str, _what: str) -> _Kept:
+    """What the composers of this process share, for one folder in one state of its files."""
+    return _Kept()
+
+
 class _Repository(ConfigRepository):
     """Hydra's files, each parsed once. Hydra copies this object for every composition, and the copies share them."""
 
+    def __init__(self, config_search_path: ConfigSearchPath, files: _Kept) -> None:
+        super().__init__(config_search_path)
+        self.files = files
+
     def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
         super().initialize_sources(config_search_path)
-        self.files = _Kept()
+        self.files = _Kept()  # of other folders, where a word adds some
 
     def load_config(self, config_path: str) -> ConfigResult | None:
         if config_path not in self.files:
@@ -66,11 +78,12 @@ class _Loader(ConfigLoaderImpl):
     functions.
     """
 
-    def __init__(self, config_search_path: ConfigSearchPath, folder: Path) -> None:
-        super().__init__(config_search_path)
-        self.repository = _Repository(config_search_path)
+    def __init__(self, folder: Path, state: str) -> None:
+        search_path = create_config_search_path(str(folder))
+        super().__init__(search_path)
+        self.repository = _Repository(search_path, _kept(folder, state, "files"))
         self.folder = folder
-        self.frames = _Kept()
+        self.frames = _kept(folder, state, "frames")
         self.parsed = _Kept()
 
     def load_configuration(
@@ -108,9 +121,10 @@ class _Loader(ConfigLoaderImpl):
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
         """What Hydra gives for ``choices`` alone: to be copied, not to be changed."""
-        key = (config_name, choices, run_mode, from_shell, validate_sweep_overrides)
+        here = (Path.cwd(), JobRuntime.instance().get("name"))  # they are in Hydra's own section
+        key = (config_name, choices, run_mode, from_shell, validate_sweep_overrides, here)
         if key not in self.frames:
-            if len(self.frames) >= KEPT_FRAMES:
+            while len(self.frames) >= KEPT_FRAMES:
                 self.frames.pop(next(iter(self.frames)))
             self.frames[key] = super().load_configuration(
                 config_name, list(choices), run_mode, from_shell, validate_sweep_overrides
@@ -149,7 +163,8 @@ class Composer:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.loader = _Loader(create_config_search_path(str(folder)), folder)
+        self.state = _state(folder)
+        self.loader = _Loader(folder, self.state)
         self.words_for_hydra: list[str] = []  # those of the last master
         self.frames: dict[tuple[str, ...], DictConfig] = {}  # without Hydra's section, which takes longer to copy
         GlobalHydra.instance().clear()
@@ -210,16 +225,21 @@ def key_of(word: str) -> str:
     return word.partition("=")[0].lstrip("+~")
 
 
+def _state(folder: Path) -> str:
+    """A digest that changes with any of the configuration files."""
+    stamp = [(str(p.relative_to(folder)), p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*.yaml")]
+    return hashlib.sha256(json.dumps(sorted(stamp)).encode()).hexdigest()
+
+
 class Memory:
     """Remembers what composing gave, since it takes a hundred times longer than looking up.
 
     Valid for one state of the configuration files; forgotten when any of them changes.
     """
 
-    def __init__(self, folder: Path, file: Path) -> None:
+    def __init__(self, composer: Composer, file: Path) -> None:
         self.file = file
-        stamp = [(str(p.relative_to(folder)), p.stat().st_mtime_ns, p.stat().st_size) for p in folder.rglob("*.yaml")]
-        self.stamp = hashlib.sha256(json.dumps([ENTRIES, *sorted(stamp)]).encode()).hexdigest()
+        self.stamp = f"{ENTRIES} {composer.state}"
         self.entries: dict[str, dict[str, Any]] = {}
         try:
             content = json.loads(file.read_text())

@@ -144,7 +144,7 @@ def make_plan(composer: Composer, request: Request) -> Plan:
     else:
         common = composer.cell(combinations[0])
     paths = Paths.of(common["paths"])
-    memory = Memory(composer.folder, paths.cache / "plan.json")
+    memory = Memory(composer, paths.cache / "plan.json")
     planned = [_planned(composer, words, memory) for words in combinations]
     memory.save()
     unique = list({cell.key: cell for cell, _ in planned}.values())
@@ -162,7 +162,7 @@ def with_controls(composer: Composer, plan: Plan, store: Store) -> Plan:
     """
     records = store.find_all(cell.key for cell in plan.cells)
     donors = [(cell.overrides, records[cell.key]) for cell in plan.cells if cell.key in records]
-    memory = Memory(composer.folder, plan.paths.cache / "plan.json")
+    memory = Memory(composer, plan.paths.cache / "plan.json")
     controls = [_planned(composer, words, memory) for words in control_words(donors)]
     cells = {cell.key: cell for cell in (*plan.cells, *(cell for cell, _ in controls))}
     variants = plan.variants | {cell.key: variant for cell, variant in controls}

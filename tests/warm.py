@@ -10,7 +10,9 @@ import os
 import runpy
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
@@ -63,18 +65,40 @@ def run(
     script: str, words: list[str], environment: dict[str, str], folder: Path, timeout: float = 120
 ) -> subprocess.CompletedProcess[str]:
     """``python SCRIPT WORDS...`` in the root of the project, with its output in files of ``folder`` meanwhile."""
-    _started()
+    return start(script, words, environment, folder).wait(timeout)
+
+
+def start(script: str, words: list[str], environment: dict[str, str], folder: Path) -> "Started":
+    """The same, not waited for."""
     out, err = folder / "stdout", folder / "stderr"
     for path in (out, err):
         path.write_bytes(b"")
-    process = _context.Process(target=_child, args=(script, words, environment, out, err))
-    process.start()
-    process.join(timeout)
-    if process.is_alive():
-        process.kill()
-        process.join()
-        raise subprocess.TimeoutExpired([script, *words], timeout, out.read_text(), err.read_text())
-    return subprocess.CompletedProcess([script, *words], process.exitcode, out.read_text(), err.read_text())
+    return Started([script, *words], process(_child, script, words, environment, out, err), out, err)
+
+
+@dataclass
+class Started:
+    """A command that runs."""
+
+    command: list[str]
+    process: BaseProcess
+    out: Path
+    err: Path
+
+    def wait(self, timeout: float) -> subprocess.CompletedProcess[str]:
+        """What it ended with.
+
+        Raises:
+            TimeoutExpired: after ``timeout`` seconds; it is killed.
+        """
+        self.process.join(timeout)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+            raise subprocess.TimeoutExpired(self.command, timeout, self.out.read_text(), self.err.read_text())
+        return subprocess.CompletedProcess(
+            self.command, self.process.exitcode, self.out.read_text(), self.err.read_text()
+        )
 
 
 def _child(script: str, words: list[str], environment: dict[str, str], out: Path, err: Path) -> None:
@@ -92,3 +116,4 @@ def _child(script: str, words: list[str], environment: dict[str, str], out: Path
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+        threading._shutdown()  # an interpreter does so before multiprocessing waits for children: loky ends its workers

@@ -274,7 +274,7 @@ def test_help_lists_every_group_with_its_choices(command):
 
 def test_two_workers_run_a_sweep_side_by_side(command):
     words = ["-m", "method=magnitude,random", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *TINY]
-    result = command(*words, cold=True)
+    result = command(*words)
     assert result.returncode == 0, result.stderr
     assert len(records(command)) == 2
 

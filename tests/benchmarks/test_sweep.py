@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import warm
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.utils import create_config_search_path
 from hydra.types import RunMode
 from omegaconf import OmegaConf
@@ -199,12 +200,17 @@ def in_threads(count, work):
         thread.join(60)
 
 
-def test_each_choice_of_files_is_composed_once_for_plan_and_launch_together(words, slow_cell, monkeypatch):
-    composed = []
+def test_each_choice_of_files_is_composed_once_for_all(words, slow_cell, monkeypatch, tmp_path):
+    composed, read = [], []
+    monkeypatch.setattr(sweep, "CONF", shutil.copytree(CONF, tmp_path / "conf"))
+    monkeypatch.setattr(ConfigRepository, "load_config", counting(ConfigRepository.load_config, read))
     monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counting(ConfigLoaderImpl.load_configuration, composed))
     assert sweep.sweep(Request(["method=random,magnitude", "seed=0,1", *words], multirun=True)) == 0
     assert len(slow_cell) == 4
     assert len(composed) == 3  # the sweep's own and one for each method
+    assert len(read) == len(set(read)) > 10
+    (tmp_path / "conf/method/random.yaml").write_text((CONF / "method/magnitude.yaml").read_text())
+    assert Composer(sweep.CONF).cell(["method=random"])["method"]["name"] == "magnitude"  # files may change
 
 
 @pytest.mark.parametrize("seed", [0, 13], ids=["done", "failed"])

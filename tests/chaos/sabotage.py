@@ -21,6 +21,16 @@ GRID = ["-m", "method=random,magnitude", "seed=0,1"]
 TIMES = {"created", "fingerprint", "cost", "checksum"}  # of a record: what differs from run to run
 
 
+def compose(folder):
+    """The configurations of the usual run, for the processes that are forked from this one."""
+    from benchmarks.commandline import Request
+    from benchmarks.composition import Composer
+    from benchmarks.sweep import CONF, make_plan
+
+    words = [*GRID[1:], *TINY, "track=none", f"paths.results={folder}", f"paths.cache={folder}"]
+    make_plan(Composer(CONF), Request(words, multirun=True))
+
+
 @dataclass
 class Run:
     """A forked process that runs the command line on the folders under ``root``."""

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import torch
 import warm
-from sabotage import GRID, TINY, Run, acts, board, check_whole, count_acts, killed_at, records
+from sabotage import GRID, TINY, Run, acts, board, check_whole, compose, count_acts, killed_at, records
 
 REPOSITORY = Path(__file__).parents[2]
 SEED = int(os.environ.get("CHAOS_SEED", "20261121"))
@@ -27,11 +27,12 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def imported():
-    """Everything that a run needs, imported once; forked runs have it for nothing."""
+def imported(tmp_path_factory):
+    """Everything that a run needs, imported, and its configurations, composed: forked runs have it for nothing."""
     for name in warm.IMPORTED:
         importlib.import_module(name)
     torch.set_num_threads(1)
+    compose(tmp_path_factory.mktemp("composed"))
 
 
 @pytest.fixture(scope="module")
@@ -255,8 +256,7 @@ def launched(folder, *words, **environment):
         "PYTHONPATH": path,
         "OMP_NUM_THREADS": "1",
     } | environment
-    command = [sys.executable, "run.py", *GRID, *TINY, "track=none", *words, *folders]
-    return subprocess.run(command, cwd=REPOSITORY, env=env, capture_output=True, text=True, timeout=300, check=False)
+    return warm.run("run.py", [*GRID, *TINY, "track=none", *words, *folders], env, folder, timeout=300)
 
 
 JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]

@@ -4,11 +4,11 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+import warm
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = Path(__file__).with_name("one_node.sh")
@@ -60,10 +60,7 @@ def sweep(cluster, tmp_path):
 
     def start(*words):
         folders = [f"paths.results={tmp_path}/results", f"paths.cache={tmp_path}/cache"]
-        command = [sys.executable, "run.py", "-m", *words, *TINY, *LAUNCHER, *folders]
-        return subprocess.Popen(
-            command, cwd=ROOT, env=cluster, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        return warm.start("run.py", ["-m", *words, *TINY, *LAUNCHER, *folders], cluster, tmp_path)
 
     return start
 
@@ -98,8 +95,8 @@ def epochs(tmp_path):
 
 def test_a_sweep_of_array_jobs(sweep, tmp_path):
     process = sweep("method=random,magnitude", "seed=0")
-    said, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, said
+    result = process.wait(timeout=240)
+    assert result.returncode == 0, result.stdout + result.stderr
     assert sorted(record["method"] for record in records(tmp_path)) == ["magnitude", "random"]
     assert {record["status"] for record in records(tmp_path)} == {"done"}
 
@@ -109,8 +106,8 @@ def test_a_job_that_is_killed_is_submitted_again(sweep, cluster, tmp_path):
     wait_for(lambda: len(epochs(tmp_path)) >= 3)
     first = sorted(jobs(cluster))[0]
     subprocess.run(["scancel", "--signal=KILL", "--full", first], env=cluster, check=True)
-    said, _ = process.communicate(timeout=400)
-    assert process.returncode == 0, said
+    result = process.wait(timeout=400)
+    assert result.returncode == 0, result.stdout + result.stderr
     assert len(records(tmp_path)) == 2 and {record["status"] for record in records(tmp_path)} == {"done"}
 
 
@@ -120,8 +117,8 @@ def test_a_job_that_is_requeued_goes_on_with_its_training(sweep, cluster, tmp_pa
     [job] = jobs(cluster)
     before = epochs(tmp_path)
     subprocess.run(["scontrol", "requeue", job], env=cluster, check=True)
-    said, _ = process.communicate(timeout=400)
-    assert process.returncode == 0, said
+    result = process.wait(timeout=400)
+    assert result.returncode == 0, result.stdout + result.stderr
     [record] = records(tmp_path)
     assert record["status"] == "done"
     assert len(record["history"]["train"]) == 150
