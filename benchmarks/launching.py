@@ -2,15 +2,16 @@
 
 Who is at a cell holds a lease under ``<runs>/.running``: sweeps that share a folder, on one machine or on a cluster, do
 no cell twice. A cell that another process is at is left for later; only when nothing else is left is it waited for.
-A worker that is killed takes Hydra's launcher down; then the launcher is started again with the cells that are left,
-and a cell that has been begun twice without leaving a record is named and given up.
+A worker that is killed takes Hydra's launcher down, and with it what other workers are at. Then the cells that had
+begun are launched once more, one by one, so that only the culprit dies again: it is named and given up; then the rest.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections import Counter
+from collections import deque
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.composition import Composer, plain
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 MARKS = {"done": "[green]✓[/]", "failed": "[red]✗[/]", "collapsed": "[yellow]↓[/]", "skipped": "[yellow]–[/]"}
 ATTEMPTS = 2  # of a cell whose worker dies: it may only have been beside the culprit
+ALONE = 8  # so many such cells have their second attempt one by one, so that nothing dies with the culprit
 
 
 def launch(
@@ -49,26 +51,32 @@ def launch(
     store = Store.of(paths)
     before = store.find_all(cell.key for cell in missing)
     faults: list[str] = []
-    begun: Counter[str] = Counter()
-    left, wait = list(missing), False
-    while left:
-        stopped, faulty = _round(composer, words, sweep, left, wait)
+    elsewhere: list[PlannedCell] = []
+    lots, wait = deque([(list(missing), 1)]), False
+    while lots or (elsewhere and not wait):
+        if not lots:  # other processes are at what is left
+            lots, elsewhere, wait = deque([(elsewhere, 1)]), [], True
+        cells, attempt = lots.popleft()
+        old = _leases(paths)
+        stopped, faulty = _round(composer, words, sweep, cells, wait)
         faults += faulty.values()
-        now = store.find_all(cell.key for cell in left)
-        without = [cell for cell in left if now.get(cell.key) == before.get(cell.key) and cell.key not in faulty]
+        now = store.find_all(cell.key for cell in cells)
+        without = [cell for cell in cells if now.get(cell.key) == before.get(cell.key) and cell.key not in faulty]
         if stopped is None:
-            if wait:
-                break
-            left, wait = without, True  # other processes are at these
+            elsewhere += without
             continue
-        fresh = [cell.key for cell in without if _was_begun(paths, cell.key)]
-        if not fresh and len(without) == len(left):
+        taken = {Path(name).stem for name in _leases(paths) - old}
+        begun = [cell for cell in without if cell.key in taken]
+        if not begun and len(without) == len(cells):
             return [*faults, stopped]  # before any cell began: it would stop again
-        begun.update(fresh)
-        for cell in without:
-            if begun[cell.key] >= ATTEMPTS:
-                faults.append(f"{' '.join(cell.overrides)}: its worker died {ATTEMPTS} times; {stopped}")
-        left = [cell for cell in without if begun[cell.key] < ATTEMPTS]
+        if attempt == ATTEMPTS:
+            faults += [f"{' '.join(cell.overrides)}: its worker died {ATTEMPTS} times; {stopped}" for cell in begun]
+        elif len(begun) <= ALONE:
+            lots.extend(([cell], attempt + 1) for cell in begun)
+        else:
+            lots.append((begun, attempt + 1))
+        if rest := [cell for cell in without if cell.key not in taken]:
+            lots.append((rest, attempt))
     return faults
 
 
@@ -149,8 +157,9 @@ def is_complete(record: Record | None, paths: Paths, save: bool) -> bool:
     return not lacks_network(record, paths.results)
 
 
-def _was_begun(paths: Paths, key: str) -> bool:
-    return any((paths.runs / RUNNING).glob(f"{key}.*"))
+def _leases(paths: Paths) -> set[str]:
+    """Names of the files that say who began a cell, one per attempt."""
+    return {path.name for path in (paths.runs / RUNNING).glob("[!.]*.*")}
 
 
 def status_line(record: Record) -> str:

@@ -213,6 +213,30 @@ def test_each_choice_of_files_is_composed_once_for_all(words, slow_cell, monkeyp
     assert Composer(sweep.CONF).cell(["method=random"])["method"]["name"] == "magnitude"  # files may change
 
 
+@pytest.mark.parametrize("several", [2, 12])
+def test_what_is_beside_a_worker_that_dies_is_not_given_up(words, monkeypatch, tmp_path, several):
+    composer = Composer(CONF)
+    plan = make_plan(composer, Request(["method=random", "seed=range(0,15)", *words], multirun=True))
+    culprit, lots = plan.cells[1], []
+
+    def launcher(_composer, _words, _sweep, cells, _wait):
+        lots.append(len(cells))
+        if culprit in cells:
+            beside = cells[:several] if len(lots) == 1 else [culprit]
+            for cell in beside:
+                (tmp_path / "results/runs" / launching.RUNNING / f"{cell.key}.{len(lots)}").touch()
+            return "the launcher stopped", {}
+        for cell in cells:
+            Store.of(plan.paths).write(record_of(composer.cell(cell.overrides)))
+        return None, {}
+
+    monkeypatch.setattr(launching, "_round", launcher)
+    [fault] = launching.launch(composer, plan.words, plan.name, plan.cells, plan.paths)
+    assert fault.startswith(" ".join(culprit.overrides)) and "its worker died 2 times" in fault
+    assert [cell.key for cell in missing_cells(plan)] == [culprit.key]
+    assert lots == ([15, 1, 1, 13] if several == 2 else [15, 12, 3, 11])
+
+
 @pytest.mark.parametrize("seed", [0, 13], ids=["done", "failed"])
 def test_a_cell_that_several_want_is_done_once(words, slow_cell, seed):
     config = Composer(CONF).cell([f"seed={seed}", *words])
