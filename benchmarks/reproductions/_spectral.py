@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 COMMON = ("method=spectral", "trainer.finetune.epochs=0", "measure=none", "track=none")
 DIGITS = ("dataset=digits", "model=mlp_digits", "seed=0,1,2,3,4")
 MNIST = ("dataset=mnist", "model=lenet300", "trainer.train.epochs=10", "seed=0,1,2")
+FOUR_COLUMNS = 36  # characters of a legend that fit below a panel side by side
 QUICK = ("dataset=digits", "model=mlp_digits", "trainer.train.epochs=5", "seed=0,1")
 
 
@@ -108,8 +109,13 @@ def plot(
             axis.set_xlim(left=-positive / 4)
         else:
             axis.set_xscale(scale)
+        if scale == "log":
+            places = sorted(own[x].unique())
+            axis.set_xticks(places, [f"{place:g}" for place in places], fontsize="small")
+            axis.minorticks_off()
         axis.set(title=network, xlabel=label, ylabel="test accuracy, no fine-tuning")
-        axis.legend(fontsize="small", ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.17), frameon=False)
+        columns = 4 if sum(map(len, axis.get_legend_handles_labels()[1])) <= FOUR_COLUMNS else 2
+        axis.legend(fontsize="small", ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.17), frameon=False)
     return save(figure, folder, name)
 
 
