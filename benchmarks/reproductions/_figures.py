@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
     from numpy.typing import ArrayLike
@@ -65,12 +66,17 @@ def spreads(axis: Axes, x: ArrayLike, values: Sequence[Spread], number: int, lab
 
 
 def remaining_weights(axis: Axes, label: str) -> None:
-    """Remaining weights in % along x: logarithmic, from 100 downwards, with ticks that read as numbers."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
+    """Remaining weights in % along x: logarithmic, from 100 downwards."""
     axis.set_xscale("log")
     axis.invert_xaxis()
     axis.set_xlabel(label)
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.xaxis.set_minor_formatter(NullFormatter())
+    in_numbers(axis.xaxis)
+
+
+def in_numbers(axis: Axis) -> None:
+    """Ticks of a logarithmic axis over one or two decades that read as numbers, not as products of powers."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_formatter(NullFormatter())

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from benchmarks.reproductions import Claim, Outcome, Workplace
-from benchmarks.reproductions._figures import canvas, curve, save
+from benchmarks.reproductions._figures import canvas, curve, in_numbers, save
 from benchmarks.stats import ALPHA, paired_t, spread
 
 if TYPE_CHECKING:
@@ -154,5 +154,7 @@ def _plot(frame: pd.DataFrame, folder: Path) -> list[Path]:
         axis.set_xlabel("weights kept (%)")
         axis.set_ylabel("mean squared error on the test split")
         axis.set_yscale("log")
+        in_numbers(axis.yaxis)
+        axis.set_xticks([100 * keep for keep in sorted(frame["keep"].unique())])
     axes[0].legend(fontsize=8)
     return save(drawn, folder, "loss")
