@@ -42,11 +42,11 @@ speed: $(READY)
 
 setup: $(READY)
 
-# Packages of the lock file, which holds nothing but NAME==VERSION, as they are and two lots at a time, the
-# one with torch, which takes longest, first; then pip once more, which resolves and adds what only this platform needs (torch's libraries for CUDA, where its wheel has them
-# beside it). It would compile every file of every package, for longer than it installs; the imports compile what a cell
-# needs, so that this does not fall to its first run, or to every run where byte code is not kept. The rest is compiled
-# when used.
+# Packages of the lock file, which holds nothing but NAME==VERSION, as they are and two lots at a time, the one with
+# torch, which takes longest, first; then pip once more, which resolves and adds what only this platform needs (torch's
+# libraries for CUDA, where its wheel has them beside it). It would compile every file of every package, for longer than
+# it installs; the imports compile what a cell needs, so that this does not fall to its first run, or to every run where
+# byte code is not kept. The rest is compiled when used.
 PIP := $(RUN) -m pip --quiet --disable-pip-version-check
 IMPORTED := benchmarks.cell, benchmarks.leaderboard, lightning_fabric, pandas, sklearn.datasets, wandb
 $(READY): requirements.lock

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from benchmarks.paths import write_atomically
 from methods.errors import BadInput
 
 CONFIG = "config"
-ENTRIES = 2  # raised when what is remembered of a cell changes
+MEMORY_FORMAT = 2  # raised when what is remembered of a cell changes
 KEPT_FRAMES = 200  # about 0.1 MB each; what falls out is composed anew
 
 
@@ -47,10 +48,18 @@ class _Kept(dict[Any, Any]):
         return _Kept, ()
 
 
-@functools.lru_cache(maxsize=8)
-def _kept(_folder: Path, _state: str, _what: str) -> _Kept:
-    """What the composers of this process share, for one folder in one state of its files."""
-    return _Kept()
+@dataclass(frozen=True)
+class _Shared:
+    """What the composers of a process share: files as they were parsed, and frames, which are what they merge to."""
+
+    files: _Kept = field(default_factory=_Kept)
+    frames: _Kept = field(default_factory=_Kept)
+
+
+@functools.lru_cache(maxsize=4)
+def _shared(_folder: Path, _state: str) -> _Shared:
+    """One for each folder in each state of its files."""
+    return _Shared()
 
 
 class _Repository(ConfigRepository):
@@ -81,9 +90,10 @@ class _Loader(ConfigLoaderImpl):
     def __init__(self, folder: Path, state: str) -> None:
         search_path = create_config_search_path(str(folder))
         super().__init__(search_path)
-        self.repository = _Repository(search_path, _kept(folder, state, "files"))
+        shared = _shared(folder, state)
+        self.repository = _Repository(search_path, shared.files)
         self.folder = folder
-        self.frames = _kept(folder, state, "frames")
+        self.frames = shared.frames
         self.parsed = _Kept()
 
     def load_configuration(
@@ -121,18 +131,27 @@ class _Loader(ConfigLoaderImpl):
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
         """What Hydra gives for ``choices`` alone: to be copied, not to be changed."""
-        here = (Path.cwd(), JobRuntime.instance().get("name"))  # they are in Hydra's own section
-        key = (config_name, choices, run_mode, from_shell, validate_sweep_overrides, here)
+        how = (config_name, list(choices), run_mode, from_shell, validate_sweep_overrides)
+        if any("env_copy" in choice for choice in choices):  # Hydra's own section has values of the environment then
+            return super().load_configuration(*how)
+        key = (*how[:1], choices, *how[2:], Path.cwd(), JobRuntime.instance().get("name"))  # which that section has too
         if key not in self.frames:
             while len(self.frames) >= KEPT_FRAMES:
                 self.frames.pop(next(iter(self.frames)))
-            self.frames[key] = super().load_configuration(
-                config_name, list(choices), run_mode, from_shell, validate_sweep_overrides
-            )
+            self.frames[key] = super().load_configuration(*how)
         return self.frames[key]  # type: ignore[no-any-return]
 
     def parse(self, words: Sequence[str]) -> list[Override]:
-        """Hydra's reading of each word; the cells of a sweep have most of them in common."""
+        """Hydra's reading of each word; the cells of a sweep have most of them in common.
+
+        Raises:
+            BadInput: a word adds folders of configurations, whose files no key of a plan would tell apart.
+        """
+        if any(word.lstrip("+~").startswith("hydra.searchpath") for word in words):
+            raise BadInput(
+                "hydra.searchpath adds files that cells would not be told apart by; put yours into a copy of conf\n"
+                "and type SECATEURS_CONF=<that folder> python run.py ..."
+            )
         parser = OverridesParser.create(self)
         for word in words:
             if word not in self.parsed:
@@ -141,8 +160,6 @@ class _Loader(ConfigLoaderImpl):
 
     def split(self, overrides: Sequence[Override]) -> tuple[tuple[str, ...], list[Override]]:
         """The words that choose a file, or concern Hydra itself, and the overrides that set a value."""
-        if any(o.key_or_group == "hydra.searchpath" for o in overrides):  # with groups that are not in our folder
-            return tuple(o.input_line or "" for o in overrides), []
         choices = tuple(o.input_line or "" for o in overrides if self._chooses(o))
         return choices, [o for o in overrides if not self._chooses(o)]
 
@@ -165,8 +182,7 @@ class Composer:
         self.folder = folder
         self.state = _state(folder)
         self.loader = _Loader(folder, self.state)
-        self.words_for_hydra: list[str] = []  # those of the last master
-        self.frames: dict[tuple[str, ...], DictConfig] = {}  # without Hydra's section, which takes longer to copy
+        self.bare_frames: dict[tuple[str, ...], DictConfig] = {}  # without Hydra's section, which takes long to copy
         GlobalHydra.instance().clear()
         self.hydra = Hydra(CONFIG, self.loader)
         GlobalHydra.instance().initialize(self.hydra)
@@ -174,19 +190,17 @@ class Composer:
     def master(self, words: Sequence[str]) -> DictConfig:
         """The configuration of a sweep, with Hydra's own section."""
         with _explained(self.folder):
-            master = self.hydra.compose_config(
+            return self.hydra.compose_config(
                 CONFIG, list(words), run_mode=RunMode.MULTIRUN, with_log_configuration=False
             )
-        self.words_for_hydra = list(master.hydra.overrides.hydra)
-        return master
 
     def cell(self, words: Sequence[str]) -> dict[str, Any]:
         """The plain, resolved configuration of one cell, from the frame that its launcher will ask for too."""
         with _explained(self.folder):
-            choices, values = self.loader.split(self.loader.parse([*self.words_for_hydra, *words]))
-            if choices not in self.frames:
-                self.frames[choices] = _without_hydra(self.loader.frame(CONFIG, choices, RunMode.RUN))
-            config = copy.deepcopy(self.frames[choices])
+            choices, values = self.loader.split(self.loader.parse(words))
+            if choices not in self.bare_frames:
+                self.bare_frames[choices] = _without_hydra(self.loader.frame(CONFIG, choices, RunMode.RUN))
+            config = copy.deepcopy(self.bare_frames[choices])
             ConfigLoaderImpl._apply_overrides_to_config(values, config)
             found = plain(config)
         if (found.get("allocation") or {}).get("record"):
@@ -204,8 +218,12 @@ class Composer:
 
 def plain(config: DictConfig) -> dict[str, Any]:
     """``config`` without Hydra's section, resolved, as plain values."""
-    values = ((str(key), config[key]) for key in config if key != "hydra")
-    return {key: OmegaConf.to_container(v, resolve=True) if OmegaConf.is_config(v) else v for key, v in values}
+    found = {}
+    for key in config:
+        if key != "hydra":
+            value = "???" if OmegaConf.is_missing(config, key) else config[key]
+            found[str(key)] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    return found
 
 
 def _without_hydra(config: DictConfig) -> DictConfig:
@@ -239,7 +257,7 @@ class Memory:
 
     def __init__(self, composer: Composer, file: Path) -> None:
         self.file = file
-        self.stamp = f"{ENTRIES} {composer.state}"
+        self.stamp = f"{MEMORY_FORMAT} {composer.state}"
         self.entries: dict[str, dict[str, Any]] = {}
         try:
             content = json.loads(file.read_text())

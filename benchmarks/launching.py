@@ -2,20 +2,21 @@
 
 Who is at a cell holds a lease under ``<runs>/.running``: sweeps that share a folder, on one machine or on a cluster, do
 no cell twice. A cell that another process is at is left for later; only when nothing else is left is it waited for.
-A worker that is killed takes Hydra's launcher down, and with it what other workers are at. Then the cells that had
-begun are launched once more, one by one, so that only the culprit dies again: it is named and given up; then the rest.
+A worker that is killed takes Hydra's launcher down, and with joblib all that other workers are at. Then the rest is
+launched, and after it, one by one, the cells whose workers died, so that only the culprit dies again: it is named and
+given up.
 """
 
 from __future__ import annotations
 
 import uuid
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.composition import Composer, plain
 from benchmarks.copying import resolved
+from benchmarks.lease import holders
 from benchmarks.manifest import RUNNING, PlannedCell
 from benchmarks.paths import Paths, write_atomically
 from benchmarks.record import Record
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 MARKS = {"done": "[green]✓[/]", "failed": "[red]✗[/]", "collapsed": "[yellow]↓[/]", "skipped": "[yellow]–[/]"}
-ATTEMPTS = 2  # of a cell whose worker dies: it may only have been beside the culprit
-ALONE = 8  # so many such cells have their second attempt one by one, so that nothing dies with the culprit
+ATTEMPTS = 2  # of a cell whose worker dies: it may only have been beside the culprit, and has its second one alone
 
 
 def launch(
@@ -51,32 +51,40 @@ def launch(
     store = Store.of(paths)
     before = store.find_all(cell.key for cell in missing)
     faults: list[str] = []
-    elsewhere: list[PlannedCell] = []
-    lots, wait = deque([(list(missing), 1)]), False
-    while lots or (elsewhere and not wait):
-        if not lots:  # other processes are at what is left
-            lots, elsewhere, wait = deque([(elsewhere, 1)]), [], True
-        cells, attempt = lots.popleft()
+    died: Counter[str] = Counter()  # workers, by the cell that they were at
+    lots, elsewhere = deque([list(missing)]), list[PlannedCell]()
+    waited_for: set[str] | None = None
+    while lots or elsewhere:
+        if not lots:  # other processes are at all that is left
+            if waited_for == {cell.key for cell in elsewhere}:
+                break
+            waited_for = {cell.key for cell in elsewhere}
+            lots = deque([cell] for cell in elsewhere if died[cell.key])
+            lots += filter(None, [[cell for cell in elsewhere if not died[cell.key]]])
+            elsewhere = []
+        cells = lots.popleft()
         old = _leases(paths)
-        stopped, faulty = _round(composer, words, sweep, cells, wait)
+        stopped, faulty = _round(composer, words, sweep, cells, wait=waited_for is not None)
         faults += faulty.values()
         now = store.find_all(cell.key for cell in cells)
         without = [cell for cell in cells if now.get(cell.key) == before.get(cell.key) and cell.key not in faulty]
         if stopped is None:
             elsewhere += without
             continue
-        taken = {Path(name).stem for name in _leases(paths) - old}
-        begun = [cell for cell in without if cell.key in taken]
-        if not begun and len(without) == len(cells):
-            return [*faults, stopped]  # before any cell began: it would stop again
-        if attempt == ATTEMPTS:
-            faults += [f"{' '.join(cell.overrides)}: its worker died {ATTEMPTS} times; {stopped}" for cell in begun]
-        elif len(begun) <= ALONE:
-            lots.extend(([cell], attempt + 1) for cell in begun)
-        else:
-            lots.append((begun, attempt + 1))
-        if rest := [cell for cell in without if cell.key not in taken]:
-            lots.append((rest, attempt))
+        new = _leases(paths) - old
+        going_on = {holder.name for holder in holders(paths.runs / RUNNING) if holder.alive}
+        elsewhere += [cell for cell in without if cell.key in going_on]
+        left = [cell for cell in without if cell.key not in going_on]
+        begun = [cell for cell in left if any(name.startswith(f"{cell.key}.") for name in new)]
+        rest = [cell for cell in left if cell not in begun]
+        if len(rest) == len(cells):
+            faults += [stopped] if stopped not in faults else []  # before any cell began: it would stop again
+        elif rest:
+            lots.append(rest)
+        died.update(cell.key for cell in begun)
+        lots += [[cell] for cell in begun if died[cell.key] < ATTEMPTS]
+        gone = [cell for cell in begun if died[cell.key] == ATTEMPTS]
+        faults += [f"{' '.join(cell.overrides)}: its worker died {ATTEMPTS} times; {stopped}" for cell in gone]
     return faults
 
 
@@ -158,7 +166,7 @@ def is_complete(record: Record | None, paths: Paths, save: bool) -> bool:
 
 
 def _leases(paths: Paths) -> set[str]:
-    """Names of the files that say who began a cell, one per attempt."""
+    """Names of the files of all leases that were ever taken of cells without a result, ``KEY.NUMBER``."""
     return {path.name for path in (paths.runs / RUNNING).glob("[!.]*.*")}
 
 

@@ -213,7 +213,10 @@ def sound_missing(composer: Composer, plan: Plan) -> list[PlannedCell]:
     from benchmarks.parts import check
 
     missing = missing_cells(plan)
-    for cell in {plan.variants[cell.key]: cell for cell in missing}.values():
+    firsts: dict[str, PlannedCell] = {}
+    for cell in missing:
+        firsts.setdefault(plan.variants[cell.key], cell)
+    for cell in firsts.values():
         check(composer.cell(cell.overrides))
     return missing
 

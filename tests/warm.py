@@ -93,12 +93,16 @@ class Started:
         """
         self.process.join(timeout)
         if self.process.is_alive():
-            self.process.kill()
-            self.process.join()
+            self.kill()
             raise subprocess.TimeoutExpired(self.command, timeout, self.out.read_text(), self.err.read_text())
         return subprocess.CompletedProcess(
             self.command, self.process.exitcode, self.out.read_text(), self.err.read_text()
         )
+
+    def kill(self) -> None:
+        """End it if it has not ended; at its own end this process would wait for it."""
+        self.process.kill()
+        self.process.join()
 
 
 def _child(script: str, words: list[str], environment: dict[str, str], out: Path, err: Path) -> None:

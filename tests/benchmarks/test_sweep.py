@@ -6,6 +6,7 @@ import os
 import pickle
 import shlex
 import shutil
+import socket
 import threading
 import time
 from pathlib import Path
@@ -26,6 +27,7 @@ from benchmarks.keys import cell_key
 from benchmarks.record import Record
 from benchmarks.records import Store
 from benchmarks.sweep import CONF, command_line, make_plan, missing_cells
+from methods.errors import BadInput
 
 ROOT = Path(__file__).parents[2]
 TINY = ["trainer=tiny", "dataset.limit=300", "measure=none", "track=none", "calibration.samples=64"]
@@ -63,20 +65,8 @@ WORDS = [
 ]
 
 
-SEARCHED = ["hydra.searchpath=[file://{groups}]", "+extra=one"]
-
-
-@pytest.fixture
-def groups(tmp_path):
-    """A folder with a group that is not ours."""
-    (tmp_path / "extra").mkdir()
-    (tmp_path / "extra/one.yaml").write_text("own: 1\n")
-    return tmp_path
-
-
-@pytest.mark.parametrize("words", [*WORDS, SEARCHED], ids=" ".join)
-def test_the_short_way_to_a_configuration_gives_what_hydra_gives(words, groups):
-    words = [word.replace("{groups}", str(groups)) for word in words]
+@pytest.mark.parametrize("words", WORDS, ids=" ".join)
+def test_the_short_way_to_a_configuration_gives_what_hydra_gives(words):
     composer, theirs = Composer(CONF), ConfigLoaderImpl(create_config_search_path(str(CONF)))
     long_way = plain(theirs.load_configuration(CONFIG, words, RunMode.RUN))
     for _ in range(2):  # the second time from the frame that the first one left
@@ -88,14 +78,12 @@ FOR_LAUNCHERS = [
     ["+hydra.job.env_set.A=1", "hydra/launcher=joblib"],
     ["seed=1,2", "method=random,dpp"],
     ["calibration.samples=choice(7)"],
-    SEARCHED,
 ]
 
 
 @pytest.mark.parametrize("words", FOR_LAUNCHERS, ids=" ".join)
-def test_launchers_get_what_hydra_gives(words, groups):
+def test_launchers_get_what_hydra_gives(words):
     """With Hydra's own section: what a job writes about itself, and how its launcher is set."""
-    words = [word.replace("{groups}", str(groups)) for word in words]
     composer, theirs = Composer(CONF), ConfigLoaderImpl(create_config_search_path(str(CONF)))
     common = [word for word in words if "hydra" in word or "," in word or "choice(" in word]
     master = composer.master(common)
@@ -213,28 +201,88 @@ def test_each_choice_of_files_is_composed_once_for_all(words, slow_cell, monkeyp
     assert Composer(sweep.CONF).cell(["method=random"])["method"]["name"] == "magnitude"  # files may change
 
 
-@pytest.mark.parametrize("several", [2, 12])
-def test_what_is_beside_a_worker_that_dies_is_not_given_up(words, monkeypatch, tmp_path, several):
-    composer = Composer(CONF)
-    plan = make_plan(composer, Request(["method=random", "seed=range(0,15)", *words], multirun=True))
-    culprit, lots = plan.cells[1], []
+class Pool:
+    """Stands in for ``launching._round``: several workers, all of which die with the one that is at the culprit."""
 
-    def launcher(_composer, _words, _sweep, cells, _wait):
-        lots.append(len(cells))
-        if culprit in cells:
-            beside = cells[:several] if len(lots) == 1 else [culprit]
-            for cell in beside:
-                (tmp_path / "results/runs" / launching.RUNNING / f"{cell.key}.{len(lots)}").touch()
+    def __init__(self, composer, plan, workers, culprit):
+        self.composer, self.plan, self.workers, self.culprit = composer, plan, workers, culprit
+        self.lots, self.waits = [], []
+
+    def __call__(self, _composer, _words, _sweep, cells, wait):
+        self.lots.append(len(cells))
+        self.waits.append(wait)
+        if self.culprit in cells:
+            for cell in cells[: self.workers]:
+                self.lease(cell)
             return "the launcher stopped", {}
         for cell in cells:
-            Store.of(plan.paths).write(record_of(composer.cell(cell.overrides)))
+            Store.of(self.plan.paths).write(record_of(self.composer.cell(cell.overrides)))
         return None, {}
 
-    monkeypatch.setattr(launching, "_round", launcher)
-    [fault] = launching.launch(composer, plan.words, plan.name, plan.cells, plan.paths)
-    assert fault.startswith(" ".join(culprit.overrides)) and "its worker died 2 times" in fault
-    assert [cell.key for cell in missing_cells(plan)] == [culprit.key]
-    assert lots == ([15, 1, 1, 13] if several == 2 else [15, 12, 3, 11])
+    def lease(self, cell, holder=""):
+        (self.plan.paths.runs / launching.RUNNING / f"{cell.key}.{len(self.lots)}").write_text(holder)
+
+
+@pytest.fixture
+def pool(words, monkeypatch):
+    """Fifteen cells, of which the second kills its worker."""
+
+    def make(workers, kind=Pool):
+        composer = Composer(CONF)
+        plan = make_plan(composer, Request(["method=random", "seed=range(0,15)", *words], multirun=True))
+        made = kind(composer, plan, workers, plan.cells[1])
+        monkeypatch.setattr(launching, "_round", made)
+        return made, lambda: launching.launch(composer, plan.words, plan.name, plan.cells, plan.paths)
+
+    return make
+
+
+@pytest.mark.parametrize(("workers", "lots"), [(2, [15, 13, 1, 1]), (12, [15, 3, *[1] * 12])])
+def test_what_is_beside_a_worker_that_dies_is_not_given_up(pool, workers, lots):
+    made, launch = pool(workers)
+    [fault] = launch()
+    assert fault.startswith(" ".join(made.culprit.overrides)) and "its worker died 2 times" in fault
+    assert [cell.key for cell in missing_cells(made.plan)] == [made.culprit.key]
+    assert made.lots == lots and not any(made.waits)
+
+
+def test_a_launcher_that_does_not_start_for_one_cell_starts_for_the_others(pool):
+    class Choosy(Pool):
+        def lease(self, cell, holder=""):
+            if len(self.lots) == 1:
+                super().lease(cell, holder)
+
+    made, launch = pool(2, Choosy)
+    assert launch() == ["the launcher stopped"]
+    assert [cell.key for cell in missing_cells(made.plan)] == [made.culprit.key]
+
+
+def test_what_other_processes_go_on_with_is_waited_for_and_not_blamed(pool):
+    """As jobs of Slurm do when another one has failed."""
+
+    class Cluster(Pool):
+        def lease(self, cell, holder=""):
+            alive = {"host": socket.gethostname(), "pid": os.getpid(), "time": 0}
+            super().lease(cell, holder if cell == self.culprit else json.dumps(alive))
+
+    made, launch = pool(5, Cluster)
+    [fault] = launch()
+    assert fault.startswith(" ".join(made.culprit.overrides))
+    assert [cell.key for cell in missing_cells(made.plan)] == [made.culprit.key]
+    assert made.lots == [15, 10, 1, 4] and made.waits == [False, False, False, True]
+
+
+def test_folders_of_configurations_that_no_key_knows_are_refused(words):
+    for multirun in (False, True):
+        with pytest.raises(BadInput, match="SECATEURS_CONF"):
+            make_plan(Composer(CONF), Request(["hydra.searchpath=[file:///tmp]", *words], multirun=multirun))
+
+
+def test_variables_that_hydra_copies_are_those_of_now(monkeypatch):
+    for value in ("1", "2"):
+        monkeypatch.setenv("COPIED", value)
+        config = Composer(CONF).loader.load_configuration(CONFIG, ["hydra.job.env_copy=[COPIED]"], RunMode.RUN)
+        assert config.hydra.job.env_set == {"COPIED": value}
 
 
 @pytest.mark.parametrize("seed", [0, 13], ids=["done", "failed"])

@@ -56,13 +56,17 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture
 def sweep(cluster, tmp_path):
-    """Starts a sweep on the cluster."""
+    """Starts a sweep on the cluster, and ends it if the test does not."""
+    started = []
 
     def start(*words):
         folders = [f"paths.results={tmp_path}/results", f"paths.cache={tmp_path}/cache"]
-        return warm.start("run.py", ["-m", *words, *TINY, *LAUNCHER, *folders], cluster, tmp_path)
+        started.append(warm.start("run.py", ["-m", *words, *TINY, *LAUNCHER, *folders], cluster, tmp_path))
+        return started[-1]
 
-    return start
+    yield start
+    for command in started:
+        command.kill()
 
 
 def jobs(cluster, state="RUNNING"):
