@@ -69,9 +69,12 @@ class _Repository(ConfigRepository):
         super().__init__(config_search_path)
         self.files = files
 
+    def __deepcopy__(self, _memo: object) -> _Repository:
+        return copy.copy(self)  # what initialises its sources anew makes a new list of them
+
     def initialize_sources(self, config_search_path: ConfigSearchPath) -> None:
         super().initialize_sources(config_search_path)
-        self.files = _Kept()  # of other folders, where a word adds some
+        self.files = _Kept()  # of other folders, where the root configuration adds some
 
     def load_config(self, config_path: str) -> ConfigResult | None:
         if config_path not in self.files:

@@ -90,9 +90,10 @@ def test_gated_equals_removed_and_the_cost_is_that_of_the_built_network(name, re
 @pytest.mark.parametrize("name", ["mobilenetv2", "densenet", "vit"])
 @pytest.mark.parametrize("method", METHODS)
 def test_every_node_method_prunes_it_or_names_the_layer_it_cannot_treat(method, name):
-    words = ["schedule=one_shot", *QUICK.get(method, [])]
-    config = COMPOSER.cell([f"method={method}", *words])
-    pruner = build_pruner(config)
+    config = COMPOSER.cell([f"method={method}", *QUICK.get(method, [])])
+    pruner = build_pruner(
+        config | {"schedule": OmegaConf.to_container(OmegaConf.load(CONF / "schedule/one_shot.yaml"))}
+    )
     if pruner.selection.unit != "node":
         pytest.skip("edges are masked, not removed")
     model = network(name)

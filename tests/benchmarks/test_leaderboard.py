@@ -358,18 +358,18 @@ def test_ten_thousand_records(conf, store, tmp_path):
 
 @pytest.mark.parametrize("method", sorted(path.stem for path in (labels.REPOSITORY / "conf" / "method").glob("*.yaml")))
 def test_the_suites_own_presets_are_named_plainly(method):
-    """Composed by Hydra itself, each method's own parts must not look like a departure from them."""
-    from hydra import compose, initialize_config_dir
+    """Composed as for a cell, each method's own parts must not look like a departure from them."""
     from omegaconf import OmegaConf
+
+    from benchmarks.composition import Composer
 
     conf = labels.REPOSITORY / "conf"
     none = OmegaConf.to_container(OmegaConf.load(conf / "compensation" / "none.yaml"))
-    with initialize_config_dir(str(conf), version_base=None):
-        usual = OmegaConf.to_container(compose("config", [f"method={method}"]), resolve=True)
-        assert labels.label(made(method=method, settings=usual), conf) == method
-        if usual["compensation"] != none:
-            bare = OmegaConf.to_container(compose("config", [f"method={method}", "compensation=none"]), resolve=True)
-            assert labels.label(made(method=method, settings=bare), conf) == f"{method} (no compensation)"
+    usual = Composer(conf).cell([f"method={method}"])
+    assert labels.label(made(method=method, settings=usual), conf) == method
+    if usual["compensation"] != none:
+        bare = Composer(conf).cell([f"method={method}", "compensation=none"])
+        assert labels.label(made(method=method, settings=bare), conf) == f"{method} (no compensation)"
 
 
 def grid(methods=("a", "b", "c"), seeds=range(4), values=(0.1, 0.2), datasets=("digits",)):

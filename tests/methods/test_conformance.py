@@ -29,8 +29,14 @@ def configuration(method, *words):
     return COMPOSER.cell([f"method={method}", *QUICK.get(method, []), *words])
 
 
-def pruner_of(method, *words):
-    return build_pruner(configuration(method, *words))
+@cache
+def choice(group, name):
+    return OmegaConf.to_container(OmegaConf.load(CONF / group / f"{name}.yaml"))
+
+
+def pruner_of(method, **parts):
+    """The method with other parts in the place of its own, as words such as ``schedule=one_shot`` put them there."""
+    return build_pruner(configuration(method) | parts)
 
 
 def state(model):
@@ -46,11 +52,11 @@ def outputs(model):
         return copy.deepcopy(model).eval()(DATA.inputs)
 
 
-def prune(method, network, budget, *words, seed=0):
+def prune(method, network, budget, **parts):
     """The pruned network; a combination that the method refuses with a reason is no breach of its promises."""
     model = make(network)
     try:
-        return model, pruner_of(method, *words).prune(model, DATA, budget, seed)
+        return model, pruner_of(method, **parts).prune(model, DATA, budget)
     except Skipped as reason:
         pytest.skip(str(reason))
 
@@ -90,21 +96,21 @@ def test_keeping_everything_changes_nothing(method, network):
 @pytest.mark.parametrize("method", METHODS)
 def test_steps_meet_the_budget_where_layers_run_empty(method):
     """At the last of these steps whole rows of the chain have lost their edges."""
-    words = ("schedule=iterative", "schedule.steps=3")
-    keep = 0.03 if pruner_of(method, *words).selection.unit == "edge" else 0.1
-    _, pruned = prune(method, "chain", Budget("keep", keep), *words)
+    steps = choice("schedule", "iterative") | {"steps": 3}
+    keep = 0.03 if pruner_of(method, schedule=steps).selection.unit == "edge" else 0.1
+    _, pruned = prune(method, "chain", Budget("keep", keep), schedule=steps)
     assert pruned.note is not None or pruned.achieved["keep"] == pytest.approx(keep, rel=0.02)
 
 
-@pytest.mark.parametrize("residual", ["null", "true"])
+@pytest.mark.parametrize("residual", [None, True])
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("method", METHODS)
 def test_gated_equals_removed(method, network, residual):
-    words = ("compensation=none", "schedule=one_shot", f"prune_residual={residual}")
-    if pruner_of(method, *words).selection.unit != "node":
+    parts = {"compensation": choice("compensation", "none"), "schedule": choice("schedule", "one_shot")}
+    if pruner_of(method, **parts).selection.unit != "node":
         pytest.skip("edges are masked, not removed")
-    model, pruned = prune(method, network, Budget("keep", 0.6), *words)
-    groups = NetworkGraph(model, DATA.inputs, residual=residual == "true").groups
+    model, pruned = prune(method, network, Budget("keep", 0.6), prune_residual=residual, **parts)
+    groups = NetworkGraph(model, DATA.inputs, residual=bool(residual)).groups
     with gated(model, groups, pruned.kept), torch.no_grad():
         expected = model.eval()(DATA.inputs)
     assert torch.allclose(outputs(pruned.model), expected, atol=1e-5)
@@ -126,5 +132,7 @@ def test_every_method_names_itself_and_sets_no_option_of_a_part_that_the_user_ma
     assert config["method"]["name"] == method
     build_pruner(config)
     for part, plain in PLAIN.items():
-        if config[part] != OmegaConf.to_container(OmegaConf.load(CONF / part / f"{plain}.yaml")):  # else it is swapped
-            build_pruner(configuration(method, f"{part}={plain}"))
+        if config[part] != choice(part, plain):  # else it is swapped
+            swapped = configuration(method, f"{part}={plain}")
+            assert swapped == config | {part: choice(part, plain)}
+            build_pruner(swapped)
