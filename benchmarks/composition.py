@@ -41,9 +41,6 @@ KEPT_FRAMES = 200  # about 0.1 MB each; what falls out is composed anew
 class _Kept(dict[Any, Any]):
     """What was read or composed once; it belongs to its process and is not sent with a job to another one."""
 
-    def __deepcopy__(self, _memo: object) -> _Kept:
-        return self
-
     def __reduce__(self) -> tuple[type[_Kept], tuple[()]]:
         return _Kept, ()
 
@@ -134,15 +131,19 @@ class _Loader(ConfigLoaderImpl):
         validate_sweep_overrides: bool = True,
     ) -> DictConfig:
         """What Hydra gives for ``choices`` alone: to be copied, not to be changed."""
-        how = (config_name, list(choices), run_mode, from_shell, validate_sweep_overrides)
-        if any("env_copy" in choice for choice in choices):  # Hydra's own section has values of the environment then
-            return super().load_configuration(*how)
-        key = (*how[:1], choices, *how[2:], Path.cwd(), JobRuntime.instance().get("name"))  # which that section has too
-        if key not in self.frames:
+        own = (Path.cwd(), JobRuntime.instance().get("name"))  # what Hydra's section has of this process
+        key = (config_name, choices, run_mode, from_shell, validate_sweep_overrides, own)
+        made: DictConfig | None = self.frames.get(key)
+        if made is None:
+            made = super().load_configuration(
+                config_name, list(choices), run_mode, from_shell, validate_sweep_overrides
+            )
+            if any("env_copy" in choice for choice in choices):
+                return made  # with values of the environment
             while len(self.frames) >= KEPT_FRAMES:
                 self.frames.pop(next(iter(self.frames)))
-            self.frames[key] = super().load_configuration(*how)
-        return self.frames[key]  # type: ignore[no-any-return]
+            self.frames[key] = made
+        return made
 
     def parse(self, words: Sequence[str]) -> list[Override]:
         """Hydra's reading of each word; the cells of a sweep have most of them in common.
@@ -150,15 +151,16 @@ class _Loader(ConfigLoaderImpl):
         Raises:
             BadInput: a word adds folders of configurations, whose files no key of a plan would tell apart.
         """
-        if any(word.lstrip("+~").startswith("hydra.searchpath") for word in words):
-            raise BadInput(
-                "hydra.searchpath adds files that cells would not be told apart by; put yours into a copy of conf\n"
-                "and type SECATEURS_CONF=<that folder> python run.py ..."
-            )
         parser = OverridesParser.create(self)
         for word in words:
             if word not in self.parsed:
-                [self.parsed[word]] = parser.parse_overrides([word])
+                [override] = parser.parse_overrides([word])
+                if override.key_or_group == "hydra.searchpath":
+                    raise BadInput(
+                        "hydra.searchpath adds files that cells would not be told apart by; put yours into a copy of "
+                        "conf\nand type SECATEURS_CONF=<that folder> python run.py ..."
+                    )
+                self.parsed[word] = override
         return [self.parsed[word] for word in words]
 
     def split(self, overrides: Sequence[Override]) -> tuple[tuple[str, ...], list[Override]]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import uuid
 from collections import Counter, deque
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.composition import Composer, plain
@@ -60,7 +61,8 @@ def launch(
                 break
             waited_for = {cell.key for cell in elsewhere}
             lots = deque([cell] for cell in elsewhere if died[cell.key])
-            lots += filter(None, [[cell for cell in elsewhere if not died[cell.key]]])
+            if together := [cell for cell in elsewhere if not died[cell.key]]:
+                lots.append(together)
             elsewhere = []
         cells = lots.popleft()
         old = _leases(paths)
@@ -71,12 +73,12 @@ def launch(
         if stopped is None:
             elsewhere += without
             continue
-        new = _leases(paths) - old
+        taken = {Path(name).stem for name in _leases(paths) - old}
         going_on = {holder.name for holder in holders(paths.runs / RUNNING) if holder.alive}
         elsewhere += [cell for cell in without if cell.key in going_on]
         left = [cell for cell in without if cell.key not in going_on]
-        begun = [cell for cell in left if any(name.startswith(f"{cell.key}.") for name in new)]
-        rest = [cell for cell in left if cell not in begun]
+        begun = [cell for cell in left if cell.key in taken]
+        rest = [cell for cell in left if cell.key not in taken]
         if len(rest) == len(cells):
             faults += [stopped] if stopped not in faults else []  # before any cell began: it would stop again
         elif rest:

@@ -107,9 +107,8 @@ def plot(
             positive = min(value for value in own[x] if value > 0)
             axis.set_xscale("symlog", linthresh=positive)
             axis.set_xlim(left=-positive / 4)
-        else:
-            axis.set_xscale(scale)
-        if scale == "log":
+        elif scale == "log":
+            axis.set_xscale("log")
             places = sorted(own[x].unique())
             axis.set_xticks(places, [f"{place:g}" for place in places], fontsize="small")
             axis.minorticks_off()
