@@ -48,7 +48,7 @@ setup: $(READY)
 # it installs; the imports compile what a cell needs, so that this does not fall to its first run, or to every run where
 # byte code is not kept. The rest is compiled when used.
 PIP := $(RUN) -m pip --quiet --disable-pip-version-check
-IMPORTED := benchmarks.cell, benchmarks.leaderboard, lightning_fabric, pandas, sklearn.datasets, wandb
+IMPORTED := benchmarks.cells.cell, benchmarks.leaderboard, lightning_fabric, pandas, sklearn.datasets, wandb
 $(READY): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Secateurs needs Python 3.11 or newer; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }

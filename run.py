@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks.commandline import main
+from benchmarks.sweeps.commandline import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -21,16 +21,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from benchmarks.checkpoint import write_atomic
-from benchmarks.command import end
 from benchmarks.measure.latency import time_pairs
 from benchmarks.measure.lock import one_at_a_time
 from benchmarks.measure.runtimes.eager import in_inference_mode
 from benchmarks.measure.runtimes.onnx import OnnxRuntime, open_session, to_onnx
 from benchmarks.measure.size import measure_size
-from benchmarks.paths import Paths
-from benchmarks.saved_network import DESCRIPTION, WEIGHTS, load_network, network_folder, probe, read_network
-from benchmarks.tables import output_console
+from benchmarks.models.saved import DESCRIPTION, WEIGHTS, load_network, network_folder, probe, read_network
+from benchmarks.storage.checkpoint import write_atomic
+from benchmarks.storage.command import end
+from benchmarks.storage.console import output_console
+from benchmarks.storage.paths import Paths
 from methods.errors import BadInput
 
 __all__ = ["Exported", "export", "load_network", "main"]
@@ -166,7 +166,7 @@ def find_network(results: Path, key: str) -> Path:
 
 def _words(results: Path, key: str) -> str:
     """What was typed for the cell ``key``, where a sweep remembers it."""
-    from benchmarks.manifest import read_manifests
+    from benchmarks.records.manifest import read_manifests
 
     manifests, _ = read_manifests(results / "runs")
     return next((" ".join(cell.overrides) for m in manifests for cell in m.cells if cell.key == key), "<ITS OPTIONS>")
@@ -191,8 +191,8 @@ def parse(words: Sequence[str]) -> dict[str, str]:
 
 def same_predictions(description: Mapping, network: nn.Module, predict: Predict, paths: Paths, key: str) -> str:
     """How many test samples get the same class from the file and from the network, in words."""
-    from benchmarks.data import load
-    from benchmarks.records import Store
+    from benchmarks.data.splits import load
+    from benchmarks.records.store import Store
 
     record = Store.of(paths).find(key, committed=True)
     if record is None:

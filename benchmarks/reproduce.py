@@ -10,13 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.command import end
-from benchmarks.fingerprint import fingerprint
-from benchmarks.paths import write_atomically
-from benchmarks.published import TOLERANCE, agrees
+from benchmarks.boards.stats import Spread
+from benchmarks.boards.tables import NONE, Table
+from benchmarks.records.fingerprint import fingerprint
 from benchmarks.reproductions import Claim, Outcome, Workplace, module_of, names, summary
-from benchmarks.stats import Spread
-from benchmarks.tables import NONE, Table, output_console
+from benchmarks.reproductions.published import TOLERANCE, agrees
+from benchmarks.storage.command import end
+from benchmarks.storage.console import output_console
+from benchmarks.storage.paths import write_atomically
 from methods.errors import BadInput
 
 if TYPE_CHECKING:

@@ -19,13 +19,13 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.command import end
-from benchmarks.paths import Paths, safe_name, write_atomically
-from benchmarks.spectra import LayerSpectrum, layer_spectra, visible
-from benchmarks.tables import output_console
+from benchmarks.reproductions.spectra import LayerSpectrum, layer_spectra, visible
+from benchmarks.storage.command import end
+from benchmarks.storage.console import output_console
+from benchmarks.storage.paths import Paths, safe_name, write_atomically
 from methods.errors import BadInput
-from methods.spectral import SpectralSelection, sufficient_width
-from methods.statistics import Calibration
+from methods.layers.statistics import Calibration
+from methods.spectral.selection import SpectralSelection, sufficient_width
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,9 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _configuration(words: Sequence[str]) -> dict[str, Any]:
-    from benchmarks.composition import Composer, expand
-    from benchmarks.parts import check
-    from benchmarks.sweep import CONF
+    from benchmarks.cells.parts import check
+    from benchmarks.settings.home import CONF
+    from benchmarks.sweeps.composition import Composer
+    from benchmarks.sweeps.words import expand
 
     networks = expand(words)
     if len(networks) > 1:
@@ -89,10 +90,10 @@ def _configuration(words: Sequence[str]) -> dict[str, Any]:
 
 def examine(config: dict[str, Any], widths: int, samples: int) -> Found:
     """Train (or load) the dense network of a configuration and look at its layers."""
-    from benchmarks.cell import calibrate, trained_network
-    from benchmarks.data import load
-    from benchmarks.parts import build
-    from benchmarks.scoring import evaluate
+    from benchmarks.cells.parts import build
+    from benchmarks.cells.preparation import calibrate, trained_network
+    from benchmarks.data.splits import load
+    from benchmarks.training.scoring import evaluate
 
     selection = build(config["selection"], "selection")
     if not isinstance(selection, SpectralSelection):

@@ -19,11 +19,12 @@ from pkgutil import iter_modules
 from typing import Any
 
 from benchmarks import speeds
-from benchmarks.command import end
+from benchmarks.boards.tables import Table
 from benchmarks.measure.lock import one_at_a_time
 from benchmarks.measure.side_by_side import Finding, as_ratio, as_seconds
-from benchmarks.paths import write_atomically
-from benchmarks.tables import Table, output_console
+from benchmarks.storage.command import end
+from benchmarks.storage.console import output_console
+from benchmarks.storage.paths import write_atomically
 from methods.errors import BadInput
 
 Measure = Callable[[bool], Iterator[Finding]]
@@ -68,7 +69,7 @@ def table(findings: Sequence[Mapping[str, Any]], title: str) -> Table:
 
 def run(names: Sequence[str], quick: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     """Measure the named claims; for each its findings as plain values, the machine, and how busy that was before."""
-    from benchmarks.fingerprint import fingerprint
+    from benchmarks.records.fingerprint import fingerprint
 
     console = output_console(stderr=True)
     for number, name in enumerate(names, 1):

@@ -20,15 +20,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.command import end
-from benchmarks.labels import label
-from benchmarks.lease import Holder, holders
-from benchmarks.manifest import RUNNING, Manifest, PlannedCell, read_manifests
-from benchmarks.paths import Paths
-from benchmarks.record import Record
-from benchmarks.records import Problem, Store
-from benchmarks.remaining import duration, seconds_left
-from benchmarks.tables import Table, one_line, output_console
+from benchmarks.boards.labels import label
+from benchmarks.boards.tables import Table
+from benchmarks.records.manifest import RUNNING, Manifest, PlannedCell, read_manifests
+from benchmarks.records.record import Record
+from benchmarks.records.store import Problem, Store
+from benchmarks.storage.command import end
+from benchmarks.storage.console import one_line, output_console
+from benchmarks.storage.lease import Holder, holders
+from benchmarks.storage.paths import Paths
+from benchmarks.sweeps.remaining import duration, seconds_left
 from methods.errors import BadInput
 
 if TYPE_CHECKING:
@@ -157,10 +158,11 @@ def show_failed(found: State, mine: Container[str], console: "Console") -> list[
 
 def retry(found: State, failed: Sequence[Record], paths: Paths, console: "Console") -> int:
     """Run the ``failed`` cells again as their sweeps would; returns the exit code."""
-    from benchmarks.commandline import parse
-    from benchmarks.composition import Composer, expand
-    from benchmarks.launching import launch
-    from benchmarks.sweep import CONF
+    from benchmarks.settings.home import CONF
+    from benchmarks.sweeps.commandline import parse
+    from benchmarks.sweeps.composition import Composer
+    from benchmarks.sweeps.launching import launch
+    from benchmarks.sweeps.words import expand
 
     left = {record.key for record in failed}
     composer, faults = Composer(CONF), []

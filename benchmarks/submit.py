@@ -13,15 +13,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.command import end
-from benchmarks.frame import select
-from benchmarks.keys import cell_key
-from benchmarks.lease import holders
-from benchmarks.manifest import RUNNING
-from benchmarks.paths import Paths
-from benchmarks.record import Record
-from benchmarks.records import Problem, Store
-from benchmarks.tables import output_console
+from benchmarks.boards.frame import select
+from benchmarks.records.keys import cell_key
+from benchmarks.records.manifest import RUNNING
+from benchmarks.records.record import Record
+from benchmarks.records.store import Problem, Store
+from benchmarks.storage.command import end
+from benchmarks.storage.console import output_console
+from benchmarks.storage.lease import holders
+from benchmarks.storage.paths import Paths
 from methods.errors import BadInput
 
 

@@ -15,13 +15,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.command import end
-from benchmarks.frame import Row as Cell
-from benchmarks.frame import load, select
-from benchmarks.paths import Paths
-from benchmarks.records import Store
-from benchmarks.stats import Spread, spread
-from benchmarks.tables import NONE, Table, output_console, plus_minus
+from benchmarks.boards.frame import Row as Cell
+from benchmarks.boards.frame import load, select
+from benchmarks.boards.stats import Spread, spread
+from benchmarks.boards.tables import NONE, Table, plus_minus
+from benchmarks.records.store import Store
+from benchmarks.storage.command import end
+from benchmarks.storage.console import output_console
+from benchmarks.storage.paths import Paths
 from methods.errors import BadInput
 
 FILE = "Results-Grid view.csv"

@@ -1,256 +1,192 @@
-"""Weights & Biases behind three verbs: ``log`` while a cell runs, ``summary`` and ``table`` when it is done.
+"""W&B after the fact: a finished store is uploaded, once and in order; a grid becomes a `wandb sweep` configuration.
 
-One run per cell, grouped by sweep, closed whatever happens. The record is the result; the tracker only shows it. So a
-tracker that does not work is a warning, never a failed cell: without a key or a network, ``online`` becomes
-``offline`` within twenty seconds, and an offline run can be uploaded later with ``wandb sync``.
+    python -m benchmarks.track push                     upload what is not there yet
+    python -m benchmarks.track push --offline           the same into a folder, for `wandb sync` on another machine
+    python -m benchmarks.track sweep digits > sweep.yaml && wandb sweep sweep.yaml
 
-``wandb`` is imported only when it is used, and writes nothing outside the configured folder.
+A run's id is its cell's key, and its summary names the checksum of the record that it shows. So pushing again uploads
+only what is new or changed, from whatever machine, and a cell that was tracked while it ran is not doubled.
 """
 
-import json
-import logging
-import os
-import socket
-import threading
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import urlsplit
-from urllib.request import getproxies
+from __future__ import annotations
 
-from benchmarks.keys import cell_key, recordable
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from benchmarks.cells.tracker import checked_online, inside, options_of, start, summary_of
+from benchmarks.records.heading import title
+from benchmarks.records.record import Record
+from benchmarks.records.store import Store
+from benchmarks.storage.command import end
+from benchmarks.storage.console import output_console
+from benchmarks.storage.paths import Paths, write_atomically
 from methods.errors import BadInput
 
-if TYPE_CHECKING:
-    from benchmarks.record import Record
-
-MODES = ("offline", "online", "disabled")
-PROBE_SECONDS = 4.0
-START_SECONDS = 12.0  # together with the probe below the twenty seconds promised
-FINISH_SECONDS = 15.0
-SWEEP = "WANDB_SWEEP_ID"
-FOLDERS = {"WANDB_CACHE_DIR": "cache", "WANDB_DATA_DIR": "data", "WANDB_ARTIFACT_DIR": "artifacts"}
-QUIET: dict[str, Any] = {
-    "silent": True,
-    "console": "off",
-    "x_disable_stats": True,
-    # The record's fingerprint tells the software and hardware; host, user, paths and arguments are nobody's business.
-    "x_disable_meta": True,
-    "x_disable_machine_info": True,
-    "x_save_requirements": False,
-    "disable_git": True,
-    "disable_code": True,
-    "disable_job_creation": True,
-}
-
-logger = logging.getLogger(__name__)
+BOARD = "board"
+LEDGER = "pushed.json"
 
 
-class Tracker:
-    """One run, or nothing at all when tracking is disabled or did not start."""
-
-    def __init__(self, run: Any = None) -> None:
-        self._run = run
-
-    def log(self, values: Mapping[str, Any], step: int) -> None:
-        """One point of each curve in ``values`` at ``step``. Steps may begin again: each curve has its own."""
-        self._try("log", lambda run: run.log({**values, "step": step}))
-
-    def summary(self, values: Mapping[str, Any]) -> None:
-        """Final figures; None is left out."""
-        known = {name: value for name, value in values.items() if value is not None}
-        self._try("summary", lambda run: run.summary.update(known))
-
-    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """A table with one line per row; the columns are all names that occur. Lists are written as JSON."""
-        if not rows:
-            return
-
-        def put(run: Any) -> None:
-            import wandb
-
-            columns: list[str | int] = list(dict.fromkeys(column for row in rows for column in row))
-            lines: list[Iterable[Any]] = [[_cell(row.get(str(column))) for column in columns] for row in rows]
-            run.log({name: wandb.Table(columns=columns, data=lines, allow_mixed_types=True)})
-
-        self._try("table", put)
-
-    def close(self, code: int) -> None:
-        """Finish the run with the exit code of its cell; W&B gives up in silence, so the time it took tells."""
-        begun, run = time.monotonic(), self._run
-        self._try("finish", lambda run: run.finish(exit_code=code))
-        self._run = None
-        if run is not None and time.monotonic() - begun >= FINISH_SECONDS:
-            place = Path(run.dir).parent
-            logger.warning("W&B: not all was uploaded in %g s; upload it later: wandb sync %s", FINISH_SECONDS, place)
-
-    def _try(self, verb: str, action: Callable[[Any], None]) -> None:
-        if self._run is None:
-            return
-        try:
-            action(self._run)
-        except Exception as error:  # whatever W&B does, the cell goes on
-            logger.warning("W&B: %s failed (%s); the record is not affected", verb, _first_line(error))
-
-
-def summary_of(record: "Record") -> dict[str, Any]:
-    """The figures of a record under names that W&B's panels group: ``tuned/accuracy``, ``latency/eager/1``."""
-    stages = record.metrics.model_dump()
-    summary = {f"{stage}/{name}": value for stage, values in stages.items() for name, value in (values or {}).items()}
-    achieved = {f"achieved/{name}": value for name, value in record.budget.achieved.model_dump().items()}
-    cost = {f"cost/{name}": value for name, value in record.cost.model_dump().items()}
-    latency = {f"latency/{row.runtime}/{row.batch}": row.ratio for row in record.latency or []}
-    return {**summary, **achieved, **cost, **latency, "status": record.status, "key": record.key}
-
-
-@contextmanager
-def tracking(section: Mapping[str, Any], name: str, group: str | None, config: Mapping[str, Any]) -> Iterator[Tracker]:
-    """Track one cell.
+def push(paths: Paths, section: Mapping[str, Any], offline: bool) -> tuple[int, int]:
+    """Upload every record of ``paths`` that is not there yet, oldest first, then the boards.
 
     Args:
-        section: the configuration's ``track`` section: mode, project, entity, group, tags, notes, dir.
-        name: of the run: data set, model, method, budget and seed.
-        group: the sweep, unless the section names another group.
-        config: the cell's configuration; what belongs to this machine or user is not sent.
+        paths: the store.
+        section: as the configuration's ``track``.
+        offline: write runs for `wandb sync` instead.
 
-    Yields:
-        The tracker; it is closed with exit code 1 when the body raises, 0 otherwise.
+    Returns:
+        How many cells were uploaded, and how many were there already.
+
+    Raises:
+        BadInput: there is nothing to upload, or the service cannot be reached; what is up is remembered.
     """
-    mode = section.get("mode") or "offline"
-    if mode not in MODES:
-        raise BadInput(f"Unknown track.mode {mode!r}; expected one of {', '.join(MODES)}.")
-    if mode == "disabled":
-        yield Tracker()
-        return
+    records, _ = Store.of(paths).load()
+    if not records:
+        raise BadInput(f"no records in {paths.results}; run a sweep first: python run.py -m method=spectral,random")
     folder = Path(section.get("dir") or "wandb").resolve()
-    with inside(folder, offline=mode == "offline"):
-        tracker = Tracker(_started(section, mode, folder, name, group, config))
-        code = 1
-        try:
-            yield tracker
-            code = 0
-        finally:
-            tracker.close(code)
+    ledger = folder / ("offline-" * offline + LEDGER)
+    pushed, there = _known(ledger), 0
+    with inside(folder, offline):
+        if not offline:
+            try:
+                checked_online()
+            except (ConnectionError, OSError) as error:
+                raise BadInput(f"W&B: {error}\nnothing is lost; the same command uploads it later") from None
+        for record in sorted(records, key=lambda r: (r.created, r.key)):
+            mark = json.loads(record.text())["checksum"]
+            if pushed.get(record.key) == mark:
+                there += 1
+                continue
+            _upload(record, mark, section, folder, offline)
+            pushed[record.key] = mark
+            write_atomically(ledger, json.dumps(pushed, indent=0, sort_keys=True))
+        if there < len(records):
+            _upload_boards(paths, section, folder, offline)
+    return len(records) - there, there
+
+
+def _known(ledger: Path) -> dict[str, str]:
+    with suppress(OSError, ValueError):
+        return dict(json.loads(ledger.read_text(encoding="utf-8")))
+    return {}  # then the service is asked for each run
 
 
 @contextmanager
-def inside(folder: Path, offline: bool) -> Iterator[None]:
-    """W&B writes only in ``folder`` and sends no usage figures, except where the user's environment says otherwise."""
-    wanted = {variable: str(folder / part) for variable, part in FOLDERS.items()}
-    wanted["WANDB_ERROR_REPORTING"] = (
-        "false"  # else W&B posts usage figures at exit, even offline: 10 s without network
-    )
-    if offline:  # online, the user's own settings (server, entity) are read from the usual place
-        wanted["WANDB_CONFIG_DIR"] = str(folder / "config")
-    added = {variable: path for variable, path in wanted.items() if variable not in os.environ}
-    os.environ.update(added)
+def _run(section: Mapping[str, Any], folder: Path, offline: bool, name: str, **options: Any) -> Iterator[Any]:
+    """A W&B run; whatever fails is said with what to do, since here the upload is the work."""
     try:
-        yield
-    finally:
-        for variable in added:
-            os.environ.pop(variable, None)
-
-
-def _started(
-    section: Mapping[str, Any], mode: str, folder: Path, name: str, group: str | None, config: Mapping[str, Any]
-) -> Any:
-    options = options_of(section, folder, name)
-    options |= {"group": section.get("group") or group, "config": recordable(config)}
-    # An agent of `wandb sweep` has given the run an id already.
-    options["id"] = os.environ.get("WANDB_RUN_ID") if SWEEP in os.environ else cell_key(config)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if mode == "online":
-            try:
-                checked_online()
-                tried, options = options | {"resume": "allow"}, options | {"id": None}
-                return start(tried, "online")  # W&B goes on holding the id of a start that failed
-            except Exception as error:
-                logger.warning(
-                    "W&B: going on offline (%s); upload later with `wandb sync` or python -m benchmarks.track push",
-                    _first_line(error),
-                )
-        return start(options, "offline")
+        run = start(options_of(section, folder, name) | options, "offline" if offline else "online")
+        yield run
+        run.finish()
+    except BadInput:
+        raise
     except Exception as error:
-        logger.warning("W&B: not tracking this cell (%s)", _first_line(error))
-        return None
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise BadInput(f"W&B: {name} was not uploaded ({first})\nthe same command goes on from here") from error
 
 
-def options_of(section: Mapping[str, Any], folder: Path, name: str) -> dict[str, Any]:
-    """What ``wandb.init`` is given of the configuration's ``track`` section."""
+def _upload(record: Record, mark: str, section: Mapping[str, Any], folder: Path, offline: bool) -> None:
+    import wandb
+
+    own: dict[str, Any] = {"id": record.key, "config": record.config, "job_type": "cell"}
+    own |= {} if section.get("group") else {"group": record.sweep}
+    own |= {} if offline else {"resume": "allow"}
+    with _run(section, folder, offline, title(record.config), **own) as run:
+        before = run.summary.get("record") if run.resumed else None
+        if before == mark:
+            return
+        if not run.resumed:  # curves cannot be taken back, so they are drawn only once
+            for phase, rows in (record.history or {}).items():
+                for row in rows:
+                    run.log({f"{phase}/{name}": value for name, value in row.items()} | {"step": row.get("epoch")})
+        if record.layers and not run.resumed:
+            rows = [layer.model_dump() for layer in record.layers]
+            columns: list[str | int] = list(dict.fromkeys(name for row in rows for name in row))
+            lines: list[Any] = [[_plain(row.get(str(name))) for name in columns] for row in rows]
+            run.log({"layers": wandb.Table(columns=columns, data=lines, allow_mixed_types=True)})
+        known = {name: value for name, value in summary_of(record).items() if value is not None}
+        run.summary.update(known | {"record": mark, "reason": record.reason or ""})
+
+
+def _upload_boards(paths: Paths, section: Mapping[str, Any], folder: Path, offline: bool) -> None:
+    """The leaderboard as a table, and it and the report page as one artifact."""
+    import csv
+
+    import wandb
+
+    from benchmarks.boards.rendering import render
+
+    store = Store.of(paths)
+    render(store, paths.boards, output_console(stderr=True))
+    own = {"job_type": BOARD} | ({} if offline else {"resume": "allow"})
+    with _run(section, folder, offline, BOARD, id=f"{BOARD}-{section.get('project') or 'secateurs'}", **own) as run:
+        artifact = wandb.Artifact("leaderboard", type=BOARD)
+        pages = [*paths.boards.glob("leaderboard.*"), *paths.results.glob("**/report*.html")]
+        for path in sorted(pages):
+            artifact.add_file(str(path), name=path.name)
+        with (paths.boards / "leaderboard.csv").open(newline="", encoding="utf-8") as file:
+            rows: list[Any] = list(csv.reader(file))
+        run.log({"leaderboard": wandb.Table(columns=rows[0], data=rows[1:])})
+        run.log_artifact(artifact)
+
+
+def _plain(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, list | tuple | dict) else value
+
+
+def sweep_configuration(experiment: str, words: Sequence[str] = ()) -> dict[str, Any]:
+    """The grid of conf/experiment/``experiment`` as `wandb sweep` reads it; each agent runs single cells of it."""
+    from benchmarks.settings.home import CONF
+    from benchmarks.sweeps.composition import Composer
+    from benchmarks.sweeps.words import expand
+
+    master = Composer(CONF).master([f"+experiment={experiment}", *words])
+    grid = master.hydra.sweeper.params or {}
+    parameters = {
+        key: {"values": [combination[0].partition("=")[2] for combination in expand([f"{key}={values}"])]}
+        for key, values in grid.items()
+    }
+    if not parameters:
+        raise BadInput(f"experiment {experiment} has no grid; expected hydra.sweeper.params in its file")
+    fixed = [f"+experiment={experiment}", "track=wandb", "track.mode=online", *words]
     return {
-        "project": section.get("project") or "secateurs",
-        "entity": section.get("entity"),
-        "group": section.get("group"),
-        "name": name,
-        "tags": list(section.get("tags") or ()),
-        "notes": section.get("notes"),
-        "dir": str(folder),
-        "reinit": "create_new",  # a run of its own, no shared state between the cells of one process
+        "name": experiment,
+        "program": "run.py",
+        "method": "grid",
+        "metric": {"name": "tuned/accuracy", "goal": "maximize"},
+        "parameters": parameters,
+        "command": ["${env}", "python", "run.py", *fixed, "${args_no_hyphens}"],
     }
 
 
-def start(options: Mapping[str, Any], mode: Literal["online", "offline"]) -> Any:
-    """A W&B run that waits neither long nor for input, and sends nothing of the machine."""
-    import wandb
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command ``python -m benchmarks.track``."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.track", description="Weights & Biases afterwards.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    up = verbs.add_parser("push", help="upload a finished store")
+    up.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
+    up.add_argument("--dir", default=".cache/wandb", help="folder for W&B's own files (.cache/wandb)")
+    up.add_argument("--offline", action="store_true", help="write runs for `wandb sync` instead")
+    for name in ("project", "entity", "group", "notes"):
+        up.add_argument(f"--{name}", default=None)
+    grid = verbs.add_parser("sweep", help="print a `wandb sweep` configuration of a grid")
+    grid.add_argument("experiment")
+    grid.add_argument("words", nargs="*", help="further KEY=VALUE words for every cell")
+    chosen = vars(parser.parse_args(arguments))
+    if chosen["verb"] == "push":
+        new, there = push(Paths(chosen["results"]), chosen, chosen["offline"])
+        output_console().print(f"{new} cells uploaded, {there} were there already", highlight=False)
+    else:
+        import yaml
 
-    settings = wandb.Settings(**QUIET, init_timeout=START_SECONDS, finish_timeout=FINISH_SECONDS)
-    run = wandb.init(**options, mode=mode, settings=settings)
-    run.define_metric("*", step_metric="step")
-    return run
-
-
-def checked_online() -> None:
-    """Raise at once what W&B would find out after minutes, or ask for on the terminal.
-
-    Raises:
-        ConnectionError: there is no key, or the server cannot be reached.
-    """
-    import wandb
-
-    settings = wandb.setup(settings=wandb.Settings(silent=True)).settings
-    from wandb.sdk.lib.wbauth import read_netrc_auth
-
-    identified = settings.api_key or os.environ.get("WANDB_API_KEY") or settings.identity_token_file
-    if not (identified or read_netrc_auth(host=settings.base_url)):
-        raise ConnectionError("no API key: run `wandb login` or set WANDB_API_KEY")
-    _probe(settings.base_url)
-
-
-def _probe(server: str) -> None:
-    address = urlsplit(server)
-    proxy = getproxies().get(address.scheme)
-    target = urlsplit(proxy if proxy and "//" in proxy else server)
-    host, port = target.hostname or "", target.port or (443 if target.scheme == "https" else 80)
-    reached = threading.Event()
-
-    def connect() -> None:
-        try:
-            socket.create_connection((host, port), PROBE_SECONDS).close()
-            reached.set()
-        except OSError:
-            pass
-
-    # In a thread, since looking up a name has no time limit of its own.
-    attempt = threading.Thread(target=connect, daemon=True)
-    attempt.start()
-    attempt.join(PROBE_SECONDS)
-    if not reached.is_set():
-        raise ConnectionError(f"{host}:{port} cannot be reached")
-
-
-def _cell(value: Any) -> Any:
-    return json.dumps(value, default=str) if isinstance(value, (list, tuple, dict)) else value
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+        text = yaml.safe_dump(sweep_configuration(chosen["experiment"], chosen["words"]), sort_keys=False)
+        output_console().out(text, end="", highlight=False)
+    return 0
 
 
 if __name__ == "__main__":
-    from benchmarks.command import end
-    from benchmarks.push import main
-
     end(main)

@@ -1,7 +1,7 @@
 """How many units each layer keeps.
 
 An allocation is a family of counts, monotone in one scalar s in [0, 1] with s = 1 keeping everything; the pruner finds
-the s at which the whole model meets its budget (``methods.budget.meet``). Every layer keeps at least one unit.
+the s at which the whole model meets its budget (``methods.budgets.budget.meet``). Every layer keeps at least one unit.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from methods.budget import Counts, Family
+from methods.budgets.budget import Counts, Family
 from methods.errors import BadInput, Skipped
-from methods.layers import EdgeLayer, NodeLayer
+from methods.layers.seen import EdgeLayer, NodeLayer
 from methods.selection import Seen, Selection
 
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from methods.errors import BadInput
-from methods.layers import EdgeLayer, NodeLayer
+from methods.layers.ridge import RidgeInverse, solve_ridge
+from methods.layers.seen import EdgeLayer, NodeLayer
 from methods.progress import track
-from methods.ridge import RidgeInverse, solve_ridge
 
 
 class OwnRidge(Protocol):

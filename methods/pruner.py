@@ -5,27 +5,28 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from methods.allocation import Allocation, Uniform
-from methods.budget import Budget, Cost, EdgeCost, NodeCost, meet, shortfall
+from methods.budgets.budget import Budget, Cost, Count, EdgeCost, NodeCost, meet, shortfall
+from methods.budgets.joint import choose_jointly, spread_of
+from methods.budgets.stopwatch import TimedCost
 from methods.compensation import Compensation, Reconstruction
-from methods.eigenbasis import RotatedLayer
+from methods.curvature.eigenbasis import RotatedLayer
 from methods.errors import BadInput, Skipped
-from methods.graph import NetworkGraph, NodeGroup, gated
-from methods.joint import choose_jointly, spread_of
-from methods.layers import NodeLayer
-from methods.parameters import bias_of, weight_of, write_parameters
+from methods.layers.seen import NodeLayer
+from methods.layers.statistics import Calibration
+from methods.layers.views import edge_layers, edge_views, node_views, paired_moments
+from methods.network.graph import NetworkGraph, NodeGroup, gated
+from methods.network.parameters import bias_of, weight_of, write_parameters
+from methods.network.reading import evaluating
+from methods.network.sparsity import network_sparsity
+from methods.pruned import Pruned
 from methods.schedule import Schedule
-from methods.selection import AnySelection, Count, Selection, selects_edges, selects_nodes
-from methods.sparsity_measures import network_sparsity
-from methods.statistics import Calibration, evaluating
-from methods.stopwatch import TimedCost
-from methods.views import edge_layers, edge_views, node_views, paired_moments
+from methods.selection import AnySelection, Selection, selects_edges, selects_nodes
 
 Train = Callable[[nn.Module, Mapping[str, Tensor], int], None]
 STRUCTURE_TOLERANCE = 1e-3  # relative; a misunderstood structure is off by orders of magnitude more
@@ -42,40 +43,6 @@ class Restructuring(Protocol):
         self, model: nn.Module, calibration: Calibration, budget: Budget, dense: Cost | None = None
     ) -> tuple[nn.Module, Cost, list[dict[str, Any]], str | None]:
         """A new network that meets ``budget``, its cost, a row per layer, and a note if something is unusual."""
-
-
-@dataclass
-class Pruned:
-    """A pruned network and how it came about.
-
-    Attributes:
-        model: physically smaller for nodes, same shapes with zeros for edges.
-        unit: ``node`` or ``edge``.
-        kept: for nodes, per group the nodes that stayed in the last step.
-        masks: for edges, parameter name -> boolean mask that training has to respect.
-        layers: per layer its name, units before, units kept, and what the method reports.
-        achieved: ``keep``, ``compression`` and ``speedup`` reached.
-        note: what a reader of the record should know, for instance that only a nearby size was reachable.
-        steps: per step of the schedule the requested and the achieved budget, and the PQ and Gini index of all live
-            weights before the step, and the step's ``layers``.
-        seconds: time spent on pruning, without training in between.
-        groups: the node groups as they are now.
-        dense: the network that was pruned.
-        predictions: what the method's theory says about the network as a whole, beside what was measured.
-    """
-
-    model: nn.Module
-    unit: str
-    kept: dict[str, Tensor] = field(default_factory=dict)
-    masks: dict[str, Tensor] = field(default_factory=dict)
-    layers: list[dict[str, Any]] = field(default_factory=list)
-    achieved: dict[str, float] = field(default_factory=dict)
-    note: str | None = None
-    steps: list[dict[str, Any]] = field(default_factory=list)
-    seconds: float = 0.0
-    groups: list[NodeGroup] = field(default_factory=list)
-    dense: nn.Module | None = None
-    predictions: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Pruner:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from methods.budget import Budget
+from methods.budgets.budget import Budget
 from methods.errors import BadInput
 
 SHAPES = ("linear", "cubic", "exponential")

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar
 import torch
 from torch import Tensor, nn
 
+from methods.budgets.budget import Count
 from methods.errors import BadInput
-from methods.layers import EdgeLayer, Layer, NodeLayer
-from methods.statistics import Calibration
+from methods.layers.seen import EdgeLayer, Layer, NodeLayer
+from methods.layers.statistics import Calibration
 
 if TYPE_CHECKING:
-    from methods.pruner import Pruned
+    from methods.pruned import Pruned
 
-Count = int | Tensor  # units kept in a layer; for edges also (out,) int64, one count per output unit
 Seen = TypeVar("Seen", bound=Layer, contravariant=True)
 
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from methods.layers.statistics import Calibration
 from methods.seeds import stream
-from methods.statistics import Calibration
 
 
 class Residual(nn.Module):

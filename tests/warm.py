@@ -19,7 +19,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 IMPORTED = [
-    *("benchmarks.cell", "benchmarks.commandline", "benchmarks.command", "benchmarks.sweep", "benchmarks.board"),
+    *(
+        "benchmarks.cells.cell",
+        "benchmarks.sweeps.commandline",
+        "benchmarks.storage.command",
+        "benchmarks.sweeps.sweep",
+        "benchmarks.boards.board",
+    ),
     *("hydra._internal.core_plugins.basic_launcher", "lightning_fabric", "pandas", "scipy.stats", "sklearn.datasets"),
     *("torch._dynamo", "torch.utils.flop_counter", "torch_pruning"),
 ]

@@ -1,8 +1,9 @@
 """Parameters and multiply-accumulates of a network, in total and layer by layer.
 
 One MAC is one multiplication with one addition in a matrix product or convolution, for one sample;
-:mod:`methods.counting` sees the products. Half of what ``torch.utils.flop_counter.FlopCounterMode`` calls FLOPs, where
-that sees everything. MACs count what a dense runtime computes, effective MACs only products with a nonzero weight.
+:mod:`methods.network.counting` sees the products. Half of what ``torch.utils.flop_counter.FlopCounterMode`` calls
+FLOPs, where that sees everything. MACs count what a dense runtime computes, effective MACs only products with a nonzero
+weight.
 """
 
 from collections import defaultdict
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from methods.counting import products
+from methods.network.counting import products
 
 
 @dataclass(frozen=True)

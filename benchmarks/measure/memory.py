@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import importlib
 import json
 import os
 import resource
@@ -23,8 +24,8 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.measure.size import unshared
-from benchmarks.paths import REPOSITORY
+from benchmarks.storage.checkpoint import unshared
+from benchmarks.storage.paths import REPOSITORY
 from methods.errors import BadInput
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -63,7 +64,7 @@ def check_memory(config: Mapping[str, Any]) -> int:
 def _inference(
     model: nn.Module, model_cfg: Mapping[str, Any], shape: Sequence[int], classes: int, batch: int
 ) -> tuple[float | None, str | None]:
-    from benchmarks.saved_network import save_network
+    from benchmarks.models.saved import save_network
 
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -125,11 +126,12 @@ def _give_back() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _inference_task(request: Mapping[str, Any]) -> Callable[[], object]:
+def inference_task(request: Mapping[str, Any]) -> Callable[[], object]:
+    """A forward pass of the saved network in ``request``, after one that sets the libraries up."""
     import torch
 
     from benchmarks.measure.runtimes.eager import in_inference_mode
-    from benchmarks.saved_network import load_network, probe, read_network
+    from benchmarks.models.saved import load_network, probe, read_network
 
     torch.set_num_threads(1)
     description, _ = read_network(Path(request["folder"]))
@@ -138,43 +140,18 @@ def _inference_task(request: Mapping[str, Any]) -> Callable[[], object]:
     return in_inference_mode(network, probe(description["shape"], request["batch"]))
 
 
-def _pruning_task(request: Mapping[str, Any]) -> Callable[[], object]:
-    from benchmarks.cell import calibrate, trained_network
-    from benchmarks.data import load
-    from benchmarks.parts import build_pruner
-    from benchmarks.paths import Paths
-    from methods.budget import Budget
-    from methods.seeds import derive_seed
-
-    config = request["config"]
-    paths, seed = Paths.of(config["paths"]), config["seed"]
-    data = load(config["dataset"], seed, paths.cache)
-    model = trained_network(config, data, paths).model
-    calibration = calibrate(data, config["calibration"], seed)
-    pruner, budget = build_pruner(config), Budget.parse(config["budget"])
-    with suppress(Exception):  # parts may be made for this network alone; then imports are measured too
-        pruner.prune(*_tiny(), budget)
-    return lambda: pruner.prune(model, calibration, budget, derive_seed(seed, "prune"))
-
-
-def _tiny() -> tuple[nn.Module, Any]:
-    """A network and samples so small that pruning it only loads what pruning needs once."""
-    import torch
-
-    from methods.statistics import Calibration
-
-    layers = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
-    numbers = torch.arange(32)
-    return layers, Calibration(torch.sin(numbers[:, None] * torch.arange(1, 9)), numbers % 2, numbers)
-
-
-TASKS = {"inference": _inference_task, "pruning": _pruning_task}
+# By name, since the child of one kind needs nothing of what the other imports.
+TASKS = {
+    "inference": "benchmarks.measure.memory:inference_task",
+    "pruning": "benchmarks.cells.pruning_memory:pruning_task",
+}
 
 
 def main() -> None:
     """The child's part: carry out the request on the standard input, and print megabytes as JSON."""
     request = json.load(sys.stdin)
-    task = TASKS[request["what"]](request)
+    module, _, name = TASKS[request["what"]].partition(":")
+    task = getattr(importlib.import_module(module), name)(request)
     sys.stdout.write(json.dumps({"mb": growth(task)}) + "\n")
 
 

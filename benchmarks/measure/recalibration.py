@@ -6,7 +6,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from methods.statistics import Calibration, evaluating
+from methods.layers.statistics import Calibration
+from methods.network.reading import evaluating
 
 
 def batch_norms(model: nn.Module) -> list[_BatchNorm]:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.checkpoint import to_bytes
+from benchmarks.storage.checkpoint import to_bytes, unshared
 
 BITS, VALUES, SHAPE = ".nonzero_bits", ".nonzero_values", ".shape"
 LEVEL = 6  # of compression: zlib's own default
@@ -42,19 +42,6 @@ def measure_size(model: nn.Module) -> Size:
     tensors = unshared(model)
     sparse = to_bytes(encode(tensors))
     return Size(len(to_bytes(tensors)), len(sparse), len(zlib.compress(sparse, LEVEL)))
-
-
-def unshared(model: nn.Module) -> dict[str, Tensor]:
-    """The state of ``model`` with shared tensors once, under the first of their names."""
-    seen: set[tuple[int, int, torch.Size, tuple[int, ...]]] = set()
-    state = {}
-    for name, tensor in model.state_dict().items():
-        place = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape, tensor.stride())
-        if place in seen and tensor.numel():
-            continue
-        seen.add(place)
-        state[name] = tensor
-    return state
 
 
 def encode(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

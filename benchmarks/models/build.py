@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from benchmarks.arguments import fitted, imported
+from benchmarks.settings.arguments import fitted, imported
 from methods.errors import BadInput
 from methods.seeds import derive_seed
 

@@ -4,12 +4,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.command import end
-from benchmarks.frame import load, records_mark, select
-from benchmarks.paths import Paths, write_atomically
-from benchmarks.record import Record
-from benchmarks.records import Store
-from benchmarks.tables import output_console
+from benchmarks.boards.frame import load, records_mark, select
+from benchmarks.records.record import Record
+from benchmarks.records.store import Store
+from benchmarks.storage.command import end
+from benchmarks.storage.console import output_console
+from benchmarks.storage.paths import Paths, write_atomically
 from methods.errors import BadInput
 
 CONTROL = "random"

@@ -9,11 +9,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmarks.frame import Row as Cell
-from benchmarks.latencies import latency_columns
-from benchmarks.paths import safe_name
-from benchmarks.record import Record
-from benchmarks.stats import Spread, spread
+from benchmarks.boards.frame import Row as Cell
+from benchmarks.boards.latencies import latency_columns
+from benchmarks.boards.stats import Spread, spread
+from benchmarks.records.record import Record
+from benchmarks.storage.paths import safe_name
 
 Point = dict[str, Any]
 Pair = tuple[str, str]

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks import labels
-from benchmarks.frame import Row as Cell
-from benchmarks.naming import task_of
-from benchmarks.paths import REPOSITORY, safe_name
+from benchmarks.boards.frame import Row as Cell
+from benchmarks.boards.naming import task_of
+from benchmarks.boards.stats import spread
+from benchmarks.boards.tables import NONE, Table, plus_minus, times
 from benchmarks.report.gather import budget_name
-from benchmarks.stats import spread
-from benchmarks.tables import NONE, Table, plus_minus, times
+from benchmarks.settings.home import CONF
+from benchmarks.storage.paths import REPOSITORY, safe_name
 
 
 @dataclass
@@ -37,7 +37,7 @@ def methods(cells: Sequence[Cell]) -> list[Method]:
 
 
 def _method(name: str, cells: Sequence[Cell]) -> Method:
-    path = labels.CONF / "method" / f"{safe_name(name)}.yaml"
+    path = CONF / "method" / f"{safe_name(name)}.yaml"
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     lines = text.splitlines()
     comments = []

@@ -9,18 +9,19 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks import checklist, overall, published
-from benchmarks.board import Question, boards
-from benchmarks.board_table import RULE, table_of
-from benchmarks.frame import Row as Cell
-from benchmarks.latencies import of_one_machine
-from benchmarks.naming import task_of, with_names
-from benchmarks.paths import safe_name
-from benchmarks.record import Record
-from benchmarks.records import Problem
+from benchmarks.boards import checklist, overall
+from benchmarks.boards.board import Question, boards
+from benchmarks.boards.frame import Row as Cell
+from benchmarks.boards.latencies import of_one_machine
+from benchmarks.boards.layout import RULE, table_of
+from benchmarks.boards.naming import task_of, with_names
+from benchmarks.boards.tables import Table
+from benchmarks.records.record import Record
+from benchmarks.records.store import Problem
 from benchmarks.report import charts, gather
 from benchmarks.report.methods import methods
-from benchmarks.tables import Table
+from benchmarks.reproductions import published
+from benchmarks.storage.paths import safe_name
 
 HERE = Path(__file__).parent
 FEWEST_PREDICTIONS = 3
@@ -99,7 +100,7 @@ def make(
     labels = {cell["key"]: cell["name"] for cell in cells}
     looks = charts.Looks(sorted(set(labels.values())))
     question = Question(baseline=baseline)
-    from benchmarks import theory
+    from benchmarks.boards import theory
 
     return Report(
         summary=_summary(cells, count),

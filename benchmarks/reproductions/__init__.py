@@ -1,6 +1,6 @@
-"""Named reproductions of published tables and figures, one file each, found by themselves.
+"""Named reproductions of published tables and figures, one file each, found by themselves in folders of related papers.
 
-A module here has a docstring whose first line says what it reproduces, a ``PAPER``, and
+A module there has a docstring whose first line says what it reproduces, a ``PAPER``, and
 ``run(work: Workplace) -> Outcome``. ``python -m benchmarks.reproduce NAME`` runs it and stores what came out under
 ``results/reproductions/NAME/``.
 """
@@ -21,8 +21,8 @@ from methods.errors import BadInput
 if TYPE_CHECKING:
     import pandas as pd
 
-    from benchmarks.composition import Composer
-    from benchmarks.record import Record
+    from benchmarks.records.record import Record
+    from benchmarks.sweeps.composition import Composer
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ class Workplace:
 
     @functools.cached_property
     def _composer(self) -> Composer:
-        from benchmarks.composition import Composer
-        from benchmarks.sweep import CONF
+        from benchmarks.sweeps.composition import Composer
+        from benchmarks.sweeps.sweep import CONF
 
         return Composer(CONF)
 
@@ -92,9 +92,9 @@ class Workplace:
         Raises:
             BadInput: a cell failed, or has no record: a table without it would be another table.
         """
-        from benchmarks.commandline import Request
-        from benchmarks.records import Store
-        from benchmarks.sweep import make_plan, run_missing
+        from benchmarks.records.store import Store
+        from benchmarks.sweeps.request import Request
+        from benchmarks.sweeps.sweep import make_plan, run_missing
 
         request = Request([*words, *self._folders], multirun=True)
         plan = make_plan(self._composer, request)
@@ -113,12 +113,24 @@ class Workplace:
 
 def names() -> list[str]:
     """All reproductions there are."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+    return sorted(_modules())
 
 
 def module_of(name: str) -> ModuleType:
     """The module of one reproduction."""
-    return importlib.import_module(f"{__name__}.{name}")
+    return importlib.import_module(_modules()[name])
+
+
+@functools.cache
+def _modules() -> dict[str, str]:
+    """The module of each name; families of papers are folders."""
+    families = [Path(__file__).parent / module.name for module in pkgutil.iter_modules(__path__) if module.ispkg]
+    return {
+        module.name: f"{__name__}.{family.name}.{module.name}"
+        for family in families
+        for module in pkgutil.iter_modules([str(family)])
+        if not module.name.startswith("_")
+    }
 
 
 def summary(module: Any) -> str:

@@ -7,15 +7,15 @@ from typing import Any
 
 from torch import nn
 
-from benchmarks.composition import Composer
 from benchmarks.models import build
-from benchmarks.paths import REPOSITORY
+from benchmarks.settings.home import CONF
+from benchmarks.sweeps.composition import Composer
 
 
 @cache
 def composed(*words: str) -> dict[str, Any]:
     """The plain configuration that the words give."""
-    return Composer(REPOSITORY / "conf").cell(list(words))
+    return Composer(CONF).cell(list(words))
 
 
 def network(model: str, dataset: str) -> nn.Module:

@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.cell import run
-from benchmarks.composition import Composer
+from benchmarks.cells.cell import run
 from benchmarks.measure.side_by_side import Finding, Promise, Times
-from benchmarks.paths import REPOSITORY
+from benchmarks.settings.home import CONF
+from benchmarks.sweeps.composition import Composer
 from methods.errors import BadInput
 
 PROMISE = Promise(seconds=0.5)
@@ -22,7 +22,7 @@ PROMISE = Promise(seconds=0.5)
 def measure(quick: bool) -> Iterator[Finding]:
     """With offline tracking, beside the same cells without tracking."""
     with tempfile.TemporaryDirectory() as folder:
-        composer = Composer(REPOSITORY / "conf")
+        composer = Composer(CONF)
         tracked, bare = [], []
         for number in range(3 if quick else 8):
             theta = number / 16

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from benchmarks.measure.side_by_side import Finding, Promise, alternate
-from benchmarks.paths import REPOSITORY
+from benchmarks.storage.paths import REPOSITORY
 
 PROMISE = Promise(seconds=1.5)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 
 from benchmarks.measure.side_by_side import Finding, Promise, alone
-from methods.dpp import DPPKernel, sample_edges
+from methods.dpp.selection import DPPKernel, sample_edges
 from methods.seeds import stream
 
 

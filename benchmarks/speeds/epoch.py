@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.data import Data, Split, load
+from benchmarks.data.splits import Data, Split, load
 from benchmarks.measure.side_by_side import Finding, Promise, alternate
-from benchmarks.optimisation import TrainerSettings
 from benchmarks.speeds._settings import cache_folder, composed, network
-from benchmarks.trainer import fit
+from benchmarks.training.optimisation import TrainerSettings
+from benchmarks.training.trainer import fit
 from methods.seeds import stream
 
 PROMISE = Promise(ratio=1.05)

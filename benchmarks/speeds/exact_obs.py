@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure.side_by_side import Finding, Promise, Times, clock
-from methods.exact_obs import inverse_hessian, removal_order
+from methods.hessian.exact_obs import inverse_hessian, removal_order
 from methods.seeds import stream
 
 

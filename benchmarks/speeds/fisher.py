@@ -11,11 +11,11 @@ from torch import Tensor
 
 from benchmarks.measure.side_by_side import Finding, Promise, Times, alone, alternate
 from benchmarks.speeds._settings import network
-from methods.budget import Budget
-from methods.obs import InverseFisher, OBSCompensation, OBSSelection
+from methods.budgets.budget import Budget
+from methods.hessian.obs import InverseFisher, OBSCompensation, OBSSelection
+from methods.layers.statistics import Calibration
 from methods.pruner import Pruner
 from methods.seeds import stream
-from methods.statistics import Calibration
 
 DAMPING = 1e-5
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure.side_by_side import Finding, Promise, alone, alternate
-from methods.determinantal import KDPP, similarity_kernel
+from methods.dpp.determinantal import KDPP, similarity_kernel
 from methods.seeds import stream
 
 SEEN = {500: (0.093, 0.031), 1000: (0.50, 0.21)}  # DPPy 0.3.3 on two cores: first draw, later draws

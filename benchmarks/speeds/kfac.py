@@ -7,9 +7,9 @@ from torch.nn import functional
 
 from benchmarks.measure.side_by_side import Finding, Promise, alternate
 from benchmarks.speeds._settings import network
-from methods.kfac import Factors, factorable, kfac_factors
+from methods.curvature.kfac import Factors, factorable, kfac_factors
+from methods.network.reading import evaluating
 from methods.seeds import stream
-from methods.statistics import evaluating
 
 
 def measure(quick: bool) -> Iterator[Finding]:

@@ -11,11 +11,11 @@ from benchmarks.measure.latency import fixed_threads, time_pairs
 from benchmarks.measure.runtimes import RUNTIMES, Conditions
 from benchmarks.measure.side_by_side import Finding, Promise, Times
 from benchmarks.speeds._settings import network
-from methods.budget import Budget
-from methods.magnitude import MagnitudeSelection
+from methods.baselines.magnitude import MagnitudeSelection
+from methods.budgets.budget import Budget
+from methods.layers.statistics import Calibration
 from methods.pruner import Pruner
 from methods.seeds import stream
-from methods.statistics import Calibration
 
 BATCH = 32
 

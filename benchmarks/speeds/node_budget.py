@@ -13,14 +13,15 @@ from torch import Tensor, nn
 
 from benchmarks.measure.side_by_side import Finding, Promise, alternate
 from benchmarks.speeds._settings import network
-from methods.budget import Budget
-from methods.counting import count_macs
-from methods.graph import NetworkGraph
-from methods.magnitude import MagnitudeSelection
-from methods.parameters import weight_of
-from methods.pruner import Pruned, Pruner
+from methods.baselines.magnitude import MagnitudeSelection
+from methods.budgets.budget import Budget
+from methods.layers.statistics import Calibration
+from methods.network.counting import count_macs
+from methods.network.graph import NetworkGraph
+from methods.network.parameters import weight_of
+from methods.pruned import Pruned
+from methods.pruner import Pruner
 from methods.seeds import stream
-from methods.statistics import Calibration
 
 SPEEDUP = 2.0
 STEPS = 200  # of torch-pruning's pruner, down to no channels; half the MACs are gone after about a half

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.measure.side_by_side import Finding, Promise, alone
-from methods.sap import as_units, sap_masks
+from methods.lq.sap import as_units, sap_masks
+from methods.network.sparsity import pq_index
 from methods.seeds import stream
-from methods.sparsity_measures import pq_index
 
 SEEN = {"neuron": 0.45, "layer": 1.2, "global": 1.4}
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from benchmarks.measure.side_by_side import Finding, Promise, Times, alone, alternate, clock
 from methods.seeds import stream
-from methods.spectral import information_loss, leverage_scores, output_metric
-from methods.spectral_greedy import Metric, greedy_selection
+from methods.spectral.greedy import Metric, greedy_selection
+from methods.spectral.selection import information_loss, leverage_scores, output_metric
 
 LAM = 1e-6
 

@@ -9,8 +9,8 @@ import torch
 
 from benchmarks.measure.side_by_side import Finding, Promise, Times, alternate
 from methods.seeds import stream
-from methods.spectral import leverage_scores, output_metric
-from methods.spectral_greedy import greedy_selection
+from methods.spectral.greedy import greedy_selection
+from methods.spectral.selection import leverage_scores, output_metric
 
 LAM = 1e-6
 CHUNKS = 10

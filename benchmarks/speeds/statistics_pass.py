@@ -7,9 +7,10 @@ from torch import Tensor
 
 from benchmarks.measure.side_by_side import Finding, Promise, alternate
 from benchmarks.speeds._settings import network
-from methods.graph import NetworkGraph
+from methods.layers.statistics import Calibration, Moments, collect_moments
+from methods.network.graph import NetworkGraph
+from methods.network.reading import evaluating, listening
 from methods.seeds import stream
-from methods.statistics import Calibration, Moments, collect_moments, evaluating, listening
 
 
 def measure(quick: bool) -> Iterator[Finding]:

@@ -1,7 +1,7 @@
 """Records for tests."""
 
-from benchmarks.keys import cell_key
-from benchmarks.record import Record
+from benchmarks.records.keys import cell_key
+from benchmarks.records.record import Record
 
 
 def made(seed=0, status="done", **fields):

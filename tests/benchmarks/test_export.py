@@ -12,20 +12,20 @@ from networks import calibration, make
 from torch import nn
 
 from benchmarks import export as exporting
-from benchmarks.cell import run
-from benchmarks.composition import Composer
-from benchmarks.data import load
+from benchmarks.cells.cell import run
+from benchmarks.data.splits import load
 from benchmarks.export import export, find_network, load_network, main, parse
 from benchmarks.measure.lock import one_at_a_time
 from benchmarks.measure.runtimes import RUNTIMES
 from benchmarks.models import build
-from benchmarks.paths import REPOSITORY, Paths
-from benchmarks.saved_network import DESCRIPTION, WEIGHTS, lacks_network, network_folder, save_network
+from benchmarks.models.saved import DESCRIPTION, WEIGHTS, lacks_network, network_folder, save_network
+from benchmarks.storage.paths import REPOSITORY, Paths
+from benchmarks.sweeps.composition import Composer
 from methods.allocation import Uniform
-from methods.budget import Budget
+from methods.baselines.random import RandomSelection
+from methods.budgets.budget import Budget
 from methods.errors import BadInput
 from methods.pruner import Pruner
-from methods.random import RandomSelection
 
 SHAPE = (1, 8, 8)
 
@@ -176,10 +176,10 @@ def test_loading_needs_nothing_of_training_or_pruning(tmp_path):
     save_network(tmp_path, build(config, SHAPE, 4, 0), config, SHAPE, 4)
     code = (
         "import sys\n"
-        "from benchmarks.saved_network import load_network\n"
+        "from benchmarks.models.saved import load_network\n"
         "load_network(sys.argv[1])\n"
-        "print(*(m for m in ('benchmarks.trainer', 'benchmarks.cell', 'methods.pruner', 'lightning', 'wandb',"
-        " 'torch_pruning') if m in sys.modules))\n"
+        "print(*(m for m in ('benchmarks.training.trainer', 'benchmarks.cells.cell', 'methods.pruner', 'lightning',"
+        " 'wandb', 'torch_pruning') if m in sys.modules))\n"
     )
     child = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], check=True, cwd=REPOSITORY, capture_output=True, text=True

@@ -10,14 +10,15 @@ from sample_records import made
 from test_track import entries, name_of
 from wandb_service import BROKEN, WELL, Service
 
-from benchmarks.commandline import parse
-from benchmarks.composition import Composer, expand
-from benchmarks.keys import cell_key
-from benchmarks.paths import Paths
-from benchmarks.push import main, sweep_configuration
-from benchmarks.records import Store
-from benchmarks.sweep import CONF, make_plan
-from benchmarks.track import summary_of, tracking
+from benchmarks.cells.tracker import summary_of, tracking
+from benchmarks.records.keys import cell_key
+from benchmarks.records.store import Store
+from benchmarks.storage.paths import Paths
+from benchmarks.sweeps.commandline import parse
+from benchmarks.sweeps.composition import Composer
+from benchmarks.sweeps.sweep import CONF, make_plan
+from benchmarks.sweeps.words import expand
+from benchmarks.track import main, sweep_configuration
 from methods.errors import BadInput
 
 pytestmark = pytest.mark.usefixtures("fresh_wandb")
@@ -129,7 +130,7 @@ def test_without_a_service_nothing_is_lost_and_it_is_said(store, tmp_path, monke
 def test_a_service_that_recovers_gets_what_it_did_not_get_before(store, tmp_path):
     for seed in (0, 1):
         store.write(whole(seed))
-    command = [sys.executable, "-m", "benchmarks.track", "push"]
+    command = [sys.executable, "-m", "benchmarks.cells.tracker", "push"]
     command += ["--results", str(tmp_path / "results"), "--dir", str(tmp_path / "w")]
     with Service() as service:
 

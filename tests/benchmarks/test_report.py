@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_records import made
 
-from benchmarks import published, theory
-from benchmarks.frame import load
-from benchmarks.naming import with_names
-from benchmarks.records import Store
+from benchmarks.boards import theory
+from benchmarks.boards.frame import load
+from benchmarks.boards.naming import with_names
+from benchmarks.records.store import Store
 from benchmarks.report import charts, gather, page
 from benchmarks.report.__main__ import main
+from benchmarks.reproductions import published
 from methods.errors import BadInput
 
 HOSTILE = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">'

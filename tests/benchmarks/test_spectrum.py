@@ -7,14 +7,22 @@ import pytest
 import torch
 from networks import NETWORKS, calibration, make
 
-from benchmarks.spectra import default_widths, error_curve, layer_spectra, node_layers, outputs, rebuilt, spectrum
+from benchmarks.reproductions.spectra import (
+    default_widths,
+    error_curve,
+    layer_spectra,
+    node_layers,
+    outputs,
+    rebuilt,
+    spectrum,
+)
 from benchmarks.spectrum import main
 from methods.allocation import Explicit
-from methods.budget import Budget
+from methods.budgets.budget import Budget
 from methods.compensation import LeastSquares
 from methods.errors import BadInput
 from methods.pruner import Pruner
-from methods.spectral import SpectralSelection, reconstruction_matrix
+from methods.spectral.selection import SpectralSelection, reconstruction_matrix
 
 DATA = calibration(96)
 

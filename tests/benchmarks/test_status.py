@@ -7,11 +7,11 @@ import time
 import pytest
 from sample_records import made
 
-from benchmarks.lease import first_come
-from benchmarks.manifest import RUNNING, Manifest, PlannedCell, write_manifest
-from benchmarks.records import Store
-from benchmarks.remaining import duration, seconds_left
+from benchmarks.records.manifest import RUNNING, Manifest, PlannedCell, write_manifest
+from benchmarks.records.store import Store
 from benchmarks.status import counts, main, reasons
+from benchmarks.storage.lease import first_come
+from benchmarks.sweeps.remaining import duration, seconds_left
 from methods.errors import BadInput
 
 
@@ -166,7 +166,7 @@ def test_watch_ends_when_everything_is_there(store, tmp_path, capsys, monkeypatc
 
 def test_retrying_runs_the_failed_cells_and_no_others(tmp_path, capsys, monkeypatch):
     """A real sweep whose data was not there at first."""
-    from benchmarks.commandline import main as run
+    from benchmarks.sweeps.commandline import main as run
 
     monkeypatch.setenv("SECATEURS_DATA", "")
     tiny = ["trainer=tiny", "dataset.limit=200", "measure=none", "track=none", "calibration.samples=64"]

@@ -6,8 +6,8 @@ import pytest
 from sample_records import made
 
 from benchmarks import survey
-from benchmarks.frame import rows_of
-from benchmarks.records import Store
+from benchmarks.boards.frame import rows_of
+from benchmarks.records.store import Store
 from methods.errors import BadInput
 
 COLUMNS = (

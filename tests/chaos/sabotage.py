@@ -23,9 +23,9 @@ TIMES = {"created", "fingerprint", "cost", "checksum"}  # of a record: what diff
 
 def compose(folder):
     """The configurations of the usual run, for the processes that are forked from this one."""
-    from benchmarks.commandline import Request
-    from benchmarks.composition import Composer
-    from benchmarks.sweep import CONF, make_plan
+    from benchmarks.sweeps.composition import Composer
+    from benchmarks.sweeps.request import Request
+    from benchmarks.sweeps.sweep import CONF, make_plan
 
     words = [*GRID[1:], *TINY, "track=none", f"paths.results={folder}", f"paths.cache={folder}"]
     make_plan(Composer(CONF), Request(words, multirun=True))
@@ -58,7 +58,7 @@ class Run:
             os.environ |= {"SECATEURS_DATA": "", "COLUMNS": "200"}
             if self.sabotage is not None:
                 self.sabotage(str(self.root))
-            from benchmarks.commandline import main
+            from benchmarks.sweeps.commandline import main
 
             folders = [f"paths.results={self.root}/results", f"paths.cache={self.root}/cache"]
             code = main([*self.words, *folders])
@@ -133,7 +133,7 @@ def count_acts(root, words=None):
 
 def records(root):
     """The records in ``root`` by key, without what differs from run to run. Every JSON file there must be one."""
-    from benchmarks.records import read
+    from benchmarks.records.store import read
 
     found = {}
     for path in (root / "results/runs").rglob("*.json"):

@@ -231,7 +231,7 @@ def test_damaged_records_and_checkpoints_are_noticed_and_made_again(tmp_path, re
 
 
 def test_each_single_damage_of_a_record_is_noticed(tmp_path, reference):
-    from benchmarks.records import Unreadable, read
+    from benchmarks.records.store import Unreadable, read
 
     generator = random.Random(SEED)
     path = next(iter(reference.glob("results/runs/digits/*/*.json")))
@@ -285,8 +285,8 @@ def test_a_worker_that_dies_each_time_is_named_and_the_others_are_done(tmp_path,
 
 
 def race(root, keys, seed):
-    from benchmarks.lease import first_come
-    from benchmarks.records import Store
+    from benchmarks.records.store import Store
+    from benchmarks.storage.lease import first_come
 
     sys.path.insert(0, str(REPOSITORY / "tests/benchmarks"))
     from sample_records import made
@@ -305,7 +305,7 @@ def race(root, keys, seed):
 
 
 def test_eight_processes_that_race_for_the_same_records_write_each_once(tmp_path):
-    from benchmarks.records import Store
+    from benchmarks.records.store import Store
 
     keys, processes = 1000, []
     for seed in range(8):

@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 from networks import calibration, make
 
 from methods.allocation import Allocation, Copied, Global, Rounded, Uniform
-from methods.budget import Budget
+from methods.baselines.magnitude import MagnitudeSelection
+from methods.baselines.random import RandomSelection
+from methods.budgets.budget import Budget
 from methods.errors import BadInput, Skipped
-from methods.graph import NetworkGraph, NodeGroup
-from methods.layers import NodeLayer
-from methods.magnitude import MagnitudeSelection
+from methods.layers.seen import NodeLayer
+from methods.network.graph import NetworkGraph, NodeGroup
 from methods.pruner import Pruner
-from methods.random import RandomSelection
 from methods.schedule import Iterative
 
 DATA = calibration()

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from methods.baselines.magnitude import MagnitudeSelection
 from methods.compensation import LeastSquares
-from methods.graph import NetworkGraph
-from methods.layers import NodeLayer
-from methods.magnitude import MagnitudeSelection
-from methods.ridge import solve_ridge
+from methods.layers.ridge import solve_ridge
+from methods.layers.seen import NodeLayer
+from methods.layers.statistics import Calibration, Moments
+from methods.network.graph import NetworkGraph
 from methods.seeds import stream
-from methods.statistics import Calibration, Moments
 
 ITEMS = 5
 

@@ -9,11 +9,11 @@ import torch
 from networks import NETWORKS, calibration, make
 from omegaconf import OmegaConf
 
-from benchmarks.composition import Composer
-from benchmarks.parts import build_pruner
-from methods.budget import Budget
+from benchmarks.cells.parts import build_pruner
+from benchmarks.sweeps.composition import Composer
+from methods.budgets.budget import Budget
 from methods.errors import Skipped
-from methods.graph import NetworkGraph, gated
+from methods.network.graph import NetworkGraph, gated
 
 CONF = Path(__file__).parents[2] / "conf"
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))

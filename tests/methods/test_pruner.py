@@ -6,15 +6,15 @@ from networks import NETWORKS, calibration, make
 from torch import nn
 
 from methods.allocation import Explicit, Global, Uniform
-from methods.budget import Budget, NodeCost, count_macs
+from methods.baselines.magnitude import MagnitudeSelection
+from methods.baselines.random import RandomSelection
+from methods.budgets.budget import Budget, NodeCost, count_macs
 from methods.compensation import Compensation, LeastSquares
 from methods.errors import BadInput, Skipped
-from methods.graph import NetworkGraph, gated
-from methods.kronecker import KroneckerCompensation
-from methods.magnitude import MagnitudeSelection
-from methods.obs import OBSCompensation
+from methods.hessian.kronecker import KroneckerCompensation
+from methods.hessian.obs import OBSCompensation
+from methods.network.graph import NetworkGraph, gated
 from methods.pruner import Pruner
-from methods.random import RandomSelection
 from methods.schedule import Iterative
 
 DATA = calibration()
@@ -252,7 +252,7 @@ def test_moments_of_all_edge_layers_come_from_one_pass_or_from_several_alike(nam
     model, samples = make(name), calibration()
     passes, found = [], []
     for size in (2**30, 1):
-        monkeypatch.setattr("methods.views.PASS_BYTES", size)
+        monkeypatch.setattr("methods.layers.views.PASS_BYTES", size)
         calls = []
         handle = model.register_forward_hook(lambda *_, calls=calls: calls.append(1))  # its copies have it, too
         pruned = Pruner(MagnitudeSelection(unit="edge"), compensation=LeastSquares()).prune(

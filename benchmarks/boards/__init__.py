@@ -1,0 +1,1 @@
+"""From records to tables: rows, labels, statistics, layout."""

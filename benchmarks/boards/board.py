@@ -1,0 +1,284 @@
+"""Boards: which records share a table, which share a row, and how the rows of a table compare.
+
+A board holds the cells of one (data set, model, budget) unless it is grouped otherwise; a model of other widths, or
+trained otherwise, is another model. A row is one method with one setting, averaged over seeds (and over tasks, where
+the grouping spans several). Cells that failed, collapsed or did not apply are rows of their own, never gaps; so are
+cells that missed their budget, whose networks are larger than others. Rows are compared pair by pair over the seeds and
+tasks they share.
+"""
+
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from benchmarks.boards.frame import Row as Cell
+from benchmarks.boards.labels import distinctions
+from benchmarks.boards.latencies import latency_columns, of_one_machine
+from benchmarks.boards.naming import dense_setting, task_of, with_names, with_networks
+from benchmarks.boards.stats import Comparison, Rank, Spread, holm, paired_t, ranks, spread
+from benchmarks.storage.console import one_line
+from methods.errors import BadInput
+
+ORDER = ("done", "missed", "collapsed", "skipped", "failed")
+TASK = ("dataset", "model", "budget", "value")
+LONGEST_NAME = 34
+LONGEST_REASON = 240
+SMALLER_IS_BETTER = ("loss", "parameters", "nonzero", "macs", "seconds", "memory", "bytes", "reason")
+SIZES = ("parameters", "nonzero", "macs", "macs_effective")
+QUANTITIES = (  # what a row summarises, beside the latency ratios
+    *(f"{stage}_{name}" for stage in ("pruned", "tuned") for name in ("accuracy", "top5", "loss")),
+    *SIZES,
+    *("compression", "speedup", "keep", "prune_seconds", "tune_seconds", "peak_memory_mb"),
+)
+RECALIBRATED = ("recalibrated_accuracy", "recalibrated_loss")  # where networks have batch norms
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a board is asked for.
+
+    Attributes:
+        metric: the quantity that ranks; None takes accuracy after fine-tuning, or loss where there is no accuracy.
+        baseline: name or label of the method that the others are compared with.
+        group_by: the columns of which every combination has its own board.
+    """
+
+    metric: str | None = None
+    baseline: str | None = None
+    group_by: tuple[str, ...] = TASK
+
+
+@dataclass
+class Row:
+    """One line of a board: cells that differ in nothing but the seed (or the task) and share a status.
+
+    Attributes:
+        name: short enough for a column; ``full`` says everything.
+        scores: the metric by unit of comparison (task and seed).
+        versus: the paired comparison with the baseline, its p after Holm's correction.
+    """
+
+    name: str
+    full: str
+    method: str
+    unit: str | None
+    status: str
+    n: int
+    values: dict[str, Spread]
+    scores: dict[Hashable, float] = field(default_factory=dict)
+    reason: str | None = None
+    rank: Rank | None = None
+    versus: Comparison | None = None
+    control: bool = False  # the dense network: shown, not ranked
+
+
+@dataclass
+class Board:
+    """The rows of one group of cells; ``keys`` are all cells in it, also those that repeat another."""
+
+    group: dict[str, Any]
+    metric: str
+    rows: list[Row]
+    cells: list[Cell]
+    baseline: Row | None = None
+    footnotes: dict[str, str] = field(default_factory=dict)
+    latencies: list[str] = field(default_factory=list)  # the latency ratios that some row has
+    keys: frozenset[str] = frozenset()
+
+    @property
+    def tasks(self) -> int:
+        """How many (data set, model, budget) it spans."""
+        return len({task_of(cell) for cell in self.cells})
+
+    @property
+    def larger_is_better(self) -> bool:
+        """Whether a larger value of the metric wins."""
+        return not smaller_is_better(self.metric)
+
+
+def smaller_is_better(metric: str) -> bool:
+    """Whether a smaller value of ``metric`` wins: losses, sizes and costs."""
+    return any(word in metric for word in SMALLER_IS_BETTER)
+
+
+def boards(cells: Sequence[Cell], question: Question | None = None) -> list[Board]:
+    """All boards of ``cells``, in a fixed order."""
+    question = question or Question()
+    known = {name for cell in cells[:1] for name in cell}
+    unknown = [name for name in question.group_by if cells and name not in known]
+    if unknown:
+        columns = sorted(name for name in known if name != "config" and not name.startswith("_"))
+        raise BadInput(f"Unknown column {', '.join(unknown)}; expected some of {', '.join(columns)}.")
+    groups: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
+    if "model" in question.group_by:
+        cells = with_networks(cells)
+    for cell in with_names(cells, apart=False):
+        groups[tuple(cell[name] for name in question.group_by)].append(cell)
+    keys: dict[tuple[Any, ...], set[str]] = defaultdict(set)
+    for cell in cells:
+        keys[tuple(cell[name] for name in question.group_by)].add(cell["key"])
+    order = sorted(groups, key=lambda group: tuple((value is not None, _sortable(value)) for value in group))
+    found = [_board(dict(zip(question.group_by, group, strict=True)), groups[group], question) for group in order]
+    for group, board in zip(order, found, strict=True):
+        board.keys = frozenset(keys[group])
+    return found
+
+
+def _sortable(value: Any) -> tuple[bool, Any]:
+    return isinstance(value, str), value if value is not None else 0
+
+
+def _board(group: dict[str, Any], cells: list[Cell], question: Question) -> Board:
+    cells = of_one_machine(cells)  # it may span tasks that were timed on different ones
+    cells = sorted((_with_sizes(cell) for cell in cells), key=lambda cell: (task_of(cell), cell["seed"], cell["key"]))
+    metric = question.metric or default_metric(cells)
+    footnotes: dict[str, str] = {}
+    latencies = [name for name in latency_columns(cells) if any(cell.get(name) is not None for cell in cells)]
+    renewed = [name for name in RECALIBRATED if any(cell.get(name) is not None for cell in cells)]
+    quantities = tuple(dict.fromkeys((*QUANTITIES, *renewed, *latencies, metric)))
+    rows = [_row(name, full, members, metric, quantities) for name, full, members in _named_groups(cells, footnotes)]
+    board = Board(group, metric, rows, cells, footnotes=footnotes, latencies=latencies)
+    _rank(board)
+    before = metric.replace("tuned", "pruned")
+    rows.sort(
+        key=lambda row: (
+            *(ORDER.index(row.status), *_merit(row, metric, board), *_merit(row, before, board)),
+            *(row.full, row.name),
+        )
+    )
+    if question.baseline is not None:
+        _compare(board, question.baseline)
+    board.rows[:0] = _dense_rows(cells, metric, footnotes)
+    return board
+
+
+def default_metric(cells: Sequence[Cell]) -> str:
+    """Accuracy after fine-tuning; loss for regression, where there is no accuracy."""
+
+    def any_has(name: str) -> bool:
+        return any(cell.get(f"{stage}_{name}") is not None for cell in cells for stage in ("dense", "pruned", "tuned"))
+
+    return "tuned_loss" if any_has("loss") and not any_has("accuracy") else "tuned_accuracy"
+
+
+def _merit(row: Row, metric: str, board: Board) -> tuple[bool, float]:
+    mean = row.values[metric].mean if metric in row.values else None
+    return mean is None, 0.0 if mean is None else -mean if board.larger_is_better else mean
+
+
+def _named_groups(cells: Sequence[Cell], footnotes: dict[str, str]) -> list[tuple[str, str, list[Cell]]]:
+    """Cells of one name and status, under a short name and the full one."""
+    groups: dict[str, list[Cell]] = defaultdict(list)
+    for cell in cells:
+        groups[cell["name"]].append(cell)
+    named = []
+    for full, members in sorted(groups.items()):
+        first = members[0]
+        short = _short(first["label"], full, first["method"], footnotes)
+        for status in ORDER:
+            some = [cell for cell in members if cell["status"] == status]
+            if some:
+                named.append((short, full, some))
+    return named
+
+
+def _short(label: str, full: str, method: str, footnotes: dict[str, str]) -> str:
+    """A name that fits a column; where it leaves something out, a letter leads to the footnote that says it."""
+    if full == label and len(label) <= LONGEST_NAME:
+        return label
+    mark = _letters(len(footnotes))
+    footnotes[mark] = full
+    stem = label if len(label) + len(mark) + 3 <= LONGEST_NAME else method[: LONGEST_NAME - len(mark) - 3]
+    return f"{stem} [{mark}]"
+
+
+def _letters(number: int) -> str:
+    """Footnote marks: a, b, …, z, aa, ab and so on."""
+    text = ""
+    number += 1
+    while number:
+        number, digit = divmod(number - 1, 26)
+        text = chr(ord("a") + digit) + text
+    return text
+
+
+def _row(name: str, full: str, cells: list[Cell], metric: str, quantities: Sequence[str]) -> Row:
+    values = {quantity: spread(cell.get(quantity) for cell in cells) for quantity in quantities}
+    by_unit: dict[Hashable, list[float]] = defaultdict(list)
+    for cell in cells:
+        if cell.get(metric) is not None:
+            by_unit[*task_of(cell), cell["seed"]].append(cell[metric])
+    scores: dict[Hashable, float] = {unit: sum(found) / len(found) for unit, found in by_unit.items()}
+    reason = "; ".join(sorted({one_line(cell["reason"], LONGEST_REASON) for cell in cells if cell["reason"]})) or None
+    first = cells[0]
+    return Row(name, full, first["method"], first["unit"], first["status"], len(cells), values, scores, reason)
+
+
+def _with_sizes(cell: Cell) -> Cell:
+    """With the size of the final network: fine-tuning changes no size, so either stage tells it."""
+    sizes = {}
+    for name in SIZES:
+        tuned = cell.get(f"tuned_{name}")
+        sizes[name] = cell.get(f"pruned_{name}") if tuned is None else tuned
+    return {**cell, **sizes}
+
+
+def _rank(board: Board) -> None:
+    # Equal means are told apart by these names, so they must be the same each time.
+    rows = sorted((row for row in board.rows if row.status == "done"), key=lambda row: (row.full, row.name))
+    ranked = {f"{number:06}": row for number, row in enumerate(rows)}
+    places = ranks({name: row.scores for name, row in ranked.items()}, board.larger_is_better)
+    for name, row in ranked.items():
+        row.rank = places[name]
+
+
+def _compare(board: Board, baseline: str) -> None:
+    """Fill in the comparisons with the baseline; a board that lacks it has none."""
+    done = [row for row in board.rows if row.status == "done"]
+    exact = [row for row in done if baseline in (row.full, row.name)]
+    same = [row for row in done if row.full.partition(" [")[0] == baseline]
+    found = exact or same or [row for row in done if row.method == baseline]
+    if not found:
+        return
+    board.baseline = base = found[0]
+    others = [row for row in done if row is not base]
+    results = []
+    for row in others:
+        common = [unit for unit in row.scores if unit in base.scores]
+        results.append(paired_t([row.scores[unit] - base.scores[unit] for unit in common]))
+    for row, result, p in zip(others, results, holm([r.p for r in results]), strict=True):
+        row.versus = Comparison(result.n, result.difference, result.std, p, result.test)
+
+
+def _dense_rows(cells: Sequence[Cell], metric: str, footnotes: dict[str, str]) -> list[Row]:
+    """The networks before pruning, each counted once however many cells start from it."""
+    variants: dict[str, dict[str, Cell]] = defaultdict(dict)
+    across = len({(cell["dataset"], cell["model"]) for cell in cells}) > 1
+    for cell in sorted(cells, key=lambda cell: cell["key"]):
+        if any(cell.get(f"dense_{name}") is not None for name in ("accuracy", "loss", "parameters")):
+            variants["" if across else cell["dense_variant"]].setdefault(cell["dense_key"], cell)
+    suffixes = {}
+    if len(variants) > 1:
+        first = {variant: next(iter(members.values())) for variant, members in variants.items()}
+        suffixes = distinctions({variant: dense_setting(cell) for variant, cell in first.items()})
+    rows = []
+    for variant, members in sorted(variants.items(), key=lambda item: suffixes.get(item[0], "")):
+        values = {quantity: spread([]) for quantity in (*QUANTITIES, metric)}
+        for name in ("accuracy", "top5", "loss", *SIZES):
+            summary = spread(cell.get(f"dense_{name}") for cell in members.values())
+            values |= {target: summary for target in (name, f"pruned_{name}", f"tuned_{name}") if target in values}
+        full = f"dense [{suffixes[variant]}]" if suffixes else "dense"
+        rows.append(
+            Row(
+                _short("dense", full, "dense", footnotes),
+                full,
+                "dense",
+                None,
+                "done",
+                len(members),
+                values,
+                control=True,
+            )
+        )
+    return rows

@@ -1,0 +1,209 @@
+"""Records as rows of a table, read fast: a columnar cache of what the boards need, and queries over it.
+
+The cache is one Parquet file beside the records, keyed by each file's time and size and by the code and presets that
+rows are made from. Whatever is not in it, or is stale, is read from the records; it can be deleted at any time. It is
+never the source of truth and holds nothing that is not in a record.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence, Set
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from benchmarks.boards import labels
+from benchmarks.records.fingerprint import pace
+from benchmarks.records.keys import dense_key, dense_part, identity, variant_key
+from benchmarks.records.record import Record, flat
+from benchmarks.records.store import Problem, Store, read
+from benchmarks.settings.home import CONF, PARTS
+from benchmarks.storage.paths import REPOSITORY
+from methods.errors import BadInput
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Row = dict[str, Any]
+Kind = TypeVar("Kind", Row, Record)
+CACHE = ".boards.parquet"
+STAMP = ("_committed", "_file", "_time", "_size")
+MADE_BY = (
+    "boards/frame",
+    "boards/labels",
+    "records/keys",
+    "records/names",
+    "records/record",
+    "records/store",
+    "records/fingerprint",
+)
+NOT_THE_SETTING = frozenset({"seed", "budget", "measure"})  # what is measured changes no accuracy
+THE_METHOD = frozenset({"method", *PARTS})
+HIDDEN = (*STAMP, "config")  # of no use in a query
+
+
+def row_of(record: Record) -> Row:
+    """One record as one row: `records.flat`, its label, and what decides which rows may be averaged or compared."""
+    config, mark = record.config, record.fingerprint
+    widths = [record.unit, [(layer.name, layer.kept) for layer in record.layers]]
+    row = flat(record) | {
+        "label": labels.label(record),
+        "variant": variant_key(without(config, NOT_THE_SETTING)),
+        "context": variant_key(without(config, NOT_THE_SETTING | THE_METHOD)),
+        "dense_key": dense_key(config),
+        "dense_variant": variant_key(dense_part(config)),
+        "widths": hashlib.sha256(json.dumps(widths).encode()).hexdigest()[:12] if record.layers else None,
+        "allocation": _class(config, "allocation"),
+        "compensation": _class(config, "compensation"),
+        "pace": json.dumps(pace(mark)),
+        "torch": mark.get("torch"),
+        "cpu": mark.get("cpu"),
+        "gpu": mark.get("gpu"),
+        "commit": mark.get("commit"),
+        "predicted": bool(record.predictions),
+        "curve_steps": len(record.curve or []),
+    }
+    row["value"] = None if row["value"] is None else float(row["value"])
+    if record.latency:
+        row["latency_note"] = "; ".join(sorted({m.note for m in record.latency if m.note})) or None
+    return {name: _clean(value) for name, value in row.items()}
+
+
+def rows_of(records: Iterable[Record]) -> list[Row]:
+    """Rows of ``records``, with their configurations."""
+    return [row_of(record) | {"config": record.config} for record in records]
+
+
+def config_of(row: Row) -> Mapping[str, Any]:
+    """The configuration of the row's record, from its file where the row does not carry it."""
+    return row["config"] if "config" in row else read(Path(row["_file"])).config
+
+
+def without(config: Mapping[str, Any], names: Set[str]) -> dict[str, Any]:
+    """``config`` without the sections ``names``."""
+    return {name: part for name, part in config.items() if name not in names}
+
+
+def context_of(row: Row) -> dict[str, Any]:
+    """What surrounds the method: data set, model, training, calibration."""
+    return identity(without(config_of(row), NOT_THE_SETTING | THE_METHOD))
+
+
+def _class(config: Mapping[str, Any], part: str) -> str | None:
+    section = config.get(part)
+    return str(section.get("_target_", "")).rpartition(".")[2] if isinstance(section, Mapping) else None
+
+
+def _clean(value: Any) -> Any:
+    """Text of a record without control characters, which would steer a terminal."""
+    if not isinstance(value, str):
+        return value
+    return "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in value)
+
+
+def load(store: Store, committed_only: bool = False) -> tuple[list[Row], list[Problem]]:
+    """The rows of all records in ``store``, in a fixed order, and the files that could not be used.
+
+    Args:
+        store: the records.
+        committed_only: leave out what only this machine has computed.
+    """
+    digest = _digest()
+    known = _read_cache(store, digest)
+    current: list[Row] = []
+    problems: list[Problem] = []
+    fresh = False
+    for committed, path in store.files():
+        if committed_only and not committed:
+            continue
+        try:
+            status = path.stat()
+        except OSError:
+            continue
+        stamp = {"_committed": committed, "_file": str(path), "_time": status.st_mtime_ns, "_size": status.st_size}
+        row = known.get(tuple(stamp.values()))
+        if row is None:
+            found = store.open(path)
+            if isinstance(found, Problem):
+                problems.append(found)
+            if not isinstance(found, Record):
+                continue
+            row, fresh = row_of(found) | stamp, True
+        current.append(row)
+    if fresh and not committed_only:
+        current = _write_cache(store, digest, current)
+    best: dict[str, Row] = {}
+    for row in current:
+        best[row["key"]] = max(best.get(row["key"], row), row, key=_preference)
+    return sorted(best.values(), key=lambda r: (r["dataset"], r["model"], r["method"], r["key"])), problems
+
+
+def _preference(row: Row) -> tuple[bool, str, bool]:
+    return row["status"] != "failed", row["created"], row["_committed"]
+
+
+def _digest() -> str:
+    """Of the code and the presets that rows are made from."""
+    code = [REPOSITORY / "benchmarks" / f"{name}.py" for name in MADE_BY]
+    parts = [path.read_bytes() for path in (*code, *sorted(CONF.glob("**/*.yaml")))]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+def _read_cache(store: Store, digest: str) -> dict[tuple[Any, ...], Row]:
+    path = store.runs / CACHE
+    if not path.is_file():
+        return {}
+    import pyarrow.parquet as parquet
+
+    try:
+        table = parquet.read_table(path)
+    except (OSError, ValueError):
+        return {}
+    if (table.schema.metadata or {}).get(b"digest") != digest.encode():
+        return {}
+    return {tuple(row[name] for name in STAMP): row for row in table.to_pylist()}
+
+
+def _write_cache(store: Store, digest: str, rows: list[Row]) -> list[Row]:
+    """Save the rows, where that is possible, and return them as they will be read again."""
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    names = sorted({name for row in rows for name in row})
+    table = pyarrow.table({name: [row.get(name) for row in rows] for name in names})
+    target = store.runs / CACHE
+    temporary = target.with_suffix(f".{id(table):x}.tmp")
+    try:
+        store.runs.mkdir(parents=True, exist_ok=True)
+        parquet.write_table(table.replace_schema_metadata({"digest": digest}), temporary)
+        temporary.replace(target)
+    except OSError:  # a read-only store is slower, nothing else
+        temporary.unlink(missing_ok=True)
+    return table.to_pylist()
+
+
+def records_mark(rows: Sequence[Row]) -> str:
+    """A digest of which records a page was made from, as it stands in the report."""
+    names = sorted(f"{row['key']} {row['created']} {row['status']}" for row in rows)
+    return f"records-{hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:16]}"
+
+
+def frame(rows: Sequence[Row]) -> "pd.DataFrame":
+    """The rows as a pandas table, for queries."""
+    import pandas as pd
+
+    return pd.DataFrame([{name: value for name, value in row.items() if name not in HIDDEN} for row in rows])
+
+
+def select(rows: Sequence[Kind], where: str | None) -> list[Kind]:
+    """The rows, or records, for which the pandas query ``where`` holds; all without one."""
+    if where is None or not rows:
+        return list(rows)
+    table = frame([row_of(row) if isinstance(row, Record) else row for row in rows])
+    try:
+        chosen = table.query(where, engine="python").index
+    except Exception as error:  # pandas raises whatever the expression does
+        raise BadInput(
+            f"Cannot apply the query {where!r} ({' '.join(str(error).split())}).\n"
+            f"Expected a condition such as \"method == 'spectral' and seed < 3\" over: {', '.join(table.columns)}."
+        ) from None
+    return [rows[row] for row in chosen]

@@ -1,0 +1,140 @@
+"""The name of a row on a board: the method, and every part of it that is not its preset's.
+
+A method's preset is its file ``conf/method/<name>.yaml`` with the parts it overrides; what it does not override is the
+choice in ``conf/config.yaml``. The files are read as plain YAML, since composing them with Hydra takes a hundred times
+as long and a board may show fifty methods.
+"""
+
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from benchmarks.records.keys import canonical
+from benchmarks.records.record import Record
+from benchmarks.settings.home import CONF, PARTS
+from benchmarks.storage.paths import safe_name
+
+LONGEST_VALUE = 24
+MOST_DIFFERENCES = 3
+
+
+def label(record: Record, conf: Path | None = None) -> str:
+    """``method``, followed by the parts in which the record differs from the method's preset.
+
+    For instance ``spectral (no compensation, theta 0.2)``. A method without a preset file is just named.
+    """
+    conf = conf or CONF
+    preset = _preset(conf, record.method)
+    if preset is None:
+        return record.method
+    differences = []
+    for part in PARTS:
+        used, usual = _part(record.config, part), preset.get(part)
+        if used is not None and usual is not None:
+            differences += _differences(conf, part, used, usual)
+    return f"{record.method} ({', '.join(differences)})" if differences else record.method
+
+
+def distinctions(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """For rows that would have the same label: the settings in which they differ, by row."""
+    leaves = {row: dict(_leaves(config)) for row, config in configs.items()}
+    names = sorted({name for leaf in leaves.values() for name in leaf})
+    differing = [name for name in names if len({str(leaf.get(name)) for leaf in leaves.values()}) > 1]
+    more = len(differing) - MOST_DIFFERENCES
+    rest = [f"{more} more"] if more > 0 else []
+    return {
+        row: ", ".join([f"{_last(name)} {_short(leaf.get(name))}" for name in differing[:MOST_DIFFERENCES]] + rest)
+        for row, leaf in leaves.items()
+    }
+
+
+def _differences(conf: Path, part: str, used: Mapping[str, Any], usual: Mapping[str, Any]) -> list[str]:
+    found = []
+    if used.get("donor"):  # of copied counts: the counts themselves would say nothing
+        rounding = f", round_to {used['round_to']}" if used.get("round_to") else ""
+        return [f"layers of {used['donor']}{rounding}"]
+    if used.get("_target_") != usual.get("_target_"):
+        name, usual = _choice(conf, part, used)
+        found.append(f"no {part}" if name == "none" else name)
+    for name in sorted((used.keys() | usual.keys()) - {"_target_"}):
+        value, expected = canonical(used.get(name)), canonical(usual.get(name))
+        refers = isinstance(expected, str) and "${" in expected
+        if value != expected and not refers:
+            found.append(f"{name} {_short(value)}")
+    return found
+
+
+def _last(name: str) -> str:
+    """The last two words of a setting's path, which say enough: ``finetune.epochs``."""
+    return ".".join(name.split(".")[-2:])
+
+
+def _short(value: Any) -> str:
+    text = "none" if value is None else str(value)
+    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
+
+
+def _part(config: Mapping[str, Any], part: str) -> Mapping[str, Any] | None:
+    """A part lies at the top of the configuration, or under ``method``."""
+    nested = config.get("method")
+    places = (config, nested) if isinstance(nested, Mapping) else (config,)
+    return next((place[part] for place in places if isinstance(place.get(part), Mapping)), None)
+
+
+@cache
+def _preset(conf: Path, method: str) -> dict[str, Mapping[str, Any]] | None:
+    content = _yaml(conf / "method" / f"{safe_name(method)}.yaml")  # a record may name anything
+    if content is None:
+        return None
+    usual = _choices((_yaml(conf / "config.yaml") or {}).get("defaults", []))
+    chosen = usual | _choices(content.get("defaults", []))
+    preset: dict[str, Mapping[str, Any]] = {}
+    preset |= {part: _yaml(conf / part / f"{name}.yaml") or {} for part, name in chosen.items() if part in PARTS}
+    own = {part: _part(content, part) for part in PARTS}
+    for part, section in own.items():
+        if section is not None:  # written out in the method's file, on top of the chosen one
+            preset[part] = {**preset.get(part, {}), **section}
+    return preset
+
+
+def _choices(defaults: Iterable[Any]) -> dict[str, str]:
+    chosen = {}
+    for entry in defaults:
+        for group, name in entry.items() if isinstance(entry, Mapping) else ():
+            words = str(group).removeprefix("override ").strip().removeprefix("/")
+            chosen[words.partition("@")[0]] = str(name)
+    return chosen
+
+
+@cache
+def _choice_files(conf: Path, part: str) -> dict[str, Mapping[str, Any]]:
+    return {path.stem: _yaml(path) or {} for path in sorted((conf / part).glob("*.yaml"))}
+
+
+def _choice(conf: Path, part: str, used: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
+    """The named choice that ``used`` comes from: same class, most settings in common."""
+    target = used.get("_target_")
+    same = {name: body for name, body in _choice_files(conf, part).items() if body.get("_target_") == target}
+    if not same:
+        return str(target).rpartition(".")[2], {"_target_": target}
+    common = {name: sum(used.get(key) == value for key, value in body.items()) for name, body in same.items()}
+    name = max(sorted(same), key=lambda choice: common[choice])
+    return name, same[name]
+
+
+def _yaml(path: Path) -> dict[str, Any] | None:
+    import yaml
+
+    if not path.is_file():
+        return None
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return content if isinstance(content, dict) else {}
+
+
+def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,140 @@
+"""What cells are called on boards: methods by what is unusual about them, networks by how they differ from most.
+
+A name stands for one setting at all budgets and seeds of a network, so that boards of different networks can be
+compared; a model of other widths, or trained otherwise, is another model.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from benchmarks.boards.frame import Row as Cell
+from benchmarks.boards.frame import config_of, context_of
+from benchmarks.boards.labels import distinctions
+from benchmarks.boards.latencies import of_one_machine
+from benchmarks.records.keys import dense_part, identity
+
+LARGER = 0.05  # a network that is larger than was asked for by more than this, relatively, is not compared
+
+
+def task_of(cell: Cell) -> tuple[Any, ...]:
+    """The task of a cell: its data set, model and requested budget."""
+    return cell["dataset"], cell["model"], cell["budget"] or "", cell["value"] or 0.0
+
+
+def with_names(cells: Sequence[Cell], apart: bool = True) -> list[Cell]:
+    """The cells with their ``name``: the label, and where the surroundings of the method are unusual, what is unusual.
+
+    Usual, on a (data set, model), are the fine-tuning, calibration and other surroundings that most labels share. So a
+    name stands for one setting at all budgets and seeds of a network, and equal names of different networks can be
+    compared. A model whose dense network is another than that of most methods is named as well. ``usual`` marks the
+    cells in usual surroundings. Cells that are the same but for what was measured count once, and those whose network
+    is much larger than was asked for get the status ``missed``. Latencies that were not taken on the kind of machine of
+    most of their task are left out.
+
+    Args:
+        cells: rows of the frame.
+        apart: whether networks of other widths or training are other models (:func:`with_networks`); if not, the names
+            say how they differ.
+    """
+    cells = [_judged(cell) for cell in cells]
+    if apart:
+        cells = with_networks(cells)
+    usual = _usual(cells, "context")
+    settings: dict[tuple[Any, ...], Cell] = {}
+    for cell in sorted(cells, key=lambda cell: cell["key"]):
+        settings.setdefault((*_pair(cell), cell["label"], cell["variant"]), cell)
+    names = {}
+    for setting, cell in settings.items():
+        base = usual[_pair(cell)]
+        words = ""
+        if cell["context"] != base["context"]:
+            words = distinctions({"usual": context_of(base), "this": context_of(cell)})["this"]
+        names[setting] = f"{cell['label']} [{words}]" if words else cell["label"]
+    taken = Counter((*setting[:2], name) for setting, name in names.items())
+    for setting, name in names.items():
+        if taken[*setting[:2], name] > 1:  # nothing that a label or a context shows
+            names[setting] = f"{name} [{setting[3][:4]}]"
+    named = [
+        {
+            **cell,
+            "name": names[*_pair(cell), cell["label"], cell["variant"]],
+            "usual": cell["context"] == usual[_pair(cell)]["context"],
+        }
+        for cell in cells
+    ]
+    best: dict[tuple[Any, ...], Cell] = {}
+    for cell in named:
+        place = (*task_of(cell), cell["name"], cell["seed"])
+        best[place] = max(best.get(place, cell), cell, key=_worth)
+    kept = [cell for cell in named if best[*task_of(cell), cell["name"], cell["seed"]] is cell]
+    tasks: dict[tuple[Any, ...], list[int]] = defaultdict(list)
+    for number, cell in enumerate(kept):
+        tasks[task_of(cell)].append(number)
+    for numbers in tasks.values():
+        for number, cell in zip(numbers, of_one_machine([kept[number] for number in numbers]), strict=True):
+            kept[number] = cell
+    return kept
+
+
+def _judged(cell: Cell) -> Cell:
+    """The cell, with status ``missed`` if its network is larger than the budget allows; smaller is its own loss."""
+    kind, asked = cell["budget"], cell["value"]
+    reached = cell.get(kind) if kind else None
+    if cell["status"] != "done" or not reached or not asked:
+        return cell
+    excess = reached / asked if kind == "keep" else asked / reached
+    if excess <= 1 + LARGER:
+        return cell
+    return {**cell, "status": "missed", "reason": f"reached {kind} {reached:.2g} where {asked:g} was asked for"}
+
+
+def _pair(cell: Cell) -> tuple[str, str]:
+    return cell["dataset"], cell["model"]
+
+
+def _usual(cells: Sequence[Cell], column: str) -> dict[tuple[str, str], Cell]:
+    """For each (data set, model) a cell with the value of ``column`` that has the most methods, then labels, cells."""
+    members: dict[tuple[str, str], dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
+    for cell in cells:
+        members[_pair(cell)][cell[column]].append(cell)
+
+    def weight(item: tuple[str, list[Cell]]) -> tuple[int, int, int, str]:
+        value, own = item
+        methods, settings, cells = (len({cell[name] for cell in own}) for name in ("method", "label", "key"))
+        return methods, settings, cells, value
+
+    chosen = {pair: max(values.items(), key=weight)[1] for pair, values in members.items()}
+    return {pair: min(own, key=lambda cell: cell["key"]) for pair, own in chosen.items()}
+
+
+def with_networks(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells, whose ``model`` says how the dense network differs from that of most methods on its data set.
+
+    Networks of other widths, trained otherwise or on fewer samples are other tasks: they share no board and no rank.
+    """
+    usual = _usual(cells, "dense_variant")
+    first: dict[tuple[str, str, str], Cell] = {}
+    for cell in sorted(cells, key=lambda cell: cell["key"]):
+        first.setdefault((*_pair(cell), cell["dense_variant"]), cell)
+    names: dict[tuple[str, str, str], str] = {}
+    for place, cell in first.items():
+        base = usual[_pair(cell)]
+        if cell["dense_variant"] != base["dense_variant"]:
+            words = distinctions({"usual": dense_setting(base), "this": dense_setting(cell)})["this"]
+            names[place] = f"{cell['model']} [{words or cell['dense_variant'][:4]}]"
+    taken = Counter((place[0], name) for place, name in names.items())
+    for place, name in names.items():
+        if taken[place[0], name] > 1:  # they differ in what the words leave out
+            names[place] = f"{name[:-1]}, {place[2][:4]}]"
+    return [{**cell, "model": names.get((*_pair(cell), cell["dense_variant"]), cell["model"])} for cell in cells]
+
+
+def _worth(cell: Cell) -> tuple[bool, int, str, str]:
+    measured = sum(value is not None for value in cell.values())
+    return cell["status"] == "done", measured, cell["created"], cell["key"]
+
+
+def dense_setting(cell: Cell) -> dict[str, Any]:
+    """What a cell's dense network is made from, without the seed."""
+    return identity({name: part for name, part in dense_part(config_of(cell)).items() if name != "seed"})

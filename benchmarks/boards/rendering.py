@@ -1,0 +1,191 @@
+"""Boards as documents: which files there are, in which formats, and what stands in each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.boards import checklist, overall
+from benchmarks.boards.board import Board, Question, boards
+from benchmarks.boards.frame import Row as Cell
+from benchmarks.boards.frame import load, select
+from benchmarks.boards.layout import RULE, csv_of, table_of
+from benchmarks.boards.tables import Table, html_text, latex_text
+from benchmarks.records.store import Problem, Store
+from benchmarks.storage.paths import write_atomically
+from methods.errors import BadInput
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+FORMATS = ("terminal", "md", "csv", "tex", "html")
+
+
+FILES = FORMATS[1:]
+
+
+USUAL = ("terminal", "md", "csv")
+
+
+LEGEND = " (leaderboard.md says at its end what they ask for)"
+
+
+def rankings_of(cells: Sequence[Cell], question: Question) -> list[Table]:
+    """The comparisons over tasks, as tables."""
+    return [overall.table_of(found) for found in overall.comparisons(cells, question)]
+
+
+def documents(
+    cells: Sequence[Cell],
+    rankings: Sequence[Table],
+    every: Sequence[Board],
+    formats: Sequence[str],
+    interval: bool = False,
+) -> dict[str, str]:
+    """The boards ``every`` of ``cells`` and the rankings over tasks as files, by the ending of their names."""
+    tables = [table_of(board, interval=interval) for board in every]
+    tables = [*rankings, *tables, checklist.table_of(checklist.examine(cells))]
+    title = "Leaderboard"
+    rule = f"Accuracy {RULE}. {_origin(cells)}"
+    writers = {
+        "md": lambda: f"# {title}\n\n{rule}\n\n" + "\n".join(table.markdown() for table in tables),
+        "csv": lambda: csv_of(every),
+        "tex": lambda: (
+            f"% {title}: needs the packages booktabs and graphicx. {latex_text(rule)}\n"
+            + "\n".join(table.latex() for table in tables)
+        ),
+        "html": lambda: PAGE.format(
+            title=html_text(title), rule=html_text(rule), sections="\n".join(table.html() for table in tables)
+        ),
+    }
+    return {name: writers[name]() for name in formats}
+
+
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 1rem auto; max-width: 75rem; padding: 0 1rem; }}
+.scroll {{ overflow-x: auto; }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
+.title {{ font-weight: 600; margin: 2rem 0 .25rem; }}
+th, td {{ padding: .2rem .6rem; border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent); }}
+.number {{ text-align: right; }}
+.words {{ text-align: left; }}
+.short {{ white-space: nowrap; }}
+.note {{ margin: .2rem 0; font-size: .85rem; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p>{rule}</p>
+{sections}
+</body>
+</html>
+"""
+
+
+def _origin(cells: Sequence[Cell]) -> str:
+    committed = sum(bool(cell.get("_committed")) for cell in cells)
+    own = len(cells) - committed
+    return f"{len(cells)} records: {committed} committed, {own} of this machine's own runs."
+
+
+def render(
+    store: Store,
+    out: Path,
+    console: Console | None = None,
+    *,
+    where: str | None = None,
+    formats: Sequence[str] = USUAL,
+    only: frozenset[str] | None = None,
+    question: Question | None = None,
+    committed: bool = False,
+    interval: bool = False,
+) -> int:
+    """Render the boards of ``store``: files into ``out``, tables on ``console``.
+
+    Args:
+        store: the records.
+        out: folder for ``leaderboard.md`` and its like.
+        console: where to print; None prints nothing.
+        where: a pandas query over the records.
+        formats: some of ``FORMATS``.
+        only: print just the boards that hold one of these cells; the files always hold all.
+        question: metric, baseline and grouping.
+        committed: use the committed records only.
+        interval: show 95 % intervals in place of standard deviations.
+
+    Returns:
+        The number of boards.
+    """
+    cells, problems = load(store, committed)
+    cells, question = select(cells, where), question or Question()
+    _check_question(cells, question)
+    every = boards(cells, question)
+    files = [name for name in formats if name != "terminal"]
+    rankings = rankings_of(cells, question) if files or only is None else []
+    if every and files:
+        for name, text in documents(cells, rankings, every, files, interval).items():
+            write_atomically(out / f"leaderboard.{name}", text)
+    if console is not None:
+        if "terminal" in formats:
+            _print(every, cells, rankings, console, only, interval, LEGEND if "md" in formats else "")
+        _say_left_out(problems, console)
+    return len(every)
+
+
+def _print(
+    every: Sequence[Board],
+    cells: Sequence[Cell],
+    rankings: Sequence[Table],
+    console: Console,
+    only: frozenset[str] | None,
+    interval: bool,
+    legend: str,
+) -> None:
+    from rich.text import Text
+
+    shown = [board for board in every if only is None or only & board.keys]
+    for board in shown:
+        table_of(board, compact=True, interval=interval).show(console)
+        console.print(Text(checklist.line(checklist.examine(board.cells), legend), style="dim"))
+    if only is None:
+        for table in rankings:
+            table.show(console)
+        if len(shown) > 1:
+            console.print(Text("All boards: " + checklist.line(checklist.examine(cells), legend), style="dim"))
+
+
+def _check_question(cells: Sequence[Cell], question: Question) -> None:
+    """Refuse a metric or a baseline that no record has."""
+    if not cells:
+        return
+    if question.metric is not None and not any(_number(cell.get(question.metric)) for cell in cells):
+        names = sorted({name for cell in cells for name, value in cell.items() if _number(value)} - {"seed", "value"})
+        raise BadInput(
+            f"No record has a number {question.metric!r}.\n"
+            f"Expected one of: {', '.join(name for name in names if not name.startswith('_'))}."
+        )
+    if question.baseline is not None:
+        names = sorted({cell["label"] for cell in cells} | {cell["method"] for cell in cells})
+        stem = question.baseline.partition(" [")[0]
+        if stem not in names:
+            raise BadInput(f"No method {question.baseline!r} in these records; expected one of: {', '.join(names)}.")
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _say_left_out(problems: Sequence[Problem], console: Console) -> None:
+    from rich.text import Text
+
+    for problem in problems:
+        console.print(Text(f"left out: {problem}", style="yellow"))

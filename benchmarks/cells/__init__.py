@@ -1,0 +1,1 @@
+"""The story of one cell: data, dense network, pruning, fine-tuning, measuring."""

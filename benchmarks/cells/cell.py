@@ -1,0 +1,234 @@
+"""The story of one cell: one data set, one network, one method, one budget, one seed, one record."""
+
+from __future__ import annotations
+
+import copy
+import resource
+import shutil
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.cells.during_training import prunes_while_training, train_and_prune
+from benchmarks.cells.parts import build_pruner, check
+from benchmarks.cells.preparation import calibrate, trained_network
+from benchmarks.cells.steps import States
+from benchmarks.cells.tracker import Tracker, summary_of, tracking
+from benchmarks.data.splits import Data, load
+from benchmarks.measure.count import count
+from benchmarks.measure.latency import measure_latency
+from benchmarks.measure.memory import measure_memory
+from benchmarks.measure.recalibration import batch_norms, recalibrated
+from benchmarks.measure.size import measure_size
+from benchmarks.models import build
+from benchmarks.models.saved import lacks_network, network_folder, save_of_cell
+from benchmarks.records.fingerprint import fingerprint
+from benchmarks.records.heading import heading, title
+from benchmarks.records.keys import cell_key
+from benchmarks.records.record import Record, short_traceback
+from benchmarks.records.store import Store
+from benchmarks.storage.paths import Paths
+from benchmarks.training.optimisation import TrainerSettings
+from benchmarks.training.scoring import evaluate
+from benchmarks.training.trainer import fit
+from methods.budgets.budget import Budget
+from methods.errors import BadInput, Collapsed, Skipped
+from methods.pruned import Pruned
+from methods.seeds import derive_seed
+from methods.theories.predictions import Theories
+
+
+def run(config: Mapping[str, Any]) -> Record:
+    """Run the cell that ``config`` (plain, resolved) describes, unless its record is there; returns the record.
+
+    A cell that fails is a record too: ``failed`` with its reason and traceback, ``collapsed``, or ``skipped``.
+    """
+    paths = Paths.of(config["paths"])
+    store = Store.of(paths)
+    key = cell_key(config)
+    found = store.find(key)
+    if found is not None and found.finished and not (config.get("save") and lacks_network(found, paths.results)):
+        return found
+    head = heading(config, key)
+    try:
+        with tracking(config["track"], title(config), config.get("_sweep"), config) as tracker:
+            try:
+                record = Record(**head | _pipeline(config, paths, key, tracker))
+            except Exception as error:
+                store.write(Record(**head | _ending(error), fingerprint=_fingerprint(config)))
+                raise
+            store.write(record)
+            _summarise(tracker, record)
+    except Exception:
+        failed = store.find(key)
+        if failed is None:
+            raise
+        return failed
+    shutil.rmtree(paths.cache / "cells" / key, ignore_errors=True)
+    return record
+
+
+def _ending(error: Exception) -> dict[str, Any]:
+    """Status, reason and traceback of a cell that did not end well."""
+    reason = str(error) or type(error).__name__
+    if isinstance(error, Collapsed):
+        return {"status": "collapsed", "reason": reason}
+    if isinstance(error, Skipped):
+        return {"status": "skipped", "reason": reason}
+    if isinstance(error, BadInput):
+        return {"status": "failed", "reason": reason}
+    return {"status": "failed", "reason": f"{type(error).__name__}: {reason}", "traceback": short_traceback(error)}
+
+
+def _fingerprint(config: Mapping[str, Any]) -> dict[str, Any]:
+    return fingerprint(config["trainer"]["train"].get("precision"))
+
+
+@dataclass
+class _Networks:
+    """The networks that a cell compares; all are scored on the test split at the very end."""
+
+    dense: nn.Module
+    pruned: nn.Module
+    recalibrated: nn.Module | None
+    tuned: nn.Module
+
+
+def _pipeline(config: Mapping[str, Any], paths: Paths, key: str, tracker: Tracker) -> dict[str, Any]:
+    """Seed, data, dense network, prune, fine-tune, measure: the fields of a record that are results."""
+    check(config)
+    seed = config["seed"]
+    data = load(config["dataset"], seed, paths.cache)
+    trained = trained_network(config, data, paths)
+    epochs = len(trained.history.epochs)
+    for row in trained.history.epochs:
+        tracker.log({f"train/{name}": value for name, value in row.items()}, int(row["epoch"]))
+    pruned, states = _prune(config, data, trained.model, paths.cache / "cells" / key)
+    before_tuning = copy.deepcopy(pruned.model)
+    settings = TrainerSettings.from_config(config["trainer"]["finetune"], "trainer.finetune")
+    tuning = fit(
+        pruned.model,
+        data,
+        settings,
+        derive_seed(seed, "finetune"),
+        masks=pruned.masks,
+        checkpoint=paths.cache / "cells" / key / "finetune",
+        label=f"fine-tuning {title(config)}",
+        on_epoch=lambda row: tracker.log(
+            {f"finetune/{name}": value for name, value in row.items()}, epochs + int(row["epoch"])
+        ),
+    )
+    renewed = None
+    if batch_norms(before_tuning):
+        renewed = recalibrated(before_tuning, calibrate(data, config["calibration"], seed))
+    networks = _Networks(trained.model, before_tuning, renewed, pruned.model)
+    example = data.train.to_inputs(torch.arange(min(len(data.train), 256)))
+    result: dict[str, Any] = {
+        "status": "collapsed" if tuning.collapsed else "done",
+        "reason": tuning.collapsed,
+        "unit": pruned.unit,
+        "fingerprint": _fingerprint(config) | {"data": data.checksum},
+        "budget": heading(config, key)["budget"] | {"achieved": pruned.achieved, "note": pruned.note},
+        "layers": pruned.layers,
+        "predictions": pruned.predictions or None,
+        "curve": (states if isinstance(states, list) else states.finished(pruned, before_tuning)) or None,
+        "history": {"train": trained.history.epochs, "finetune": tuning.epochs},
+        "cost": {
+            "dense_seconds": trained.seconds,
+            "prune_seconds": pruned.seconds,
+            "tune_seconds": tuning.seconds,
+            "peak_memory_mb": _peak_memory_mb(),
+            "calibration_samples": _calibration_size(config, data),
+        },
+    }
+    timing, batch = config["measure"].get("latency"), config["measure"].get("memory")
+    result["latency"] = measure_latency(networks.dense, networks.pruned, example, timing) if timing else None
+    result["size"] = {"dense": asdict(measure_size(trained.model)), "pruned": asdict(measure_size(pruned.model))}
+    if batch:
+        result["memory"] = measure_memory(networks.dense, networks.pruned, config, data.shape, data.classes)
+    if config.get("save"):
+        save_of_cell(networks.tuned, config, data.shape, data.classes, network_folder(paths.results, key))
+    result["metrics"] = {
+        name: _measure(model, data, example) for name, model in vars(networks).items() if model is not None
+    }
+    return _without_nonsense(result)
+
+
+def _prune(
+    config: Mapping[str, Any], data: Data, model: nn.Module, folder: Path
+) -> tuple[Pruned, States | list[dict[str, Any]]]:
+    """The pruned network before its last fine-tuning, and what an iterative schedule passed through.
+
+    An interrupted cell prunes again, which gives the same masks; the trainings that it had finished are read from their
+    checkpoints in ``folder``, and the one that was cut short goes on where it was.
+    """
+    pruner = build_pruner(config)
+    seed = config["seed"]
+    settings = TrainerSettings.from_config(config["trainer"]["finetune"], "trainer.finetune")
+    budget = Budget.parse(config["budget"])
+    if prunes_while_training(pruner.schedule):
+        return train_and_prune(pruner.schedule, config, data, budget, folder)
+    states = States(data, model)
+
+    def train(network: nn.Module, masks: Mapping[str, Tensor], step: int) -> None:
+        before = states.score(network)
+        own = derive_seed(seed, "step", step)
+        fit(network, data, settings, own, masks=masks, checkpoint=folder / f"step{step}", label=f"step {step + 1}")
+        states.add(network, masks, before)
+
+    calibration = calibrate(data, config["calibration"], seed)
+    rewind = _rewind(config, data, pruner.schedule.rewind)
+    pruned = pruner.prune(model, calibration, budget, derive_seed(seed, "prune"), train, rewind)
+    if config["measure"].get("theory"):
+        pruned.predictions += Theories(model, pruned, pruner, calibration).rows(lambda net: states.score(net).accuracy)
+    return pruned, states
+
+
+def _rewind(config: Mapping[str, Any], data: Data, point: str | int) -> nn.Module | None:
+    """The network whose weights survivors go back to: as initialised, or after some epochs of the dense training."""
+    if point == "none":
+        return None
+    model = build(config["model"], data.shape, data.classes, config["seed"])
+    if point not in ("init", 0):
+        settings = TrainerSettings.from_config(config["trainer"]["train"], "trainer.train")
+
+        def stop(row: Mapping[str, float]) -> None:
+            if row["epoch"] >= int(point):
+                raise StopIteration
+
+        with suppress(StopIteration):
+            fit(model, data, settings, config["seed"], label=f"to epoch {point}", on_epoch=stop)
+    return model
+
+
+def _calibration_size(config: Mapping[str, Any], data: Data) -> int:
+    return min(config["calibration"]["samples"] or len(data.train), len(data.train))
+
+
+def _measure(model: nn.Module, data: Data, example: Tensor) -> dict[str, Any]:
+    return asdict(evaluate(model, data.test)) | asdict(count(model, example))
+
+
+def _peak_memory_mb() -> float:
+    """Largest resident memory of this process so far; kilobytes on Linux, bytes on macOS."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def _without_nonsense(result: dict[str, Any]) -> dict[str, Any]:
+    """``collapsed`` where the network that is left computes no numbers."""
+    tuned = result["metrics"]["tuned"]
+    if result["status"] == "done" and not tuned["loss"] < float("inf"):
+        result |= {"status": "collapsed", "reason": "the pruned network's loss is not finite"}
+    return result
+
+
+def _summarise(tracker: Tracker, record: Record) -> None:
+    tracker.summary(summary_of(record))
+    tracker.table("layers", [layer.model_dump() for layer in record.layers])

@@ -1,0 +1,249 @@
+"""Weights & Biases behind three verbs: ``log`` while a cell runs, ``summary`` and ``table`` when it is done.
+
+One run per cell, grouped by sweep, closed whatever happens. The record is the result; the tracker only shows it. So a
+tracker that does not work is a warning, never a failed cell: without a key or a network, ``online`` becomes
+``offline`` within twenty seconds, and an offline run can be uploaded later with ``wandb sync``.
+
+``wandb`` is imported only when it is used, and writes nothing outside the configured folder.
+"""
+
+import json
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+from urllib.request import getproxies
+
+from benchmarks.records.keys import cell_key, recordable
+from methods.errors import BadInput
+
+if TYPE_CHECKING:
+    from benchmarks.records.record import Record
+
+MODES = ("offline", "online", "disabled")
+PROBE_SECONDS = 4.0
+START_SECONDS = 12.0  # together with the probe below the twenty seconds promised
+FINISH_SECONDS = 15.0
+SWEEP = "WANDB_SWEEP_ID"
+FOLDERS = {"WANDB_CACHE_DIR": "cache", "WANDB_DATA_DIR": "data", "WANDB_ARTIFACT_DIR": "artifacts"}
+QUIET: dict[str, Any] = {
+    "silent": True,
+    "console": "off",
+    "x_disable_stats": True,
+    # The record's fingerprint tells the software and hardware; host, user, paths and arguments are nobody's business.
+    "x_disable_meta": True,
+    "x_disable_machine_info": True,
+    "x_save_requirements": False,
+    "disable_git": True,
+    "disable_code": True,
+    "disable_job_creation": True,
+}
+
+logger = logging.getLogger(__name__)
+
+
+class Tracker:
+    """One run, or nothing at all when tracking is disabled or did not start."""
+
+    def __init__(self, run: Any = None) -> None:
+        self._run = run
+
+    def log(self, values: Mapping[str, Any], step: int) -> None:
+        """One point of each curve in ``values`` at ``step``. Steps may begin again: each curve has its own."""
+        self._try("log", lambda run: run.log({**values, "step": step}))
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Final figures; None is left out."""
+        known = {name: value for name, value in values.items() if value is not None}
+        self._try("summary", lambda run: run.summary.update(known))
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A table with one line per row; the columns are all names that occur. Lists are written as JSON."""
+        if not rows:
+            return
+
+        def put(run: Any) -> None:
+            import wandb
+
+            columns: list[str | int] = list(dict.fromkeys(column for row in rows for column in row))
+            lines: list[Iterable[Any]] = [[_cell(row.get(str(column))) for column in columns] for row in rows]
+            run.log({name: wandb.Table(columns=columns, data=lines, allow_mixed_types=True)})
+
+        self._try("table", put)
+
+    def close(self, code: int) -> None:
+        """Finish the run with the exit code of its cell; W&B gives up in silence, so the time it took tells."""
+        begun, run = time.monotonic(), self._run
+        self._try("finish", lambda run: run.finish(exit_code=code))
+        self._run = None
+        if run is not None and time.monotonic() - begun >= FINISH_SECONDS:
+            place = Path(run.dir).parent
+            logger.warning("W&B: not all was uploaded in %g s; upload it later: wandb sync %s", FINISH_SECONDS, place)
+
+    def _try(self, verb: str, action: Callable[[Any], None]) -> None:
+        if self._run is None:
+            return
+        try:
+            action(self._run)
+        except Exception as error:  # whatever W&B does, the cell goes on
+            logger.warning("W&B: %s failed (%s); the record is not affected", verb, _first_line(error))
+
+
+def summary_of(record: "Record") -> dict[str, Any]:
+    """The figures of a record under names that W&B's panels group: ``tuned/accuracy``, ``latency/eager/1``."""
+    stages = record.metrics.model_dump()
+    summary = {f"{stage}/{name}": value for stage, values in stages.items() for name, value in (values or {}).items()}
+    achieved = {f"achieved/{name}": value for name, value in record.budget.achieved.model_dump().items()}
+    cost = {f"cost/{name}": value for name, value in record.cost.model_dump().items()}
+    latency = {f"latency/{row.runtime}/{row.batch}": row.ratio for row in record.latency or []}
+    return {**summary, **achieved, **cost, **latency, "status": record.status, "key": record.key}
+
+
+@contextmanager
+def tracking(section: Mapping[str, Any], name: str, group: str | None, config: Mapping[str, Any]) -> Iterator[Tracker]:
+    """Track one cell.
+
+    Args:
+        section: the configuration's ``track`` section: mode, project, entity, group, tags, notes, dir.
+        name: of the run: data set, model, method, budget and seed.
+        group: the sweep, unless the section names another group.
+        config: the cell's configuration; what belongs to this machine or user is not sent.
+
+    Yields:
+        The tracker; it is closed with exit code 1 when the body raises, 0 otherwise.
+    """
+    mode = section.get("mode") or "offline"
+    if mode not in MODES:
+        raise BadInput(f"Unknown track.mode {mode!r}; expected one of {', '.join(MODES)}.")
+    if mode == "disabled":
+        yield Tracker()
+        return
+    folder = Path(section.get("dir") or "wandb").resolve()
+    with inside(folder, offline=mode == "offline"):
+        tracker = Tracker(_started(section, mode, folder, name, group, config))
+        code = 1
+        try:
+            yield tracker
+            code = 0
+        finally:
+            tracker.close(code)
+
+
+@contextmanager
+def inside(folder: Path, offline: bool) -> Iterator[None]:
+    """W&B writes only in ``folder`` and sends no usage figures, except where the user's environment says otherwise."""
+    wanted = {variable: str(folder / part) for variable, part in FOLDERS.items()}
+    wanted["WANDB_ERROR_REPORTING"] = (
+        "false"  # else W&B posts usage figures at exit, even offline: 10 s without network
+    )
+    if offline:  # online, the user's own settings (server, entity) are read from the usual place
+        wanted["WANDB_CONFIG_DIR"] = str(folder / "config")
+    added = {variable: path for variable, path in wanted.items() if variable not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for variable in added:
+            os.environ.pop(variable, None)
+
+
+def _started(
+    section: Mapping[str, Any], mode: str, folder: Path, name: str, group: str | None, config: Mapping[str, Any]
+) -> Any:
+    options = options_of(section, folder, name)
+    options |= {"group": section.get("group") or group, "config": recordable(config)}
+    # An agent of `wandb sweep` has given the run an id already.
+    options["id"] = os.environ.get("WANDB_RUN_ID") if SWEEP in os.environ else cell_key(config)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if mode == "online":
+            try:
+                checked_online()
+                tried, options = options | {"resume": "allow"}, options | {"id": None}
+                return start(tried, "online")  # W&B goes on holding the id of a start that failed
+            except Exception as error:
+                logger.warning(
+                    "W&B: going on offline (%s); upload later with `wandb sync` or python -m benchmarks.track push",
+                    _first_line(error),
+                )
+        return start(options, "offline")
+    except Exception as error:
+        logger.warning("W&B: not tracking this cell (%s)", _first_line(error))
+        return None
+
+
+def options_of(section: Mapping[str, Any], folder: Path, name: str) -> dict[str, Any]:
+    """What ``wandb.init`` is given of the configuration's ``track`` section."""
+    return {
+        "project": section.get("project") or "secateurs",
+        "entity": section.get("entity"),
+        "group": section.get("group"),
+        "name": name,
+        "tags": list(section.get("tags") or ()),
+        "notes": section.get("notes"),
+        "dir": str(folder),
+        "reinit": "create_new",  # a run of its own, no shared state between the cells of one process
+    }
+
+
+def start(options: Mapping[str, Any], mode: Literal["online", "offline"]) -> Any:
+    """A W&B run that waits neither long nor for input, and sends nothing of the machine."""
+    import wandb
+
+    settings = wandb.Settings(**QUIET, init_timeout=START_SECONDS, finish_timeout=FINISH_SECONDS)
+    run = wandb.init(**options, mode=mode, settings=settings)
+    run.define_metric("*", step_metric="step")
+    return run
+
+
+def checked_online() -> None:
+    """Raise at once what W&B would find out after minutes, or ask for on the terminal.
+
+    Raises:
+        ConnectionError: there is no key, or the server cannot be reached.
+    """
+    import wandb
+
+    settings = wandb.setup(settings=wandb.Settings(silent=True)).settings
+    from wandb.sdk.lib.wbauth import read_netrc_auth
+
+    identified = settings.api_key or os.environ.get("WANDB_API_KEY") or settings.identity_token_file
+    if not (identified or read_netrc_auth(host=settings.base_url)):
+        raise ConnectionError("no API key: run `wandb login` or set WANDB_API_KEY")
+    _probe(settings.base_url)
+
+
+def _probe(server: str) -> None:
+    address = urlsplit(server)
+    proxy = getproxies().get(address.scheme)
+    target = urlsplit(proxy if proxy and "//" in proxy else server)
+    host, port = target.hostname or "", target.port or (443 if target.scheme == "https" else 80)
+    reached = threading.Event()
+
+    def connect() -> None:
+        try:
+            socket.create_connection((host, port), PROBE_SECONDS).close()
+            reached.set()
+        except OSError:
+            pass
+
+    # In a thread, since looking up a name has no time limit of its own.
+    attempt = threading.Thread(target=connect, daemon=True)
+    attempt.start()
+    attempt.join(PROBE_SECONDS)
+    if not reached.is_set():
+        raise ConnectionError(f"{host}:{port} cannot be reached")
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value, default=str) if isinstance(value, (list, tuple, dict)) else value
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)

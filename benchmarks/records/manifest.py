@@ -1,0 +1,54 @@
+"""What a sweep set out to do: the list of its cells, from which the missing ones are known."""
+
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from benchmarks.records.store import Problem
+from benchmarks.storage.paths import safe_name, write_atomically
+
+FOLDER = ".sweeps"
+RUNNING = ".running"  # leases of the cells that somebody is at
+
+
+class PlannedCell(BaseModel):
+    """One cell of a sweep; ``overrides`` are the command-line words that ask for it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    key: str = Field(pattern=r"^[0-9a-f]{16}$")
+    dataset: str
+    model: str
+    method: str
+    budget: dict[str, float] = Field(default_factory=dict)
+    seed: int = Field(ge=-(2**63), lt=2**63)  # boards keep it in 64 bits
+    overrides: list[str] = Field(default_factory=list)
+
+
+class Manifest(BaseModel):
+    """A named sweep, the command that started it, and its cells."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    command: str
+    cells: list[PlannedCell]
+
+
+def write_manifest(runs: Path, manifest: Manifest) -> Path:
+    """Write ``manifest`` to ``<runs>/.sweeps/<name>.json``; a sweep of the same name is replaced."""
+    path = runs / FOLDER / f"{safe_name(manifest.name)}.json"
+    write_atomically(path, manifest.model_dump_json(indent=1) + "\n")
+    return path
+
+
+def read_manifests(runs: Path) -> tuple[list[Manifest], list[Problem]]:
+    """All sweeps known under ``runs``, by name, and the files that are not manifests."""
+    manifests, problems = [], []
+    for path in sorted((runs / FOLDER).glob("*.json")):
+        try:
+            manifests.append(Manifest.model_validate_json(path.read_text(encoding="utf-8")))
+        except (ValidationError, UnicodeDecodeError) as error:
+            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            problems.append(Problem(path, f"not a sweep's manifest ({reason})"))
+    return manifests, problems

@@ -1,0 +1,1 @@
+"""Determinantal selection (DIVNET; Acharyya et al. 2020)."""

@@ -1,0 +1,1 @@
+"""Pruning by curvature: OBS, CBS, Kronecker factors, flat minima."""

@@ -1,0 +1,143 @@
+"""Whether what a section of the configuration gives to a class or function fits its signature, before it is called."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import warnings
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, get_type_hints
+
+from methods.errors import BadInput
+
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+PLAIN = ("int_", "float_", "bool_", "string_", "list_", "tuple_type", "sequence_str", "finite_number")
+"""Kinds of faults that are refused. Whether a word may stand for an object of some class, only its taker knows."""
+SCALARS = (bool, int, float, str)
+
+
+def imported(target: str) -> Any:
+    """The object at a dotted path: as many parts as possible are modules, the rest attributes.
+
+    Raises:
+        ImportError, AttributeError: there is no such thing, or whatever importing a module of the user's raises.
+    """
+    parts = target.split(".")
+    found = importlib.import_module(parts[0])
+    for number, part in enumerate(parts[1:], 2):
+        if not hasattr(found, part):
+            try:
+                importlib.import_module(".".join(parts[:number]))
+            except ModuleNotFoundError as error:
+                raise AttributeError(f"{'.'.join(parts[: number - 1])} has no {part}") from error
+        found = getattr(found, part)
+    return found
+
+
+def fitted(
+    factory: Callable[..., Any], given: Mapping[str, Any], where: str, free: Collection[str] = ()
+) -> dict[str, Any]:
+    """``given`` with words and numbers turned into what ``factory`` is annotated to take.
+
+    Args:
+        factory: class or function; annotations that are not there or cannot be resolved are not looked at.
+        given: arguments by name; Hydra's own, which begin with an underscore, pass.
+        where: the section's name, for messages.
+        free: further names that may be given.
+
+    Raises:
+        BadInput: an argument that ``factory`` does not take, or a value of another type; the first one.
+    """
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # some of those that are written in C have none
+        return dict(given)
+    names = [name for name, parameter in parameters.items() if parameter.kind in NAMED]
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    hints = _hints(factory)
+    result = dict(given)
+    for key, value in given.items():
+        if key.startswith("_") or key in free:
+            continue
+        if key not in names:
+            if takes_any:
+                continue
+            raise BadInput(_unknown(key, names, where, factory))
+        default = parameters[key].default
+        if key in hints and not (value is None and default is None) and not _holds_object(value):
+            result[key] = fit(value, hints[key], f"{where}.{key}", default)
+    return result
+
+
+def _holds_object(value: Any) -> bool:
+    """Whether Hydra will build something in ``value`` or in what it holds."""
+    if isinstance(value, Mapping):
+        return "_target_" in value or any(map(_holds_object, value.values()))
+    return isinstance(value, list | tuple) and any(map(_holds_object, value))
+
+
+def _unknown(key: str, names: list[str], where: str, factory: Callable[..., Any]) -> str:
+    what, taker = f"unknown key '{where}.{key}'", getattr(factory, "__name__", str(factory))
+    if not names:
+        return f"{what}: {taker} takes no options; leave it out"
+    near = difflib.get_close_matches(key, names, 1)
+    hint = f"; did you mean {where}.{near[0]}?" if near else ""
+    return f"{what}{hint}\n{taker} takes: {', '.join(names)}"
+
+
+def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(factory.__init__ if isinstance(factory, type) else factory)  # type: ignore[misc]
+    except Exception:  # a name that exists for type checkers only, or whatever a user's annotation raises
+        return {}
+
+
+def fit(value: Any, hint: Any, key: str, default: Any = None) -> Any:
+    """``value`` as ``hint`` wants it if that is numbers, words or switches, alone or in a list; otherwise as it is.
+
+    Args:
+        value: what the configuration says.
+        hint: an annotation.
+        key: its full name, for messages.
+        default: an example of a good value; None for none.
+
+    Raises:
+        BadInput: ``value`` is no number, word or switch where one is wanted.
+    """
+    from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+
+    config = ConfigDict(arbitrary_types_allowed=True, coerce_numbers_to_str=True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            adapter: TypeAdapter[Any] = TypeAdapter(hint, config=config)
+    except PydanticUserError:  # annotated with something of its own that pydantic cannot look into
+        return value
+    try:
+        fitting = adapter.validate_python(value)
+        plain = isinstance(fitting, SCALARS) or (
+            isinstance(fitting, list | tuple) and all(isinstance(each, SCALARS) for each in fitting)
+        )
+        return fitting if plain else value
+    except ValidationError as error:
+        faults = error.errors(include_url=False)
+    except Exception:  # a validator of the user's own type
+        return value
+    inside = isinstance(value, Mapping) and any(fault["loc"] and fault["loc"][0] in value for fault in faults)
+    if inside or not all(fault["type"].startswith(PLAIN) for fault in faults):
+        return value
+    wanted = " or ".join(dict.fromkeys(_wanted(fault) for fault in faults))
+    example = f"; type for instance {key}={_typed(default)}" if isinstance(default, SCALARS) else ""
+    raise BadInput(f"{key}={_typed(value)} is not {wanted}{example}")
+
+
+def _wanted(fault: Any) -> str:
+    if fault["type"] == "sequence_str":
+        return "a list"
+    return fault["msg"].removeprefix("Input should be ").split(",")[0]
+
+
+def _typed(value: Any) -> str:
+    """``value`` as one types it on the command line."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,109 @@
+"""Where results and caches lie, safe file names, and the one way a file is written: whole or not at all."""
+
+import errno
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from methods.errors import BadInput
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
+LONGEST_NAME = 80  # of one path component, well inside the 255 bytes of common file systems
+
+
+@dataclass(frozen=True)
+class Paths:
+    """The folders of one store of results.
+
+    Attributes:
+        results: everything that is kept: ``runs``, ``cells``, ``boards``.
+        cache: what can be computed again (decoded data, dense networks, offline tracker runs).
+    """
+
+    results: Path = Path("results")
+    cache: Path = Path(".cache")
+
+    @classmethod
+    def of(cls, section: Mapping[str, Any]) -> "Paths":
+        """The folders named in the configuration's ``paths`` section."""
+        return cls(Path(section["results"]).expanduser(), Path(section["cache"]).expanduser())
+
+    @property
+    def runs(self) -> Path:
+        """Records of this machine, not under version control."""
+        return self.results / "runs"
+
+    @property
+    def cells(self) -> Path:
+        """Reviewed records, under version control."""
+        return self.results / "cells"
+
+    @property
+    def boards(self) -> Path:
+        """Leaderboards rendered from this machine's runs and the reviewed records, not under version control."""
+        return self.results / "boards"
+
+    @property
+    def committed_boards(self) -> Path:
+        """Leaderboards rendered from the reviewed records alone, under version control."""
+        return self.boards / "reviewed"
+
+    def boards_of(self, committed: bool, otherwise: bool) -> Path:
+        """Where boards go by default; the reviewed ones are never replaced by some that were asked for otherwise."""
+        if committed and otherwise:
+            raise BadInput(
+                f"With --committed these files would replace the reviewed ones in {self.committed_boards}, which show "
+                "all records in the usual way.\nType for instance --out results/boards/mine."
+            )
+        return self.committed_boards if committed else self.boards
+
+
+def safe_name(text: str) -> str:
+    """``text`` as one path component: no separators, no leading dot, never empty, of bounded length."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "_", text).lstrip(".")[:LONGEST_NAME]
+    return name or "_"
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` so that a reader, or a crash, sees the old content or the new and never a part.
+
+    Raises:
+        BadInput: the folder cannot be made or written.
+        OSError: the disk is full, or another fault of the file system; no temporary file is left.
+    """
+    # The same folder, since os.replace is atomic only within one file system.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = temporary.open("x", encoding="utf-8", newline="\n")
+    except OSError as error:
+        if error.errno in UNWRITABLE:
+            raise _unwritable(path, error) from None
+        raise _unsaved(path, error) from error
+    try:
+        with file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise _unsaved(path, error) from error
+        raise
+
+
+def _unwritable(path: Path, error: OSError) -> BadInput:
+    return BadInput(
+        f"Cannot write in {path.parent} ({error.strerror}).\n"
+        "Expected a writable folder: change its permissions, or choose another with paths.results=FOLDER."
+    )
+
+
+def _unsaved(path: Path, error: OSError) -> OSError:
+    return OSError(error.errno, f"{error.strerror}: {path} was not saved", str(path))

@@ -1,0 +1,1 @@
+"""From words to cells: the command line, Hydra, what is missing, who runs it."""

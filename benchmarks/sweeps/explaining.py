@@ -1,0 +1,80 @@
+"""Hydra's errors in words for people: what was wrong, what was expected, what to type."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from benchmarks.settings.home import ROOT
+from methods.errors import BadInput
+
+
+class Explained:
+    """Turns Hydra's errors into :class:`BadInput` with a line or two."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, HydraException | OmegaConfBaseException):
+            raise BadInput(explain(error, self.folder)) from error
+        if isinstance(error, ValueError) and "Config group override must be a string" in str(error):
+            groups = sorted(path.name for path in (self.folder or Path()).iterdir() if path.is_dir())
+            raise BadInput(
+                f"{', '.join(groups)} take the name of a choice, not a number;\n"
+                "a value's key comes after a dot: type for instance budget.keep=0.5"
+            ) from error
+
+
+def explain(error: Exception, folder: Path | None) -> str:
+    """What is wrong, what was expected, and what to type, from one of Hydra's errors."""
+    text = str(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        group, _, name = str(error.missing_cfg_file).rpartition("/")
+        choices = _choices(error, folder, group)
+        close = difflib.get_close_matches(name, choices, 1)
+        example = close[0] if close else (choices[0] if choices else "CHOICE")
+        return f"unknown {group} '{name}'; choose from {', '.join(choices)}\ntype {group}={example}"
+    if isinstance(error, OverrideParseException):
+        return f"cannot read '{error.override}'; expected KEY=VALUE, for instance seed=1 or -m seed=0,1,2"
+    cause = error.__cause__ or error
+    inside = str(cause)
+    if section := re.search(r"node `(\S+)` is not a container", inside):
+        return (
+            f"'{section.group(1)}' is a section of keys, which one value cannot replace; python run.py --cfg shows them"
+        )
+    if missing := re.search(r"Key '([^']+)' is not in struct(?:.*?full_key: (\S+))?", f"{text}\n{inside}", re.DOTALL):
+        key = missing.group(2) or missing.group(1)
+        return f"unknown key '{key}'; {_keys_near(key, folder)}"
+    if isinstance(error, ConfigCompositionException) and "No match in the defaults list" in text:
+        key = re.search(r"override '([^']+)'", text)
+        return f"unknown group '{key.group(1) if key else '?'}'; see python run.py --help for the groups"
+    return " ".join(line.strip() for line in (inside or text).splitlines()[:2])
+
+
+def _choices(error: MissingConfigException, folder: Path | None, group: str) -> list[str]:
+    if error.options:
+        return sorted(error.options)
+    return sorted(path.stem for path in ((folder or Path()) / group).glob("*.yaml"))
+
+
+def _keys_near(key: str, folder: Path | None) -> str:
+    """Keys of the same level in the root configuration, the closest first."""
+    if folder is None:
+        return "see python run.py --cfg for all keys"
+    known = {path.name for path in folder.iterdir() if path.is_dir()} | set(OmegaConf.load(folder / f"{ROOT}.yaml"))
+    known = {name for name in known if not str(name).startswith("_")} - {"defaults", "hydra"}
+    close = difflib.get_close_matches(key.partition(".")[0], sorted(known), 3, 0.4)
+    if "." in key and key.partition(".")[0] in known | {"selection"}:
+        return f"python run.py --cfg shows the keys of '{key.rpartition('.')[0]}'"
+    return (
+        f"did you mean {' or '.join(close) if close else 'one of ' + ', '.join(sorted(known))}? (python run.py --cfg)"
+    )

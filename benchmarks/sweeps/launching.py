@@ -1,0 +1,190 @@
+"""Running the missing cells of a sweep with one of Hydra's launchers, until nothing more can be done.
+
+Who is at a cell holds a lease under ``<runs>/.running``: sweeps that share a folder, on one machine or on a cluster, do
+no cell twice. A cell that another process is at is left for later; only when nothing else is left is it waited for.
+A worker that is killed takes Hydra's launcher down, and with joblib all that other workers are at. Then the rest is
+launched, and after it, one by one, the cells whose workers died, so that only the culprit dies again: it is named and
+given up.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter, deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.records.manifest import RUNNING, PlannedCell
+from benchmarks.records.record import Record
+from benchmarks.records.store import Store
+from benchmarks.storage.console import one_line, output_console
+from benchmarks.storage.lease import holders
+from benchmarks.storage.paths import Paths, write_atomically
+from benchmarks.sweeps.composition import Composer, plain
+from benchmarks.sweeps.copying import resolved
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+MARKS = {"done": "[green]✓[/]", "failed": "[red]✗[/]", "collapsed": "[yellow]↓[/]", "skipped": "[yellow]–[/]"}
+ATTEMPTS = 2  # of a cell whose worker dies: it may only have been beside the culprit, and has its second one alone
+
+
+def launch(
+    composer: Composer, words: Sequence[str], sweep: str, missing: Sequence[PlannedCell], paths: Paths
+) -> list[str]:
+    """Run ``missing``; returns faults that left no record.
+
+    Args:
+        composer: of the configurations.
+        words: those common to all cells, which choose the launcher.
+        sweep: its name.
+        missing: the cells to run.
+        paths: where their records go.
+
+    Raises:
+        BadInput: that is a folder that cannot be written.
+    """
+    probe = paths.runs / RUNNING / f".probe-{uuid.uuid4().hex}"
+    write_atomically(probe, "")
+    probe.unlink(missing_ok=True)
+    store = Store.of(paths)
+    before = store.find_all(cell.key for cell in missing)
+    faults: list[str] = []
+    died: Counter[str] = Counter()  # workers, by the cell that they were at
+    lots, elsewhere = deque([list(missing)]), list[PlannedCell]()
+    waited_for: set[str] | None = None
+    while lots or elsewhere:
+        if not lots:  # other processes are at all that is left
+            if waited_for == {cell.key for cell in elsewhere}:
+                break
+            waited_for = {cell.key for cell in elsewhere}
+            lots = deque([cell] for cell in elsewhere if died[cell.key])
+            if together := [cell for cell in elsewhere if not died[cell.key]]:
+                lots.append(together)
+            elsewhere = []
+        cells = lots.popleft()
+        old = _leases(paths)
+        stopped, faulty = _round(composer, words, sweep, cells, wait=waited_for is not None)
+        faults += faulty.values()
+        now = store.find_all(cell.key for cell in cells)
+        without = [cell for cell in cells if now.get(cell.key) == before.get(cell.key) and cell.key not in faulty]
+        if stopped is None:
+            elsewhere += without
+            continue
+        taken = {Path(name).stem for name in _leases(paths) - old}
+        going_on = {holder.name for holder in holders(paths.runs / RUNNING) if holder.alive}
+        elsewhere += [cell for cell in without if cell.key in going_on]
+        left = [cell for cell in without if cell.key not in going_on]
+        begun = [cell for cell in left if cell.key in taken]
+        rest = [cell for cell in left if cell.key not in taken]
+        if len(rest) == len(cells):
+            faults += [stopped] if stopped not in faults else []  # before any cell began: it would stop again
+        elif rest:
+            lots.append(rest)
+        died.update(cell.key for cell in begun)
+        lots += [[cell] for cell in begun if died[cell.key] < ATTEMPTS]
+        gone = [cell for cell in begun if died[cell.key] == ATTEMPTS]
+        faults += [f"{' '.join(cell.overrides)}: its worker died {ATTEMPTS} times; {stopped}" for cell in gone]
+    return faults
+
+
+def _round(
+    composer: Composer, words: Sequence[str], sweep: str, cells: Sequence[PlannedCell], wait: bool
+) -> tuple[str | None, dict[str, str]]:
+    """Launch ``cells`` once: why the launcher stopped early, if it did, and faults that left no record, by key."""
+    from hydra._internal.callbacks import Callbacks
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.core.plugins import Plugins
+    from hydra.core.utils import JobStatus
+    from hydra.types import HydraContext
+
+    own = [f"_sweep={sweep}", f"_wait={str(wait).lower()}"]
+    master = composer.master([*words, *own])
+    HydraConfig.instance().set_config(master)
+    launcher = Plugins.instance().instantiate_launcher(
+        hydra_context=HydraContext(config_loader=composer.hydra.config_loader, callbacks=Callbacks(master)),
+        task_function=task,
+        config=master,
+    )
+    try:
+        returns = launcher.launch([[*cell.overrides, *own] for cell in cells], initial_job_idx=0)
+    except Exception as error:  # a worker that was killed takes the launcher with it
+        return f"the launcher stopped: {one_line(f'{type(error).__name__}: {error}', 300)}", {}
+    faults = {}
+    for cell, result in zip(cells, returns, strict=False):
+        if result.status == JobStatus.FAILED:
+            fault = result._return_value
+            if isinstance(fault, KeyboardInterrupt):
+                raise fault
+            faults[cell.key] = f"{' '.join(cell.overrides)}: {type(fault).__name__}: {fault}"
+    return None, faults
+
+
+def task(config: DictConfig) -> None:
+    """One cell, as a launcher runs it: in this process, in a worker, or on another machine."""
+    run_leased(resolved(plain(config)))
+
+
+def run_leased(config: dict[str, Any]) -> Record | None:
+    """Run the cell ``config`` unless its record is there or comes; None where another process is at it."""
+    from benchmarks.cells.cell import run
+    from benchmarks.records.heading import title
+    from benchmarks.records.keys import cell_key
+    from benchmarks.storage.lease import Busy, first_come
+
+    paths, key = Paths.of(config["paths"]), cell_key(config)
+    store = Store.of(paths)
+    before = store.find(key)
+
+    def finished() -> bool:
+        record = store.find(key)
+        changed = record is not None and record != before  # tried again meanwhile, perhaps failed again
+        return changed or is_complete(record, paths, bool(config.get("save")))
+
+    wait = config.get("_wait", True)
+    try:
+        with first_come(paths.runs / RUNNING, finished, title(config), name=key, wait=wait) as mine:
+            if mine:
+                store.sweep_up(key)
+            record = run(config) if mine else store.find(key)
+    except Busy:
+        return None
+    if mine and record is not None:
+        output_console().print(status_line(record))
+    return record
+
+
+def is_complete(record: Record | None, paths: Paths, save: bool) -> bool:
+    """Whether a cell with this record needs no run: it has a result, and the network if that is to be saved."""
+    if record is None or not record.finished:
+        return False
+    if not save:
+        return True
+    from benchmarks.models.saved import lacks_network
+
+    return not lacks_network(record, paths.results)
+
+
+def _leases(paths: Paths) -> set[str]:
+    """Names of the files of all leases that were ever taken of cells without a result, ``KEY.NUMBER``."""
+    return {path.name for path in (paths.runs / RUNNING).glob("[!.]*.*")}
+
+
+def status_line(record: Record) -> str:
+    """One line on one cell: what it was and how it ended."""
+    from rich.markup import escape
+
+    from benchmarks.boards.labels import label
+
+    budget = ", ".join(f"{kind}={value:g}" for kind, value in record.budget.requested.items())
+    name = f"{record.dataset}/{record.model} {label(record)} {budget} seed {record.seed}"
+    stages = record.metrics
+    if record.status != "done" or not (stages.dense and stages.pruned and stages.tuned):
+        return f"{MARKS[record.status]} {escape(name)}: {record.status}: {escape(one_line(record.reason or '', 200))}"
+    quantity = "accuracy" if stages.dense.accuracy is not None else "loss"
+    figures = [getattr(stage, quantity) for stage in (stages.dense, stages.pruned, stages.tuned)]
+    dense, pruned, tuned = (f"{figure:.4f}" if figure is not None else "–" for figure in figures)
+    note = f" [dim]({escape(record.budget.note)})[/]" if record.budget.note else ""
+    return f"{MARKS['done']} {escape(name)}: {quantity} {dense} dense, {pruned} pruned, {tuned} tuned{note}"

@@ -1,0 +1,89 @@
+"""How good a network is on a split of the data."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    from benchmarks.data.splits import Split
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a network achieves on a split: fractions in [0, 1], and the mean loss per sample.
+
+    ``accuracy`` is None for regression, where the loss is the mean squared error; ``top5`` is None below six classes.
+    """
+
+    accuracy: float | None
+    top5: float | None
+    loss: float
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module, split: "Split", batch_size: int = 1024, device: torch.device | str | None = None
+) -> Score:
+    """Score ``model`` on every sample of ``split``, in eval mode and fp32; each module's own mode is put back.
+
+    Args:
+        model: the network; it is not moved.
+        split: the samples; floating-point targets mean regression.
+        batch_size: samples at a time; the result does not depend on it beyond rounding.
+        device: where the batches go; by default where the model's parameters are.
+    """
+    if len(split) == 0:
+        raise ValueError("cannot score a network on an empty split")
+    losses, hits, hits5, count = [], [], [], 0
+    with keep_modes(model):
+        model.eval()
+        for x, y in split.batches(batch_size, device=device or device_of(model)):
+            outputs = model(x)
+            losses.append(loss_of(outputs, y, reduction="sum"))
+            count += outputs.numel() if y.is_floating_point() else len(y)
+            if not y.is_floating_point():
+                hits.append((outputs.argmax(1) == y).sum())
+                if outputs.shape[1] > 5:
+                    hits5.append((outputs.topk(5, dim=1).indices == y[:, None]).any(1).sum())
+    accuracy, top5 = (_sum(parts) / count if parts else None for parts in (hits, hits5))
+    return Score(accuracy, top5, _sum(losses) / count)
+
+
+def accuracy_of(model: nn.Module, split: "Split", batch_size: int = 1024) -> float:
+    """The accuracy of a classifier, a fraction; arguments as for :func:`evaluate`."""
+    accuracy = evaluate(model, split, batch_size).accuracy
+    assert accuracy is not None
+    return accuracy
+
+
+def loss_of(outputs: Tensor, y: Tensor, reduction: str = "mean", label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy for class labels, squared error for floating-point targets."""
+    if y.is_floating_point():
+        return functional.mse_loss(outputs, y.reshape(outputs.shape), reduction=reduction)
+    return functional.cross_entropy(outputs, y, reduction=reduction, label_smoothing=label_smoothing)
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of the model's parameters."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+@contextmanager
+def keep_modes(model: nn.Module) -> Iterator[None]:
+    """Put every module back into its own train or eval mode; modules added meanwhile get the model's."""
+    modes, default = {module: module.training for module in model.modules()}, model.training
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            module.training = modes.get(module, default)
+
+
+def _sum(parts: list[Tensor]) -> float:
+    # In float64 on the CPU: exact for counts, and the device is waited for once.
+    return torch.stack(parts).cpu().double().sum().item()

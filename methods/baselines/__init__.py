@@ -1,0 +1,1 @@
+"""Controls, and what every paper compares with."""

@@ -1,0 +1,380 @@
+"""What a pruned network may cost, and what one with given layer sizes does cost, without building it.
+
+Conventions: ``compression`` = dense / remaining parameters of the whole model, ``speedup`` = dense / remaining MACs of
+the whole model, ``keep`` = remaining fraction of the prunable units, ``latency`` = dense / remaining time of a forward
+pass, measured (:mod:`methods.budgets.stopwatch`). MACs are multiply-accumulates of matrix products and convolutions for
+one sample (:mod:`methods.network.counting`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from methods.errors import BadInput
+from methods.network.counting import count_macs
+from methods.network.graph import NodeGroup, call_order
+from methods.network.parameters import weight_of
+from methods.network.reading import evaluating
+
+KINDS = ("keep", "compression", "speedup", "latency")
+TOLERANCE = 0.01  # a budget counts as met when the achieved value is this close, relatively
+TIMING_TOLERANCE = 0.05  # the same of a measured latency
+MEASUREMENTS = 10  # bisection steps of a measured cost
+Count = int | Tensor
+Counts = Mapping[str, Count]
+Family = Callable[[float], Counts]
+CountCost = Callable[[Counts], "Cost"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """One requested cost: ``keep`` in (0, 1], or ``compression``, ``speedup`` or ``latency`` of at least 1.
+
+    Attributes:
+        kind: see the module's text.
+        value: how much.
+        batch: samples per timed forward pass, for ``latency``.
+    """
+
+    kind: str
+    value: float
+    batch: int = 32
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise BadInput(f"unknown budget '{self.kind}'; expected one of {', '.join(KINDS)}: type budget.keep=0.5")
+        if self.kind == "keep" and not 0 < self.value <= 1:
+            raise BadInput(
+                f"budget.keep={self.value:g} is outside (0, 1], the fraction of units that stays; type budget.keep=0.5"
+            )
+        if self.kind != "keep" and not 1 <= self.value < float("inf"):
+            raise BadInput(
+                f"budget.{self.kind}={self.value:g} is outside [1, inf), it is dense / remaining; "
+                f"type budget.{self.kind}=2 for half"
+            )
+
+    @classmethod
+    def parse(cls, section: Mapping[str, float | None]) -> Budget:
+        """The one budget of a configuration section whose other entries are null; ``default_keep`` if all are."""
+        given = {kind: value for kind in KINDS if (value := section.get(kind)) is not None}
+        if len(given) > 1:
+            listed = " and ".join(f"budget.{kind}={value:g}" for kind, value in given.items())
+            raise BadInput(f"two budgets at once: {listed}; expected one: set the other to null")
+        if not given:
+            default = section["default_keep"]
+            assert default is not None  # conf/budget/default.yaml has it
+            return cls("keep", float(default))
+        [(kind, value)] = given.items()
+        batch = section.get("latency_batch")
+        if batch is None:
+            return cls(kind, float(value))
+        if batch < 1:
+            raise BadInput(f"budget.latency_batch={batch} is below 1; type budget.latency_batch=32")
+        return cls(kind, float(value), int(batch))
+
+    @property
+    def measured(self) -> bool:
+        """Whether the cost is timed instead of counted."""
+        return self.kind == "latency"
+
+    @property
+    def tolerance(self) -> float:
+        """How close, relatively, the achieved value has to be."""
+        return TIMING_TOLERANCE if self.measured else TOLERANCE
+
+    def require_fitting(self, unit: str) -> None:
+        """Raise :class:`BadInput` if a method that prunes this unit cannot be asked for this budget."""
+        if self.measured and unit != "node":
+            raise BadInput(
+                "budget.latency is a measured speed-up, and masked weights bring none: it is for methods that remove "
+                "nodes\ntype budget.compression=4 or budget.speedup=4, or choose method=magnitude"
+            )
+
+    @property
+    def remaining(self) -> float:
+        """The fraction of the dense cost that may remain, in (0, 1]."""
+        return self.value if self.kind == "keep" else 1 / self.value
+
+    def at(self, remaining: float) -> Budget:
+        """The same kind of budget with another remaining fraction, for the steps of a schedule."""
+        return Budget(self.kind, remaining if self.kind == "keep" else 1 / remaining, self.batch)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Units, parameters and MACs of a network; for masked networks parameters and MACs are nonzero-weighted.
+
+    ``latency`` is the time of a forward pass relative to the dense network's; None where it was not measured.
+    """
+
+    keep: float
+    compression: float
+    speedup: float
+    latency: float | None = None
+
+    def of(self, kind: str) -> float:
+        """The count that a budget of this kind limits; a latency that was not measured is the dense network's."""
+        value = getattr(self, kind)
+        return 1.0 if value is None else float(value)
+
+    def achieved(self, dense: Cost) -> dict[str, float]:
+        """``keep``, ``compression`` and ``speedup`` against the dense network, and ``latency`` if it was measured."""
+        timed = {} if self.latency is None else {"latency": (dense.latency or 1.0) / self.latency}
+        return timed | {
+            "keep": self.keep / dense.keep,
+            "compression": dense.compression / self.compression,
+            "speedup": dense.speedup / self.speedup,
+        }
+
+
+@dataclass(frozen=True)
+class _Size:
+    """A number of channels: some that stay whatever happens, and so many for each node of some groups."""
+
+    fixed: int
+    per_node: tuple[tuple[str, int], ...] = ()
+
+    def __call__(self, counts: Counts) -> int:
+        return self.fixed + sum(int(counts[name]) * repeat for name, repeat in self.per_node)
+
+
+@dataclass(frozen=True)
+class _Term:
+    """One layer's share: (out x in x kernel) weights used ``positions`` times, plus parameters per output unit."""
+
+    out: _Size
+    inputs: _Size
+    kernel: int
+    positions: int
+    per_unit: int
+
+
+class NodeCost:
+    """Cost of a network whose groups keep given numbers of nodes; exact, without building it.
+
+    Args:
+        model: the network.
+        example: a batch of inputs; one sample is run.
+        groups: the prunable groups.
+    """
+
+    def __init__(self, model: nn.Module, example: Tensor, groups: Sequence[NodeGroup]) -> None:
+        self.sizes = {group.name: group.size for group in groups}
+        self._terms = _terms(model, example, groups)
+        self._product_macs = {group.name: group.product_macs for group in groups if group.product_macs}
+        self._other_parameters = self._other_macs = 0
+        full = self(self.sizes)
+        self._other_parameters = sum(p.numel() for p in model.parameters()) - int(full.compression)
+        self._other_macs = count_macs(model, example) - int(full.speedup)
+
+    def __call__(self, counts: Counts) -> Cost:
+        """Units, parameters and MACs when group ``name`` keeps ``counts[name]`` nodes."""
+        parameters, macs = self._other_parameters, self._other_macs
+        for term in self._terms:
+            out = term.out(counts)
+            weights = out * term.inputs(counts) * term.kernel
+            parameters += weights + out * term.per_unit
+            macs += weights * term.positions
+        macs += sum(int(counts[name]) * each for name, each in self._product_macs.items())
+        return Cost(sum(int(counts[name]) for name in self.sizes), parameters, macs)
+
+
+def _terms(model: nn.Module, example: Tensor, groups: Sequence[NodeGroup]) -> list[_Term]:
+    outs: dict[str, list[tuple[str, int, int]]] = {}
+    inputs: dict[str, list[tuple[str, int, int]]] = {}
+    for group in groups:
+        own = [*zip(group.writers, group.rows, strict=True), *zip(group.carriers, group.entries, strict=True)]
+        for path, rows in own:
+            outs.setdefault(path, []).append((group.name, *rows.shape))
+        for reader in group.readers:
+            inputs.setdefault(reader.name, []).append((group.name, *reader.columns.shape))
+    positions = output_positions(model, example)
+    terms = []
+    for path in call_order(model, example):
+        module = model.get_submodule(path)
+        bias = 0 if getattr(module, "bias", None) is None else 1
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            out, read = module.weight.shape[:2]
+            kernel = module.weight[0, 0].numel()
+            sizes = _size(out, outs.get(path, [])), _size(read, inputs.get(path, []))
+            terms.append(_Term(*sizes, kernel, positions[path], bias))
+        elif path in outs and len(weight_of(module)) > 1:
+            terms.append(_Term(_size(len(weight_of(module)), outs[path]), _Size(0), 0, 0, 1 + bias))
+    return terms
+
+
+def _size(total: int, coupled: Sequence[tuple[str, int, int]]) -> _Size:
+    """``total`` channels, of which each triple (group, nodes, channels per node) belongs to a group."""
+    fixed = total - sum(nodes * repeat for _, nodes, repeat in coupled)
+    return _Size(fixed, tuple((name, repeat) for name, _, repeat in coupled))
+
+
+class EdgeCost:
+    """Cost of a network whose layers keep given numbers of weights; nonzero-weighted.
+
+    Args:
+        model: the network.
+        example: a batch of inputs; one sample is run.
+        names: paths of the prunable layers.
+    """
+
+    def __init__(self, model: nn.Module, example: Tensor, names: Sequence[str]) -> None:
+        self.sizes = {name: weight_of(model.get_submodule(name)).numel() for name in names}
+        self._positions = output_positions(model, example)
+        self._other_parameters = sum(p.numel() for p in model.parameters()) - sum(self.sizes.values())
+        dense = sum(size * self._positions[name] for name, size in self.sizes.items())
+        self._other_macs = count_macs(model, example) - dense
+
+    def __call__(self, counts: Counts) -> Cost:
+        """Kept weights, nonzero parameters and effective MACs when layer ``name`` keeps ``counts[name]`` weights."""
+        totals = {name: int(count.sum()) if isinstance(count, Tensor) else count for name, count in counts.items()}
+        macs = sum(total * self._positions[name] for name, total in totals.items())
+        units = sum(totals.values())
+        return Cost(units, units + self._other_parameters, macs + self._other_macs)
+
+
+def output_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
+    """How often one sample uses each weight of a layer: output positions of a convolution, tokens of a linear layer."""
+    positions: dict[str, int] = {}
+    handles = []
+    for path, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+
+            def hook(module: nn.Module, _inputs: object, output: Tensor, path: str = path) -> None:
+                positions[path] = positions.get(path, 0) + output[0].numel() // len(weight_of(module))
+
+            handles.append(module.register_forward_hook(hook))
+    try:
+        with evaluating(model), torch.no_grad():
+            model(example[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return positions
+
+
+def meet(
+    budget: Budget,
+    family: Family,
+    cost: CountCost,
+    dense: Cost,
+    partial: bool = False,
+    steps: Mapping[str, Sequence[int]] | None = None,
+) -> tuple[Counts, str | None]:
+    """Counts of the family's member that meets the budget, and a note if the nearest reachable one is off by over 1 %.
+
+    Bisection on the family's scalar finds the two neighbouring members around the budget; between them single units
+    are added layer by layer, and of all these the closest is taken. Where that is off by more than 1 %, because one
+    unit of a narrow layer costs too much, such layers stay as they are and the others go on along the family. A cost
+    that is measured (latency) is looked at a dozen times only, and single units are below its resolution.
+
+    Args:
+        budget: the request, for the whole model.
+        family: counts as a function of s in [0, 1], monotone, with s = 1 keeping everything.
+        cost: what counts cost.
+        dense: cost of the dense network.
+        partial: accept the smallest member where even that costs more than the budget.
+        steps: for each layer the sizes that may be taken, ascending; all where None.
+
+    Raises:
+        BadInput: if, not ``partial``, even the smallest member costs more than the budget.
+    """
+    limit = budget.remaining * dense.of(budget.kind)
+    tolerance = budget.tolerance
+    low, high = family(0.0), family(1.0)
+    if partial and cost(low).of(budget.kind) > limit * (1 + tolerance):
+        reach = cost(low).achieved(dense)[budget.kind]
+        return low, f"the method's rule stopped at {budget.kind}={reach:.4g}, short of the requested {budget.value:g}"
+    if partial and cost(low).of(budget.kind) >= limit * (1 - tolerance):
+        return low, None
+    if _alike(low, high):
+        reached = cost(high).achieved(dense)[budget.kind]
+        return high, f"the allocation fixes the sizes ({budget.kind}={reached:.4g}); the budget was not consulted"
+    if cost(high).of(budget.kind) <= limit * (1 + tolerance if budget.measured else 1):
+        return high, None
+    if cost(low).of(budget.kind) > limit * (1 + tolerance):
+        reach = cost(low).achieved(dense)[budget.kind]
+        raise BadInput(
+            f"budget.{budget.kind}={budget.value:g} cannot be reached: the smallest network of this allocation "
+            f"has {budget.kind}={reach:.3g}; ask for {'more' if budget.kind == 'keep' else 'less'}"
+        )
+    bottom, top = 0.0, 1.0
+    for _ in range(MEASUREMENTS if budget.measured else 50):
+        middle = (bottom + top) / 2
+        counts = family(middle)
+        if cost(counts).of(budget.kind) <= limit:
+            bottom, low = middle, counts
+        else:
+            top, high = middle, counts
+
+    def off(counts: Counts) -> float:
+        return cost(counts).of(budget.kind) / limit - 1
+
+    between = [low, high] if budget.measured else _between(low, high, steps)
+    chosen = min(between, key=lambda counts: abs(off(counts)))
+    if not budget.measured and shortfall(budget, cost(chosen), dense, "off") is not None:
+        chosen = min(chosen, *_holding(low, family, bottom, lambda counts: off(counts) <= 0), key=lambda c: abs(off(c)))
+    return chosen, shortfall(budget, cost(chosen), dense, "nearest reachable size")
+
+
+def shortfall(budget: Budget, cost: Cost, dense: Cost, why: str) -> str | None:
+    """A note that the achieved size is off the budget by more than the tolerance; None where it is not."""
+    achieved = cost.achieved(dense)[budget.kind]
+    if abs(achieved / budget.value - 1) <= budget.tolerance:
+        return None
+    return f"{why}: {budget.kind}={achieved:.4g} for the requested {budget.value:g}"
+
+
+def _alike(first: Counts, second: Counts) -> bool:
+    return all(_equal(first[name], second[name]) for name in first)
+
+
+def _equal(first: Count, second: Count) -> bool:
+    return torch.equal(torch.as_tensor(first), torch.as_tensor(second))
+
+
+def _between(low: Counts, high: Counts, steps: Mapping[str, Sequence[int]] | None = None) -> list[Counts]:
+    """``low``, ``high`` and the steps between them, one unit (or one allowed size) of one layer at a time."""
+    path = [low]
+    current = dict(low)
+    if not any(isinstance(count, Tensor) for count in low.values()):
+        while (grown := next((name for name in current if current[name] < high[name]), None)) is not None:
+            if len(path) > 10_000:  # a jump of one huge layer: its two ends are all there is to choose from
+                break
+            current[grown] = (
+                next(size for size in steps[grown] if size > current[grown]) if steps else current[grown] + 1
+            )
+            path.append(dict(current))
+    return [*path, high]
+
+
+def _holding(low: Counts, family: Family, bottom: float, fits: Callable[[Counts], bool]) -> Iterator[Counts]:
+    """The family from its member ``low`` at ``bottom`` on, where layers whose next step does not fit are held.
+
+    Yields what did not fit, each time that a layer is held, and last the counts at which all are.
+    """
+    counts, free = dict(low), list(low)
+
+    def at(s: float) -> dict[str, Count]:
+        member = family(s)
+        return counts | {name: member[name] for name in free}
+
+    while free and not fits(at(1.0)):
+        top = 1.0
+        for _ in range(50):
+            middle = (bottom + top) / 2
+            bottom, top = (middle, top) if fits(at(middle)) else (bottom, middle)
+        counts, beyond = at(bottom), at(top)
+        for name in [name for name in free if not _equal(counts[name], beyond[name])]:
+            grown = counts | {name: beyond[name]}
+            if fits(grown):
+                counts = grown
+            else:
+                free.remove(name)
+                yield grown
+        bottom = top
+    yield at(1.0) if free else counts

@@ -1,0 +1,1 @@
+"""Second-order information: gradients, Fisher and K-FAC factors, flatness."""

@@ -1,0 +1,1 @@
+"""Pruners that use second-order information: OBD, OBS, CBS, Kronecker factors."""

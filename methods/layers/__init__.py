@@ -1,0 +1,1 @@
+"""What a pruning method sees of a layer."""

@@ -1,0 +1,159 @@
+"""What a method sees of one layer: its weights in float64, its statistics on demand, its own random stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from methods.errors import Skipped
+from methods.layers.statistics import Calibration, Moments
+from methods.network.graph import NodeGroup
+from methods.network.parameters import bias_of, weight_of
+
+
+@dataclass
+class NodeLayer:
+    """One coupled group of nodes: the neurons or channels that can only be removed together.
+
+    Attributes:
+        group: who writes and who reads the nodes.
+        model: the network as it is when the method looks (see ``Selection.order``).
+        calibration: the samples a method may look at.
+        generator: CPU stream of this layer alone.
+        shared: a dictionary common to all layers of one pruning step, for statistics that several of them need.
+        readers_kept: for each reader the rows (output units) that stay, None where all do or it is not decided yet.
+        readers_probability: for each reader a probability over its rows (spectral pruning, backward procedure).
+        paired: for each reader the moments that tie the original network to the one being pruned, E[phi phi~^T] and
+            E[phi~ phi~^T], both (m, m); for reconstructions fitted on the pruned network's own features.
+    """
+
+    group: NodeGroup
+    model: nn.Module
+    calibration: Calibration
+    generator: torch.Generator
+    collect: Callable[[], list[Moments]]
+    shared: dict[Hashable, Any] = field(default_factory=dict)
+    readers_kept: list[Tensor | None] = field(default_factory=list)
+    readers_probability: list[Tensor | None] = field(default_factory=list)
+    paired: Callable[[], list[tuple[Moments, Moments]]] | None = None
+    unit = "node"
+
+    @property
+    def name(self) -> str:
+        """Module path of the group's first writer."""
+        return self.group.name
+
+    @property
+    def size(self) -> int:
+        """Number of nodes m."""
+        return self.group.size
+
+    @property
+    def writers(self) -> tuple[str, ...]:
+        """Paths of the modules whose output units the nodes are, for methods that score output units one by one.
+
+        Raises:
+            Skipped: if a node is more than one output unit (an attention head), or another one than its number says.
+        """
+        if not self.group.plain:
+            raise Skipped(
+                f"{self.name}: its nodes are attention heads of {self.group.width} output units each; this method "
+                "scores single output units (spectral, dpp, thinet, magnitude and random score heads)"
+            )
+        return self.group.writers
+
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """Paths of the modules that read the nodes."""
+        return tuple(reader.name for reader in self.group.readers)
+
+    @cached_property
+    def incoming(self) -> Tensor:
+        """(m, fan_in) float64 incoming weights, the writers' rows side by side, without biases."""
+        group = self.group
+        weights = [_weight(self.model, path)[rows] for path, rows in zip(group.writers, group.rows, strict=True)]
+        return torch.cat([weight.flatten(1) for weight in weights], 1)
+
+    @cached_property
+    def bias(self) -> Tensor | None:
+        """(m,) float64 bias, summed over writers and over the output units of a node; None if no writer has one."""
+        biases = [
+            (getattr(self.model.get_submodule(path), "bias", None), rows)
+            for path, rows in zip(self.group.writers, self.group.rows, strict=True)
+        ]
+        own = [bias.detach().double()[rows].sum(1) for bias, rows in biases if bias is not None]
+        return torch.stack(own).sum(0) if own else None
+
+    @cached_property
+    def outgoing(self) -> list[Tensor]:
+        """For each reader (out, m, r) float64: the r weights with which an output unit reads a node."""
+        return [reader.weights(_weight(self.model, reader.name)) for reader in self.group.readers]
+
+    @cached_property
+    def moments(self) -> list[Moments]:
+        """For each reader the moments of the m nodes in the tensor that it reads."""
+        return self.collect()
+
+    @cached_property
+    def covariance(self) -> Tensor:
+        """(m, m) float64 non-centred second moment, averaged over the readers."""
+        seconds = [moments.second for moments in self.moments]
+        return seconds[0] if len(seconds) == 1 else torch.stack(seconds).mean(0)
+
+
+@dataclass
+class EdgeLayer:
+    """The weight matrix of one linear or convolutional layer, whose single weights can be masked.
+
+    Attributes:
+        name: module path.
+        model, calibration, generator, shared: as for :class:`NodeLayer`.
+        live: (out, d) which weights have not been pruned by an earlier step.
+    """
+
+    name: str
+    model: nn.Module
+    calibration: Calibration
+    generator: torch.Generator
+    collect: Callable[[], Moments]
+    live: Tensor
+    shared: dict[Hashable, Any] = field(default_factory=dict)
+    unit = "edge"
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return self.live.numel()
+
+    @property
+    def shape(self) -> torch.Size:
+        """Shape of the layer's weight."""
+        return weight_of(self.model.get_submodule(self.name)).shape
+
+    @cached_property
+    def weight(self) -> Tensor:
+        """(out, d) float64, a convolution's filters flattened to d = in / groups * kh * kw."""
+        return _weight(self.model, self.name).flatten(1)
+
+    @cached_property
+    def bias(self) -> Tensor | None:
+        """(out,) float64, or None."""
+        bias = bias_of(self.model.get_submodule(self.name))
+        return None if bias is None else bias.detach().double()
+
+    @cached_property
+    def moments(self) -> Moments:
+        """Moments of the d (unfolded) inputs that an output unit reads."""
+        return self.collect()
+
+
+Layer = NodeLayer | EdgeLayer
+
+
+def _weight(model: nn.Module, name: str) -> Tensor:
+    return weight_of(model.get_submodule(name)).detach().double()

@@ -1,0 +1,1 @@
+"""How a network is built, run and cut: groups of nodes, copies, surgery, counting."""

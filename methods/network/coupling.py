@@ -1,0 +1,284 @@
+"""Which output units of a network's layers have to be removed together, and what reads them.
+
+A node is a neuron, a channel or an attention head. Nodes that meet in an addition can only be removed together, so the
+unit of removal is a group: its *writers* are the layers whose output units the nodes are, its *readers* the layers that
+take them in, its *carriers* everything in between with parameters per node (batch norm, depthwise convolution, PReLU).
+
+The groups are found twice: by torch-pruning's dependency graph (:mod:`methods.network.dependency`), which knows rules
+for kinds of operations, and by experiment (:mod:`methods.network.mockup`), which looks at what happens. Where they
+disagree the experiment decides, and a group is only offered for pruning after the network was seen to do without half
+of it: a structure that is not understood is left alone, with a reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from methods.network.dependency import Proposal, proposed_groups
+from methods.network.mockup import Influence, Mockup, depthwise
+from methods.network.reading import Rows, node_rows
+from methods.seeds import stream
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A module that reads the nodes of a group.
+
+    Attributes:
+        name: module path.
+        columns: (m, r) which input columns of the module's weight carry each node: r = 1 for a convolution or a plain
+            linear layer, r = height x width for a linear layer behind a flattening, r = width of a head.
+        is_convolution: whether the module is a convolution.
+    """
+
+    name: str
+    columns: Tensor
+    is_convolution: bool
+
+    @cached_property
+    def rows(self) -> Rows:
+        """How to view what the module reads as (nodes, samples x positions)."""
+        return node_rows(self.columns, self.is_convolution)
+
+    def weights(self, weight: Tensor) -> Tensor:
+        """(out, m, r x kernel positions) view of the reader's weight, one block per node."""
+        size, repeat = self.columns.shape
+        picked = weight[:, self.columns.reshape(-1).to(weight.device)]
+        return picked.reshape(len(weight), size, repeat * picked[0, 0].numel())
+
+
+@dataclass(frozen=True)
+class NodeGroup:
+    """Nodes that are removed together; see the module's text.
+
+    Attributes:
+        name: path of the first writer in forward order.
+        size: number of nodes m.
+        writers: paths of the modules whose output units the nodes are, in forward order.
+        readers: the modules that read the nodes, in forward order.
+        carriers: paths of batch norms and depthwise convolutions in between.
+        rows: for each writer (m, r) its output units that make up each node: r = 1 but for attention heads.
+        entries: for each carrier (m, r) its channels that belong to each node.
+        product_macs: multiply-accumulates per node in products of activations (attention).
+        traced: whether the dependency graph found the same group; where not, the experiment alone did.
+    """
+
+    name: str
+    size: int
+    writers: tuple[str, ...]
+    readers: tuple[Reader, ...]
+    carriers: tuple[str, ...]
+    rows: tuple[Tensor, ...]
+    entries: tuple[Tensor, ...]
+    product_macs: int = 0
+    traced: bool = False
+
+    @property
+    def plain(self) -> bool:
+        """Whether node i is output unit i of every writer."""
+        own = torch.arange(self.size)[:, None]
+        return all(rows.shape == own.shape and bool((rows == own).all()) for rows in self.rows)
+
+    @property
+    def recurrent(self) -> bool:
+        """Whether a layer reads and writes the nodes: a hidden state that is carried from step to step."""
+        return not set(self.writers).isdisjoint(reader.name for reader in self.readers)
+
+    @property
+    def width(self) -> int:
+        """Output units of the first writer per node: 1, or the width of a head."""
+        return self.rows[0].shape[1]
+
+    @property
+    def channels(self) -> dict[str, Tensor]:
+        """For each reader and carrier (m, r) its input channels that belong to each node."""
+        return {reader.name: reader.columns for reader in self.readers} | dict(
+            zip(self.carriers, self.entries, strict=True)
+        )
+
+    def of_nodes(self, nodes: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Sorted output units of the writers, and sorted input channels of readers and carriers, of some nodes."""
+        nodes = nodes.cpu()
+        rows = {path: own[nodes].flatten().sort().values for path, own in zip(self.writers, self.rows, strict=True)}
+        return rows, {path: own[nodes].flatten().sort().values for path, own in self.channels.items()}
+
+
+def find_groups(model: nn.Module, example: Tensor, residual: bool) -> tuple[list[NodeGroup], dict[str, str]]:
+    """The prunable groups in forward order, and of each other group the first writer and why it cannot be pruned.
+
+    Args:
+        model: the network; left as it is.
+        example: a batch of at least one input; one is run.
+        residual: whether groups with several writers (residual streams) count as prunable.
+    """
+    mockup = Mockup(model, example)
+    proposals = proposed_groups(model, example, mockup.layers)
+    with mockup.standing():
+        groups, left_alone = _tried(mockup, residual)
+    return [replace(group, traced=any(_same(group, each) for each in proposals)) for group in groups], left_alone
+
+
+def _same(group: NodeGroup, proposal: Proposal) -> bool:
+    """Whether the dependency graph means this group, to the last channel."""
+
+    def pairs(of_nodes: Tensor) -> Tensor:
+        nodes = torch.arange(len(of_nodes))[:, None].expand_as(of_nodes)
+        return torch.stack([nodes, of_nodes], -1).flatten(0, 1)
+
+    own, other = dict(zip(group.writers, group.rows, strict=True)), proposal.writers
+    if own.keys() != other.keys() or group.channels.keys() != proposal.channels.keys():
+        return False
+    both = [(own[path], other[path]) for path in own]
+    both += [(places, proposal.channels[path]) for path, places in group.channels.items()]
+    return all(torch.equal(pairs(places).unique(dim=0), expected) for places, expected in both)
+
+
+def _tried(mockup: Mockup, residual: bool) -> tuple[list[NodeGroup], dict[str, str]]:
+    influences = {path: mockup.influence(path) for path in mockup.layers}
+    groups: list[NodeGroup] = []
+    left_alone: dict[str, str] = {}
+    for group, reason in _components(mockup, influences):
+        reason = _obstacle(mockup.model, group, influences) or reason
+        stream = len(group.writers) > 1 and group.width == 1 and not group.recurrent
+        if reason is None and stream and not residual:
+            reason = "residual stream (prune it with prune_residual=true)"
+        if reason is None:
+            group, reason = _without_half(mockup, group)
+        if reason is None:
+            groups.append(group)
+        else:
+            left_alone[group.name] = reason
+    return groups, left_alone
+
+
+def _components(mockup: Mockup, influences: Mapping[str, Influence]) -> Iterator[tuple[NodeGroup, str | None]]:
+    """Groups of layers whose output units meet, and why they cannot be pruned, where that shows already."""
+    units, channels = _labels(mockup, influences)
+    for writers in _coupled(units):
+        labels = torch.cat([units[path] for path in writers])
+        node_of = {label: node for node, label in enumerate(dict.fromkeys(labels.tolist()))}
+        rows = {path: _by_node(units[path], torch.arange(len(units[path])), node_of) for path in writers}
+        reached = {path: _by_node(own[:, 1], own[:, 0], node_of) for path, own in channels.items()}
+        uneven = [path for path, own in {**rows, **reached}.items() if own is None]
+        blank = torch.zeros(len(node_of), 0, dtype=torch.int64)
+        parts = {path: blank if own is None else own for path, own in reached.items() if own is None or len(own)}
+        group = NodeGroup(
+            writers[0],
+            len(node_of),
+            tuple(writers),
+            tuple(Reader(p, parts[p], mockup.dimension(p) == 1) for p in mockup.layers if p in parts),
+            tuple(path for path in parts if path in mockup.passing),
+            tuple(blank if own is None else own for own in rows.values()),
+            tuple(parts[path] for path in parts if path in mockup.passing),
+        )
+        if group.readers or any(influences[path].obstacle for path in writers):
+            yield group, f"{uneven[0]} does not treat all nodes alike" if uneven else None
+
+
+def _labels(mockup: Mockup, influences: Mapping[str, Influence]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """For each layer the node (m,) of each output unit, and for each reader or carrier (n, 2) its channels and nodes.
+
+    Output units and the input channels they reach are the two sides of a graph; its connected components are the nodes.
+    """
+    starts, total = {}, 0
+    for path in mockup.layers:
+        starts[path], total = total, total + mockup.units(path)
+    reached, ends = {}, {}
+    for reader in [*mockup.layers, *sorted(mockup.passing)]:
+        pairs = [influence.pairs[reader][:, 1] for influence in influences.values() if reader in influence.pairs]
+        if pairs:
+            reached[reader] = torch.cat(pairs).unique()
+            ends[reader], total = total, total + int(reached[reader].max()) + 1
+    links = [
+        pairs + torch.tensor([starts[path], ends[reader]])
+        for path, influence in influences.items()
+        for reader, pairs in influence.pairs.items()
+    ]
+    edges = torch.cat([*links, torch.zeros(0, 2, dtype=torch.int64)]).numpy()
+    graph = coo_matrix((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(total, total))
+    label = torch.from_numpy(connected_components(graph, directed=False)[1]).long()
+    units = {path: label[start : start + mockup.units(path)] for path, start in starts.items()}
+    return units, {reader: torch.stack([own, label[ends[reader] + own]], 1) for reader, own in reached.items()}
+
+
+def _coupled(units: Mapping[str, Tensor]) -> list[list[str]]:
+    """Layers that share nodes, together; forward order within and between."""
+    found: list[tuple[list[str], set[int]]] = []
+    for path, labels in units.items():
+        own = set(labels.tolist())
+        meeting = [each for each in found if each[1] & own]
+        merged = ([*(p for paths, _ in meeting for p in paths), path], own.union(*(nodes for _, nodes in meeting)))
+        place = found.index(meeting[0]) if meeting else len(found)
+        found = [each for each in found if each not in meeting]
+        found.insert(place, merged)
+    order = list(units)
+    return [sorted(paths, key=order.index) for paths, _ in found]
+
+
+def _by_node(labels: Tensor, values: Tensor, node_of: Mapping[int, int]) -> Tensor | None:
+    """(m, r) the values of each node, ascending; None if nodes have different numbers, (0, 0) if none has any."""
+    nodes = torch.tensor([node_of.get(label, -1) for label in labels.tolist()])
+    if bool((nodes < 0).all()):
+        return torch.zeros(0, 0, dtype=torch.int64)
+    values, nodes = values[nodes >= 0], nodes[nodes >= 0]
+    counts = torch.bincount(nodes, minlength=len(node_of))
+    if bool((counts != counts[0]).any()):
+        return None
+    return values[torch.argsort(nodes, stable=True)].reshape(len(node_of), -1)  # values ascend already
+
+
+def _obstacle(model: nn.Module, group: NodeGroup, influences: Mapping[str, Influence]) -> str | None:
+    """Why the nodes cannot be removed, as far as single modules tell."""
+    for path in group.writers:
+        if influences[path].obstacle:
+            return (
+                f"{influences[path].obstacle} takes in all nodes together, so that closing some off changes the others"
+            )
+        if influences[path].leaks:
+            return f"the network returns what {path} computes"
+    names = [*group.writers, *group.carriers, *(reader.name for reader in group.readers)]
+    memory: dict[int, str] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        weight = module._parameters.get("weight")
+        if weight is None:
+            if path in names:
+                return f"the weight of {path} is computed from other parameters"
+        elif (first := memory.setdefault(weight.data_ptr(), path)) != path and {first, path} & set(names):
+            return f"{first} and {path} share a weight"
+    for path in names:
+        module = model.get_submodule(path)
+        if parametrize.is_parametrized(module):
+            return f"the weight of {path} is computed from other parameters"
+        if getattr(module, "groups", 1) > 1 and not depthwise(module):
+            return f"{path} is a grouped convolution"
+    return None
+
+
+def _without_half(mockup: Mockup, group: NodeGroup) -> tuple[NodeGroup, str | None]:
+    """The group, with what attention costs per node, and why the network cannot do without half of it, if it cannot."""
+    if group.size < 2:
+        return group, None
+    kept = torch.randperm(group.size, generator=stream(0, "half", group.name))[: (group.size + 1) // 2].sort().values
+    if group.size > 3 and bool((kept.diff() == kept.diff()[0]).all()):
+        kept = torch.cat([kept[:1], kept[-1:]])  # a regular half could fit a structure by chance
+    gone = torch.ones(group.size, dtype=torch.bool)
+    gone[kept] = False
+    columns = {}
+    for path, channels in group.of_nodes(gone.nonzero().flatten())[1].items():
+        stays = torch.ones(mockup.channels(path), dtype=torch.bool)
+        stays[channels] = False
+        columns[path] = stays.nonzero().flatten()
+    rows, _ = group.of_nodes(kept)
+    reason = mockup.without(rows, columns)
+    if reason is not None:
+        return group, reason
+    return replace(group, product_macs=mockup.product_macs(rows) // (group.size - len(kept))), None

@@ -1,0 +1,179 @@
+"""The coupled node groups of a network, and their removal; what a group is, :mod:`methods.network.coupling` says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from methods.errors import Skipped
+from methods.network.coupling import NodeGroup, Reader, find_groups
+from methods.network.reading import evaluating
+
+__all__ = ["NetworkGraph", "NodeGroup", "Reader", "call_order", "gated"]
+
+
+class NetworkGraph:
+    """The node groups of one network and their removal.
+
+    Args:
+        model: the network; left as it is until :meth:`remove` is called.
+        example: a batch of at least one input, used to run the forward pass.
+        residual: whether groups with several writers (residual streams) count as prunable.
+
+    Attributes:
+        groups: the prunable groups, in forward order.
+        left_alone: for each other group the path of its first writer and why it cannot be pruned.
+    """
+
+    def __init__(self, model: nn.Module, example: Tensor, *, residual: bool = False) -> None:
+        self.model = model
+        self.groups, self.left_alone = find_groups(model, example, residual)
+
+    @classmethod
+    def of(cls, model: nn.Module, groups: Sequence[NodeGroup]) -> NetworkGraph:
+        """The graph of a network of which the groups are known, because it has the structure of another one."""
+        graph = cls.__new__(cls)
+        graph.model, graph.left_alone, graph.groups = model, {}, list(groups)
+        return graph
+
+    def find(self, name: str) -> NodeGroup:
+        """The group as it is now: a removal shifts the columns of other groups with a common reader."""
+        return next(group for group in self.groups if group.name == name)
+
+    def remove(self, group: NodeGroup, kept: Tensor) -> None:
+        """Physically remove the nodes of ``group`` that are not in ``kept`` (sorted); parameters are replaced."""
+        if len(kept) == group.size:
+            return
+        gone = torch.ones(group.size, dtype=torch.bool)
+        gone[kept.cpu()] = False
+        rows, lost = group.of_nodes(gone.nonzero().flatten())
+        for path, own in rows.items():
+            _cut_outputs(self.model.get_submodule(path), own)
+        for path in group.carriers:
+            _cut_carrier(self.model.get_submodule(path), lost[path])
+        for reader in group.readers:
+            _cut_inputs(self.model.get_submodule(reader.name), lost[reader.name])
+        self.groups = [_shrunk(each, group, gone, (rows, lost)) for each in self.groups]
+
+    def require_groups(self) -> None:
+        """Raise :class:`Skipped` with the reasons if no group of nodes can be pruned."""
+        if not self.groups:
+            reasons = "; ".join(f"{path}: {reason}" for path, reason in self.left_alone.items())
+            raise Skipped(
+                f"no layer of this network has nodes that can be removed ({reasons or 'it has one layer only'})"
+            )
+
+
+# --- removing nodes --------------------------------------------------------------------------------------------------
+
+
+def _cut_outputs(module: nn.Module, gone: Tensor) -> None:
+    _take(module, ("weight", "bias"), 0, gone)
+    _resize(module, ("out_features", "out_channels"))
+
+
+def _cut_inputs(module: nn.Module, gone: Tensor) -> None:
+    _take(module, ("weight",), 1, gone)
+    _resize(module, ("in_features", "in_channels"), 1)
+
+
+def _cut_carrier(module: nn.Module, gone: Tensor) -> None:
+    if isinstance(module, nn.PReLU) and module.num_parameters == 1:
+        return
+    _take(module, ("weight", "bias", "running_mean", "running_var"), 0, gone)
+    _resize(module, ("num_features", "num_parameters", "in_channels", "out_channels", "groups"))
+
+
+def _take(module: nn.Module, names: Sequence[str], dimension: int, gone: Tensor) -> None:
+    """Cut the entries ``gone`` out of parameters and buffers; a parameter becomes a new one."""
+    for name in names:
+        tensor = getattr(module, name, None)
+        if tensor is None:
+            continue
+        stays = torch.ones(tensor.shape[dimension], dtype=torch.bool, device=tensor.device)
+        stays[gone.to(tensor.device)] = False
+        left = tensor.detach()[(slice(None),) * dimension + (stays,)].clone()
+        setattr(module, name, nn.Parameter(left, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else left)
+
+
+def _resize(module: nn.Module, names: Sequence[str], dimension: int = 0) -> None:
+    tensor = module.weight if module.weight is not None else module.running_mean
+    assert isinstance(tensor, Tensor)
+    for name in names:
+        if hasattr(module, name):
+            setattr(module, name, tensor.shape[dimension])
+
+
+def _shrunk(
+    each: NodeGroup, removed: NodeGroup, gone: Tensor, lost: tuple[dict[str, Tensor], dict[str, Tensor]]
+) -> NodeGroup:
+    """``each`` after the nodes ``gone`` of the group ``removed`` have left; ``lost`` is ``removed.of_nodes(gone)``."""
+    rows, channels = lost
+    own = each.name == removed.name
+    if not own and channels.keys().isdisjoint(each.channels):
+        return each
+    stays = ~gone if own else torch.ones(each.size, dtype=torch.bool)
+
+    def shifted(places: Tensor, lost: Tensor | None) -> Tensor:
+        places = places[stays]
+        return places if lost is None else places - torch.searchsorted(lost, places)
+
+    readers = tuple(replace(r, columns=shifted(r.columns, channels.get(r.name))) for r in each.readers)
+    return replace(
+        each,
+        size=int(stays.sum()),
+        readers=readers,
+        rows=tuple(shifted(p, rows[path] if own else None) for path, p in zip(each.writers, each.rows, strict=True)),
+        entries=tuple(shifted(p, channels.get(path)) for path, p in zip(each.carriers, each.entries, strict=True)),
+    )
+
+
+def call_order(model: nn.Module, example: Tensor) -> list[str]:
+    """Paths of the modules with a weight, in the order in which the forward pass first calls them."""
+    order: list[str] = []
+    handles = []
+    for path, module in model.named_modules():
+        if isinstance(getattr(module, "weight", None), Tensor):
+            handles.append(
+                module.register_forward_pre_hook(
+                    lambda _m, _x, path=path: None if path in order else order.append(path)
+                )
+            )
+    try:
+        with evaluating(model), torch.no_grad():
+            model(example[:1])
+    finally:
+        for handle in handles:
+            handle.remove()
+    return order
+
+
+@contextmanager
+def gated(model: nn.Module, groups: Sequence[NodeGroup], kept: Mapping[str, Tensor]) -> Iterator[None]:
+    """Inside, every reader of a group sees zeros in place of the nodes that are not kept: what removal must equal."""
+    handles = []
+    for group in groups:
+        if group.name not in kept:
+            continue
+        gone = torch.ones(group.size, dtype=torch.bool)
+        gone[kept[group.name].cpu()] = False
+        for reader in group.readers:
+            columns = reader.columns[gone].reshape(-1)
+            hook = _closing(columns, 1 if reader.is_convolution else -1)
+            handles.append(model.get_submodule(reader.name).register_forward_pre_hook(hook))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _closing(columns: Tensor, dimension: int) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+    def close(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0].index_fill(dimension, columns.to(inputs[0].device), 0), *inputs[1:])
+
+    return close

@@ -1,0 +1,44 @@
+"""The result of pruning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from methods.network.graph import NodeGroup
+
+
+@dataclass
+class Pruned:
+    """A pruned network and how it came about.
+
+    Attributes:
+        model: physically smaller for nodes, same shapes with zeros for edges.
+        unit: ``node`` or ``edge``.
+        kept: for nodes, per group the nodes that stayed in the last step.
+        masks: for edges, parameter name -> boolean mask that training has to respect.
+        layers: per layer its name, units before, units kept, and what the method reports.
+        achieved: ``keep``, ``compression`` and ``speedup`` reached.
+        note: what a reader of the record should know, for instance that only a nearby size was reachable.
+        steps: per step of the schedule the requested and the achieved budget, and the PQ and Gini index of all live
+            weights before the step, and the step's ``layers``.
+        seconds: time spent on pruning, without training in between.
+        groups: the node groups as they are now.
+        dense: the network that was pruned.
+        predictions: what the method's theory says about the network as a whole, beside what was measured.
+    """
+
+    model: nn.Module
+    unit: str
+    kept: dict[str, Tensor] = field(default_factory=dict)
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    achieved: dict[str, float] = field(default_factory=dict)
+    note: str | None = None
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    groups: list[NodeGroup] = field(default_factory=list)
+    dense: nn.Module | None = None
+    predictions: list[dict[str, Any]] = field(default_factory=list)

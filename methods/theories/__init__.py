@@ -1,0 +1,1 @@
+"""What theories predict of the damage of pruning, beside what is measured."""

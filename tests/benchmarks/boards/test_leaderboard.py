@@ -1,0 +1,762 @@
+import csv
+import dataclasses
+import io
+import itertools
+import statistics
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from sample_records import made
+
+from benchmarks.boards import board, labels, overall
+from benchmarks.boards.frame import load, rows_of
+from benchmarks.boards.layout import csv_of, table_of
+from benchmarks.boards.naming import with_names
+from benchmarks.boards.rendering import render
+from benchmarks.boards.stats import spread
+from benchmarks.boards.tables import Table, plus_minus
+from benchmarks.leaderboard import main, outdated
+from benchmarks.records.record import Record
+from benchmarks.records.store import Store
+from benchmarks.report.__main__ import main as report
+from benchmarks.storage.paths import REPOSITORY, Paths
+from methods.errors import BadInput
+
+PRESETS = {
+    "config.yaml": "defaults:\n  - allocation: uniform\n  - compensation@compensation: none\n  - _self_\n",
+    "allocation/uniform.yaml": "_target_: methods.allocation.Uniform\n",
+    "compensation/none.yaml": "_target_: methods.compensation.NoCompensation\n",
+    "compensation/least_squares.yaml": "_target_: methods.compensation.LeastSquares\nridge: null\nrefit: false\n",
+    "method/spectral.yaml": (
+        "# @package _global_\ndefaults:\n  - override /compensation@_global_.compensation: least_squares\n"
+        "selection: {_target_: methods.spectral.selection.SpectralSelection, theta: 0.5, seed: '${seed}'}\n"
+    ),
+    "method/magnitude.yaml": "selection: {_target_: methods.baselines.magnitude.Magnitude, norm: 1}\n",
+}
+LEAST_SQUARES = {"_target_": "methods.compensation.LeastSquares", "ridge": None, "refit": False}
+
+
+def boards(records, **question):
+    return board.boards(rows_of(records), board.Question(**question))
+
+
+NONE = {"_target_": "methods.compensation.NoCompensation"}
+SPECTRAL = {"_target_": "methods.spectral.selection.SpectralSelection", "theta": 0.5, "seed": 3}
+
+
+@pytest.fixture
+def conf(tmp_path, monkeypatch):
+    for name, text in PRESETS.items():
+        path = tmp_path / "conf" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    monkeypatch.setattr(labels, "CONF", tmp_path / "conf")
+    return tmp_path / "conf"
+
+
+@pytest.fixture
+def store(tmp_path):
+    return Store(tmp_path / "results" / "runs", tmp_path / "results" / "cells")
+
+
+def scored(seed, before, after, **fields):
+    metrics = {
+        "dense": {"accuracy": 0.98, "parameters": 1000, "macs": 900},
+        "pruned": {"accuracy": before, "parameters": 250, "macs": 200},
+        "tuned": {"accuracy": after, "parameters": 250, "macs": 200},
+    }
+    return made(seed=seed, metrics=metrics, **fields)
+
+
+@pytest.mark.parametrize(
+    ("parts", "expected"),
+    [
+        ({"selection": SPECTRAL, "compensation": LEAST_SQUARES}, "spectral"),
+        ({"selection": SPECTRAL, "compensation": NONE}, "spectral (no compensation)"),
+        ({"selection": SPECTRAL | {"theta": 0.25}, "compensation": LEAST_SQUARES}, "spectral (theta 0.25)"),
+        ({"compensation": LEAST_SQUARES | {"ridge": 0.1}}, "spectral (ridge 0.1)"),
+        ({"compensation": LEAST_SQUARES, "allocation": {"_target_": "methods.x.Other"}}, "spectral (Other)"),
+        ({"compensation": LEAST_SQUARES | {"new": None}}, "spectral"),
+        ({"method": {"selection": SPECTRAL | {"theta": 1}}}, "spectral (theta 1)"),
+        ({}, "spectral"),
+    ],
+)
+def test_label_names_the_parts_that_are_not_the_presets(conf, parts, expected):
+    assert labels.label(made(settings=parts), conf) == expected
+
+
+def test_label_of_a_part_the_preset_leaves_to_the_root(conf):
+    record = made(method="magnitude", settings={"compensation": LEAST_SQUARES | {"refit": True}})
+    assert labels.label(record, conf) == "magnitude (least_squares, refit True)"
+    assert labels.label(made(method="magnitude", settings={"compensation": NONE}), conf) == "magnitude"
+    assert labels.label(made(method="unheard_of"), conf) == "unheard_of"
+    assert labels.label(made(method="../config"), conf) == "../config"
+
+
+def test_rows_average_over_seeds_and_over_nothing_else(conf):
+    accuracies = [0.90, 0.92, 0.97]
+    records = [scored(seed, 0.5, accuracy) for seed, accuracy in enumerate(accuracies)]
+    records.append(scored(0, 0.5, 0.1, settings={"trainer": {"finetune": {"epochs": 1}}}))
+    [found] = boards(records)
+    rows = {row.full: row for row in found.rows}
+    assert set(rows) == {"dense", "spectral", "spectral [finetune.epochs 1]"}
+    averaged = rows["spectral"]
+    assert averaged.n == 3
+    assert averaged.values["tuned_accuracy"].mean == pytest.approx(sum(accuracies) / 3)
+    assert averaged.values["tuned_accuracy"].std == pytest.approx(statistics.stdev(accuracies))
+    assert rows["dense"].n == 3, "one dense network per seed"
+    assert found.footnotes == {"a": "spectral [finetune.epochs 1]"}
+    assert "[a] spectral [finetune.epochs 1]" in table_of(found).notes
+    assert "spectral [a]" in {row[1] for row in table_of(found).rows}
+
+
+def test_what_was_measured_does_not_make_another_setting(conf):
+    latency = [{"runtime": "eager", "batch": 1, "ratio": 2.0}]
+    records = [scored(0, 0.5, 0.9), scored(0, 0.5, 0.9, settings={"measure": {"latency": 1}}, latency=latency)]
+    records += [scored(1, 0.5, 0.8)]
+    [found] = boards(records)
+    [row] = [row for row in found.rows if not row.control]
+    assert (row.name, row.n) == ("spectral", 2) and row.values["latency_eager_b1"].n == 1
+    assert found.keys == {record.key for record in records}
+
+
+def test_dense_network_is_counted_once_however_many_methods_prune_it(conf):
+    records = [
+        scored(0, 0.5, 0.6, method=method, settings={"method": {"name": method}}) for method in ("spectral", "dpp")
+    ]
+    assert [(row.name, row.n) for row in boards(records)[0].rows if row.name == "dense"] == [("dense", 1)]
+
+
+def test_order_is_dense_then_tuned_then_pruned_then_what_did_not_work(conf):
+    def cell(method, before, after, **fields):
+        return scored(0, before, after, method=method, settings={"method": {"name": method}}, **fields)
+
+    records = [
+        cell("a", 0.3, 0.8),
+        cell("b", 0.9, None),
+        cell("c", 0.4, 0.8),
+        cell("d", 0.1, 0.95),
+        cell("e", None, None, status="failed", reason="it broke\nin two lines"),
+        cell("f", 0.1, 0.1, status="collapsed", reason="chance accuracy"),
+    ]
+    for order in (records, records[::-1]):
+        board = boards(order)[0]
+        assert [row.name for row in board.rows] == ["dense", "d", "c", "a", "b", "f", "e"]
+    table = table_of(board)
+    assert table.columns[-1] == "status"
+    assert [row[-1] for row in table.rows[-2:]] == ["collapsed", "failed"]
+    assert table.notes[-2:] == ["f collapsed (n = 1): chance accuracy", "e failed (n = 1): it broke"]
+
+
+def test_seeds_that_failed_are_a_row_beside_those_that_did_not(conf):
+    records = [scored(0, 0.5, 0.9), scored(1, 0.5, 0.9), scored(2, None, None, status="failed")]
+    assert [(row.name, row.status, row.n) for row in boards(records)[0].rows] == [
+        ("dense", "done", 3),
+        ("spectral", "done", 2),
+        ("spectral", "failed", 1),
+    ]
+
+
+def test_table_says_rule_split_and_spread(conf):
+    table = table_of(boards([scored(0, 0.5, 0.91234)])[0])
+    assert table.title == (
+        "digits · mlp · keep 0.2: accuracy (%) on the test split; weights chosen by validation accuracy"
+    )
+    row = dict(zip(table.columns, table.rows[1], strict=True))
+    assert row["after fine-tuning"] == "91.23 ± –" and row["n"] == "1"
+    assert row["parameters"] == "250" and row["MACs"] == "200"
+    assert "FLOPs" not in table.markdown()
+
+
+def test_latency_and_masks_have_their_columns_and_notes(conf):
+    latency = [{"runtime": "eager", "batch": 1, "ratio": 1.931}]
+    records = [scored(0, 0.5, 0.9, latency=latency)]
+    records.append(scored(0, 0.5, 0.9, unit="edge", method="m", settings={"method": 1}, latency=latency))
+    table = table_of(boards(records)[0])
+    assert [row[table.columns.index("latency eager b1")] for row in table.rows] == ["–", "1.93×", "1.93×"]
+    assert "nonzero" in table.columns
+    assert any("bring no speed" in note for note in table.notes)
+    assert not any("left out" in note for note in table.notes)
+
+
+def test_latencies_of_differing_fingerprints_are_not_ranked_against_each_other(conf):
+    def timed(seed, method, ratio, **machine):
+        latency = [{"runtime": "eager", "batch": 1, "ratio": ratio}]
+        return scored(
+            seed, 0.5, 0.9, method=method, settings={"method": method}, latency=latency,
+            fingerprint={"cpu": "A", "threads": 1} | machine,
+        )  # fmt: skip
+
+    here = [timed(seed, method, 2.0) for seed in (0, 1) for method in ("slow", "slower")]
+    there = [timed(seed, "fast", 5.0, threads=2) for seed in (0, 1)]
+    board = boards([*here, *there], metric="latency_eager_b1")[0]
+    table = table_of(board)
+    rows = {row[table.columns.index("method")]: row for row in table.rows}
+    column = table.columns.index("latency eager b1")
+    assert (rows["fast"][0], rows["fast"][column]) == ("–", "–") and rows["slow"][0] != "–"
+    assert rows["slow"][column].startswith("2.00×")
+    [note] = [note for note in table.notes if "left out" in note]
+    assert "2 records" in note and note.endswith("threads 2, not 1")
+    assert boards(there, metric="latency_eager_b1")[0].rows[1].values["latency_eager_b1"].mean == 5.0
+
+
+def test_tasks_timed_on_different_machines_each_keep_their_latencies(conf):
+    def timed(keep, threads):
+        latency = [{"runtime": "eager", "batch": 1, "ratio": 2.0}]
+        budget = {"requested": {"keep": keep}, "achieved": {}}
+        settings = {"budget": {"keep": keep}}
+        return made(settings=settings, budget=budget, latency=latency, fingerprint={"cpu": "A", "threads": threads})
+
+    own, reviewed = timed(0.2, 2), timed(0.5, 1)
+    found = boards([own, reviewed])
+    assert [board.latencies for board in found] == [["latency_eager_b1"]] * 2
+    assert not any("left out" in note for board in found for note in table_of(board).notes)
+    [both] = boards([own, reviewed], group_by=("dataset", "model"))
+    assert any("left out" in note for note in table_of(both).notes)
+
+
+def test_regression_is_ranked_by_loss(conf):
+    def cell(method, loss):
+        metrics = {"pruned": {"loss": 1.0}, "tuned": {"loss": loss}}
+        return made(method=method, settings={"method": method}, metrics=metrics)
+
+    board = boards([cell("bad", 0.9), cell("good", 0.1)])[0]
+    assert [row.name for row in board.rows] == ["good", "bad"]
+    table = table_of(board)
+    assert "loss on the test split" in table.title and table.rows[0][5] == "0.1000 ± –"
+
+
+def test_budgets_have_boards_of_their_own_in_numerical_order(conf):
+    records = [
+        made(settings={"budget": {"speedup": value}}, budget={"requested": {"speedup": value}}) for value in (16, 2, 4)
+    ]
+    assert [board.group["value"] for board in boards(records)] == [2, 4, 16]
+
+
+def test_files_are_the_same_bytes_for_the_same_records(conf, store, tmp_path):
+    records = [
+        scored(seed, 0.1 * seed, 0.3 + 0.1 * seed, method=m, settings={"m": m}) for seed in range(3) for m in "ab"
+    ]
+    for record in records:
+        store.write(record)
+    assert render(store, tmp_path / "one") == 1
+    other = Store(tmp_path / "other" / "runs", tmp_path / "other" / "cells")
+    for record in reversed(records):
+        other.write(record)
+    formats = ("md", "csv", "tex", "html")
+    render(other, tmp_path / "two", formats=formats)
+    assert (other.runs / ".boards.parquet").exists()
+    render(other, tmp_path / "cached", formats=formats)
+    render(store, tmp_path / "one", formats=formats)
+    for name in formats:
+        files = [tmp_path / folder / f"leaderboard.{name}" for folder in ("one", "two", "cached")]
+        assert len({file.read_bytes() for file in files}) == 1, name
+
+
+def test_csv_holds_the_unrounded_numbers(conf):
+    lines = list(csv.DictReader(io.StringIO(csv_of(boards([scored(0, 0.5, 0.9123456), scored(1, 0.5, 0.9)])))))
+    assert [line["method"] for line in lines] == ["dense", "spectral"]
+    assert float(lines[1]["tuned_accuracy_mean"]) == pytest.approx((0.9123456 + 0.9) / 2, rel=1e-12)
+    assert lines[1]["n"] == "2" and lines[1]["prune_seconds_mean"] == ""
+
+
+def test_texts_of_records_are_not_markup(conf, store, tmp_path):
+    store.write(scored(0, 0.5, 0.9, method="a|b<script>[red]x[/nope]", status="failed", reason="*bold* | `code`\n<b>"))
+    console = Console(record=True, width=200, file=io.StringIO())
+    render(store, tmp_path / "out", console)
+    assert "a|b<script>[red]x[/nope]" in console.export_text()
+    markdown = (tmp_path / "out" / "leaderboard.md").read_text()
+    assert "<script>" not in markdown.replace("\\<", "") and "a\\|b" in markdown
+    assert {line.replace("\\|", "").count("|") for line in markdown.splitlines() if line.startswith("|")} == {6, 11}
+
+
+@given(st.text(max_size=30))
+def test_any_text_stays_one_markdown_cell(text):
+    line = Table("t", ["a"], [[text]]).markdown().splitlines()[4]
+    assert line.replace("\\\\", "").replace("\\|", "").count("|") == 2
+
+
+def test_only_prints_the_boards_of_a_sweep_but_writes_all(conf, store, tmp_path):
+    first, second = made(), made(seed=1, dataset="mnist")
+    for record in (first, second):
+        store.write(record)
+    console = Console(record=True, width=200, file=io.StringIO())
+    assert render(store, tmp_path / "out", console, only=frozenset({second.key})) == 2
+    assert "mnist" in (said := console.export_text()) and "digits" not in said
+    assert "digits" in (tmp_path / "out" / "leaderboard.md").read_text()
+
+
+def test_corrupt_record_is_named_and_the_rest_is_shown(conf, store, capsys):
+    path = store.write(made())
+    path.with_name(f"{'e' * 16}.json").write_text("{")
+    assert main(["--results", str(store.runs.parent)]) == 0
+    said = capsys.readouterr().out
+    assert "left out: " in said and "corrupt: not JSON" in said and "spectral" in said
+
+
+def test_where_filters_and_formats_choose(conf, store, capsys):
+    for seed in range(3):
+        store.write(scored(seed, 0.5, 0.9))
+    arguments = ["--results", str(store.runs.parent), "--where", "seed < 2", "--format", "csv"]
+    assert main(arguments) == 0
+    out = store.runs.parent / "boards"
+    assert [path.name for path in out.iterdir()] == ["leaderboard.csv"]
+    assert {line["n"] for line in csv.DictReader((out / "leaderboard.csv").open())} == {"2"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--format", "pdf"], "Unknown format pdf; expected some of terminal, md, csv"),
+        (["--where", "colour == 1"], "Cannot apply the query 'colour == 1'.*\nExpected a condition such as"),
+        (["--where", "seed +"], "Cannot apply the query"),
+        (["--where", "seed + 1"], "Cannot apply the query"),
+        (["--where", "seed > 100"], "No records that match 'seed > 100'"),
+    ],
+)
+def test_bad_input_says_what_to_type(conf, store, arguments, message):
+    store.write(made())
+    with pytest.raises(BadInput, match=message) as raised:
+        main(["--results", str(store.runs.parent), *arguments])
+    assert len(str(raised.value).splitlines()) <= 2
+    assert not (store.runs.parent / "boards").exists()
+
+
+def test_empty_store_says_how_to_begin(store):
+    with pytest.raises(BadInput, match=r"No records in .*\n.*python run.py -m method="):
+        main(["--results", str(store.runs.parent)])
+
+
+@given(st.lists(st.floats(-1e6, 1e6) | st.none(), max_size=8))
+def test_spread_against_the_definition(values):
+    known = [value for value in values if value is not None]
+    result = spread(values)
+    assert result.n == len(known)
+    if known:
+        mean = sum(known) / len(known)
+        assert result.mean == pytest.approx(mean, abs=1e-6)
+    if len(known) > 1:
+        variance = sum((value - mean) ** 2 for value in known) / (len(known) - 1)
+        assert result.std == pytest.approx(variance**0.5, abs=1e-6)
+    else:
+        assert result.std is None and plus_minus(result).endswith("–")
+
+
+@pytest.mark.slow
+def test_ten_thousand_records(conf, store, tmp_path):
+    for seed in range(10_000):
+        path = store.path_of(record := scored(seed, 0.5, 0.9))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(record.text())
+    assert render(store, tmp_path / "out") == 1
+    first = (tmp_path / "out" / "leaderboard.md").read_bytes()
+    assert b"10000" in first
+    assert render(store, tmp_path / "out") == 1
+    assert (tmp_path / "out" / "leaderboard.md").read_bytes() == first
+
+
+@pytest.mark.parametrize("method", sorted(path.stem for path in (REPOSITORY / "conf" / "method").glob("*.yaml")))
+def test_the_suites_own_presets_are_named_plainly(method):
+    """Composed as for a cell, each method's own parts must not look like a departure from them."""
+    from omegaconf import OmegaConf
+
+    from benchmarks.sweeps.composition import Composer
+
+    conf = REPOSITORY / "conf"
+    none = OmegaConf.to_container(OmegaConf.load(conf / "compensation" / "none.yaml"))
+    usual = Composer(conf).cell([f"method={method}"])
+    assert labels.label(made(method=method, settings=usual), conf) == method
+    if usual["compensation"] != none:
+        bare = Composer(conf).cell([f"method={method}", "compensation=none"])
+        assert labels.label(made(method=method, settings=bare), conf) == f"{method} (no compensation)"
+
+
+def grid(methods=("a", "b", "c"), seeds=range(4), values=(0.1, 0.2), datasets=("digits",)):
+    """Sound cells in which a method's accuracy falls with its position, by far more than it scatters."""
+    for data in datasets:
+        for value in values:
+            for position, method in enumerate(methods):
+                for seed in seeds:
+                    accuracy = 0.95 - 0.1 * position - 0.01 * value + 0.001 * ((seed * (7 + position) + position) % 5)
+                    yield scored(
+                        seed,
+                        accuracy - 0.05,
+                        accuracy,
+                        dataset=data,
+                        method=method,
+                        settings={"method": {"name": method}, "budget": {"keep": value}, "dataset": {"name": data}},
+                        budget={"requested": {"keep": value}, "achieved": {"compression": 4.0, "speedup": 5.0}},
+                    )
+
+
+def test_ranks_and_baseline_are_on_the_board(conf):
+    table = table_of(boards(list(grid()), baseline="b")[0])
+    lines = {line[1]: dict(zip(table.columns, line, strict=True)) for line in table.rows}
+    assert [lines[name]["rank"] for name in ("dense", "a", "b", "c")] == ["–", "1", "2", "3"]
+    assert lines["a"]["vs baseline"].startswith("+10.") and lines["c"]["vs baseline"].startswith("-")
+    assert lines["a"]["p (Holm)"] == "<0.001" and lines["b"]["p (Holm)"] == "–"
+
+
+def test_grouping_over_budgets_averages_over_tasks(conf):
+    [whole] = boards(list(grid()), group_by=("dataset", "model"))
+    assert whole.tasks == 2 and {row.n for row in whole.rows if not row.control} == {8}
+    assert "mean of 2 tasks" in table_of(whole).title
+    rows = {row.name: row for row in whole.rows}
+    each = [{row.name: row for row in board.rows} for board in boards(list(grid()))]
+    mean = sum(board["a"].values["tuned_accuracy"].mean for board in each) / 2
+    assert rows["a"].values["tuned_accuracy"].mean == pytest.approx(mean)
+
+
+def test_metric_chooses_what_ranks_and_in_which_direction(conf):
+    cells = [
+        made(seed, method=m, settings={"method": {"name": m}}, cost={"prune_seconds": seconds + 0.01 * seed})
+        for m, seconds in (("slow", 9.0), ("fast", 1.0))
+        for seed in range(3)
+    ]
+    assert [row.name for row in boards(cells, metric="prune_seconds")[0].rows] == ["dense", "fast", "slow"]
+    table = table_of(boards(cells, metric="prune_seconds")[0])
+    assert "prune seconds" in table.columns
+
+
+def test_overall_names_its_tests_and_the_methods_it_leaves_out(conf, store, tmp_path):
+    cells = [*grid(values=(0.1, 0.2, 0.3, 0.4)), *grid(methods=("only_once",), values=(0.1, 0.05))]
+    for record in cells:
+        store.write(record)
+    console = Console(record=True, width=120, file=io.StringIO())
+    render(store, tmp_path, console, question=board.Question(baseline="c"))
+    said = console.export_text()
+    assert "3 methods over 4 tasks: mean rank" in said and "critical difference (Nemenyi, 0.05) = 1.66" in said
+    assert "not ranked, for want of a result on every one of these tasks: only_once" in said
+    assert (
+        "tasks left out, since many methods have no result on them, or one seed only: digits mlp keep 0.05"
+        in " ".join(said.split())
+    )
+    assert "4 of 4" in said and "over 4 tasks" in (tmp_path / "leaderboard.md").read_text()
+    assert max(map(len, said.splitlines())) <= 120
+
+
+def first_comparison(rows):
+    return overall.comparisons(rows)[0]
+
+
+def test_overall_leaves_out_tasks_with_one_seed_and_variants_unless_there_is_nothing_else(conf):
+    several = list(grid(values=(0.1, 0.2)))
+    single = [record for record in grid(values=(0.3,)) if record.seed == 0]
+    found = first_comparison(rows_of([*several, *single]))
+    assert [task[-1] for task in found.tasks] == [0.1, 0.2] and [task[-1] for task in found.skipped] == [0.3]
+    assert [task[-1] for task in first_comparison(rows_of(single + one_more(single))).tasks] == [0.3, 0.4]
+    variants = [cell | {"label": f"{cell['label']} (x)", "variant": "x" + cell["variant"]} for cell in rows_of(several)]
+    assert first_comparison([*rows_of(several), *variants]).variants == len({cell["label"] for cell in variants})
+    assert set(first_comparison(variants).scores) == {cell["label"] for cell in variants}
+
+
+def one_more(records):
+    """The same cells at another budget."""
+    keys = {record.key: f"{number:016x}" for number, record in enumerate(records)}
+    budget = {"requested": {"keep": 0.4}, "achieved": {"keep": 0.4}}
+    return [Record(**(record.model_dump() | {"key": keys[record.key], "budget": budget})) for record in records]
+
+
+def test_a_size_beyond_most_methods_costs_a_task_and_a_rare_method_itself():
+    tasks = [("mnist", "net", "speedup", float(value)) for value in (2, 4, 8, 32)]
+    results = {name: set(tasks[:3]) for name in "abcde"} | {name: set(tasks) for name in "fg"} | {"h": {tasks[0]}}
+    assert overall.covered(results) == (list("abcdefg"), set(tasks[:3]))
+    assert overall.covered({}) == ([], set())
+
+
+def test_methods_that_the_many_tasks_leave_out_are_compared_over_fewer(conf):
+    values = [round(0.05 * number, 2) for number in range(1, 13)]
+    everywhere = list(grid(methods=("a", "b", "c"), seeds=(0, 1), values=values, datasets=("digits", "mnist")))
+    costly = grid(methods=("d", "e", "costly"), seeds=(0, 1), values=values, datasets=("digits",))
+    records = [*everywhere, *(record for record in costly if record.method == "costly")]
+    many, more = overall.comparisons(rows_of(records))
+    assert (set(many.scores), len(many.tasks), many.left_out) == (set("abc"), 24, ["costly"])
+    assert (set(more.scores), len(more.tasks), more.left_out) == ({*"abc", "costly"}, 12, [])
+    titles = [overall.table_of(found).title for found in (many, more)]
+    assert [title.partition(":")[0] for title in titles] == ["3 methods over 24 tasks", "4 methods over 12 tasks"]
+    # the second need not hold all methods of the first
+    elsewhere = grid(methods=("a", *"uvwxyz"), seeds=(0, 1), values=values, datasets=("cifar10",))
+    first, second = overall.comparisons(rows_of([*everywhere, *elsewhere]))
+    assert (set(first.scores), len(first.tasks)) == (set("abc"), 24)
+    assert (set(second.scores), len(second.tasks)) == ({*"auvwxyz"}, 12)
+    # nothing more to show where few tasks are shared, or no method is left out
+    few = [record for record in records if record.method != "costly" or record.budget.requested["keep"] < 0.3]
+    assert len(overall.comparisons(rows_of(few))) == len(overall.comparisons(rows_of(everywhere))) == 1
+
+
+def test_methods_that_each_lack_another_task_are_compared_over_the_others():
+    tasks = [(number,) for number in range(40)]
+    results = {f"m{number}": set(tasks) - {tasks[number]} for number in range(30)}
+    assert overall.shared(results, 10) == (sorted(results), set(tasks[30:]))
+
+
+@given(
+    st.dictionaries(st.text("abcdef", min_size=1, max_size=2), st.sets(st.tuples(st.integers(0, 5))), max_size=7),
+    st.integers(1, 5),
+)
+def test_no_more_methods_share_enough_tasks(results, enough):
+    methods, tasks = overall.shared(results, enough)
+    sizes = [
+        (len(some), len(common))
+        for count in range(1, len(results) + 1)
+        for some in itertools.combinations(results, count)
+        if len(common := set.intersection(*(set(results[name]) for name in some))) >= enough
+    ]
+    assert (len(methods), len(tasks)) == max(sizes, default=(0, 0))
+    assert not methods or tasks == set.intersection(*(set(results[name]) for name in methods))
+
+
+@given(st.dictionaries(st.text("abcdef", min_size=1, max_size=2), st.sets(st.tuples(st.integers(0, 5))), max_size=8))
+def test_what_is_covered_is_complete_and_nothing_complete_is_lost(results):
+    methods, tasks = overall.covered(results)
+    assert all(tasks <= results[name] for name in methods)
+    full = {task for found in results.values() for task in found}
+    if results and all(found == full for found in results.values()):
+        assert (methods, tasks) == (sorted(results), full)
+
+
+def test_equal_means_are_ranked_alike_wherever_the_rows_lie(conf):
+    """What breaks a tie decides between 3 and 3=: y is significantly worse than the best, x is not."""
+    below = {"best": [0, 0, 0, 0], "x": [0, 0, 0, 64], "y": [16, 15, 16, 17]}
+    tuned = {name: [(120 + seed - own[seed]) / 128 for seed in range(4)] for name, own in below.items()}  # exact
+    records = [scored(seed, 0.5, value, method=name) for name, own in tuned.items() for seed, value in enumerate(own)]
+    [each] = boards(records)
+    seen, kept = set(), []
+    for order in itertools.permutations([row for row in each.rows if not row.control]):
+        each.rows = [dataclasses.replace(row, rank=None) for row in order]
+        kept.append(each.rows)  # lest the next rows come to lie where these do
+        board._rank(each)
+        seen.add(tuple(sorted((row.name, row.rank.place, row.rank.shared) for row in each.rows)))
+    assert len(seen) == 1
+
+
+def test_terminal_drops_columns_rather_than_breaking_lines(conf):
+    latency = [{"runtime": f"runtime{n}", "batch": 1, "ratio": 1.5} for n in range(6)]
+    name = "a_method_with_a_name_that_goes_on_and_on_for_far_too_long"
+    table = table_of(boards([scored(0, 0.5, 0.9, latency=latency, method=name)])[0], compact=True)
+    console = Console(record=True, width=100, file=io.StringIO())
+    table.show(console)
+    said = console.export_text()
+    assert max(len(line.rstrip()) for line in said.splitlines()) <= 100
+    assert "no room here for: unit; latency runtime5 b1" in said and f"[a] {name}" in said
+    assert len([line for line in said.splitlines() if "a_method_with" in line and "[a]" in line]) == 2
+
+
+def test_committed_boards_are_checked(conf, store, tmp_path, capsys):
+    results = ["--results", str(store.runs.parent)]
+    boards_folder = store.runs.parent / "boards" / "reviewed"
+    assert main([*results, "--check"]) == 0, "nothing committed, nothing to check"
+    for record in grid():
+        store.write(record, store.cells)
+    store.write(scored(9, 0.1, 0.1, method="own_run"))
+    assert main([*results, "--check"]) == 1
+    assert main([*results, "--committed", "--format", "md,csv,tex,html"]) == 0
+    assert outdated(store, boards_folder) == ["report.html"]
+    assert report([*results, "--committed", "--no-figures"]) == 0
+    assert main([*results, "--check"]) == 0
+    late = store.write(scored(8, 0.1, 0.1, method="late"), store.cells)
+    assert "report.html" in outdated(store, boards_folder)
+    late.unlink()
+    assert "own_run" not in (boards_folder / "leaderboard.md").read_text()
+    (boards_folder / "leaderboard.csv").write_text("by hand")
+    assert outdated(store, boards_folder) == ["leaderboard.csv"]
+    capsys.readouterr()
+    assert main([*results, "--check"]) == 1
+    assert "--committed" in capsys.readouterr().out
+
+
+def test_a_corrupt_a_foreign_and_a_future_record_are_notes_beside_the_board(conf, store, capsys):
+    for record in grid():
+        store.write(record, store.cells)
+    folder = store.path_of(record, store.cells).parent
+    (folder / f"{'a' * 16}.json").write_text("{")
+    (folder / f"{'b' * 16}.json").write_text('{"name": "package"}')
+    (folder / f"{'c' * 16}.json").write_text('{"key": "c", "version": 99}')
+    for _ in range(2):  # the second time the others come from the cache
+        assert main(["--results", str(store.runs.parent)]) == 0
+        said = " ".join(capsys.readouterr().out.split())
+        assert "corrupt: not JSON" in said and "foreign: not a record" in said and "a later version (schema 99" in said
+        assert "keep 0.1" in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--metric", "beauty"], "No record has a number 'beauty'.\nExpected one of: .*tuned_accuracy"),
+        (["--metric", "method"], "No record has a number 'method'"),
+        (["--baseline", "nobody"], "No method 'nobody' in these records; expected one of: spectral"),
+        (["--group-by", "dataset,colour"], "Unknown column colour; expected some of .*budget"),
+    ],
+)
+def test_bad_questions_say_what_to_type(conf, store, arguments, message):
+    store.write(scored(0, 0.5, 0.9))
+    with pytest.raises(BadInput, match=message):
+        main(["--results", str(store.runs.parent), *arguments])
+
+
+def test_cache_follows_the_files_and_the_presets(conf, store):
+    path = store.write(scored(0, 0.5, 0.9))
+    store.write(scored(1, 0.5, 0.8))
+    assert [row["tuned_accuracy"] for row in sorted(load(store)[0], key=lambda row: row["seed"])] == [0.9, 0.8]
+    path.write_text(scored(0, 0.5, 0.7).text() + " ")
+    assert {row["tuned_accuracy"] for row in load(store)[0]} == {0.7, 0.8}
+    path.unlink()
+    assert [row["seed"] for row in load(store)[0]] == [1]
+    (store.runs / ".boards.parquet").write_bytes(b"not parquet")
+    assert [row["seed"] for row in load(store)[0]] == [1]
+    same = {name: value for name, value in load(store)[0][0].items() if not name.startswith("_")}
+    cold = {name: value for name, value in rows_of([scored(1, 0.5, 0.8)])[0].items() if name != "config"}
+    assert same == cold
+    relabelled = made(2, settings={"compensation": LEAST_SQUARES})
+    store.write(relabelled)
+    assert "spectral" in {row["label"] for row in load(store)[0]}
+    (conf / "method" / "spectral.yaml").write_text("method: {name: spectral}\n")
+    labels._preset.cache_clear()
+    assert "spectral (least_squares)" in {row["label"] for row in load(store)[0]}
+
+
+def test_cache_is_not_needed(conf, store, monkeypatch):
+    store.write(scored(0, 0.5, 0.9))
+
+    def refuse(*_):
+        raise OSError("read-only")
+
+    monkeypatch.setattr("pyarrow.parquet.write_table", refuse)
+    assert [row["seed"] for row in load(store)[0]] == [0]
+    assert not (store.runs / ".boards.parquet").exists()
+
+
+@pytest.mark.parametrize("words", [["--where", "seed == 0"], ["--baseline", "a"], ["--metric", "pruned_accuracy"]])
+def test_reviewed_boards_are_not_replaced_by_a_part_of_them(conf, store, tmp_path, words):
+    for record in grid():
+        store.write(record, store.cells)
+    asked = ["--results", str(store.runs.parent), "--committed", *words]
+    with pytest.raises(BadInput, match="--out"):
+        main(asked)
+    if words[0] != "--metric":
+        with pytest.raises(BadInput, match="--out"):
+            report(asked)
+    assert not (store.runs.parent / "boards").exists()
+    assert main([*asked, "--out", str(tmp_path / "mine")]) == 0
+    assert (tmp_path / "mine" / "leaderboard.md").is_file()
+
+
+def test_boards_under_version_control_are_what_the_records_give():
+    paths = Paths(REPOSITORY / "results")
+    stale = outdated(Store.of(paths), paths.committed_boards)
+    assert stale == [], "render them: python -m benchmarks.leaderboard --committed --format md,csv,tex,html"
+
+
+def test_a_name_is_one_setting_at_all_budgets(conf):
+    """Settings that share a label are neither averaged nor ranked as one, on a board or over tasks."""
+
+    def cells(epochs, shift):
+        for value in (0.1, 0.2, 0.3):
+            for position, method in enumerate("abc"):
+                for seed in range(3):
+                    trainer = {"finetune": {"epochs": epochs}}
+                    config = {"method": {"name": method}, "budget": {"keep": value}, "trainer": trainer}
+                    budget = {"requested": {"keep": value}}
+                    accuracy = 0.9 - 0.1 * position - shift + 0.001 * seed
+                    yield scored(seed, accuracy, accuracy, method=method, settings=config, budget=budget)
+
+    records = [*cells(10, 0.0), *cells(0, 0.05)]
+    rows = rows_of(records)
+    _usual, other = sorted((10, 0), key=lambda epochs: rows_of(list(cells(epochs, 0)))[0]["context"], reverse=True)
+    names = {f"{method}{suffix}" for method in "abc" for suffix in ("", f" [finetune.epochs {other}]")}
+    assert {row["name"] for row in with_names(rows)} == names
+    found = first_comparison(rows)
+    assert set(found.test.mean_ranks) == set("abc") and found.unusual == 3
+    for each in boards(records):
+        assert {row.full for row in each.rows if not row.control} == names
+        assert {row.n for row in each.rows} == {3}
+
+
+def test_edges_show_the_macs_that_their_zeros_leave(conf):
+    def cell(method, unit, seed):
+        sizes = {"macs": 1000 if unit == "edge" else 250, "macs_effective": 250}
+        metrics = {"tuned": {"accuracy": 0.9 + seed / 100, **sizes}}
+        return made(seed, method=method, unit=unit, settings={"method": {"name": method}}, metrics=metrics)
+
+    nodes = [cell("spectral", "node", seed) for seed in range(2)]
+    edges = [cell("lq", "edge", seed) for seed in range(2)]
+    [found] = boards([*nodes, *edges])
+    table = table_of(found)
+    at = {row[table.columns.index("method")]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+    assert (at["lq"]["MACs"], at["lq"]["effective MACs"]) == ("1,000", "250")
+    assert (at["spectral"]["MACs"], at["spectral"]["effective MACs"]) == ("250", "250")
+    assert any("effective MACs leave out" in note for note in table.notes)
+    [found] = boards(nodes)
+    assert "effective MACs" not in table_of(found).columns
+
+
+def test_networks_larger_than_asked_for_are_shown_with_what_they_reached_and_not_ranked(conf):
+    def cell(method, seed, reached):
+        achieved = {"keep": reached, "compression": 4.0}
+        metrics = {"tuned": {"accuracy": 0.99 if reached > 0.2 else 0.9 + seed / 100}}
+        return made(
+            seed,
+            method=method,
+            settings={"method": {"name": method}},
+            budget={"requested": {"keep": 0.2}, "achieved": achieved},
+            metrics=metrics,
+        )
+
+    records = [
+        cell(method, seed, reached)
+        for method, reached in {"cbs": 0.4, "dpp": 0.2, "spectral": 0.15, "random": 0.209}.items()
+        for seed in range(3)
+    ]
+    [found] = boards(records)
+    rows = {row.method: row for row in found.rows}
+    assert rows["cbs"].status == "missed" and rows["cbs"].rank is None
+    assert rows["cbs"].reason == "reached keep 0.4 where 0.2 was asked for"
+    assert all(rows[method].status == "done" and rows[method].rank for method in ("dpp", "spectral", "random"))
+    assert found.rows[-1].method == "cbs"
+    assert "reached keep 0.4" in table_of(found).markdown()
+
+
+def test_networks_of_other_widths_or_training_are_other_tasks(conf):
+    def cell(method, seed, accuracy, widths=(10,), epochs=5):
+        model = {"name": "mlp", "widths": list(widths)}
+        settings = {"model": model, "method": {"name": method}, "trainer": {"train": {"epochs": epochs}}}
+        return made(seed, method=method, settings=settings, metrics={"tuned": {"accuracy": accuracy + seed / 100}})
+
+    records = [cell(method, seed, 0.7) for method in ("dpp", "random", "spectral") for seed in range(3)]
+    records += [cell("random", seed, 0.9, widths=(50,)) for seed in range(3)]
+    records += [cell("random", seed, 0.8, widths=(50,), epochs=9) for seed in range(3)]
+    found = {board.group["model"]: board for board in boards(records)}
+    assert set(found) == {"mlp", "mlp [model.widths [50]]", "mlp [model.widths [50], train.epochs 9]"}
+    assert [row.full for row in found["mlp"].rows if not row.control] == ["dpp", "random", "spectral"]
+    for name, accuracy in (("mlp", 0.71), ("mlp [model.widths [50]]", 0.91)):
+        [row] = [row for row in found[name].rows if row.method == "random"]
+        assert row.full == "random" and row.values["tuned_accuracy"].mean == pytest.approx(accuracy)
+    assert sum(len(board.keys) for board in found.values()) == len(records)
+    assert found["mlp [model.widths [50]]"].keys == {record.key for record in records[9:12]}
+    everything = boards(records, group_by=("dataset", "budget", "value"))[0]
+    names = {row.full for row in everything.rows if row.method == "random"}
+    assert names == {"random", "random [model.widths [50]]", "random [model.widths [50], train.epochs 9]"}
+    named = with_names(rows_of(records))
+    assert [cell["model"] for cell in with_names(named)] == [cell["model"] for cell in named]
+
+
+def test_networks_whose_settings_read_alike_have_names_of_their_own(conf):
+    def cell(method, rate):
+        return made(method=method, settings={"method": {"name": method}, "trainer": {"train": {"rate": rate}}})
+
+    records = [cell(method, 0.1) for method in ("dpp", "random")] + [cell("random", "0.1")]
+    [name] = {board.group["model"] for board in boards(records)} - {"mlp"}
+    assert len(name) == len("mlp [0123]")
+
+
+def test_networks_whose_words_are_alike_are_told_apart(conf):
+    def cell(method, **train):
+        return made(method=method, settings={"method": {"name": method}, "trainer": {"train": train}})
+
+    records = [cell(method, a=1, b=1, c=1, d=1) for method in ("dpp", "random", "spectral")]
+    records += [cell("random", a=2, b=2, c=2, d=d) for d in (2, 3)]
+    names = {board.group["model"] for board in boards(records)}
+    assert len(names) == 3
+    assert all("train.a 2, train.b 2, train.c 2, 1 more, " in name for name in names - {"mlp"})

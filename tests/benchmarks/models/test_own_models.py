@@ -1,0 +1,86 @@
+"""Networks that users bring: their own factories, and those of packages that may be missing or broken."""
+
+import sys
+
+import pytest
+
+from benchmarks.cells.parts import check
+from benchmarks.models import build
+from benchmarks.models.build import factory_of
+from benchmarks.storage.paths import REPOSITORY
+from benchmarks.sweeps.commandline import parse
+from benchmarks.sweeps.composition import Composer
+from methods.errors import BadInput
+
+SOURCE = """
+from torch import nn
+
+def factory(hidden=12, *, shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.Tanh(), nn.Linear(hidden, classes))
+
+def foreign(*, weights=None, **settings):
+    assert set(settings) == {"num_classes"}, settings
+    return factory(shape=None, classes=settings["num_classes"])
+"""
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """Writes a package of a given name that Python finds, and forgets it afterwards."""
+    monkeypatch.syspath_prepend(tmp_path)
+    before = set(sys.modules)
+
+    def written(name, source):
+        (tmp_path / f"{name}.py").write_text(source)
+        sys.modules.pop(name, None)
+
+    yield written
+    for name in set(sys.modules) - before:
+        if name.partition(".")[0] in ("brought", "torchvision", "timm"):
+            del sys.modules[name]
+
+
+def test_a_target_alone_is_a_network_without_the_arguments_of_the_usual_one(package):
+    package("brought", SOURCE)
+    request = parse(["model._target_=brought.factory", "+model.hidden=9", "seed=1"])
+    config = Composer(REPOSITORY / "conf").cell(request.words)
+    assert config["model"] == {"name": None, "_target_": "brought.factory", "hidden": 9}
+    check(config)
+    model = build(config["model"], (1, 8, 8), 5, 0)
+    assert (model[1].out_features, model[3].out_features) == (9, 5)
+    assert parse(["model=mlp", "model._target_=brought.factory"]).words[0] == "model=mlp"
+
+
+@pytest.mark.parametrize("target", ["torchvision.models.resnet18", "timm.create_model"])
+def test_a_missing_package_is_named_with_what_to_type(target, monkeypatch):
+    monkeypatch.setitem(sys.modules, target.partition(".")[0], None)  # import raises ModuleNotFoundError
+    with pytest.raises(BadInput) as caught:
+        factory_of({"_target_": target})
+    first, second = str(caught.value).splitlines()
+    assert target.partition(".")[0] in first and "not installed" in first
+    assert "secateurs[vision]" in second
+
+
+def test_a_torchvision_that_does_not_fit_torch_says_so_in_two_lines(package):
+    package("torchvision", "raise RuntimeError('operator torchvision::nms does not exist')")
+    with pytest.raises(BadInput) as caught:
+        factory_of({"_target_": "torchvision.models.resnet18"})
+    first, second = str(caught.value).splitlines()
+    assert "does not fit torch" in first and "torchvision::nms" in first
+    assert "secateurs[vision]" in second
+
+
+def test_factories_of_torchvision_get_the_number_of_classes_by_its_name(package):
+    package("torchvision", SOURCE)
+    assert build({"_target_": "torchvision.foreign", "name": "x"}, (1, 8, 8), 7, 0)[-1].out_features == 7
+
+
+@pytest.mark.parametrize(
+    ("target", "expected"),
+    [("???", "has no _target_"), ("no_such_package.f", "no_such_package"), ("benchmarks.models.Nothing", "Nothing")],
+)
+def test_what_cannot_be_imported_is_refused_before_anything_runs(target, expected):
+    config = Composer(REPOSITORY / "conf").cell(["model=own", f"model._target_='{target}'"])
+    with pytest.raises(BadInput) as caught:
+        check(config)
+    assert expected in str(caught.value) and len(str(caught.value).splitlines()) <= 2

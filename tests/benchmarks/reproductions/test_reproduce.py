@@ -1,0 +1,124 @@
+"""The list of reproductions and their states."""
+
+import json
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+
+from benchmarks import reproduce
+from benchmarks.reproductions import Outcome, Workplace, names
+from benchmarks.storage.paths import REPOSITORY
+from benchmarks.sweeps import sweep
+from methods.errors import BadInput
+
+HEAD = "method,published,certainty,ours,std,n\n"
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected"),
+    [
+        ("a,90,raw,91,0.5,3\nb,,,50,,1\n", "reproduced within tolerance: all 1"),
+        ("a,90,raw,91,0.5,3\nb,50,raw,60,,1\nc,50,raw,60,10,4\n", "differs: 2 of 3 agree"),
+        ("a,90,memory,50,,1\nb,80,raw,,,\n", "none to compare"),
+        ("", "none to compare"),
+    ],
+)
+def test_agreement_counts_numbers_that_may_be_asserted(tmp_path, lines, expected):
+    path = tmp_path / "table.csv"
+    path.write_text(HEAD + lines)
+    assert reproduce.agreement(path) == expected
+
+
+def test_the_list_names_every_reproduction_with_its_state(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    folder = tmp_path / "reproductions" / "dpp_mnist"
+    folder.mkdir(parents=True)
+    (folder / "outcome.json").write_text(json.dumps({"claims": [{"seen": True}, {"seen": False}, {"seen": None}]}))
+    (folder / "table.csv").write_text(HEAD + "a,90,raw,10,,1\n")
+    assert reproduce.main(["--results", str(tmp_path)]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.split()}
+    assert set(names()) <= set(lines)
+    assert "differs: 0 of 1 agree" in lines["dpp_mnist"] and "1 / 1 / 1" in lines["dpp_mnist"]
+    assert "not run" in lines["spectral_rnn"]
+
+
+@pytest.mark.parametrize("name", names())
+def test_pages_under_version_control_are_what_the_stored_numbers_give(name):
+    folder = REPOSITORY / "results" / "reproductions" / name
+    assert reproduce.stored_page(folder) == (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_page_leaves_out_empty_columns_and_writes_for_people(tmp_path, capsys):
+    folder = tmp_path / "reproductions" / "dpp_mnist"
+    folder.mkdir(parents=True)
+    claim = {"text": "it holds", "seen": None, "evidence": "n = 1"}
+    (folder / "outcome.json").write_text(json.dumps({"claims": [claim], "setting": "small"}))
+    table = {
+        "method": ["a", "b"],
+        "published": [None, None],
+        "ours": [3e-16, 0.123456],
+        "std": [0.0, 0.5],
+        "fits": [True, False],
+    }
+    pd.DataFrame(table).to_csv(folder / "table.csv", index=False)
+    for name in ("b.png", "a.svg", "a.png"):
+        (folder / name).touch()
+    assert reproduce.main(["dpp_mnist", "--page", "--results", str(tmp_path)]) == 0
+    page = (folder / "README.md").read_text()
+    assert (
+        "| method | ours | std | fits |\n|---|---|---|---|\n| a | ≈ 0 | 0 | yes |\n| b | 0.1235 | 0.5 | no |\n" in page
+    )
+    assert "| it holds | undecided | n = 1 |" in page and "small" in page
+    assert page.endswith("![a](a.svg)\n![b](b.png)\n")
+    assert "README.md" in capsys.readouterr().out
+    (folder / "README.md").unlink()
+    assert reproduce.main(["--page", "--results", str(tmp_path)]) == 0  # all that there are
+    assert (folder / "README.md").read_text() == page
+
+
+def test_a_page_of_nothing_is_refused(tmp_path):
+    folder = tmp_path / "reproductions" / "dpp_mnist"
+    with pytest.raises(BadInput, match=r"holds no outcome.*\nRun it: python -m benchmarks.reproduce dpp_mnist"):
+        reproduce.main(["dpp_mnist", "--page", "--results", str(tmp_path)])
+    folder.mkdir(parents=True)
+    (folder / "outcome.json").write_text("{}")
+    (folder / "table.csv").write_text(HEAD)
+    with pytest.raises(BadInput, match="holds no outcome"):
+        reproduce.main(["dpp_mnist", "--page", "--results", str(tmp_path)])
+    assert not (folder / "README.md").exists()
+    with pytest.raises(BadInput, match="leave out one"):
+        reproduce.main(["dpp_mnist", "--page", "--quick"])
+
+
+def test_figures_of_an_earlier_version_go(tmp_path, monkeypatch):
+    module = SimpleNamespace(__doc__="What it is.", PAPER="paper", run=lambda work: outcome(work.folder))
+    monkeypatch.setattr(reproduce, "module_of", lambda _name: module)
+
+    def outcome(folder):
+        (folder / "new.svg").touch()
+        return Outcome(pd.DataFrame({"ours": [1 / 3]}), figures=[folder / "new.svg"])
+
+    folder = tmp_path / "reproductions" / "dpp_mnist"
+    folder.mkdir(parents=True)
+    for name in ("old.svg", "old.png", "new.png", "notes.txt"):
+        (folder / name).touch()
+    assert reproduce.main(["dpp_mnist", "--results", str(tmp_path), "--cache", str(tmp_path / "cache")]) == 0
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"new.svg", "new.png", "notes.txt", "table.csv", "outcome.json", "README.md"}
+    assert "0.3333333333" in (folder / "table.csv").read_text()
+    assert (folder / "README.md").read_text().endswith("| 0.3333 |\n\n![new](new.svg)\n")
+
+
+def test_cells_without_a_record_stop_a_reproduction(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep, "run_missing", lambda *_: ["a worker died"])
+    work = Workplace(tmp_path, tmp_path / "results", tmp_path / "cache")
+    with pytest.raises(BadInput, match="2 of 2 cells have no record: a worker died"):
+        work.cells(["method=random", "seed=0,1"])
+
+
+def test_a_failed_cell_stops_a_reproduction_with_its_reason(tmp_path):
+    work = Workplace(tmp_path, tmp_path / "results", tmp_path / "cache")
+    words = ["dataset=mnist", "dataset.source=/no/such/folder", "method=random", "measure=none", "track=none"]
+    with pytest.raises(BadInput, match=r"cell [0-9a-f]{16} \(mnist, random\) failed: .*no/such/folder"):
+        work.cells(words)
