@@ -1,0 +1,111 @@
+"""One smallest cell on every data set and with every model that conf/ offers: each is wired to a reader and a trainer."""
+
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import sklearn.datasets
+import yaml
+from PIL import Image
+
+from benchmarks.cells import cell
+from benchmarks.settings.home import CONF
+from benchmarks.sweeps.composition import Composer
+
+pytestmark = pytest.mark.slow
+
+DATASETS = sorted(path.stem for path in (CONF / "dataset").glob("*.yaml"))
+MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
+MODEL_OF = {"row_mnist": "irnn", "pixel_mnist": "irnn"}  # sequences; all others go through the smallest perceptron
+DATASET_OF = {"irnn": "row_mnist", "lenet5": "mnist", "lenet300": "mnist", "nn3": "mnist", "mlpnet": "mnist"}
+SMALLER = {  # of what a network is made of: the wiring is looked at, not the size
+    "densenet": ["model.depth=10", "model.growth=4"],
+    "vit": ["model.depth=1", "model.dim=32", "model.hidden=32", "model.heads=2"],
+    "irnn": ["model.hidden=16"],
+    "own": ["model._target_=benchmarks.models.MLP", "+model.widths=[12]"],
+}
+
+
+def picture(pixels):
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def images(generator, count, size, colour):
+    shape = (count, size, size, 3) if colour else (count, size, size)
+    return generator.integers(0, 256, shape, dtype=np.uint8), (np.arange(count) % 10).tolist()
+
+
+def hub_folder(folder, size, colour, columns):
+    """Images as the hub stores them, two Parquet files."""
+    generator = np.random.default_rng(3)
+    folder.mkdir(parents=True)
+    for split, count in (("train", 60), ("test", 20)):
+        pixels, labels = images(generator, count, size, colour)
+        cells = [{"bytes": picture(each), "path": None} for each in pixels]
+        pq.write_table(pa.table({columns[0]: cells, columns[1]: labels}), folder / f"{split}-0.parquet")
+
+
+def class_folders(folder):
+    pixels, labels = images(np.random.default_rng(4), 60, 32, True)
+    for number, (each, label) in enumerate(zip(pixels, labels, strict=True)):
+        path = folder / f"class{label}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(each))
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    """Words that point a data set at a small one of the same layout, made up here."""
+    monkeypatch.delenv("SECATEURS_DATA", raising=False)
+    rows, values = np.random.default_rng(5).normal(size=(200, 8)), np.random.default_rng(6).normal(size=200)
+    housing = SimpleNamespace(data=rows, target=values)
+    monkeypatch.setattr(sklearn.datasets, "fetch_california_housing", lambda *_, **__: housing)
+
+    def words(name):
+        section = yaml.safe_load((CONF / "dataset" / f"{name}.yaml").read_text(encoding="utf-8"))
+        folder = tmp_path / "data"
+        if name in ("mnist", "row_mnist", "pixel_mnist"):
+            hub_folder(folder, 28, False, ("image", "label"))
+        elif name == "imagefolder":
+            class_folders(folder)
+        elif "hub" in section:
+            columns = (section.get("image_column", "image"), section.get("label_column", "label"))
+            hub_folder(folder, 32, True, columns)
+        else:
+            return [f"dataset={name}", "dataset.limit=60"]
+        own = ["dataset.name=flowers"] if name in ("hub", "imagefolder") else []
+        return [f"dataset={name}", f"dataset.source={folder}", *own]
+
+    return words
+
+
+def finished(tmp_path, words):
+    small = ["method=random", "budget.keep=0.5", "trainer=tiny", "measure=none", "track=none", "calibration.samples=16"]
+    small += [f"paths.results={tmp_path}/results", f"paths.cache={tmp_path}/cache"]
+    record = cell.run(Composer(CONF).cell([*small, *words]))
+    assert record.status == "done", record.reason
+    assert record.metrics.pruned.parameters < record.metrics.dense.parameters
+    assert record.metrics.tuned.macs < record.metrics.dense.macs
+    return record
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_every_data_set_makes_a_cell(name, tmp_path, source):
+    model = MODEL_OF.get(name, "mlp_digits")
+    record = finished(tmp_path, [*source(name), f"model={model}", *SMALLER.get(model, ["model.widths=[12]"])])
+    measured = record.metrics.tuned
+    regression = name in ("california_housing", "friedman1")
+    assert (measured.accuracy is None) is regression
+    assert measured.loss > 0
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_makes_a_cell(name, tmp_path, source):
+    flat = name.startswith("mlp") and name != "mlpnet"
+    dataset = "digits" if flat or name == "own" else DATASET_OF.get(name, "cifar10")
+    finished(tmp_path, [*source(dataset), f"model={name}", *SMALLER.get(name, [])])
