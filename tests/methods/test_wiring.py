@@ -37,7 +37,7 @@ def test_the_backward_procedure_tells_each_layer_which_rows_stay_and_with_which_
     last, *earlier = names  # from the output to the input
     assert selection.seen[last][1:] == ([None], [None])
     for name, following in zip(earlier, names, strict=False):
-        layer, (kept,), (probability,) = selection.seen[name]
+        _, (kept,), (probability,) = selection.seen[name]
         assert torch.equal(kept, pruned.kept[following])
         reader = selection.seen[following][0]
         expected = row_weights(selection.leverage(reader), kept)

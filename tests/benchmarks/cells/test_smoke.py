@@ -1,4 +1,4 @@
-"""One smallest cell on every data set and with every model that conf/ offers: each is wired to a reader and a trainer."""
+"""One smallest cell on every data set and with every model of conf/: each is wired to a reader and a trainer."""
 
 import io
 from types import SimpleNamespace
