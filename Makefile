@@ -12,7 +12,7 @@ WORKERS ?= 3
 # One thread per test worker: several would fight for the same cores.
 test suite fast chaos: export OMP_NUM_THREADS = 1
 
-.PHONY: demo test suite fast chaos lint setup speed clean
+.PHONY: demo test suite fast chaos mutate lint setup speed clean
 
 demo: $(READY)
 	$(RUN) run.py -m method=spectral,dpp,magnitude,random compensation=none
@@ -31,6 +31,10 @@ fast: $(READY)
 # The faults of tests/chaos in full length: dozens of kills, refused writes and restarts, a quarter of an hour.
 chaos: $(READY)
 	$(RUN) -m pytest tests/chaos --long
+
+# 300 small faults, one at a time: which does no test notice? An hour; names of files restrict it.
+mutate: $(READY)
+	$(RUN) -m tests.mutate $(FILES)
 
 lint: $(READY)
 	$(RUN) -m ruff check .
