@@ -1,0 +1,47 @@
+"""``nn.Linear``: every position (token) by itself, channels last."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from methods.network.kinds.base import Kind, runs
+from methods.network.parameters import weight_of
+
+
+class Linear(Kind):
+    """Linear layers; whatever lies between the sample and the channel is a position."""
+
+    channel = -1
+
+    def owns(self, module: nn.Module) -> bool:
+        """Linear layers and subclasses that compute the same."""
+        return runs(module, nn.Linear)
+
+    def patches(self, module: nn.Module, read: Tensor) -> Tensor:
+        """(n, in, T)."""
+        return self.by_position(module, read)
+
+    def rows(self, module: nn.Module, read: Tensor) -> Tensor:
+        """(in, n x T), a view."""
+        return read.reshape(-1, read.shape[-1]).T
+
+    def by_position(self, module: nn.Module, values: Tensor) -> Tensor:
+        """(n, channels, T)."""
+        return values.flatten(1, -2).transpose(1, 2) if values.ndim > 2 else values.unsqueeze(2)
+
+    def compute(self, module: nn.Module, read: Tensor, matrix: Tensor) -> Tensor:
+        """The product with ``matrix``."""
+        return functional.linear(read, matrix)
+
+    @torch.no_grad()
+    def like(self, module: nn.Module, matrix: Tensor, bias: Tensor | None, *, pointwise: bool = False) -> nn.Module:
+        """A linear layer with this weight."""
+        old = weight_of(module)
+        out, inputs = matrix.shape[:2]
+        layer = nn.Linear(inputs, out, bias=bias is not None, device=old.device, dtype=old.dtype)
+        layer.weight.copy_(matrix)
+        if bias is not None:
+            layer.bias.copy_(bias)
+        return layer.train(module.training)
