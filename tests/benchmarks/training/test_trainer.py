@@ -511,7 +511,7 @@ PARALLEL = """
     import torch
     from torch import nn
     from test_trainer import make_data, some
-    from benchmarks.trainer import fit
+    from benchmarks.training.trainer import fit
     from safetensors.torch import save_file
     if __name__ == "__main__":  # the processes of the training import this file
         torch.set_num_threads(1)
@@ -528,7 +528,7 @@ PARALLEL = """
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path):
     script = tmp_path / "train.py"
-    folders = {"root": str(TESTS.parents[1]), "tests": str(TESTS), "above": str(TESTS.parent)}
+    folders = {"root": str(TESTS.parents[2]), "tests": str(TESTS), "above": str(TESTS.parents[1])}
     script.write_text(textwrap.dedent(PARALLEL).format(**folders))
     words = {n: [f"{tmp_path}/{n}.safetensors", n, f"{tmp_path}/state{n}"] for n in ("1", "2")}
     alone = warm.run(str(script), words["1"], dict(os.environ), tmp_path)
@@ -636,7 +636,7 @@ def test_a_missing_number_of_epochs_is_named():
         TrainerSettings.from_config({}, "trainer.finetune")
 
 
-@pytest.mark.parametrize("name", [path.stem for path in (TESTS.parents[1] / "conf" / "trainer").glob("*.yaml")])
+@pytest.mark.parametrize("name", [path.stem for path in (TESTS.parents[2] / "conf" / "trainer").glob("*.yaml")])
 def test_every_preset_is_valid(name):
     with initialize_config_module("conf", version_base=None):
         trainer = compose(overrides=[f"+trainer={name}"]).trainer
