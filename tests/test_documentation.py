@@ -1,0 +1,90 @@
+"""Every command and every Python block of README and docs works as it stands; long ones are only planned."""
+
+import contextlib
+import functools
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import warm
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMAND = re.compile(r"(?:^\s*|`|\|\s*)((?:[A-Z_]+=\S+ )*python (?:run\.py|-m benchmarks\.\w+)[^\n`|#>&]*)", re.M)
+PLACEHOLDER = re.compile(r"\.\.\.|\b[A-Z]{3,}\b|<[^>]+>")  # KEY, FOLDER, NAME: what a reader puts in
+SAFE = ("--help", "--cfg", "--version", "--info", "--hydra-help", "--dry-run", "-h")  # ends before any cell
+
+
+def joined(text):
+    """``text`` with commands that go on after a backslash on one line."""
+    return re.sub(r"\\\n\s*", " ", text)
+
+
+def commands(page):
+    found = (" ".join(match.split()) for match in COMMAND.findall(joined(page.read_text(encoding="utf-8"))))
+    return [command.strip() for command in found]
+
+
+def cases():
+    return sorted({(page.name, command) for page in PAGES for command in commands(page)})
+
+
+@functools.cache
+def help_of(*module):
+    done = subprocess.run(
+        [sys.executable, "-m", *module, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_there_are_commands_to_try():
+    assert len(cases()) > 25
+
+
+@pytest.mark.parametrize(("page", "command"), cases())
+def test_a_command_of_the_pages_can_be_typed(page, command, tmp_path):
+    words = [word for word in shlex.split(command) if not re.fullmatch(r"[A-Z_]+=.*", word)]
+    if words[1] == "-m":
+        text = help_of(words[2])
+        subcommands = re.findall(r"\{([\w,]+)\}", text.partition("\n\n")[0])
+        if subcommands and words[3:] and words[3] in subcommands[0].split(","):
+            text = help_of(words[2], words[3])
+        for option in (word.partition("=")[0] for word in words[3:] if word.startswith("--")):
+            assert option in text, f"{page}: {option} is no option of {words[2]}"
+        return
+    given = [re.sub(r"\bmine\b", "thinet", word) for word in words[2:]]  # the reader's own method
+    if PLACEHOLDER.search(" ".join(given)):
+        given = [word for word in given if not PLACEHOLDER.search(word)]
+        if not any(re.match(r"method=|\+?experiment=", word) for word in given):
+            given.append("method=random")
+    if not any(word in SAFE for word in given):
+        given.append("--dry-run")
+    given += [f"paths.results={tmp_path}/results", f"paths.cache={tmp_path}/cache"]
+    done = warm.run("run.py", given, dict(os.environ), tmp_path)
+    assert done.returncode == 0, f"{page}: {command}\n{done.stdout[-300:]}{done.stderr[-600:]}"
+
+
+def blocks():
+    for page in PAGES:
+        for number, block in enumerate(
+            re.findall(r"^( *)```python\n(.*?)^\1```", page.read_text("utf-8"), re.M | re.S)
+        ):
+            yield pytest.param(page.name, block, id=f"{page.name}-{number}")
+
+
+@pytest.mark.parametrize(("page", "block"), [each for each in blocks() if each.values[0] != "python.md"])
+def test_a_block_of_python_runs(page, block, tmp_path, monkeypatch):
+    """Each by itself; the blocks of docs/python.md follow each other and have a test of their own."""
+    indent, code = block
+    code = "\n".join(line.removeprefix(indent) for line in code.splitlines())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT))
+    with contextlib.redirect_stdout(None):
+        exec(compile(code, page, "exec"), {"__name__": "block"})
