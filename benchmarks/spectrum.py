@@ -103,9 +103,7 @@ def examine(config: dict[str, Any], widths: int, samples: int) -> Found:
     model = trained_network(config, data, paths).model
     calibration = calibrate(data, config["calibration"], config["seed"])
     some = slice(0, min(samples, len(calibration)))
-    evaluation = Calibration(
-        calibration.inputs[some], calibration.labels[some], calibration.indices[some], calibration.seed
-    )
+    evaluation = Calibration(calibration.inputs[some], calibration.labels[some], seed=calibration.seed)
     layers = layer_spectra(model, calibration, selection, bool(config.get("prune_residual")), widths, evaluation)
     if not layers:
         raise BadInput(f"model={config['model']['name']} has no layer whose nodes can be pruned")

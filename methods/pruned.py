@@ -26,6 +26,8 @@ class Pruned:
             weights before the step, and the step's ``layers``.
         seconds: time spent on pruning, without training in between.
         groups: the node groups as they are now.
+        left_alone: for each other group the path of its first writer and why it was not pruned; for edges, layers whose
+            weights the method does not see.
         dense: the network that was pruned.
         predictions: what the method's theory says about the network as a whole, beside what was measured.
     """
@@ -40,5 +42,6 @@ class Pruned:
     steps: list[dict[str, Any]] = field(default_factory=list)
     seconds: float = 0.0
     groups: list[NodeGroup] = field(default_factory=list)
+    left_alone: dict[str, str] = field(default_factory=dict)
     dense: nn.Module | None = None
     predictions: list[dict[str, Any]] = field(default_factory=list)

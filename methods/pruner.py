@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -128,13 +128,14 @@ class Pruner:
         model = result.model
         if self.selection.unit == "edge":
             edges = EdgeCost(model, example, edge_layers(model, example))
+            result.left_alone = _without_edges(model, edges.sizes)
             return edges(edges.sizes)
         if self.selection.unit == "eigen":
             assert isinstance(self.selection, Restructuring)
             return self.selection.dense_cost(model, example)
         graph = NetworkGraph(model, example, residual=self.prune_residual)
         graph.require_groups()
-        result.groups = graph.groups
+        result.groups, result.left_alone = graph.groups, graph.left_alone
         nodes = NodeCost(model, example, graph.groups)
         return nodes(nodes.sizes)
 
@@ -300,6 +301,15 @@ def _require_fitting(selection: AnySelection, allocation: Allocation, compensati
             f"{type(selection).__name__} ranks the directions of all layers by itself, so that "
             f"{type(allocation).__name__} would do nothing\ntype allocation=uniform"
         )
+
+
+def _without_edges(model: nn.Module, seen: Container[str]) -> dict[str, str]:
+    """Modules with a weight matrix whose single weights are not pruned, and why."""
+    return {
+        path: f"{type(module).__name__} is no layer with single weights to prune, or the network does not call it"
+        for path, module in model.named_modules()
+        if path not in seen and isinstance(weight := getattr(module, "weight", None), Tensor) and weight.dim() > 1
+    }
 
 
 def derive(seed: int, step: int) -> str:

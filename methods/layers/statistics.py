@@ -19,14 +19,14 @@ class Calibration:
     Attributes:
         inputs: (n, ...) normalised network inputs.
         labels: (n,) true labels; only methods that need curvature use them.
-        indices: (n,) positions of the samples in the training split, for the record.
+        indices: (n,) positions of the samples in the training split; None where they come from elsewhere.
         seed: root seed of the draw; methods derive their own streams from it.
         batch_size: samples per forward pass.
     """
 
     inputs: Tensor
     labels: Tensor
-    indices: Tensor
+    indices: Tensor | None = None
     seed: int = 0
     batch_size: int = 256
 

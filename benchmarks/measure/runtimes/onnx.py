@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -38,9 +39,27 @@ def to_onnx(model: nn.Module, inputs: Tensor, any_batch: bool = False) -> bytes:
         inputs: example inputs.
         any_batch: whether the file shall take any number of inputs at once, not just that of the example.
     """
-    shapes = ({0: torch.export.Dim.DYNAMIC},) if any_batch else None
     if any_batch and len(inputs) < 2:
         inputs = torch.cat([inputs, inputs])  # the exporter takes a size of 1 for a constant
+    return exported(model, (inputs,), {}, ({0: torch.export.Dim.DYNAMIC},) if any_batch else None, [INPUT])
+
+
+def exported(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    shapes: Any = None,
+    names: Sequence[str] | None = None,
+) -> bytes:
+    """What :func:`to_onnx` gives, for a network of any arguments.
+
+    Args:
+        model: a network in evaluation mode.
+        args: example arguments by position.
+        kwargs: example arguments by keyword.
+        shapes: which sizes are free, as ``torch.onnx.export`` wants them under ``dynamic_shapes``.
+        names: of the inputs in the file; None for those of the arguments.
+    """
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -48,7 +67,7 @@ def to_onnx(model: nn.Module, inputs: Tensor, any_batch: bool = False) -> bytes:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                model, (inputs,), dynamo=True, dynamic_shapes=shapes, input_names=[INPUT], verbose=False
+                model, args, kwargs=dict(kwargs), dynamo=True, dynamic_shapes=shapes, input_names=names, verbose=False
             )
     finally:
         logger.setLevel(level)

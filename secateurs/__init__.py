@@ -1,0 +1,87 @@
+"""The door to Secateurs for programs: ``import secateurs``.
+
+    pruned = secateurs.prune(model, inputs, labels, method="spectral", speedup=2)
+    pruned.model, pruned.achieved, pruned.layers, pruned.left_alone
+    frame = secateurs.records("results")
+    records = secateurs.run(["method=spectral,dpp", "seed=0,1"])
+
+Nothing is imported before it is used. The page with examples is ``docs/python.md``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from benchmarks.records.record import Record
+    from methods.allocation import Allocation
+    from methods.budgets.budget import Budget
+    from methods.compensation import Compensation
+    from methods.errors import BadInput, Collapsed, Skipped
+    from methods.layers.seen import EdgeLayer, NodeLayer
+    from methods.layers.statistics import Calibration
+    from methods.pruner import Pruner
+    from methods.schedule import Iterative, Schedule
+    from methods.selection import Selection
+    from secateurs.pruning import prune
+    from secateurs.result import PrunedNetwork
+    from secateurs.storing import load
+    from secateurs.tables import records, run
+
+_HOMES = {
+    "Allocation": "methods.allocation",
+    "BadInput": "methods.errors",
+    "Budget": "methods.budgets.budget",
+    "Calibration": "methods.layers.statistics",
+    "Collapsed": "methods.errors",
+    "Compensation": "methods.compensation",
+    "EdgeLayer": "methods.layers.seen",
+    "Iterative": "methods.schedule",
+    "NodeLayer": "methods.layers.seen",
+    "PrunedNetwork": "secateurs.result",
+    "Pruner": "methods.pruner",
+    "Record": "benchmarks.records.record",
+    "Schedule": "methods.schedule",
+    "Selection": "methods.selection",
+    "Skipped": "methods.errors",
+    "load": "secateurs.storing",
+    "prune": "secateurs.pruning",
+    "records": "secateurs.tables",
+    "run": "secateurs.tables",
+}
+
+__all__ = [
+    "Allocation",
+    "BadInput",
+    "Budget",
+    "Calibration",
+    "Collapsed",
+    "Compensation",
+    "EdgeLayer",
+    "Iterative",
+    "NodeLayer",
+    "PrunedNetwork",
+    "Pruner",
+    "Record",
+    "Schedule",
+    "Selection",
+    "Skipped",
+    "load",
+    "prune",
+    "records",
+    "run",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The public name ``name``, imported from its home when it is first asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"secateurs has no {name}; it has {', '.join(__all__)}")
+    found = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+    return found
+
+
+def __dir__() -> list[str]:
+    """The public names, imported or not."""
+    return sorted({*globals(), *__all__})

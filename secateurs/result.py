@@ -1,0 +1,156 @@
+"""A pruned network, how it came about, and what one does with it next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from methods.errors import BadInput
+from methods.pruned import Pruned
+from methods.pruner import Pruner
+from secateurs.inputs import Inputs, Samples
+
+if TYPE_CHECKING:
+    from benchmarks.training.loop import History
+
+EXAMPLES = 4  # samples that are kept, to save, export and check the network
+
+
+@dataclass
+class PrunedNetwork:
+    """What :func:`secateurs.prune` and :func:`secateurs.load` return.
+
+    Attributes:
+        model: the pruned network, of the class of the original: physically smaller for nodes, of the same shapes with
+            zeros for edges.
+        achieved: ``keep`` (fraction of the units that stayed), ``compression`` (dense / remaining parameters) and
+            ``speedup`` (dense / remaining MACs), and ``latency`` where that was the budget.
+        layers: per layer or coupled group its ``name``, ``units`` before, units ``kept``, and what the method reports.
+        left_alone: for each layer or group that was not touched the path of its (first) layer, and why.
+        unit: ``node`` or ``edge``.
+        masks: for edges, parameter name -> boolean mask of the living weights, which training has to respect.
+        note: what one should know, for instance that only a nearby size was reachable.
+        steps: per step of the schedule the requested and the achieved budget.
+        seconds: time that pruning took, without training in between.
+        dense: the network that was pruned; None for a network that was loaded.
+        pruner: the method; None for a network that was loaded.
+        example: the arguments (positional, by keyword) of a call with a few samples; None for a network of a cell.
+    """
+
+    model: nn.Module
+    achieved: dict[str, float] = field(default_factory=dict)
+    layers: list[dict[str, Any]] = field(default_factory=list)
+    left_alone: dict[str, str] = field(default_factory=dict)
+    unit: str = "node"
+    masks: dict[str, Tensor] = field(default_factory=dict)
+    note: str | None = None
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    dense: nn.Module | None = field(default=None, repr=False)
+    pruner: Pruner | None = field(default=None, repr=False)
+    example: tuple[tuple[Any, ...], dict[str, Any]] | None = field(default=None, repr=False)
+
+    @classmethod
+    def of(cls, found: Pruned, dense: nn.Module, samples: Samples, pruner: Pruner) -> PrunedNetwork:
+        """What a pruner has found for the network ``dense``."""
+        return cls(
+            found.model,
+            found.achieved,
+            found.layers,
+            found.left_alone,
+            found.unit,
+            found.masks,
+            found.note,
+            found.steps,
+            found.seconds,
+            dense,
+            pruner,
+            samples.first(min(EXAMPLES, len(samples)), torch.device("cpu")),
+        )
+
+    def finetune(
+        self,
+        inputs: Inputs,
+        labels: Tensor,
+        *,
+        epochs: int,
+        learning_rate: float = 0.01,
+        optimizer: Literal["sgd", "adam", "adamw"] = "sgd",
+        batch_size: int = 128,
+        validation: float | tuple[Inputs, Tensor] = 0.1,
+        seed: int = 0,
+        **settings: Any,
+    ) -> History:
+        """Train the pruned network in place with the suite's trainer; masked weights stay zero.
+
+        The network ends with the weights of its best epoch on the validation samples: of the highest accuracy, among
+        equals of the lowest loss; for regression of the lowest loss.
+
+        Args:
+            inputs: (n, ...) training samples, as for :func:`secateurs.prune`.
+            labels: (n,) int64 classes (cross-entropy), or (n, d) floating-point values (mean squared error).
+            epochs: passes over the training samples.
+            learning_rate: the peak rate; it falls along half a cosine unless ``schedule`` says otherwise.
+            optimizer: ``sgd`` (momentum 0.9), ``adam`` or ``adamw``.
+            batch_size: samples per step.
+            validation: samples that choose the best epoch: the fraction of the training samples that is held out for
+                it, 0 for none (the last epoch counts), or inputs and labels of their own.
+            seed: root of the order of samples, of dropout, and of what is held out.
+            settings: any other setting of the trainer by its name in conf/trainer/default.yaml.
+
+        Returns:
+            A row per epoch, the best epoch, the seconds, and why training broke off, if it did (``collapsed``).
+
+        Raises:
+            BadInput: an unknown setting, or samples that do not fit.
+        """
+        from secateurs.tuning import finetune
+
+        given = {"epochs": epochs, "learning_rate": learning_rate, "optimizer": optimizer, "batch_size": batch_size}
+        return finetune(self.model, self.masks, inputs, labels, validation, seed, given | settings)
+
+    def save(self, folder: Path | str) -> Path:
+        """Write the network to ``folder``, without pickle: ``weights.safetensors`` and ``pruned.json``.
+
+        Args:
+            folder: made if need be; a network in it is replaced.
+
+        Returns:
+            The path of the JSON.
+
+        Raises:
+            BadInput: the network could not be read again as it is; nothing is written then.
+        """
+        from secateurs.storing import save
+
+        return save(self, Path(folder))
+
+    def to_onnx(self, file: Path | str) -> Path:
+        """Write the network as ONNX for any number of samples at once.
+
+        Args:
+            file: made, or replaced.
+
+        Returns:
+            Its path.
+
+        Raises:
+            BadInput: packages are missing (``pip install "secateurs[onnx]"``), or the network cannot be exported.
+        """
+        from secateurs.storing import to_onnx
+
+        return to_onnx(self, Path(file))
+
+    def needed_example(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments of a call with a few samples.
+
+        Raises:
+            BadInput: there are none.
+        """
+        if self.example is None:
+            raise BadInput("this network was saved by a cell, without samples; python -m benchmarks.export exports it")
+        return self.example

@@ -1,0 +1,98 @@
+"""Records as a table, and cells run from a program."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from methods.errors import BadInput
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from benchmarks.records.record import Record
+
+ELSEWHERE = ("paths", "track", "hydra")  # of a machine or a user, not of a cell
+
+
+def records(results: Path | str = "results") -> pd.DataFrame:
+    """All records under a folder of results as a pandas table: one row a record, options as columns.
+
+    Args:
+        results: the folder with ``runs`` (of this machine) and ``cells`` (reviewed).
+
+    Returns:
+        A row per cell, sorted by data set, model, method and key. Columns are the record's identity, budget, metrics
+        (accuracies and ``keep`` as fractions, MACs of one sample, times in seconds, memory in MB, sizes in bytes), and
+        every option of the cell's configuration under its full name, for instance ``selection.theta``.
+
+    Raises:
+        BadInput: there is no record in the folder.
+    """
+    import pandas as pd
+
+    from benchmarks.records.record import flat
+    from benchmarks.records.store import Store
+    from benchmarks.storage.paths import Paths
+
+    found, _ = Store.of(Paths(results=Path(results))).load()
+    if not found:
+        raise BadInput(
+            f"no records in {results}; expected a folder with runs/ or cells/: "
+            "type python run.py -m method=spectral,random, or give another folder"
+        )
+    return pd.DataFrame([flat(record) | dict(_options(record.config)) for record in found])
+
+
+def _options(section: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in section.items():
+        full = f"{above}{name}"
+        if isinstance(value, Mapping):
+            if full not in ELSEWHERE:
+                yield from _options(value, f"{full}.")
+        elif above:  # what stands at the top, the seed, is a column already
+            yield full, value
+
+
+def run(words: Sequence[str]) -> list[Record]:
+    """Run cells as ``python run.py -m`` does: what is done is not done again, boards are rendered, progress is shown.
+
+    Args:
+        words: what one types after ``python run.py -m``, for instance ``["method=spectral,dpp", "seed=0,1"]``.
+
+    Returns:
+        The records of these cells, in the order of the words; failed cells are records too, with their reason.
+
+    Raises:
+        BadInput: an unknown option or choice.
+    """
+    from benchmarks.records.store import Store
+    from benchmarks.settings.home import CONF
+    from benchmarks.sweeps.commandline import parse
+    from benchmarks.sweeps.composition import Composer
+    from benchmarks.sweeps.sweep import make_plan, sweep
+    from secateurs.presets import hydra_of_the_caller
+
+    request = parse(["-m", *words])
+    with hydra_of_the_caller(), _signals_kept():
+        sweep(request)
+        plan = make_plan(Composer(CONF), request)
+    found = Store.of(plan.paths).find_all(cell.key for cell in plan.cells)
+    return [found[cell.key] for cell in plan.cells if cell.key in found]
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """The caller's answer to SIGTERM is its own again afterwards, whatever launchers have set."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    answer = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, answer)

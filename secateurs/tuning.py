@@ -1,0 +1,60 @@
+"""Fine-tuning with the suite's trainer, of any network on any tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.data.splits import Data, Split, carve
+from benchmarks.training.optimisation import TrainerSettings
+from benchmarks.training.trainer import fit
+from methods.errors import BadInput
+from secateurs.inputs import Inputs, Samples, called_by_row
+
+if TYPE_CHECKING:
+    from benchmarks.training.loop import History
+
+USUAL = {"schedule": "cosine"}
+
+
+def finetune(
+    model: nn.Module,
+    masks: Mapping[str, Tensor],
+    inputs: Inputs,
+    labels: Tensor,
+    validation: float | tuple[Inputs, Tensor],
+    seed: int,
+    settings: Mapping[str, Any],
+) -> History:
+    """Train ``model`` in place; the arguments are those of :meth:`secateurs.PrunedNetwork.finetune`."""
+    chosen = TrainerSettings.from_config(USUAL | dict(settings), "finetune")
+    samples, labels = Samples(inputs), torch.as_tensor(labels)
+    _require_labels(labels, samples, "labels")
+    train, held_out = torch.arange(len(samples)), torch.arange(0)
+    if isinstance(validation, tuple):
+        others, their_labels = Samples(validation[0]), torch.as_tensor(validation[1])
+        _require_labels(their_labels, others, "validation labels")
+        samples, held_out = samples.joined(others), len(samples) + torch.arange(len(others))
+        labels = torch.cat([labels, their_labels])
+    elif validation:
+        if not 0 < round(validation * len(samples)) < len(samples):
+            raise BadInput(
+                f"validation={validation} holds out {round(validation * len(samples))} of {len(samples)} samples; "
+                "expected some for each: write validation=0.1, or 0 for none"
+            )
+        train, held_out = carve(len(samples), validation, seed)
+    targets = labels if labels.is_floating_point() else labels.long()
+    rows = samples.rows(torch.device("cpu"))
+    targets, classes = targets.cpu(), 0 if targets.is_floating_point() else int(targets.max()) + 1
+    splits = [Split(rows[which], targets[which]) for which in (train, held_out, torch.arange(0))]
+    data = Data(type(model).__name__, splits[0], splits[1], splits[2], classes, (1,))
+    with called_by_row(model, samples):
+        return fit(model, data, chosen, seed, masks=masks, label=f"fine-tuning {data.name}")
+
+
+def _require_labels(labels: Tensor, samples: Samples, name: str) -> None:
+    if labels.dim() == 0 or len(labels) != len(samples):
+        raise BadInput(f"{name} have shape {tuple(labels.shape)}; expected {len(samples)} rows, one for each sample")
