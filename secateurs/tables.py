@@ -45,7 +45,8 @@ def records(results: Path | str = "results") -> pd.DataFrame:
             f"no records in {results}; expected a folder with runs/ or cells/: "
             "type python run.py -m method=spectral,random, or give another folder"
         )
-    return pd.DataFrame([flat(record) | dict(_options(record.config)) for record in found])
+    rows = [flat(record) for record in found]
+    return pd.DataFrame([row | dict(_options(each.config)) | row for row, each in zip(rows, found, strict=True)])
 
 
 def _options(section: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -54,7 +55,7 @@ def _options(section: Mapping[str, Any], above: str = "") -> Iterator[tuple[str,
         if isinstance(value, Mapping):
             if full not in ELSEWHERE:
                 yield from _options(value, f"{full}.")
-        elif above:  # what stands at the top, the seed, is a column already
+        else:
             yield full, value
 
 
