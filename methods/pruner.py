@@ -21,7 +21,8 @@ from methods.layers.seen import NodeLayer
 from methods.layers.statistics import Calibration
 from methods.layers.views import edge_layers, edge_views, node_views, paired_moments
 from methods.network.graph import NetworkGraph, NodeGroup, gated
-from methods.network.parameters import bias_of, weight_of, write_parameters
+from methods.network.kinds.registry import kind_of, matrix_of, write_parameters
+from methods.network.parameters import bias_of
 from methods.network.reading import evaluating
 from methods.network.sparsity import network_sparsity
 from methods.pruned import Pruned
@@ -191,7 +192,7 @@ class Pruner:
         with torch.no_grad():
             for reader, repair in zip(current.readers, repairs, strict=False):
                 module = model.get_submodule(reader.name)
-                weight, bias = weight_of(module), bias_of(module)
+                weight, bias = matrix_of(module), bias_of(module)
                 blocks = reader.weights(weight.double())
                 merged = torch.einsum("omr,mk->okr", blocks, repair.matrix)
                 columns = reader.columns[kept.cpu()].reshape(-1).to(weight.device)
@@ -251,11 +252,10 @@ class Pruner:
         with torch.no_grad():
             for layer in layers:
                 module = model.get_submodule(layer.name)
-                own = weight_of(module)
-                mask = masks[layer.name].reshape(own.shape)
-                result.masks[f"{layer.name}.weight"] = mask
+                mask = masks[layer.name]
+                result.masks[f"{layer.name}.weight"] = kind_of(module).stored_like(module, mask)
                 if layer.name in weights:
-                    own.copy_(weights[layer.name].reshape(own.shape) * mask)
+                    write_parameters(module, weights[layer.name] * mask)
                 write_parameters(module, bias=biases.get(layer.name))
         layers[0].shared.clear()  # gradients can be gigabytes; the layers hold each other, so they would stay a while
         # a method that chooses jointly over the network may spread the units otherwise than the allocation did

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from methods.errors import BadInput
 from methods.network.counting import count_macs
 from methods.network.graph import NodeGroup, call_order
+from methods.network.kinds.base import Kind
+from methods.network.kinds.registry import find_kind, is_layer, matrix_of
 from methods.network.parameters import weight_of
 from methods.network.reading import evaluating
 
@@ -197,9 +199,10 @@ def _terms(model: nn.Module, example: Tensor, groups: Sequence[NodeGroup]) -> li
     for path in call_order(model, example):
         module = model.get_submodule(path)
         bias = 0 if getattr(module, "bias", None) is None else 1
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            out, read = module.weight.shape[:2]
-            kernel = module.weight[0, 0].numel()
+        if is_layer(module):
+            matrix = matrix_of(module)
+            out, read = matrix.shape[:2]
+            kernel = matrix[0, 0].numel()
             sizes = _size(out, outs.get(path, [])), _size(read, inputs.get(path, []))
             terms.append(_Term(*sizes, kernel, positions[path], bias))
         elif path in outs and len(weight_of(module)) > 1:
@@ -223,7 +226,7 @@ class EdgeCost:
     """
 
     def __init__(self, model: nn.Module, example: Tensor, names: Sequence[str]) -> None:
-        self.sizes = {name: weight_of(model.get_submodule(name)).numel() for name in names}
+        self.sizes = {name: matrix_of(model.get_submodule(name)).numel() for name in names}
         self._positions = output_positions(model, example)
         self._other_parameters = sum(p.numel() for p in model.parameters()) - sum(self.sizes.values())
         dense = sum(size * self._positions[name] for name, size in self.sizes.items())
@@ -238,14 +241,17 @@ class EdgeCost:
 
 
 def output_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
-    """How often one sample uses each weight of a layer: output positions of a convolution, tokens of a linear layer."""
+    """How often one sample uses each weight of a layer: output positions of a convolution, tokens of a linear layer.
+
+    Tokens count wherever they lie: also where the forward pass has put them into the batch dimension.
+    """
     positions: dict[str, int] = {}
     handles = []
     for path, module in model.named_modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
+        if (kind := find_kind(module)) is not None:
 
-            def hook(module: nn.Module, _inputs: object, output: Tensor, path: str = path) -> None:
-                positions[path] = positions.get(path, 0) + output[0].numel() // len(weight_of(module))
+            def hook(module: nn.Module, _inputs: object, output: Tensor, path: str = path, kind: Kind = kind) -> None:
+                positions[path] = positions.get(path, 0) + kind.positions(module, output)
 
             handles.append(module.register_forward_hook(hook))
     try:

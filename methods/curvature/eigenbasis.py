@@ -7,14 +7,14 @@ says what is done with it. W is (out, in, kernel positions), the Fisher G (x) A 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from methods.curvature.kfac import Factors
-from methods.network.parameters import bias_of, weight_of
+from methods.network.kinds.registry import kind_of, matrix_of
+from methods.network.parameters import bias_of
 
 
 class Basis(NamedTuple):
@@ -52,8 +52,8 @@ def damage(rotated: Tensor, curvature: Tensor) -> Tensor:
 
 
 def kernels(module: nn.Module) -> Tensor:
-    """The weight of a linear layer or convolution as (out, in, kernel positions) float64."""
-    weight = weight_of(module)
+    """The weight of a layer as (out, in, kernel positions) float64."""
+    weight = matrix_of(module)
     return weight.detach().double().reshape(*weight.shape[:2], -1)
 
 
@@ -76,9 +76,9 @@ class RotatedLayer(nn.Sequential):
         Args:
             source: a linear layer or convolution of the shape that this one had before it was split.
         """
-        inputs, outputs = (weight_of(self[part]).double().flatten(1) for part in (0, 2))
+        inputs, outputs = (matrix_of(self[part]).double().flatten(1) for part in (0, 2))
         values = torch.einsum("ro,oik,ic->rck", outputs.pinverse(), kernels(source), inputs.pinverse())
-        core = weight_of(self.core)
+        core = matrix_of(self.core)
         core.copy_(values.reshape(core.shape))
         bias, theirs = bias_of(self[2]), bias_of(source)
         if bias is not None:
@@ -96,38 +96,15 @@ def rotated_layer(module: nn.Module, basis: Basis, columns: Tensor, rows: Tensor
         rows: kept output directions.
     """
     core = module.core if isinstance(module, RotatedLayer) else module
-    middle = rotate(kernels(core), basis)[rows][:, columns].reshape(len(rows), len(columns), *weight_of(core).shape[2:])
+    middle = rotate(kernels(core), basis)[rows][:, columns].reshape(len(rows), len(columns), *matrix_of(core).shape[2:])
     before, after, bias = basis.inputs[:, columns].T, basis.outputs[:, rows], bias_of(core)
     if isinstance(module, RotatedLayer):
-        before = before @ weight_of(module[0]).detach().double().flatten(1)
-        after, bias = weight_of(module[2]).detach().double().flatten(1) @ after, bias_of(module[2])
-    pointwise = (1, 1) if isinstance(core, nn.Conv2d) else ()
+        before = before @ matrix_of(module[0]).detach().double().flatten(1)
+        after, bias = matrix_of(module[2]).detach().double().flatten(1) @ after, bias_of(module[2])
+    pointwise = (1,) * (middle.ndim - 2)
     parts = (before.reshape(*before.shape, *pointwise), middle, after.reshape(*after.shape, *pointwise))
-    layers = [_layer_like(core, part, bias if number == 2 else None, number == 1) for number, part in enumerate(parts)]
+    kind = kind_of(core)
+    layers = [
+        kind.like(core, part, bias if number == 2 else None, pointwise=number != 1) for number, part in enumerate(parts)
+    ]
     return RotatedLayer(OrderedDict(zip(("0", "1", "2"), layers, strict=True)))
-
-
-def _layer_like(module: nn.Module, weight: Tensor, bias: Tensor | None, is_core: bool) -> nn.Module:
-    out, inputs = weight.shape[:2]
-    old, biased = weight_of(module), bias is not None
-    layer: nn.Conv2d | nn.Linear
-    if isinstance(module, nn.Conv2d):
-        plain = ((1, 1), (0, 0), (1, 1))
-        stride, padding, dilation = (module.stride, module.padding, module.dilation) if is_core else plain
-        layer = nn.Conv2d(
-            inputs, out, _two(weight.shape[2:]), _two(stride), padding if isinstance(padding, str) else _two(padding),
-            _two(dilation), bias=biased, device=old.device, dtype=old.dtype,
-        )  # fmt: skip
-    else:
-        layer = nn.Linear(inputs, out, bias=biased, device=old.device, dtype=old.dtype)
-    with torch.no_grad():
-        layer.weight.copy_(weight)
-        if layer.bias is not None and bias is not None:
-            layer.bias.copy_(bias)
-    return layer.train(module.training)
-
-
-def _two(sizes: Sequence[int]) -> tuple[int, int]:
-    """Height and width: torch declares those of a built convolution as of any number."""
-    height, width = sizes
-    return height, width

@@ -25,7 +25,7 @@ from methods.curvature.gradients import sample_losses
 from methods.curvature.hessian import HessianProduct, Radius, spectral_radius
 from methods.curvature.kfac import Factors, outer_sum, patches, positions_last, recording, sample_labels
 from methods.network.graph import NodeGroup
-from methods.network.parameters import weight_of
+from methods.network.kinds.registry import matrix_of
 from methods.network.reading import evaluating
 
 
@@ -160,7 +160,7 @@ def radius_decreases(factors: Mapping[str, Factors], group: NodeGroup, modules: 
 
 def input_entries(columns: Tensor, module: nn.Module) -> Tensor:
     """(m, r x kernel positions) entries of a reader's A that belong to each node, from its input columns (m, r)."""
-    kernel = weight_of(module)[0, 0].numel()
+    kernel = matrix_of(module)[0, 0].numel()
     return (columns[:, :, None] * kernel + torch.arange(kernel)).flatten(1)
 
 

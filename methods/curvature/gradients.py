@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -27,8 +27,9 @@ from torch.nn import functional
 
 from methods.errors import BadInput
 from methods.layers.statistics import Calibration
+from methods.network.kinds.registry import find_kind, is_layer, kind_of, matrix_of
 from methods.network.parameters import weight_of
-from methods.network.reading import evaluating, unfolded
+from methods.network.reading import evaluating, what_is_read
 from methods.progress import track
 from methods.seeds import stream
 
@@ -68,15 +69,17 @@ def per_sample_gradients(model: nn.Module, names: Sequence[str], inputs: Tensor,
     taps: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in names}
 
     def tap(name: str) -> Callable:
-        def hook(_module: nn.Module, read: tuple[Tensor, ...], written: Tensor) -> Tensor:
+        def hook(_module: nn.Module, inputs: tuple, named: dict[str, Any], written: Tensor) -> Tensor:
             written = written if written.requires_grad else written.detach().requires_grad_()
-            taps[name].append((read[0].detach(), written))
+            taps[name].append((what_is_read(inputs, named).detach(), written))
             return written.clone()  # an in-place activation must not change what we differentiate at
 
         return hook
 
     modules = [model.get_submodule(name) for name in names]
-    handles = [module.register_forward_hook(tap(name)) for name, module in zip(names, modules, strict=True)]
+    handles = [
+        module.register_forward_hook(tap(name), with_kwargs=True) for name, module in zip(names, modules, strict=True)
+    ]
     try:
         with torch.enable_grad():
             total = sample_losses(model(inputs), labels).sum()
@@ -87,25 +90,11 @@ def per_sample_gradients(model: nn.Module, names: Sequence[str], inputs: Tensor,
         return _generic_gradients(model, names, inputs, labels)
     reads, written = zip(*(taps[name][0] for name in names), strict=True)
     slopes = torch.autograd.grad(total, written, materialize_grads=True)
-    return [_layer_gradients(*parts) for parts in zip(modules, reads, slopes, strict=True)]
+    return [kind_of(module).gradients(module, *parts) for module, *parts in zip(modules, reads, slopes, strict=True)]
 
 
 def _is_plain(module: nn.Module, calls: list[tuple[Tensor, Tensor]], n: int) -> bool:
-    return type(module) in (nn.Linear, nn.Conv2d) and len(calls) == 1 and len(calls[0][0]) == n
-
-
-def _layer_gradients(module: nn.Module, read: Tensor, slopes: Tensor) -> Tensor:
-    """(n, weights) from what the layer read and the losses' slopes dl/ds at its output."""
-    n = len(read)
-    if isinstance(module, nn.Linear):
-        if read.ndim == 2:
-            return torch.einsum("no,ni->noi", slopes, read).flatten(1)
-        return torch.einsum("npo,npi->noi", slopes.flatten(1, -2), read.flatten(1, -2)).flatten(1)
-    assert isinstance(module, nn.Conv2d)
-    patches = unfolded(module, read)
-    patches = patches.reshape(n, module.groups, -1, patches.shape[2])
-    slopes = slopes.reshape(n, module.groups, -1, patches.shape[3])
-    return (slopes @ patches.transpose(2, 3)).flatten(1)
+    return is_layer(module) and len(calls) == 1 and len(calls[0][0]) == n
 
 
 def _generic_gradients(model: nn.Module, names: Sequence[str], inputs: Tensor, labels: Tensor) -> list[Tensor]:
@@ -116,7 +105,8 @@ def _generic_gradients(model: nn.Module, names: Sequence[str], inputs: Tensor, l
 
     with torch.enable_grad():
         gradients = vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")(parameters, inputs, labels)
-    return [gradients[f"{name}.weight"].flatten(1) for name in names]
+    kinds = {name: kind_of(model.get_submodule(name)) for name in names}
+    return [kinds[name].as_matrix(gradients[f"{name}.weight"]).flatten(1) for name in names]
 
 
 @dataclass(frozen=True)
@@ -188,14 +178,14 @@ def collect_gradients(
 
     Args:
         model: the network; its parameters and modes stay as they are.
-        names: module paths of linear and convolutional layers; the columns come in this order.
+        names: module paths of layers; the columns come in this order.
         calibration: where samples and labels come from.
         settings: number of samples, label source, memory.
         live: (out, d) masks; gradients of weights pruned earlier are set to zero.
     """
     inputs, labels = settings.draw(model, calibration)
-    sizes = [weight_of(model.get_submodule(name)).numel() for name in names]
-    weight = weight_of(model.get_submodule(names[0]))
+    sizes = [matrix_of(model.get_submodule(name)).numel() for name in names]
+    weight = matrix_of(model.get_submodule(names[0]))
     # N x d gradients, half as much for factors kept beside them, and two N x N matrices for the systems solved
     stored = len(inputs) * sum(sizes) * weight.element_size() * 3 // 2 + 2 * 8 * len(inputs) ** 2
     left = sum(sizes) if live is None else sum(int(mask.sum()) for mask in live.values())
@@ -223,8 +213,8 @@ def fisher_diagonal(
 ) -> dict[str, Tensor]:
     """Diagonal of the Fisher per layer, (out, d) float64: the mean of squared single-sample gradients."""
     inputs, labels = settings.draw(model, calibration)
-    shapes = [weight_of(model.get_submodule(name)).flatten(1).shape for name in names]
-    device = weight_of(model.get_submodule(names[0])).device
+    shapes = [matrix_of(model.get_submodule(name)).flatten(1).shape for name in names]
+    device = matrix_of(model.get_submodule(names[0])).device
     sums = [torch.zeros(shape, dtype=torch.float64, device=device) for shape in shapes]
     stored = sum(total.numel() for total in sums) * 8
     chunk, _ = _chunk(model, names, inputs, settings, stored)
@@ -275,9 +265,9 @@ def _bytes_per_sample(model: nn.Module, names: Sequence[str], example: Tensor) -
         nonlocal outputs, unfolded
         if isinstance(written, Tensor):
             outputs += written.numel()
-            if isinstance(module, nn.Conv2d):
-                fan_in = module.weight[0].numel() * module.groups
-                unfolded = max(unfolded, fan_in * written[0, 0].numel())
+            kind = find_kind(module)
+            if kind is not None and (matrix := kind.matrix(module)).ndim > 2:
+                unfolded = max(unfolded, matrix[0].numel() * kind.groups(module) * written[0, 0].numel())
 
     handles = [module.register_forward_hook(count) for module in model.modules()]
     try:
@@ -286,5 +276,5 @@ def _bytes_per_sample(model: nn.Module, names: Sequence[str], example: Tensor) -
     finally:
         for handle in handles:
             handle.remove()
-    weights = [weight_of(model.get_submodule(name)) for name in names]
+    weights = [matrix_of(model.get_submodule(name)) for name in names]
     return (2 * sum(weight.numel() for weight in weights) + 2 * outputs + 2 * unfolded) * weights[0].element_size()

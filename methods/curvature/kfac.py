@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,9 @@ from torch.nn import functional
 from methods.curvature.gradients import LABELS, sample_losses
 from methods.errors import BadInput, Skipped
 from methods.layers.statistics import Calibration
-from methods.network.parameters import bias_of, weight_of
-from methods.network.reading import evaluating, unfolded
+from methods.network.kinds.registry import find_kind, kind_of, matrix_of
+from methods.network.parameters import bias_of
+from methods.network.reading import evaluating, what_is_read
 from methods.progress import track
 from methods.seeds import stream
 
@@ -149,7 +150,7 @@ def _reads_and_gradients(
             )
         for (name, read, written), gradient in zip(flat, gradients, strict=True):
             gradient = torch.zeros_like(written) if gradient is None else gradient
-            samples = PATCHED_SAMPLES if isinstance(modules[name], nn.Conv2d) else len(read)
+            samples = PATCHED_SAMPLES if matrix_of(modules[name]).ndim > 2 else len(read)
             for parts in zip(read.detach().split(samples), gradient.split(samples), strict=True):
                 yield name, *parts
 
@@ -164,13 +165,13 @@ def recording(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, list[tuple
     handles = []
     for name, module in modules.items():
 
-        def hook(_module: nn.Module, read: tuple[Tensor, ...], written: Tensor, name: str = name) -> Tensor:
+        def hook(_module: nn.Module, inputs: tuple, named: dict[str, Any], written: Tensor, name: str = name) -> Tensor:
             if not written.requires_grad:  # frozen weights behind a frozen input
                 written = written.detach().requires_grad_()
-            calls[name].append((read[0], written))
+            calls[name].append((what_is_read(inputs, named), written))
             return written.clone()
 
-        handles.append(module.register_forward_hook(hook))
+        handles.append(module.register_forward_hook(hook, with_kwargs=True))
     try:
         yield calls
     finally:
@@ -189,19 +190,13 @@ def sample_labels(outputs: Tensor, labels: Tensor, generator: torch.Generator) -
 
 def patches(module: nn.Module, read: Tensor) -> Tensor:
     """(n, d, T): for each sample and output position the inputs that one output unit reads, 1 appended for a bias."""
-    if isinstance(module, nn.Linear):
-        columns = positions_last(module, read)
-    else:
-        assert isinstance(module, nn.Conv2d)
-        columns = unfolded(module, read)
+    columns = kind_of(module).patches(module, read)
     return functional.pad(columns, (0, 0, 0, 1), value=1.0) if module.bias is not None else columns
 
 
 def positions_last(module: nn.Module, values: Tensor) -> Tensor:
-    """(n, units, T) view of what a linear layer reads or writes, or of what a convolution writes."""
-    if isinstance(module, nn.Linear):
-        return values.flatten(1, -2).transpose(1, 2) if values.ndim > 2 else values.unsqueeze(2)
-    return values.flatten(2)
+    """(n, units, T) view of what a layer has written."""
+    return kind_of(module).by_position(module, values)
 
 
 def outer_sum(values: Tensor) -> Tensor:
@@ -278,13 +273,13 @@ def _keeps_the_size(module: nn.Module) -> bool:
 
 def weight_matrix(module: nn.Module) -> Tensor:
     """W as (out, d) in float64, filters flattened, the bias as the last column where there is one."""
-    weight, bias = weight_of(module).detach().double().flatten(1), bias_of(module)
+    weight, bias = matrix_of(module).detach().double().flatten(1), bias_of(module)
     return weight if bias is None else torch.cat([weight, bias.detach().double()[:, None]], 1)
 
 
 def split_matrix(matrix: Tensor, module: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """The inverse of :func:`weight_matrix`: the weight in the module's shape, and the bias or None."""
-    shape = weight_of(module).shape[1:]
+    """The inverse of :func:`weight_matrix`: the weight in its shape (out, in, *kernel), and the bias or None."""
+    shape = matrix_of(module).shape[1:]
     if module.bias is None:
         return matrix.reshape(len(matrix), *shape), None
     return matrix[:, :-1].reshape(len(matrix), *shape), matrix[:, -1].clone()
@@ -346,6 +341,5 @@ def require_factorable(model: nn.Module, name: str) -> nn.Module:
 
 
 def _has_factors(module: nn.Module) -> bool:
-    if isinstance(module, nn.Conv2d):
-        return module.groups == 1 and module.padding_mode == "zeros"
-    return isinstance(module, nn.Linear)
+    kind = find_kind(module)
+    return kind is not None and kind.groups(module) == 1 and getattr(module, "padding_mode", "zeros") == "zeros"

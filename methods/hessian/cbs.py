@@ -29,6 +29,7 @@ from torch.func import functional_call
 from methods.curvature.gradients import Samples, sample_losses, shared_gradients
 from methods.errors import BadInput, Collapsed
 from methods.layers.seen import EdgeLayer
+from methods.network.kinds.registry import kind_of
 from methods.network.parameters import weight_of
 from methods.network.reading import evaluating
 from methods.progress import track
@@ -254,11 +255,14 @@ class CBSSelection(Selection[EdgeLayer]):
 
 def _masked_loss(layers: Sequence[EdgeLayer]) -> Callable[[Mapping[str, Tensor]], float]:
     model, calibration = layers[0].model, layers[0].calibration
-    weights = {layer.name: weight_of(model.get_submodule(layer.name)).detach() for layer in layers}
+    modules = {layer.name: model.get_submodule(layer.name) for layer in layers}
 
     @torch.no_grad()
     def loss(masks: Mapping[str, Tensor]) -> float:
-        masked = {f"{name}.weight": weight * masks[name].view_as(weight) for name, weight in weights.items()}
+        masked = {
+            f"{name}.weight": weight_of(module).detach() * kind_of(module).stored_like(module, masks[name])
+            for name, module in modules.items()
+        }
         total = 0.0
         with evaluating(model):
             for x, y in calibration.batches():

@@ -45,8 +45,8 @@ from methods.layers.seen import Layer
 from methods.layers.statistics import Calibration
 from methods.network.counting import count_macs
 from methods.network.graph import call_order
-from methods.network.parameters import weight_of
-from methods.network.reading import evaluating
+from methods.network.kinds.registry import kind_of, matrix_of
+from methods.network.reading import evaluating, what_is_read
 from methods.selection import Selection, largest
 
 
@@ -142,8 +142,8 @@ class EigenPlan:
             kept = largest(layer.columns, columns), largest(layer.rows, rows)
             new = rotated_layer(self.model.get_submodule(layer.name), layer.basis, *kept)
             if self.fixed:
-                weight_of(new[0]).requires_grad_(False)
-                weight_of(new[2]).requires_grad_(False)
+                matrix_of(new[0]).requires_grad_(False)
+                matrix_of(new[2]).requires_grad_(False)
             model.set_submodule(layer.name, new)
         return model
 
@@ -196,7 +196,7 @@ class EigenDamage(Selection[Layer]):
         factors = calibrated_factors(model, calibration, self.labels, list(cores.values()))
         bases = {}
         for path, core in cores.items():
-            channels = weight_of(model.get_submodule(core)).shape[1]
+            channels = matrix_of(model.get_submodule(core)).shape[1]
             bases[path] = eigenbasis(Factors(channel_factor(factors[core].A, channels), factors[core].G))
         curvatures = self._curvatures(model, calibration, cores, bases)
         positions = _positions(model, example, list(cores.values()))
@@ -206,7 +206,7 @@ class EigenDamage(Selection[Layer]):
     def dense_cost(self, model: nn.Module, example: Tensor) -> Cost:
         """Directions of the layers that may be split, parameters and MACs of a network, without its curvature."""
         cores = [_core_path(model, path) for path in eigen_layers(model, example)]
-        units = sum(sum(weight_of(model.get_submodule(core)).shape[:2]) for core in cores)
+        units = sum(sum(matrix_of(model.get_submodule(core)).shape[:2]) for core in cores)
         return Cost(units, sum(p.numel() for p in model.parameters()), count_macs(model, example))
 
     def restructure(
@@ -240,7 +240,7 @@ class EigenDamage(Selection[Layer]):
         result = {}
         for path, core in cores.items():
             out, channels = len(bases[path].outputs), len(bases[path].inputs)
-            kernel = weight_of(model.get_submodule(core))[0, 0].numel()
+            kernel = matrix_of(model.get_submodule(core))[0, 0].numel()
             result[path] = diagonal[core][:, : channels * kernel].reshape(out, channels, kernel)
         return result
 
@@ -267,7 +267,7 @@ def _core_path(model: nn.Module, path: str) -> str:
 
 def _with_kernel(module: nn.Module, basis: Basis) -> Factors:
     """The basis on (channel, kernel position) pairs and, where there is one, the bias."""
-    eye = torch.eye(weight_of(module)[0, 0].numel(), dtype=basis.inputs.dtype, device=basis.inputs.device)
+    eye = torch.eye(matrix_of(module)[0, 0].numel(), dtype=basis.inputs.dtype, device=basis.inputs.device)
     inputs = torch.kron(basis.inputs.contiguous(), eye)
     if module.bias is not None:
         inputs = torch.block_diag(inputs, inputs.new_ones(1, 1))
@@ -280,11 +280,11 @@ def _positions(model: nn.Module, example: Tensor, paths: list[str]) -> dict[str,
     handles = []
     for path in paths:
 
-        def hook(module: nn.Module, read: tuple[Tensor, ...], written: Tensor, path: str = path) -> None:
-            out, inputs = weight_of(module).shape[:2]
-            found[path] = read[0][0].numel() // inputs, written[0].numel() // out
+        def hook(module: nn.Module, inputs: tuple, named: dict[str, Any], written: Tensor, path: str = path) -> None:
+            kind = kind_of(module)
+            found[path] = what_is_read(inputs, named).numel() // kind.inputs(module), kind.positions(module, written)
 
-        handles.append(model.get_submodule(path).register_forward_hook(hook))
+        handles.append(model.get_submodule(path).register_forward_hook(hook, with_kwargs=True))
     try:
         with evaluating(model), torch.no_grad():
             model(example[:1])
@@ -305,7 +305,7 @@ def _eigen_layer(
     outer, weights = (inputs, out), out * inputs * kernel
     macs = weights * written
     if isinstance(module, RotatedLayer):
-        outer = weight_of(module[0]).shape[1], len(weight_of(module[2]))
+        outer = matrix_of(module[0]).shape[1], len(matrix_of(module[2]))
         extra = outer[0] * inputs, out * outer[1]
         weights, macs = weights + sum(extra), macs + extra[0] * read + extra[1] * written
     return EigenLayer(path, basis, damages.sum(0), damages.sum(1), outer, kernel, read, written, weights, macs)

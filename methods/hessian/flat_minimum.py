@@ -35,7 +35,8 @@ from methods.errors import BadInput, Collapsed
 from methods.hessian.kronecker import group_update, kron_obd_cost, kron_obs_cost
 from methods.hooks import TrainingHook
 from methods.network.graph import NetworkGraph, NodeGroup
-from methods.network.parameters import bias_of, weight_of, write_parameters
+from methods.network.kinds.registry import kind_of, write_parameters
+from methods.network.parameters import bias_of, weight_of
 from methods.network.surgery import remove_in_training
 from methods.schedule import Schedule
 from methods.seeds import stream
@@ -193,7 +194,7 @@ class FlatMinimum(TrainingHook, Schedule):
             module = model.get_submodule(name)
             slope, bias = weight_of(module).grad, bias_of(module)
             if slope is not None:
-                new = slope.detach().double().flatten(1)
+                new = kind_of(module).as_matrix(slope.detach().double()).flatten(1)
                 if bias is not None:
                     assert bias.grad is not None  # one backward pass fills both
                     new = torch.cat([new, bias.grad.detach().double()[:, None]], 1)

@@ -25,6 +25,7 @@ from methods.curvature.hessian import HessianProduct, hutchinson_diagonal
 from methods.errors import BadInput
 from methods.hessian.filter_obs import shared_diagonal
 from methods.layers.seen import NodeLayer
+from methods.network.kinds.registry import is_layer, kind_of, matrix_of
 from methods.network.parameters import weight_of
 from methods.network.reading import evaluating
 from methods.seeds import stream
@@ -49,7 +50,8 @@ def hutchinson_traces(
         probes: number of random vectors.
         generator: CPU stream of the probes.
     """
-    weights = [weight_of(model.get_submodule(name)) for name in names]
+    modules = [model.get_submodule(name) for name in names]
+    weights = [weight_of(module) for module in modules]
     frozen = [weight for weight in weights if not weight.requires_grad]
     for weight in frozen:
         weight.requires_grad_(True)
@@ -61,7 +63,10 @@ def hutchinson_traces(
         for weight in frozen:
             weight.requires_grad_(False)
     blocks = diagonal.split([weight.numel() for weight in weights])
-    return {name: block.view(len(w), -1).sum(1) for name, block, w in zip(names, blocks, weights, strict=True)}
+    traces = {}
+    for name, module, block, weight in zip(names, modules, blocks, weights, strict=True):
+        traces[name] = kind_of(module).as_matrix(block.view_as(weight)).flatten(1).sum(1)
+    return traces
 
 
 class HAPSelection(Selection[NodeLayer]):
@@ -90,7 +95,7 @@ class HAPSelection(Selection[NodeLayer]):
         total = torch.zeros(layer.size, dtype=torch.float64, device=layer.incoming.device)
         for name in layer.writers:
             trace = traces[name].clamp_min(0) if self.clip else traces[name]
-            total += channel_sensitivity(trace, weight_of(layer.model.get_submodule(name)).detach().double().flatten(1))
+            total += channel_sensitivity(trace, matrix_of(layer.model.get_submodule(name)).detach().double().flatten(1))
         return total
 
     def report(self, layer: NodeLayer, kept: Tensor) -> dict[str, float]:
@@ -106,7 +111,7 @@ class HAPSelection(Selection[NodeLayer]):
         return layer.shared[key]
 
     def _fisher(self, layer: NodeLayer) -> dict[str, Tensor]:
-        weights = {name: weight_of(layer.model.get_submodule(name)) for name in layer_names(layer.model)}
+        weights = {name: matrix_of(layer.model.get_submodule(name)) for name in layer_names(layer.model)}
         diagonal = shared_diagonal(layer, "sampled")  # its last column belongs to the bias
         return {name: diagonal[name][:, : weights[name][0].numel()].sum(1) for name in diagonal if name in weights}
 
@@ -117,5 +122,5 @@ class HAPSelection(Selection[NodeLayer]):
 
 
 def layer_names(model: nn.Module) -> list[str]:
-    """Paths of all linear and convolutional layers."""
-    return [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    """Paths of all layers of a known kind."""
+    return [name for name, module in model.named_modules() if is_layer(module)]

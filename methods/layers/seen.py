@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from methods.errors import Skipped
 from methods.layers.statistics import Calibration, Moments
 from methods.network.graph import NodeGroup
-from methods.network.parameters import bias_of, weight_of
+from methods.network.kinds.registry import kind_of, matrix_of
+from methods.network.parameters import bias_of
 
 
 @dataclass
@@ -132,8 +133,14 @@ class EdgeLayer:
 
     @property
     def shape(self) -> torch.Size:
-        """Shape of the layer's weight."""
-        return weight_of(self.model.get_submodule(self.name)).shape
+        """(out, in / groups, *kernel) shape of the layer's weight."""
+        return matrix_of(self.model.get_submodule(self.name)).shape
+
+    @property
+    def groups(self) -> int:
+        """Groups of a grouped convolution, each of which reads inputs of its own; else 1."""
+        module = self.model.get_submodule(self.name)
+        return kind_of(module).groups(module)
 
     @cached_property
     def weight(self) -> Tensor:
@@ -156,4 +163,4 @@ Layer = NodeLayer | EdgeLayer
 
 
 def _weight(model: nn.Module, name: str) -> Tensor:
-    return weight_of(model.get_submodule(name)).detach().double()
+    return matrix_of(model.get_submodule(name)).detach().double()

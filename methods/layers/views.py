@@ -12,7 +12,7 @@ from methods.errors import Skipped
 from methods.layers.seen import EdgeLayer, NodeLayer
 from methods.layers.statistics import Calibration, Moments, collect_moments, cross_moments, pooled
 from methods.network.graph import NodeGroup, call_order
-from methods.network.parameters import weight_of
+from methods.network.kinds.registry import is_layer, kind_of, matrix_of
 from methods.network.reading import patch_rows
 from methods.seeds import stream
 
@@ -20,9 +20,9 @@ PASS_BYTES = 2**30  # of the second moments that one pass over the samples colle
 
 
 def edge_layers(model: nn.Module, example: Tensor) -> list[str]:
-    """Paths of the linear and convolutional layers, the classifier included, in forward order."""
+    """Paths of the layers of a known kind, the classifier included, in forward order."""
     order = call_order(model, example)
-    return [path for path in order if isinstance(model.get_submodule(path), nn.Linear | nn.Conv2d)]
+    return [path for path in order if is_layer(model.get_submodule(path))]
 
 
 def node_views(model: nn.Module, groups: Sequence[NodeGroup], calibration: Calibration, seed: str) -> list[NodeLayer]:
@@ -65,7 +65,7 @@ def edge_views(
 
     def collect(name: str) -> Callable[[], Moments]:
         def of_layer() -> Moments:
-            if getattr(modules[name], "groups", 1) > 1:
+            if kind_of(modules[name]).groups(modules[name]) > 1:
                 raise Skipped(f"{name}: the inputs of a grouped convolution have no common second moment")
             if name not in collected:
                 following = [each for each in names[names.index(name) :] if each not in collected]
@@ -77,8 +77,10 @@ def edge_views(
 
     layers = []
     for name in names:
-        weight = weight_of(model.get_submodule(name))
-        live = masks.get(f"{name}.weight", torch.ones_like(weight, dtype=torch.bool)).flatten(1)
+        mask = masks.get(f"{name}.weight")
+        kind = kind_of(modules[name])
+        alive = torch.ones_like(kind.matrix(modules[name]), dtype=torch.bool) if mask is None else kind.as_matrix(mask)
+        live = alive.flatten(1)
         layers.append(EdgeLayer(name, model, calibration, stream(0, seed, name), collect(name), live, shared))
     shared["layers"] = layers
     return layers
@@ -89,9 +91,9 @@ def _in_one_pass(modules: Mapping[str, nn.Module], names: Sequence[str]) -> list
     chosen: list[str] = []
     size = 0
     for name in names:
-        if getattr(modules[name], "groups", 1) > 1:
+        if kind_of(modules[name]).groups(modules[name]) > 1:
             continue
-        size += 8 * weight_of(modules[name])[0].numel() ** 2
+        size += 8 * matrix_of(modules[name])[0].numel() ** 2
         if chosen and size > PASS_BYTES:
             break
         chosen.append(name)

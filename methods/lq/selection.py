@@ -214,7 +214,7 @@ def _unit_variance(target: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tens
 
 def _inputs(layer: EdgeLayer) -> int:
     """Features of the layer's unfolded input: d unless the convolution is grouped."""
-    return layer.weight.shape[1] * int(getattr(layer.model.get_submodule(layer.name), "groups", 1))
+    return layer.weight.shape[1] * layer.groups
 
 
 def _mean_square(values: Tensor) -> float:

@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from methods.network.counting import products
-from methods.network.reading import evaluating, padded
+from methods.network.kinds.convolution import padded
+from methods.network.reading import evaluating
 from methods.seeds import stream
 
 LAYERS = (nn.Linear, nn.Conv2d)

@@ -1,6 +1,5 @@
 """A module's weight and bias as tensors: ``nn.Module`` declares any attribute that it looks up as tensor or module."""
 
-import torch
 from torch import Tensor, nn
 
 
@@ -16,14 +15,3 @@ def bias_of(module: nn.Module) -> Tensor | None:
     bias = module.bias
     assert bias is None or isinstance(bias, Tensor)
     return bias
-
-
-@torch.no_grad()
-def write_parameters(module: nn.Module, weight: Tensor | None = None, bias: Tensor | None = None) -> None:
-    """Copy new values into the module's weight and bias; what is None stays."""
-    if weight is not None:
-        weight_of(module).copy_(weight)
-    if bias is not None:
-        own = bias_of(module)
-        assert own is not None  # a pruning changes biases, it makes none
-        own.copy_(bias)

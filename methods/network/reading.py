@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
+
+from methods.network.kinds.registry import kind_of
 
 Rows = Callable[[Tensor], Tensor]  # what a module reads -> (features, samples x positions)
 
@@ -30,7 +32,7 @@ def listening(model: nn.Module, listeners: Mapping[str, Callable[[Tensor], None]
     handles = []
     for path, listener in listeners.items():
         hook = _pre_hook(listener)
-        handles.append(model.get_submodule(path).register_forward_pre_hook(hook))
+        handles.append(model.get_submodule(path).register_forward_pre_hook(hook, with_kwargs=True))
     try:
         yield
     finally:
@@ -38,11 +40,16 @@ def listening(model: nn.Module, listeners: Mapping[str, Callable[[Tensor], None]
             handle.remove()
 
 
-def _pre_hook(listener: Callable[[Tensor], None]) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-    def hook(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        listener(inputs[0])
+def _pre_hook(listener: Callable[[Tensor], None]) -> Callable[[nn.Module, tuple, dict[str, Any]], None]:
+    def hook(_module: nn.Module, inputs: tuple, named: dict[str, Any]) -> None:
+        listener(what_is_read(inputs, named))
 
     return hook
+
+
+def what_is_read(inputs: tuple, named: Mapping[str, Any]) -> Tensor:
+    """The tensor that a layer is called with, by place or by keyword (``conv(input=x)``); for hooks."""
+    return next(value for value in (*inputs, *named.values()) if isinstance(value, Tensor))
 
 
 def node_rows(columns: Tensor, is_convolution: bool) -> Rows:
@@ -67,31 +74,6 @@ def node_rows(columns: Tensor, is_convolution: bool) -> Rows:
 
 
 def patch_rows(module: nn.Module) -> Rows:
-    """How to view what ``module`` reads as (input features of one output unit, samples x output positions)."""
-    if isinstance(module, nn.Linear):
-        return lambda read: read.reshape(-1, read.shape[-1]).T
-
-    assert isinstance(module, nn.Conv2d)
-
-    def rows(read: Tensor) -> Tensor:
-        patches = unfolded(module, read)
-        return patches.transpose(0, 1).reshape(patches.shape[1], -1)
-
-    return rows
-
-
-def unfolded(module: nn.Conv2d, read: Tensor) -> Tensor:
-    """(n, channels x kernel, T): what each output position sees of the (n, channels, rows, columns) ``read``."""
-    read, padding = padded(module, read)
-    return functional.unfold(read, module.kernel_size, module.dilation, padding, module.stride)
-
-
-def padded(module: nn.Conv2d, read: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """What a convolution reads, and the rows and columns of zeros still to be put around it.
-
-    Padding that only the module knows, by name or other than zeros, is in the tensor already.
-    """
-    if isinstance(module.padding, tuple) and module.padding_mode == "zeros":
-        return read, module.padding
-    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    return functional.pad(read, module._reversed_padding_repeated_twice, mode=mode), (0, 0)
+    """How to view what the layer reads as (input features of one output unit, samples x output positions)."""
+    kind = kind_of(module)
+    return lambda read: kind.rows(module, read)

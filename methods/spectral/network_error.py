@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from methods.layers.statistics import Calibration, Moments, collect_moments
-from methods.network.parameters import bias_of, weight_of
+from methods.network.kinds.registry import is_layer, matrix_of
+from methods.network.parameters import bias_of
 from methods.network.reading import evaluating, patch_rows
 from methods.spectral.theory import propagation_bound
 
@@ -53,15 +54,16 @@ def network_error(original: nn.Module, pruned: nn.Module, calibration: Calibrati
 
 
 def chain(model: nn.Module) -> list[str] | None:
-    """Paths of the linear layers if the network is a sequence of these and 1-Lipschitz activations, else None."""
+    """Paths of the layers without a kernel if the network is a sequence of these and 1-Lipschitz activations."""
     if not isinstance(model, nn.Sequential):
         return None
     children = dict(model.named_children())
-    lipschitz = all(isinstance(each, (nn.Linear, *ONE_LIPSCHITZ)) for each in children.values())
+    linear = [name for name, each in children.items() if is_layer(each) and matrix_of(each).ndim == 2]
+    lipschitz = all(name in linear or isinstance(each, ONE_LIPSCHITZ) for name, each in children.items())
     slopes = [each.negative_slope for each in children.values() if isinstance(each, nn.LeakyReLU)]
     if not lipschitz or any(abs(slope) > 1 for slope in slopes):
         return None
-    return [name for name, each in children.items() if isinstance(each, nn.Linear)]
+    return linear
 
 
 @torch.no_grad()
@@ -87,7 +89,7 @@ def chain_bound(
         before, after = original.get_submodule(name), pruned.get_submodule(name)
         stays = kept.get(name)
         errors.append(_exchange_error(before, after, reads, stays, moments[name]))
-        norms.append(float(torch.linalg.matrix_norm(weight_of(after).double(), 2)))
+        norms.append(float(torch.linalg.matrix_norm(matrix_of(after).double(), 2)))
         reads = stays
     return propagation_bound(errors, norms)
 
@@ -96,19 +98,19 @@ def _exchange_error(
     before: nn.Module, after: nn.Module, reads: Tensor | None, stays: Tensor | None, moments: Moments
 ) -> float:
     """e_l from the second moments and means of what the original layer reads."""
-    weight, shift = weight_of(before).double(), _bias(before)
+    weight, shift = matrix_of(before).double(), _bias(before)
     if stays is not None:
         weight, shift = weight[stays.to(weight.device)], shift[stays.to(weight.device)]
     difference = weight.clone()
     if reads is None:
-        difference -= weight_of(after).double()
+        difference -= matrix_of(after).double()
     else:
-        difference[:, reads.to(weight.device)] -= weight_of(after).double()
+        difference[:, reads.to(weight.device)] -= matrix_of(after).double()
     shift = shift - _bias(after)
     square = ((difference @ moments.second) * difference).sum() + 2 * shift @ difference @ moments.mean
     return float((square + shift.square().sum()).clamp(min=0).sqrt())
 
 
 def _bias(module: nn.Module) -> Tensor:
-    weight, bias = weight_of(module), bias_of(module)
+    weight, bias = matrix_of(module), bias_of(module)
     return weight.new_zeros(len(weight), dtype=torch.float64) if bias is None else bias.double()

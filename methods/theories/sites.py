@@ -15,7 +15,8 @@ from methods.layers.statistics import Calibration, collect_moments
 from methods.layers.views import given
 from methods.network.coupling import Reader
 from methods.network.graph import NetworkGraph
-from methods.network.parameters import bias_of, weight_of, write_parameters
+from methods.network.kinds.registry import kind_of, matrix_of, write_parameters
+from methods.network.parameters import bias_of
 from methods.network.reading import evaluating, listening, patch_rows
 from methods.pruned import Pruned
 from methods.pruner import Pruner
@@ -57,7 +58,7 @@ class Site:
         """The dense network with this change alone."""
         model = copy.deepcopy(dense)
         for path, weight in self.after.items():
-            write_parameters(model.get_submodule(path), weight=weight)
+            write_parameters(model.get_submodule(path), matrix=weight)
         for path, bias in self.biases.items():
             write_parameters(model.get_submodule(path), bias=bias)
         return model
@@ -81,8 +82,9 @@ def _edge_sites(dense: nn.Module, pruned: Pruned, calibration: Calibration) -> I
     for key, mask in pruned.masks.items():
         path = key.removesuffix(".weight")
         old, new = (model.get_submodule(path) for model in (dense, pruned.model))
-        weight = weight_of(old).detach().double()
-        site = Site(path, {path: weight}, {path: weight_of(new).detach().double()}, {path: ~mask})
+        weight = matrix_of(old).detach().double()
+        mask = kind_of(old).as_matrix(mask)
+        site = Site(path, {path: weight}, {path: matrix_of(new).detach().double()}, {path: ~mask})
         before, after = bias_of(old), bias_of(new)
         if before is not None and after is not None and not torch.equal(before, after):
             site.biases[path] = after.detach()
@@ -114,7 +116,7 @@ def _node_sites(dense: nn.Module, pruned: Pruned, pruner: Pruner, calibration: C
 
 def _add_reader(dense: nn.Module, site: Site, reader: Reader, kept: Tensor, repair: Any) -> None:
     module = dense.get_submodule(reader.name)
-    weight, bias = weight_of(module).detach().double(), bias_of(module)
+    weight, bias = matrix_of(module).detach().double(), bias_of(module)
     blocks = reader.weights(weight)
     merged = blocks[:, kept] if repair is None else torch.einsum("omr,mk->okr", blocks, repair.matrix)
     after, removed = weight.clone(), torch.zeros_like(weight, dtype=torch.bool)
@@ -133,7 +135,7 @@ def _add_writers(dense: nn.Module, pruner: Pruner, site: Site, layer: NodeLayer,
         return
     updates = pruner.compensation.writer_update(layer, kept, pruner.selection)
     for path, (weight, bias) in updates.items():
-        old = weight_of(dense.get_submodule(path)).detach().double()
+        old = matrix_of(dense.get_submodule(path)).detach().double()
         site.before[path], site.after[path] = old, weight.double().reshape(old.shape)
         site.removed[path] = torch.zeros_like(old, dtype=torch.bool)
         if bias is not None:
@@ -168,12 +170,9 @@ def output_errors(dense: nn.Module, sites: Sequence[Site], calibration: Calibrat
 
 def _linear(module: nn.Module, read: Tensor, weight: Tensor) -> Tensor:
     """What ``module`` computes with another weight and without bias."""
-    if isinstance(module, nn.Linear):
-        return nn.functional.linear(read, weight)
-    assert isinstance(module, nn.Conv2d)
-    return module._conv_forward(read, weight, None)
+    return kind_of(module).compute(module, read, weight)
 
 
 def _inputs(module: nn.Module) -> int:
     """Inputs of one output unit; none that count for a grouped convolution, whose units read different ones."""
-    return weight_of(module)[0].numel() if getattr(module, "groups", 1) == 1 else LARGEST_MOMENT + 1
+    return matrix_of(module)[0].numel() if kind_of(module).groups(module) == 1 else LARGEST_MOMENT + 1

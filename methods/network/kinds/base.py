@@ -36,13 +36,21 @@ class Kind(ABC):
 
     # --- the weight --------------------------------------------------------------------------------------------------
 
+    def as_matrix(self, stored: Tensor) -> Tensor:
+        """(..., out, in / groups, *kernel) view of values in the layout in which modules store their weight."""
+        return stored
+
+    def as_stored(self, matrix: Tensor) -> Tensor:
+        """The inverse of :meth:`as_matrix`."""
+        return matrix
+
     def matrix(self, module: nn.Module) -> Tensor:
         """(out, in / groups, *kernel) view of the weight: writing into it writes the weight."""
-        return weight_of(module)
+        return self.as_matrix(weight_of(module))
 
-    def parameter_like(self, module: nn.Module, matrix: Tensor) -> Tensor:
-        """``matrix`` (out, ...), also flattened to (out, d), in the layout in which the module stores its weight."""
-        return matrix.reshape(self.matrix(module).shape)
+    def stored_like(self, module: nn.Module, matrix: Tensor) -> Tensor:
+        """``matrix``, also flattened to (out, d), in the layout and shape in which the module stores its weight."""
+        return self.as_stored(matrix.reshape(self.matrix(module).shape))
 
     def bias(self, module: nn.Module) -> Tensor | None:
         """(out,) bias, or None."""
@@ -70,6 +78,14 @@ class Kind(ABC):
         """(in x kernel, n x T): the same with samples and positions side by side."""
         patches = self.patches(module, read)
         return patches.transpose(0, 1).reshape(patches.shape[1], -1)
+
+    def gradients(self, module: nn.Module, read: Tensor, slopes: Tensor) -> Tensor:
+        """(n, weights) gradients of every sample by the matrix, row by row, from dl/ds at what the module wrote."""
+        groups = self.groups(module)
+        patches = self.patches(module, read)
+        patches = patches.reshape(len(read), groups, -1, patches.shape[2])
+        slopes = self.by_position(module, slopes).reshape(len(read), groups, -1, patches.shape[3])
+        return (slopes @ patches.transpose(2, 3)).flatten(1)
 
     @abstractmethod
     def by_position(self, module: nn.Module, values: Tensor) -> Tensor:
@@ -113,7 +129,7 @@ class Kind(ABC):
     @torch.no_grad()
     def write(self, module: nn.Module, matrix: Tensor) -> None:
         """Copy new values, (out, in / groups, *kernel) or flattened to (out, d), into the weight."""
-        weight_of(module).copy_(self.parameter_like(module, matrix))
+        weight_of(module).copy_(self.stored_like(module, matrix))
 
 
 def runs(module: nn.Module, kind: type[nn.Module]) -> bool:

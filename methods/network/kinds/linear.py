@@ -27,6 +27,12 @@ class Linear(Kind):
         """(in, n x T), a view."""
         return read.reshape(-1, read.shape[-1]).T
 
+    def gradients(self, module: nn.Module, read: Tensor, slopes: Tensor) -> Tensor:
+        """(n, out x in), summed over positions."""
+        if read.ndim == 2:
+            return torch.einsum("no,ni->noi", slopes, read).flatten(1)
+        return torch.einsum("npo,npi->noi", slopes.flatten(1, -2), read.flatten(1, -2)).flatten(1)
+
     def by_position(self, module: nn.Module, values: Tensor) -> Tensor:
         """(n, channels, T)."""
         return values.flatten(1, -2).transpose(1, 2) if values.ndim > 2 else values.unsqueeze(2)

@@ -6,10 +6,12 @@ import importlib
 import pkgutil
 from functools import cache
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from methods.network import kinds as folder
 from methods.network.kinds.base import Kind
+from methods.network.parameters import bias_of
 
 
 @cache
@@ -40,3 +42,19 @@ def kind_of(module: nn.Module) -> Kind:
 def is_layer(module: nn.Module) -> bool:
     """Whether ``module`` is of a known kind."""
     return find_kind(module) is not None
+
+
+def matrix_of(module: nn.Module) -> Tensor:
+    """(out, in / groups, *kernel) view of a layer's weight, whatever its kind; writing into it writes the weight."""
+    return kind_of(module).matrix(module)
+
+
+@torch.no_grad()
+def write_parameters(module: nn.Module, matrix: Tensor | None = None, bias: Tensor | None = None) -> None:
+    """Copy new values into a layer's weight, given as its matrix, and into its bias; what is None stays."""
+    if matrix is not None:
+        kind_of(module).write(module, matrix)
+    if bias is not None:
+        own = bias_of(module)
+        assert own is not None  # a pruning changes biases, it makes none
+        own.copy_(bias)

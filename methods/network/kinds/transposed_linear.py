@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from methods.network.kinds.base import Kind
 from methods.network.kinds.cutting import take
+from methods.network.kinds.linear import Linear
 from methods.network.parameters import bias_of, weight_of
 from methods.seeds import stream
 
@@ -35,13 +36,13 @@ class TransposedLinear(Kind):
             self._known[kind] = _behaves(module)
         return self._known[kind]
 
-    def matrix(self, module: nn.Module) -> Tensor:
-        """(out, in), a view of the stored transpose."""
-        return weight_of(module).T
+    def as_matrix(self, stored: Tensor) -> Tensor:
+        """(..., out, in)."""
+        return stored.transpose(-1, -2)
 
-    def parameter_like(self, module: nn.Module, matrix: Tensor) -> Tensor:
-        """(in, out)."""
-        return matrix.T
+    def as_stored(self, matrix: Tensor) -> Tensor:
+        """(..., in, out)."""
+        return matrix.transpose(-1, -2)
 
     def patches(self, module: nn.Module, read: Tensor) -> Tensor:
         """(n, in, T)."""
@@ -51,9 +52,19 @@ class TransposedLinear(Kind):
         """(in, n x T), a view."""
         return read.reshape(-1, read.shape[-1]).T
 
+    def gradients(self, module: nn.Module, read: Tensor, slopes: Tensor) -> Tensor:
+        """(n, out x in), summed over positions."""
+        if read.ndim == 2:
+            return torch.einsum("no,ni->noi", slopes, read).flatten(1)
+        return torch.einsum("npo,npi->noi", slopes.flatten(1, -2), read.flatten(1, -2)).flatten(1)
+
     def by_position(self, module: nn.Module, values: Tensor) -> Tensor:
         """(n, channels, T)."""
         return values.flatten(1, -2).transpose(1, 2) if values.ndim > 2 else values.unsqueeze(2)
+
+    def like(self, module: nn.Module, matrix: Tensor, bias: Tensor | None, *, pointwise: bool = False) -> nn.Module:
+        """An ``nn.Linear``: of these layers none goes without a bias."""
+        return Linear().like(module, matrix, bias)
 
     def compute(self, module: nn.Module, read: Tensor, matrix: Tensor) -> Tensor:
         """The product with ``matrix`` (out, in)."""
