@@ -21,10 +21,54 @@ SLOW_FILES = {
 }  # fmt: skip
 
 
+# Reasons for which a test may be left out in continuous integration; any other is a gap that nobody would see.
+# LaTeX, Slurm, a browser and the runtimes are installed there, so that their absence is not on the list.
+ALLOWED_SKIPS = (
+    "no GPU",
+    "root may write anywhere",  # the test needs a user who may not
+    "no mount command here",
+    "no file system of one's own here",
+    "no namespaces of one's own here",
+    "needs the images: SECATEURS_DATA",  # the real ones are not in the repository
+    "needs MNIST below $SECATEURS_DATA",
+    "SECATEURS_DATA is not set",
+)
+_skipped = []
+
+
 def pytest_addoption(parser):
     parser.addoption(
         "--long", action="store_true", help="dozens of faults in each test of tests/chaos instead of a few"
     )
+    parser.addoption("--device", default="cpu", help="where tests that take a device compute: cpu, cuda, mps")
+
+
+def pytest_runtest_logreport(report):
+    if report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        _skipped.append((report.nodeid, reason.removeprefix("Skipped: ")))
+
+
+def pytest_sessionfinish(session, exitstatus):
+    """In continuous integration a skip that is not on the list is a failure."""
+    if hasattr(session.config, "workerinput") or not os.environ.get("CI") or exitstatus:
+        return
+    silent = [(name, why) for name, why in _skipped if not any(reason in why for reason in ALLOWED_SKIPS)]
+    for name, why in silent:
+        sys.stderr.write(f"\nleft out, and not for a reason that is allowed (tests/conftest.py): {name}: {why}")
+    if silent:
+        session.exitstatus = 1
+
+
+@pytest.fixture(scope="session")
+def device(request):
+    """Where the test computes; without the hardware it is left out."""
+    import torch
+
+    name = request.config.getoption("--device")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        pytest.skip("no GPU")
+    return torch.device(name)
 
 
 @pytest.fixture(scope="session")

@@ -300,11 +300,3 @@ def test_other_bad_input():
         log_elementary_symmetric(torch.tensor([-1.0]), 1)
     with pytest.raises(BadInput, match="odds"):
         sample_conditional_poisson(torch.tensor([1.0, 0.0]), 2, generator())
-
-
-def test_agrees_with_dppy_in_distribution():
-    dppy = pytest.importorskip("dppy.finite_dpps")
-    kernel = random_kernel(6, seed=11)
-    oracle, random_state = dppy.FiniteDPP("likelihood", L=kernel.numpy()), np.random.RandomState(0)
-    counts = tally(lambda: torch.tensor(sorted(oracle.sample_exact_k_dpp(size=3, random_state=random_state))), 2000)
-    assert chi_square_p(counts, enumerate_k_dpp(kernel, 3), 2000) > 1e-3
