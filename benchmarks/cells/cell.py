@@ -6,7 +6,7 @@ import copy
 import resource
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ from benchmarks.records.heading import heading, title
 from benchmarks.records.keys import cell_key
 from benchmarks.records.record import Record, short_traceback
 from benchmarks.records.store import Store
+from benchmarks.storage.lease import Lost
 from benchmarks.storage.paths import Paths
 from benchmarks.training.optimisation import TrainerSettings
 from benchmarks.training.scoring import evaluate
@@ -44,10 +45,17 @@ from methods.seeds import derive_seed
 from methods.theories.predictions import Theories
 
 
-def run(config: Mapping[str, Any]) -> Record:
+def run(config: Mapping[str, Any], holds: Callable[[], bool] | None = None) -> Record:
     """Run the cell that ``config`` (plain, resolved) describes, unless its record is there; returns the record.
 
     A cell that fails is a record too: ``failed`` with its reason and traceback, ``collapsed``, or ``skipped``.
+
+    Args:
+        config: of the cell.
+        holds: whether this worker still holds the cell's lease; nothing is written where it does not.
+
+    Raises:
+        Lost: the cell became another worker's while this one was at it, and has no result yet.
     """
     paths = Paths.of(config["paths"])
     store = Store.of(paths)
@@ -55,21 +63,31 @@ def run(config: Mapping[str, Any]) -> Record:
     found = store.find(key)
     if found is not None and found.finished and not (config.get("save") and lacks_network(found, paths.results)):
         return found
+    there = found is not None and found.finished  # only its network is not: the record stays as it is
     head = heading(config, key)
     try:
         with tracking(config["track"], title(config), config.get("_sweep"), config) as tracker:
             try:
-                record = Record(**head | _pipeline(config, paths, key, tracker))
-            except Exception as error:
-                store.write(Record(**head | _ending(error), fingerprint=_fingerprint(config)))
+                record = Record(**head | _pipeline(config, paths, key, tracker, holds))
+            except Lost:
                 raise
-            store.write(record)
+            except Exception as error:
+                if not there:
+                    store.write_result(Record(**head | _ending(error), fingerprint=_fingerprint(config)), holds)
+                raise
+            if not there:
+                store.write_result(record, holds)
             _summarise(tracker, record)
-    except Exception:
-        failed = store.find(key)
-        if failed is None:
+    except Lost:
+        theirs = store.find(key)
+        if theirs is None or not theirs.finished:
             raise
-        return failed
+        return theirs
+    except Exception:
+        ended = store.find(key)
+        if ended is None or there:
+            raise
+        return ended
     shutil.rmtree(paths.cache / "cells" / key, ignore_errors=True)
     return record
 
@@ -100,7 +118,9 @@ class _Networks:
     tuned: nn.Module
 
 
-def _pipeline(config: Mapping[str, Any], paths: Paths, key: str, tracker: Tracker) -> dict[str, Any]:
+def _pipeline(
+    config: Mapping[str, Any], paths: Paths, key: str, tracker: Tracker, holds: Callable[[], bool] | None = None
+) -> dict[str, Any]:
     """Seed, data, dense network, prune, fine-tune, measure: the fields of a record that are results."""
     check(config)
     seed = config["seed"]
@@ -153,6 +173,8 @@ def _pipeline(config: Mapping[str, Any], paths: Paths, key: str, tracker: Tracke
     if batch:
         result["memory"] = measure_memory(networks.dense, networks.pruned, config, data.shape, data.classes)
     if config.get("save"):
+        if holds is not None and not holds():
+            raise Lost(f"{key} is another worker's by now")
         save_of_cell(networks.tuned, config, data.shape, data.classes, network_folder(paths.results, key))
     result["metrics"] = {
         name: _measure(model, data, example) for name, model in vars(networks).items() if model is not None

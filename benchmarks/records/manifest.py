@@ -6,8 +6,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from benchmarks.records.store import Problem
 from benchmarks.storage.paths import safe_name, write_atomically
+from benchmarks.storage.reading import Unfit, content_of, plain_json
 
 FOLDER = ".sweeps"
+LONGEST = 500_000_000  # bytes; a cell has some hundreds
 RUNNING = ".running"  # leases of the cells that somebody is at
 
 
@@ -47,8 +49,10 @@ def read_manifests(runs: Path) -> tuple[list[Manifest], list[Problem]]:
     manifests, problems = [], []
     for path in sorted((runs / FOLDER).glob("*.json")):
         try:
-            manifests.append(Manifest.model_validate_json(path.read_text(encoding="utf-8")))
-        except (ValidationError, UnicodeDecodeError) as error:
+            manifests.append(Manifest.model_validate(plain_json(content_of(path, LONGEST))))
+        except FileNotFoundError:  # replaced
+            continue
+        except (Unfit, ValidationError) as error:
             reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
             problems.append(Problem(path, f"not a sweep's manifest ({reason})"))
     return manifests, problems

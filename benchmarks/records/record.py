@@ -2,6 +2,9 @@
 
 Numbers keep seven significant digits, keys are sorted, and what is not a number (NaN, infinity) is null, so that files
 are small and their differences readable.
+
+Versions of the format: a record of version 1 may lack its checksum and has none of the fields in ``SINCE_2``; from
+version 2 on the checksum is required. A record of version 1 keeps the text that it was written with.
 """
 
 import hashlib
@@ -13,17 +16,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from benchmarks.records.keys import recordable
-from benchmarks.storage.paths import REPOSITORY
+from benchmarks.storage.paths import LONGEST_NAME, NAME, REPOSITORY
 
-SCHEMA = 1
+SCHEMA = 2
+UNSIGNED = 1  # the last version whose records may lack a checksum
+SINCE_2 = ("left_alone", "warnings", "tuning")
 DIGITS = 7
 FINISHED = frozenset({"done", "collapsed", "skipped"})
 
 Status = Literal["done", "failed", "collapsed", "skipped"]
 FreeForm = dict[str, Any]
+Name = Annotated[str, Field(pattern=NAME, max_length=LONGEST_NAME)]  # it becomes part of a path
+Share = Annotated[float, Field(ge=0, le=1)]
+Amount = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, lt=2**63)]  # boards keep it in 64 bits
+Scalar = str | int | float | bool | None
+SECTIONS = ("dataset", "model", "method", "budget", "trainer")  # of a configuration, which everything looks into
+WORDS = ("python", "torch", "numpy", "platform", "cpu", "gpu", "precision", "commit", "data")  # of a fingerprint
 
 
 def _plain(value: Any) -> Any:
@@ -44,15 +56,15 @@ def _plain(value: Any) -> Any:
 
 
 class Part(BaseModel):
-    """A part of a record: no field but the declared ones, no NaN."""
+    """A part of a record: no field but the declared ones, no text for a number, no NaN."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
 
 class Budget(Part):
     """How small the network was asked to become, as ``{kind: value}``, and how small it became."""
 
-    requested: dict[Literal["keep", "compression", "speedup", "latency"], float] = Field(
+    requested: dict[Literal["keep", "compression", "speedup", "latency"], Amount] = Field(
         default_factory=dict, max_length=1
     )
     achieved: "Achieved" = Field(default_factory=lambda: Achieved())
@@ -62,22 +74,22 @@ class Budget(Part):
 class Achieved(Part):
     """Ratios original / remaining of parameters and MACs, the fraction of units kept, and of time where it counted."""
 
-    compression: float | None = None
-    speedup: float | None = None
-    keep: float | None = None
-    latency: float | None = None
+    compression: Amount | None = None
+    speedup: Amount | None = None
+    keep: Share | None = None
+    latency: Amount | None = None
 
 
 class Metrics(Part):
     """One network, measured on the test split. Accuracies are fractions; MACs are of one sample."""
 
-    accuracy: float | None = None
-    top5: float | None = None
+    accuracy: Share | None = None
+    top5: Share | None = None
     loss: float | None = None
-    parameters: int | None = None
-    nonzero: int | None = None
-    macs: int | None = None
-    macs_effective: int | None = None
+    parameters: Count | None = None
+    nonzero: Count | None = None
+    macs: Count | None = None
+    macs_effective: Count | None = None
 
 
 class Stages(Part):
@@ -92,37 +104,37 @@ class Stages(Part):
 class Latency(Part):
     """Dense against pruned, interleaved in one process; ``ratio`` = dense / pruned, above 1 when pruning is faster."""
 
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False)  # a runtime may add its own figures
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False, strict=True)  # a runtime may add its own figures
 
     runtime: str
-    batch: int
-    dense_ms: float | None = None
-    pruned_ms: float | None = None
-    dense_iqr_ms: float | None = None
-    pruned_iqr_ms: float | None = None
-    ratio: float | None = None
-    ratio_low: float | None = None
-    ratio_high: float | None = None
-    pairs: int | None = None
+    batch: Count
+    dense_ms: Amount | None = None
+    pruned_ms: Amount | None = None
+    dense_iqr_ms: Amount | None = None
+    pruned_iqr_ms: Amount | None = None
+    ratio: Amount | None = None
+    ratio_low: Amount | None = None
+    ratio_high: Amount | None = None
+    pairs: Count | None = None
     note: str | None = None
 
 
 class Cost(Part):
     """What pruning itself took."""
 
-    dense_seconds: float | None = None
-    prune_seconds: float | None = None
-    tune_seconds: float | None = None
-    peak_memory_mb: float | None = None
-    calibration_samples: int | None = None
+    dense_seconds: Amount | None = None
+    prune_seconds: Amount | None = None
+    tune_seconds: Amount | None = None
+    peak_memory_mb: Amount | None = None
+    calibration_samples: Count | None = None
 
 
 class FileSize(Part):
     """Bytes of one network: as a plain file of its tensors, with zeros left out, and that compressed."""
 
-    bytes: int
-    encoded: int
-    compressed: int
+    bytes: Count
+    encoded: Count
+    compressed: Count
 
 
 class Size(Part):
@@ -135,21 +147,34 @@ class Size(Part):
 class Memory(Part):
     """Peak memory in a process of its own: of inference with the two networks, and of pruning."""
 
-    batch: int
-    dense_mb: float | None = None
-    pruned_mb: float | None = None
-    prune_mb: float | None = None
+    batch: Count
+    dense_mb: Amount | None = None
+    pruned_mb: Amount | None = None
+    prune_mb: Amount | None = None
     note: str | None = None
 
 
 class Layer(Part):
     """One layer or coupled group, and whatever numbers the method reports of it."""
 
-    model_config = ConfigDict(extra="allow", allow_inf_nan=False)
+    model_config = ConfigDict(extra="allow", allow_inf_nan=False, strict=True)
 
     name: str
-    units: int
-    kept: int
+    units: Count
+    kept: Count
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Layer":
+        if self.kept > self.units:
+            raise ValueError(f"keeps {self.kept} of {self.units} units")
+        return self
+
+
+class LeftAlone(Part):
+    """A layer or coupled group that was not pruned, and why."""
+
+    layer: str
+    reason: str
 
 
 class Prediction(Part):
@@ -162,18 +187,51 @@ class Prediction(Part):
     unit: str | None = None
 
 
+def _sectioned(config: FreeForm) -> FreeForm:
+    """``config`` if everything can look into its sections."""
+    sections = {name: config.get(name) for name in SECTIONS}
+    trainer = sections["trainer"]
+    if isinstance(trainer, dict):
+        sections |= {f"trainer.{name}": trainer.get(name) for name in ("train", "finetune")}
+    for name, section in sections.items():
+        if section is not None and not isinstance(section, dict):
+            raise ValueError(f"its section {name} is no mapping")
+    return config
+
+
+def _worded(mark: dict[str, Scalar]) -> dict[str, Scalar]:
+    """A fingerprint whose names are texts, as boards compare them."""
+    for name in WORDS:
+        if not isinstance(mark.get(name), str | None):
+            raise ValueError(f"its {name} is no text")
+    return mark
+
+
+def _dated(text: str) -> str:
+    datetime.fromisoformat(text)
+    return text
+
+
 class Record(Part):
-    """The result of one cell."""
+    """The result of one cell.
+
+    Attributes:
+        left_alone: what was not pruned, and why.
+        warnings: what a reader should know of this result, in words: nearly everything of a layer removed, a weight
+            that grew tenfold, fine-tuning that lowered the accuracy.
+        tuning: how the options of the method were chosen, where they were.
+        unsigned: whether its file had no checksum, so that a change of it cannot be noticed. Not part of the file.
+    """
 
     key: str = Field(pattern=r"^[0-9a-f]{16}$")
-    version: Literal[1] = 1
+    version: Literal[1, 2] = 2
     status: Status
     reason: str | None = None
     traceback: str | None = None
-    config: Annotated[FreeForm, BeforeValidator(recordable)]
-    dataset: str
-    model: str
-    method: str
+    config: Annotated[FreeForm, BeforeValidator(recordable), AfterValidator(_sectioned)]
+    dataset: Name
+    model: Name
+    method: Name
     seed: int = Field(ge=-(2**63), lt=2**63)  # boards keep it in 64 bits
     unit: Literal["node", "edge"] | None = None
     budget: Budget = Field(default_factory=Budget)
@@ -184,11 +242,17 @@ class Record(Part):
     cost: Cost = Field(default_factory=Cost)
     layers: list[Layer] = Field(default_factory=list)
     curve: list[FreeForm] | None = None
-    history: dict[str, list[FreeForm]] | None = None
+    history: dict[str, list[dict[str, Scalar]]] | None = None
     predictions: list[Prediction] | None = None
+    left_alone: list[LeftAlone] | None = None
+    warnings: list[str] | None = None
+    tuning: FreeForm | None = None
     sweep: str | None = None
-    fingerprint: FreeForm = Field(default_factory=dict)
-    created: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    fingerprint: Annotated[dict[str, Scalar], AfterValidator(_worded)] = Field(default_factory=dict)
+    created: Annotated[str, AfterValidator(_dated)] = Field(
+        default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds")
+    )
+    unsigned: bool = Field(default=False, exclude=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -203,6 +267,8 @@ class Record(Part):
     def _explained(self) -> "Record":
         if self.status != "done" and not self.reason:
             raise ValueError(f"a record with status {self.status} needs a reason")
+        if self.version == 1 and any(getattr(self, name) is not None for name in SINCE_2):
+            raise ValueError(f"a record of version 1 has none of {', '.join(SINCE_2)}")
         return self
 
     @property
@@ -212,7 +278,7 @@ class Record(Part):
 
     def text(self) -> str:
         """The content of the record's file."""
-        content = self.model_dump(exclude_none=False)
+        content = self.model_dump(exclude=set(SINCE_2) if self.version == 1 else None)
         content["checksum"] = checksum(content)
         return json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -239,7 +305,19 @@ def flat(record: Record) -> dict[str, Any]:
     kind, value = next(iter(record.budget.requested.items()), (None, None))
     row: dict[str, Any] = {
         name: getattr(record, name)
-        for name in ("key", "dataset", "model", "method", "unit", "seed", "status", "reason", "sweep", "created")
+        for name in (
+            "key",
+            "dataset",
+            "model",
+            "method",
+            "unit",
+            "seed",
+            "status",
+            "reason",
+            "sweep",
+            "created",
+            "unsigned",
+        )
     }
     row |= {"budget": kind, "value": value} | record.budget.achieved.model_dump()
     for stage in ("dense", "pruned", "tuned"):

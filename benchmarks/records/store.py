@@ -4,15 +4,25 @@ A record lies in ``<root>/<dataset>/<model>/<key>.json`` under one of two roots:
 and ``cells`` (reviewed, under version control).
 """
 
-import json
-from collections.abc import Iterable, Iterator
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from benchmarks.records.record import SCHEMA, Record, checksum
-from benchmarks.storage.paths import Paths, safe_name, write_atomically
+from benchmarks.records.record import SCHEMA, UNSIGNED, Record, checksum
+from benchmarks.storage.lease import Lost
+from benchmarks.storage.paths import Paths, safe_name, write_atomically, write_first
+from benchmarks.storage.reading import Unfit, content_of, plain_json
+
+LOG = logging.getLogger(__name__)
+LONGEST_REASON = 200  # characters
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
@@ -23,56 +33,90 @@ class Problem:
     reason: str
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return f"{self.path}: {self.reason}".encode(errors="replace").decode()
 
 
 class Unreadable(ValueError):
-    """A file is not a record this version can read; ``later`` when a later version can."""
+    """A file is not a record this version can read; ``keep`` when it is nevertheless not ours to move away."""
 
-    def __init__(self, message: str, later: bool = False) -> None:
+    def __init__(self, message: str, keep: bool = False) -> None:
         super().__init__(message)
-        self.later = later
+        self.keep = keep
 
 
-def read(path: Path) -> Record:
-    """The record in ``path``.
+def read(path: Path, named: bool = True) -> Record:
+    """The record in ``path``, which may be anybody's: whatever is wrong with the file, it is said.
+
+    Args:
+        path: the file.
+        named: whether the file has to be named by the record's key, as in a store.
 
     Raises:
-        Unreadable: it is corrupt, foreign, or written by a later version.
+        FileNotFoundError: there is nothing.
+        Unreadable: it is no plain file, is corrupt, foreign, impossible, or written by a later version.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise Unreadable(f"corrupt: not JSON ({error})") from None
+        str(path).encode()
+        content = plain_json(content_of(path))
+    except UnicodeEncodeError:
+        raise Unreadable("its path is not UTF-8", keep=True) from None
+    except Unfit as error:
+        raise Unreadable(str(error) if error.unread else f"corrupt: {error}", keep=error.unread) from None
     version = content.get("version") if isinstance(content, dict) else None
-    if not isinstance(version, int) or "key" not in content:
+    if type(version) is not int or "key" not in content:
         raise Unreadable("foreign: not a record of this benchmark")
     if version > SCHEMA:
-        raise Unreadable(f"written by a later version (schema {version}, this version reads {SCHEMA})", later=True)
-    named = content.pop("checksum", None)  # older records have none
-    try:
-        record = Record.model_validate(content)
-    except (ValidationError, TypeError) as error:
-        raise Unreadable(f"corrupt: {_first(error)}") from None
-    if named is not None and named != checksum(content):
-        raise Unreadable("corrupt: the content does not have the checksum that the file names")
-    if record.key != path.stem:
+        raise Unreadable(f"written by a later version (schema {version}, this version reads {SCHEMA})", keep=True)
+    record, ahead = _sound(content)
+    if ahead:
+        # Perhaps it is this machine's clock that is wrong, so the file stays.
+        raise Unreadable(f"impossible: made in the future ({record.created})", keep=True)
+    if named and record.key != path.stem:
         raise Unreadable(f"foreign: holds the key {record.key}")
     return record
 
 
+def _sound(content: dict[str, Any]) -> tuple[Record, bool]:
+    """The record that ``content`` is, and whether it is later than now.
+
+    Its checksum is compared where there is one, and required since version 2.
+    """
+    signature = content.pop("checksum", None)
+    if "unsigned" in content:
+        raise Unreadable("corrupt: unsigned: no field of a record's file")
+    if signature is None and content["version"] > UNSIGNED:
+        raise Unreadable("corrupt: it has no checksum, which every record of its version has")
+    try:
+        record = Record.model_validate(content)
+        damaged = signature is not None and signature != checksum(content)
+        ahead = _ahead(record.created)
+    except Exception as error:  # whatever a value of the wrong kind brings about
+        raise Unreadable(f"corrupt: {_first(error)}") from None
+    if damaged:
+        raise Unreadable("corrupt: the content does not have the checksum that the file names")
+    return record.model_copy(update={"unsigned": signature is None}), ahead
+
+
+def _ahead(created: str) -> bool:
+    """Whether a time is later than now; clocks of other machines may be a day ahead."""
+    when = datetime.fromisoformat(created)
+    when = when if when.tzinfo else when.replace(tzinfo=UTC)
+    return when > datetime.now(UTC) + timedelta(days=1)
+
+
 def _first(error: Exception) -> str:
     if not isinstance(error, ValidationError):
-        return str(error)
-    fault = error.errors()[0]
-    return f"{'.'.join(map(str, fault['loc'])) or 'record'}: {fault['msg']}"
+        return next(iter(str(error).splitlines()), type(error).__name__)[:LONGEST_REASON]
+    fault = error.errors(include_url=False, include_input=False)[0]
+    return f"{'.'.join(map(str, fault['loc'])) or 'record'}: {fault['msg']}"[:LONGEST_REASON]
 
 
 @dataclass(frozen=True)
 class Store:
     """The records under ``runs`` and ``cells``.
 
-    Where both hold a cell, a finished record is preferred to a failed one, then the newer one, then the committed one.
+    Where both hold a cell, a finished record is preferred to a failed one, then one with a checksum to one without,
+    then the newer one, then the committed one.
     """
 
     runs: Path
@@ -92,6 +136,55 @@ class Store:
         path = self.path_of(record, root)
         write_atomically(path, record.text())
         return path
+
+    def write_result(self, record: Record, holds: Callable[[], bool] | None = None) -> Path:
+        """Write the result of a cell under ``runs``, but never over a finished one.
+
+        A worker that was stopped for long goes on in the belief that the cell is its own, so it is asked before the
+        write; and should it be stopped between that question and the write, the file system decides: a record is only
+        placed where there is none, and only one that is seen to be no result is taken away before.
+
+        Args:
+            record: the result.
+            holds: whether this worker still holds the lease of the cell; None where there is none.
+
+        Raises:
+            Lost: the worker holds it no more, or a finished record is there.
+        """
+        path = self.path_of(record)
+        while True:
+            if holds is not None and not holds():
+                raise Lost(f"{record.key} is another worker's by now")
+            if write_first(path, record.text()):
+                return path
+            self._take_away(path)
+
+    def _take_away(self, path: Path) -> None:
+        """Remove what lies at ``path`` and is no result.
+
+        Raises:
+            Lost: it is one.
+        """
+        aside = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
+        for place in (path, aside):
+            try:
+                if place == aside:
+                    path.rename(aside)
+                held = read(place, named=False).finished
+            except FileNotFoundError:
+                return
+            except Unreadable as error:
+                held = error.keep
+            if held:
+                if place == aside:  # it came in between
+                    with suppress(FileExistsError):
+                        os.link(aside, path)
+                    aside.unlink()
+                raise Lost(f"{path} has a result")
+        if aside.is_dir():
+            aside.rename(path.with_name(f"{path.name}.{os.urandom(4).hex()}.corrupt"))
+        else:
+            aside.unlink()
 
     def find(self, key: str, committed: bool = False) -> Record | None:
         """The record ``key`` of this machine's runs (with ``committed`` also of the cells), if there is a sound one.
@@ -117,12 +210,11 @@ class Store:
     def _best(self, paths: Iterable[Path]) -> Record | None:
         found = []
         for path in paths:
-            try:
-                found.append((path.is_relative_to(self.cells), read(path)))
-            except Unreadable:
-                self._set_aside(path)
-            except FileNotFoundError:
-                continue
+            record = self.open(path)
+            if isinstance(record, Record):
+                found.append((path.is_relative_to(self.cells), record))
+            elif record is not None:
+                LOG.warning("left out: %s", record)
         return max(found, key=_preference)[1] if found else None
 
     def sweep_up(self, key: str) -> None:
@@ -135,17 +227,15 @@ class Store:
 
         A corrupt file in ``runs`` is renamed to ``*.json.corrupt``, so that its cell runs again.
         """
-        best: dict[str, tuple[bool, Record]] = {}
-        problems = []
+        found, problems = [], []
         for committed, path in self.files():
-            found = self.open(path)
-            if isinstance(found, Problem):
-                problems.append(found)
-            elif found is not None:
-                candidate = (committed, found)
-                best[found.key] = max(best.get(found.key, candidate), candidate, key=_preference)
-        records = [record for _, record in best.values()]
-        return sorted(records, key=lambda r: (r.dataset, r.model, r.method, r.key)), problems
+            record = self.open(path)
+            if isinstance(record, Problem):
+                problems.append(record)
+            elif record is not None:
+                found.append((committed, path, record))
+        kept, doubles = once(found, lambda committed, record: (record.key, _preference((committed, record))))
+        return sorted(kept, key=lambda r: (r.dataset, r.model, r.method, r.key)), [*problems, *doubles]
 
     def files(self) -> Iterator[tuple[bool, Path]]:
         """Every file that should be a record, and whether it is a committed one."""
@@ -158,11 +248,9 @@ class Store:
         try:
             return read(path)
         except Unreadable as error:
-            return Problem(path if error.later else self._set_aside(path), str(error))
+            return Problem(path if error.keep else self._set_aside(path), str(error))
         except FileNotFoundError:  # replaced or submitted
             return None
-        except OSError as error:
-            return Problem(path, f"cannot be read: {error.strerror}")
 
     def _set_aside(self, path: Path) -> Path:
         if not path.is_relative_to(self.runs):
@@ -175,12 +263,44 @@ class Store:
         return aside
 
 
-def _preference(candidate: tuple[bool, Record]) -> tuple[bool, str, bool]:
+def once(
+    found: Iterable[tuple[bool, Path, Kind]], order: Callable[[bool, Kind], tuple[str, Any]]
+) -> tuple[list[Kind], list[Problem]]:
+    """Each cell once, and the files that repeat one.
+
+    Reviewed cells may be among this machine's runs, too. That two files of one root hold the same cell is a fault.
+
+    Args:
+        found: whether it is a committed one, its file, and what was read of it.
+        order: the key of a cell, and how it compares with others of the same key; the largest counts.
+    """
+    best: dict[str, tuple[Any, bool, Path, Kind]] = {}
+    doubles = []
+    for committed, path, one in found:
+        key, rank = order(committed, one)
+        other = best.get(key)
+        if other is not None and other[1] == committed:
+            first, second = (path, other[2]) if rank <= other[0] else (other[2], path)
+            doubles.append(Problem(first, f"the same cell as {second}, which counts"))
+        if other is None or rank > other[0]:
+            best[key] = (rank, committed, path, one)
+    return [one for *_, one in best.values()], doubles
+
+
+def _preference(candidate: tuple[bool, Record]) -> tuple[bool, bool, str, bool]:
     committed, record = candidate
-    return record.finished, record.created, committed
+    return record.finished, not record.unsigned, record.created, committed
 
 
 def _files(root: Path) -> Iterator[Path]:
-    for path in sorted(root.glob("*/*/*.json")):
-        if not path.parent.parent.name.startswith("."):
-            yield path
+    """Everything under ``root`` that is named like a record, in order."""
+    for dataset in _inside(root):
+        if not dataset.name.startswith("."):
+            for model in _inside(dataset):
+                yield from (path for path in _inside(model) if path.suffix == ".json")
+
+
+def _inside(folder: Path) -> list[Path]:
+    with suppress(OSError), os.scandir(folder) as entries:
+        return [folder / name for name in sorted(entry.name for entry in entries)]
+    return []

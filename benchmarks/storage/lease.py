@@ -6,33 +6,76 @@ which exactly one worker can do. The holder touches its file every few seconds; 
 for ``stale`` seconds has ended, whatever became of its holder, and the next number may be created. While the work is
 not finished nobody deletes a file, so no two workers can take over from the same dead holder.
 
-On the holder's own machine its process is asked for instead, and elsewhere one who waits looks twice, some seconds
-apart by a clock that only goes forward: a system clock that is set anew must neither end a living worker's term nor
-keep a dead one's.
+Where the holder's process can be asked for (the same host, start of the system and process namespace, since containers
+share host names and count processes from one), its death ends the term at once, and while it runs only silence for the
+whole of ``stale`` does, by a clock that only goes forward. Elsewhere, and of a process that is stopped, one who waits
+looks twice, some seconds apart by such a clock: a system clock that is set anew must neither end a living worker's term
+nor keep a dead one's.
+
+A worker that was stopped for long and goes on may not hold any more. So it asks (:meth:`Lease.held`) before it writes:
+the highest term must be its own, by a word that only its file has.
 """
 
 import json
 import logging
 import os
+import secrets
 import socket
+import stat
 import threading
 import time
 import uuid
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
+
+from benchmarks.storage.reading import Unfit, content_of, plain_json
 
 LOG = logging.getLogger(__name__)
 
 HEARTBEAT_SECONDS = 5.0
 STALE_SECONDS = 30.0
 POLL_SECONDS = 0.5
+LONGEST = 10_000  # bytes of a lease
+MOST_PROCESSES = 2**31
+LATEST = 1e12  # seconds since 1970
 
 
 class Busy(Exception):
     """Another worker is at it, and the caller would not wait."""
+
+
+class Lost(Exception):
+    """The work is another worker's by now, or done: what this one has made of it must not be written."""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """What a worker has of a piece of work; false where it has none of it, because it is done.
+
+    Attributes:
+        path: of the file of its term; None where it has none.
+        token: a word that no other term has.
+    """
+
+    path: Path | None = None
+    token: str = ""
+
+    def __bool__(self) -> bool:
+        return self.path is not None
+
+    def held(self) -> bool:
+        """Whether the work is still this worker's, as far as a look can tell."""
+        if self.path is None:
+            return False
+        name = self.path.stem
+        numbers = _terms(self.path.parent, name)
+        if not numbers or self.path.name != f"{name}.{numbers[-1]}":
+            return False
+        return _read(self.path).get("token") == self.token
 
 
 @dataclass(frozen=True)
@@ -58,7 +101,7 @@ def first_come(
     heartbeat: float = HEARTBEAT_SECONDS,
     stale: float = STALE_SECONDS,
     poll: float = POLL_SECONDS,
-) -> Iterator[bool]:
+) -> Iterator[Lease]:
     """Give the work to one worker.
 
     Args:
@@ -73,7 +116,7 @@ def first_come(
         poll: seconds between two looks of a worker that waits.
 
     Yields:
-        True to the worker that is to do the work now, False to one that finds it finished.
+        The lease to the worker that is to do the work now, a false one to a worker that finds it finished.
 
     Raises:
         Busy: another worker is at it, and ``wait`` is false.
@@ -91,31 +134,31 @@ def first_come(
             told = True
         time.sleep(poll)
     else:
-        yield False
+        yield Lease()
         return
     with _heartbeat(lease, heartbeat):
-        done_meanwhile = finished()
-        yield not done_meanwhile
+        yield Lease() if finished() else lease
     if finished():  # with the result there, whoever still wins a term finds nothing to do: now the files can go
-        for number in _terms(folder, name):
-            (folder / f"{name}.{number}").unlink(missing_ok=True)
+        _remove(folder, name)
 
 
 def holders(folder: Path, stale: float = STALE_SECONDS) -> list[Holder]:
     """The latest holder of every piece of work that was begun in ``folder`` and not finished. Writes nothing."""
     found = []
-    for name in sorted({path.stem for path in folder.glob("[!.]*.*") if path.suffix[1:].isdecimal()}):
+    for name in sorted({path.stem for path in folder.glob("[!.]*.*") if _number(path) is not None}):
         numbers = _terms(folder, name)
         path = folder / f"{name}.{numbers[-1]}" if numbers else folder
         holder = _read(path)
         try:
-            touched = path.stat().st_mtime
+            touched = path.lstat().st_mtime
         except OSError:
             continue
-        if {"host", "pid", "time"} <= holder.keys():
-            alive = touched > 0 and (_alive(holder) if _here(holder) else time.time() - touched <= 2 * stale)
+        if holder and "time" in holder:
+            state = _state(holder) if _here(holder) else "elsewhere"
+            recent = state == "running" or time.time() - touched <= 2 * stale
+            alive = touched > 0 and recent and state != "ended"
             label, since = str(holder.get("label", name)), float(holder["time"])
-            found.append(Holder(name, label, str(holder["host"]), int(holder["pid"]), since, alive))
+            found.append(Holder(name, label, holder["host"], holder["pid"], since, alive))
     return sorted(found, key=lambda holder: holder.label)
 
 
@@ -123,11 +166,16 @@ def sweep_up(folder: Path, finished: Container[str]) -> None:
     """Remove the files of ``finished`` pieces of work whose holders died before they could do so."""
     for holder in holders(folder):
         if holder.name in finished and not holder.alive:
-            for number in _terms(folder, holder.name):
-                (folder / f"{holder.name}.{number}").unlink(missing_ok=True)
+            _remove(folder, holder.name)
 
 
-def _next_term(folder: Path, name: str, label: str, watch: "_Watch") -> Path | None:
+def _remove(folder: Path, name: str) -> None:
+    for number in _terms(folder, name):
+        with suppress(IsADirectoryError, PermissionError):  # a folder of that name is none of ours
+            (folder / f"{name}.{number}").unlink(missing_ok=True)
+
+
+def _next_term(folder: Path, name: str, label: str, watch: "_Watch") -> Lease | None:
     """Create the file of the next term if the current one has ended; None if it has not, or if another was faster."""
     numbers = _terms(folder, name)
     if numbers and not watch.ended(folder / f"{name}.{numbers[-1]}"):
@@ -137,16 +185,23 @@ def _next_term(folder: Path, name: str, label: str, watch: "_Watch") -> Path | N
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
     except FileExistsError:
         return None
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        pid = os.getpid()
-        holder = {"label": label, "host": socket.gethostname(), "pid": pid, "started": _started(pid)}
-        json.dump(holder | {"time": time.time()}, file)
-    return path
+    token = secrets.token_hex(8)
+    holder = {"label": label, **_identity(), "time": time.time(), "token": token}
+    try:
+        os.write(descriptor, json.dumps(holder).encode())  # in one act: what is empty is still being written
+    finally:
+        os.close(descriptor)
+    return Lease(path, token)
 
 
 def _terms(folder: Path, name: str) -> list[int]:
-    suffixes = (path.suffix[1:] for path in folder.glob(f"{name}.*"))
-    return sorted(int(suffix) for suffix in suffixes if suffix.isdecimal())
+    numbers = (_number(path) for path in folder.glob(f"{name}.*") if path.stem == name)
+    return sorted(number for number in numbers if number is not None)
+
+
+def _number(path: Path) -> int | None:
+    digits = path.suffix[1:]
+    return int(digits) if digits.isascii() and digits.isdecimal() and str(int(digits)) == digits else None
 
 
 class _Watch:
@@ -160,22 +215,25 @@ class _Watch:
 
     def ended(self, path: Path) -> bool:
         """Whether the term of the file ``path`` has ended."""
-        holder = _read(path)
         try:
-            touched = path.stat().st_mtime
+            status = path.lstat()
         except FileNotFoundError:
             return True
+        touched, holder = status.st_mtime, _read(path)
         if touched == 0:  # its holder said so
             return True
-        if _here(holder):
-            return not _alive(holder)
+        if not holder and (status.st_size or not stat.S_ISREG(status.st_mode)):  # garbage; who is still writing: empty
+            return True
+        state = _state(holder) if _here(holder) else "elsewhere"
+        if state == "ended":
+            return True
         now = time.monotonic()
         if self.seen != (path, touched):
             self.seen, self.since = (path, touched), now
         unchanged = now - self.since
         if unchanged >= self.stale:
             return True
-        self.suspicious = _file_system_now(path.parent) - touched > self.stale
+        self.suspicious = state != "running" and _file_system_now(path.parent) - touched > self.stale
         return self.suspicious and unchanged >= self.confirm
 
 
@@ -188,58 +246,95 @@ def _file_system_now(folder: Path) -> float:
     return now
 
 
+@cache
+def _system() -> tuple[str | None, str | None]:
+    """Which start of which system this is, and which namespace its process ids are of; None where unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return boot, str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return None, None
+
+
+def _identity() -> dict[str, Any]:
+    """Who this process is."""
+    boot, space = _system()
+    pid = os.getpid()
+    status = _status(pid)
+    started = status and f"{boot}:{status[1]}"
+    return {"host": socket.gethostname(), "boot": boot, "space": space, "pid": pid, "started": started}
+
+
 def _here(holder: Mapping[str, Any]) -> bool:
-    """Whether the holder is a process of this machine whose life can be asked for."""
-    pid = holder.get("pid")
-    # Elsewhere than on POSIX, signal 0 is not a harmless question.
-    return holder.get("host") == socket.gethostname() and isinstance(pid, int) and pid > 0 and os.name == "posix"
+    """Whether the holder is a process whose life can be asked for from this one."""
+    boot, space = _system()
+    if boot is None or space is None or os.name != "posix":  # elsewhere signal 0 is not a harmless question
+        return False
+    ours = (socket.gethostname(), boot, space)
+    return (holder.get("host"), holder.get("boot"), holder.get("space")) == ours
 
 
-def _alive(holder: Mapping[str, Any]) -> bool:
+def _state(holder: Mapping[str, Any]) -> str:
+    """``running``, ``stopped`` or ``ended``: what the holder's process, which is of this machine, is doing."""
     pid = holder["pid"]
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
-        return False
+        return "ended"
     except PermissionError:
         pass
-    started = _started(pid)
-    return started is None or holder.get("started") is None or started == holder["started"]  # else the id was reused
+    status = _status(pid)
+    if status is None:
+        return "running"
+    letter, began = status
+    if letter in "ZX" or holder.get("started") not in (None, f"{_system()[0]}:{began}"):  # else the id was reused
+        return "ended"
+    return "stopped" if letter in "Tt" else "running"
 
 
-def _started(pid: int) -> str | None:
-    """When a process of this machine began, as the system counts it; None where that cannot be known."""
+def _status(pid: int) -> tuple[str, str] | None:
+    """The letter of a process's state and when it began, as the system counts it; None where that cannot be known."""
     try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except OSError:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        return fields[0], fields[19]
+    except (OSError, IndexError):
         return None
-    return f"{boot}:{'ended' if fields[0] == 'Z' else fields[19]}"
 
 
-def _read(path: Path) -> dict:
-    """Who wrote the file; empty while its holder is still writing, when only its age can be judged."""
+def _read(path: Path) -> dict[str, Any]:
+    """Who wrote the file; empty while its holder is still writing, and for what is no lease."""
     try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        holder = plain_json(content_of(path, LONGEST))
+    except (OSError, Unfit):
         return {}
-    return holder if isinstance(holder, dict) else {}
+    if not isinstance(holder, dict):
+        return {}
+    pid, since = holder.get("pid"), holder.get("time", 0.0)
+    sound = type(pid) is int and 0 < pid < MOST_PROCESSES and isinstance(holder.get("host"), str)
+    return holder if sound and type(since) in (int, float) and abs(since) < LATEST else {}
 
 
 def _holder(folder: Path, name: str) -> str:
     numbers = _terms(folder, name)
     holder = _read(folder / f"{name}.{numbers[-1]}") if numbers else {}
-    return f"process {holder['pid']} on {holder['host']}" if {"pid", "host"} <= holder.keys() else "another process"
+    return f"process {holder['pid']} on {holder['host']}" if holder else "another process"
 
 
 @contextmanager
-def _heartbeat(path: Path, seconds: float) -> Iterator[None]:
+def _heartbeat(lease: Lease, seconds: float) -> Iterator[None]:
+    """Signs of life while the body runs, and a last one that says that it has ended.
+
+    Another's term of the same number may lie there once this one was taken for dead, so each sign asks first.
+    """
+    path = lease.path
+    assert path is not None
     stop = threading.Event()
 
     def beat() -> None:
         while not stop.wait(seconds):
             with suppress(OSError):
-                os.utime(path)  # no explicit time: the file system's own clock
+                if _read(path).get("token") == lease.token:
+                    os.utime(path)  # no explicit time: the file system's own clock
 
     thread = threading.Thread(target=beat, name="lease", daemon=True)
     thread.start()
@@ -249,4 +344,5 @@ def _heartbeat(path: Path, seconds: float) -> Iterator[None]:
         stop.set()
         thread.join()
         with suppress(OSError):
-            os.utime(path, (0, 0))  # ended long ago: the next worker need not wait if this one failed
+            if _read(path).get("token") == lease.token:
+                os.utime(path, (0, 0))  # ended long ago: the next worker need not wait if this one failed

@@ -4,7 +4,8 @@ import errno
 import os
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from methods.errors import BadInput
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
+NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}  # FAT and some network shares
 LONGEST_NAME = 80  # of one path component, well inside the 255 bytes of common file systems
+NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"  # of data sets, networks and methods, which become parts of paths
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,24 @@ def safe_name(text: str) -> str:
     return name or "_"
 
 
+def require_name(text: object, key: str) -> str:
+    """``text`` if it can be part of a path as it is.
+
+    Args:
+        text: the name of a data set, network or method.
+        key: where it was given, for the message.
+
+    Raises:
+        BadInput: it is no text, has other characters than those of names, or is too long.
+    """
+    if isinstance(text, str) and len(text) <= LONGEST_NAME and re.fullmatch(NAME.strip("^$"), text):
+        return text
+    raise BadInput(
+        f"{key}={str(text)[:LONGEST_NAME]!r} is no name: expected at most {LONGEST_NAME} letters, digits, dots, dashes "
+        f"and underscores, and no dot first\ntype for instance {key}={safe_name(str(text))}"
+    )
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` so that a reader, or a crash, sees the old content or the new and never a part.
 
@@ -76,6 +97,36 @@ def write_atomically(path: Path, text: str) -> None:
         BadInput: the folder cannot be made or written.
         OSError: the disk is full, or another fault of the file system; no temporary file is left.
     """
+    with _beside(path, text) as temporary:
+        temporary.replace(path)
+
+
+def write_first(path: Path, text: str) -> bool:
+    """Write ``text`` to ``path`` if nothing is there; False, and nothing is changed, if something is.
+
+    Of several writers exactly one succeeds, where the file system has hard links.
+
+    Raises:
+        BadInput: the folder cannot be made or written.
+        OSError: the disk is full, or another fault of the file system; no temporary file is left.
+    """
+    with _beside(path, text) as temporary:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            if os.path.lexists(path):
+                return False
+            temporary.replace(path)
+    return True
+
+
+@contextmanager
+def _beside(path: Path, text: str) -> Iterator[Path]:
+    """A temporary file with ``text`` in the folder of ``path``, all of it on the disk; gone afterwards."""
     # The same folder, since os.replace is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -90,12 +141,11 @@ def write_atomically(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException as error:
+        yield temporary
+    except OSError as error:
+        raise _unsaved(path, error) from error
+    finally:
         temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise _unsaved(path, error) from error
-        raise
 
 
 def _unwritable(path: Path, error: OSError) -> BadInput:

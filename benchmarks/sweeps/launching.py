@@ -132,7 +132,7 @@ def run_leased(config: dict[str, Any]) -> Record | None:
     from benchmarks.cells.cell import run
     from benchmarks.records.heading import title
     from benchmarks.records.keys import cell_key
-    from benchmarks.storage.lease import Busy, first_come
+    from benchmarks.storage.lease import Busy, Lost, first_come
 
     paths, key = Paths.of(config["paths"]), cell_key(config)
     store = Store.of(paths)
@@ -148,8 +148,8 @@ def run_leased(config: dict[str, Any]) -> Record | None:
         with first_come(paths.runs / RUNNING, finished, title(config), name=key, wait=wait) as mine:
             if mine:
                 store.sweep_up(key)
-            record = run(config) if mine else store.find(key)
-    except Busy:
+            record = run(config, mine.held) if mine else store.find(key)
+    except (Busy, Lost):
         return None
     if mine and record is not None:
         output_console().print(status_line(record))

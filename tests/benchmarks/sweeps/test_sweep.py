@@ -171,7 +171,7 @@ def slow_cell(monkeypatch):
     """``benchmarks.cells.cell.run`` replaced by something that takes a moment and counts."""
     ran = []
 
-    def run(config):
+    def run(config, _holds):
         ran.append((config["seed"], threading.get_ident()))
         time.sleep(0.3)
         record = record_of(config, "failed" if config["seed"] == 13 else "done")
