@@ -32,9 +32,8 @@ FreeForm = dict[str, Any]
 Name = Annotated[str, Field(pattern=NAME, max_length=LONGEST_NAME)]  # it becomes part of a path
 Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=0, lt=2**63)]  # boards keep it in 64 bits
 Scalar = str | int | float | bool | None
-SECTIONS = ("dataset", "model", "method", "budget", "trainer")  # of a configuration, which everything looks into
+SECTIONS = ("dataset", "model", "budget", "trainer")  # of a configuration, which everything looks into
 WORDS = ("python", "torch", "numpy", "platform", "cpu", "gpu", "precision", "commit", "data")  # of a fingerprint
 
 
@@ -53,6 +52,16 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "tolist"):  # numpy and torch
         return _plain(value.tolist())
     raise TypeError(f"a record holds plain values, not {type(value).__name__}")
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool | str):
+        raise ValueError("a number is expected, no text and no truth value")
+    return value
+
+
+# Whole floats count, since effective MACs are computed ones; boards keep 64 bits.
+Count = Annotated[int, BeforeValidator(_number), Field(ge=0, lt=2**63, strict=False)]
 
 
 class Part(BaseModel):

@@ -239,7 +239,7 @@ class Store:
 
     def files(self) -> Iterator[tuple[bool, Path]]:
         """Every file that should be a record, and whether it is a committed one."""
-        for root in (self.cells, self.runs):
+        for root in dict.fromkeys((self.cells, self.runs)):
             for path in _files(root):
                 yield root == self.cells, path
 
