@@ -165,7 +165,21 @@ def test_no_name_in_a_record_leads_out_of_the_results(field):
     settings = config("method=random") | {"seed": 1}
     sound = heading(settings, "0" * 16) | {"status": "done"}
     assert getattr(Record(**sound | {field: "a-B_0.9"}), field) == "a-B_0.9"
-    for name in ("../../x", "/etc/x", "..", ".x", "a/../../../x", "\x00", "", "a b", "a\n", "é", "a" * 81, "a\x1b[2J", "~"):
+    for name in (
+        "../../x",
+        "/etc/x",
+        "..",
+        ".x",
+        "a/../../../x",
+        "\x00",
+        "",
+        "a b",
+        "a\n",
+        "é",
+        "a" * 81,
+        "a\x1b[2J",
+        "~",
+    ):
         with pytest.raises(ValidationError, match=field):
             Record(**sound | {field: name})
     with pytest.raises(ValueError, match="key"):
