@@ -22,7 +22,7 @@ def take(folder, finished, **times):
 def lease_of(folder, number, **holder):
     path = folder / f"lease.{number}"
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    here = {"host": socket.gethostname(), "boot": boot, "space": os.readlink("/proc/self/ns/pid")}
+    here = {"host": socket.gethostname(), "boot": boot, "space": str(Path("/proc/self/ns/pid").readlink())}
     path.write_text(json.dumps({**here, "pid": os.getpid(), "time": time.time()} | holder))
     return path
 
