@@ -216,6 +216,14 @@ def _worded(mark: dict[str, Scalar]) -> dict[str, Scalar]:
     return mark
 
 
+def _numbers(row: FreeForm) -> FreeForm:
+    """One epoch of a training, if all that it holds is numbers."""
+    for name, value in row.items():
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError(f"its {name} is no number")
+    return row
+
+
 def _dated(text: str) -> str:
     datetime.fromisoformat(text)
     return text
@@ -251,7 +259,7 @@ class Record(Part):
     cost: Cost = Field(default_factory=Cost)
     layers: list[Layer] = Field(default_factory=list)
     curve: list[FreeForm] | None = None
-    history: dict[str, list[dict[str, Scalar]]] | None = None
+    history: dict[str, list[Annotated[FreeForm, AfterValidator(_numbers)]]] | None = None
     predictions: list[Prediction] | None = None
     left_alone: list[LeftAlone] | None = None
     warnings: list[str] | None = None
