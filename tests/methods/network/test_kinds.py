@@ -215,3 +215,25 @@ def test_a_new_module_of_the_kind_computes_what_the_old_one_does(name):
 def test_depthwise_convolutions_treat_every_channel_alone():
     assert depthwise(nn.Conv1d(4, 4, 3, groups=4)) and depthwise(nn.Conv3d(4, 4, 3, groups=4))
     assert not depthwise(nn.Conv2d(4, 8, 3, groups=4)) and not depthwise(nn.Conv2d(1, 1, 3))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_gradients_of_single_samples_are_those_of_autograd(name):
+    torch.manual_seed(0)
+    make, shape = LAYERS[name]
+    module, read = make().double(), seeded(*shape).double()
+    kind = kind_of(module)
+    slopes = seeded(*module(read).shape, seed=1).double()
+    rows = []
+    for sample, slope in zip(read, slopes, strict=True):
+        (gradient,) = torch.autograd.grad((module(sample[None]) * slope).sum(), [module.weight])
+        rows.append(kind.as_matrix(gradient).flatten())
+    assert torch.allclose(kind.gradients(module, read, slopes), torch.stack(rows), atol=1e-12)
+
+
+def test_a_mask_in_the_layout_of_the_matrix_is_stored_in_that_of_the_weight():
+    module = Conv1D(3, 2)
+    kind = kind_of(module)
+    mask = torch.tensor([[True, False], [True, True], [False, True]])
+    stored = kind.stored_like(module, mask)
+    assert stored.shape == module.weight.shape and torch.equal(kind.as_matrix(stored), mask)
