@@ -15,7 +15,7 @@ from torch import Tensor
 from methods.budgets.budget import Counts, Family
 from methods.errors import BadInput, Skipped
 from methods.layers.seen import EdgeLayer, NodeLayer
-from methods.selection import Seen, Selection
+from methods.selection import Seen, Selection, checked_scores
 
 
 class Allocation:
@@ -78,7 +78,7 @@ class Global(Allocation):
         return counts
 
     def _scores(self, layer: Seen, selection: Selection[Seen]) -> Tensor:
-        scores = selection.scores(layer)
+        scores = checked_scores(selection, layer)
         if isinstance(layer, EdgeLayer):
             scores = scores.masked_fill(~layer.live, -torch.inf)
         scores = scores.flatten()

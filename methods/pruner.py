@@ -27,7 +27,7 @@ from methods.network.reading import evaluating
 from methods.network.sparsity import network_sparsity
 from methods.pruned import Pruned
 from methods.schedule import Schedule
-from methods.selection import AnySelection, Selection, selects_edges, selects_nodes
+from methods.selection import AnySelection, Seen, Selection, require_exact, selects_edges, selects_nodes
 
 Train = Callable[[nn.Module, Mapping[str, Tensor], int], None]
 STRUCTURE_TOLERANCE = 1e-3  # relative; a misunderstood structure is off by orders of magnitude more
@@ -170,7 +170,8 @@ class Pruner:
             pruned_inputs = selection.order == "forward"
             if pruned_inputs:
                 layer = node_views(model, [current], calibration, seed)[0]
-                kept[layer.name] = selection.select(layer, counts[layer.name])
+                count = counts[layer.name]
+                kept[layer.name] = require_exact(selection, layer, selection.select(layer, count), count)
                 if len(kept[layer.name]) < layer.size:
                     self._update_writers(model, layer, kept[layer.name])
             layer.paired = paired_moments(original, model, groups, current, calibration)
@@ -241,6 +242,7 @@ class Pruner:
             )
         else:
             masks = selection.select_all(layers, counts)
+        masks = _exact(selection, layers, masks, {} if selection.joint else counts)
         report = [
             {"name": layer.name, "units": layer.size, "kept": int(masks[layer.name].sum())}
             | selection.report(layer, masks[layer.name])
@@ -269,7 +271,7 @@ def _select_nodes(
     if selection.order == "forward":
         return {}
     if selection.order == "independent":
-        return selection.select_all(layers, counts)
+        return _exact(selection, layers, selection.select_all(layers, counts), counts)
     kept: dict[str, Tensor] = {}
     probability: dict[str, Tensor] = {}
     writer_group = {path: layer.name for layer in layers for path in layer.writers}
@@ -277,11 +279,23 @@ def _select_nodes(
         readers = [writer_group.get(path) for path in layer.readers]
         layer.readers_kept = [kept.get(name) if name else None for name in readers]
         layer.readers_probability = [probability.get(name) if name else None for name in readers]
-        kept[layer.name] = selection.select(layer, counts[layer.name])
+        count = counts[layer.name]
+        kept[layer.name] = require_exact(selection, layer, selection.select(layer, count), count)
         importance = getattr(selection, "row_probability", None)
         if importance is not None:
             probability[layer.name] = importance(layer, kept[layer.name])
     return kept
+
+
+def _exact(
+    selection: Selection[Seen], layers: Sequence[Seen], kept: Mapping[str, Tensor], counts: Mapping[str, Count]
+) -> dict[str, Tensor]:
+    """What the selection kept in every layer, if it is as many units as ``counts`` says where that names the layer."""
+    if missing := [layer.name for layer in layers if layer.name not in kept]:
+        raise BadInput(
+            f"{type(selection).__name__}.select_all has nothing for layer {missing[0]}; expected every layer"
+        )
+    return {layer.name: require_exact(selection, layer, kept[layer.name], counts.get(layer.name)) for layer in layers}
 
 
 def _require_fitting(selection: AnySelection, allocation: Allocation, compensation: Compensation) -> None:

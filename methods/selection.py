@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar, get_args, get_origin
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +23,10 @@ class Selection(Generic[Seen]):
     """Base of all selections. A subclass gives ``scores`` or overrides ``select``.
 
     The type in brackets is what a subclass can look at: ``Selection[NodeLayer]`` or ``Selection[EdgeLayer]`` for a
-    method of one unit, ``Selection[Layer]`` for one of either.
+    method of one unit, ``Selection[Layer]`` for one of either, which then sets ``unit`` itself.
 
     Attributes:
-        unit: ``node`` (neurons, channels: removed) or ``edge`` (single weights: masked).
+        unit: ``node`` (neurons, channels: removed) or ``edge`` (single weights: masked); follows from the brackets.
         order: ``independent`` sees the original network in every layer; ``forward`` sees it with the earlier layers
             already pruned and repaired; ``backward`` goes from the output to the input and knows which rows of its
             readers stay.
@@ -37,6 +37,22 @@ class Selection(Generic[Seen]):
     order: str = "independent"
     joint: bool = False
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Take the unit from what stands in the brackets.
+
+        Raises:
+            TypeError: if the class says otherwise.
+        """
+        super().__init_subclass__(**options)
+        for base in getattr(cls, "__orig_bases__", ()):
+            if isinstance(get_origin(base), type) and issubclass(get_origin(base), Selection):
+                unit = getattr(get_args(base)[0], "unit", None)  # none of a union or a type variable
+                own = cls.__dict__.get("unit", unit)
+                if unit is not None and own != unit:
+                    raise TypeError(f"{cls.__name__} looks at {get_args(base)[0].__name__}, so its unit is not '{own}'")
+                if unit is not None:
+                    cls.unit = unit
+
     def scores(self, layer: Seen) -> Tensor:
         """A saliency per unit, larger = kept: (m,) for nodes, (out, d) for edges."""
         raise BadInput(
@@ -46,7 +62,7 @@ class Selection(Generic[Seen]):
 
     def select(self, layer: Seen, k: Count) -> Tensor:
         """The ``k`` units that stay: sorted indices (k,) for nodes, a boolean mask (out, d) for edges."""
-        scores = self.scores(layer)
+        scores = checked_scores(self, layer)
         if isinstance(layer, EdgeLayer):
             return largest_mask(scores.masked_fill(~layer.live, -torch.inf), k)
         assert isinstance(k, int)
@@ -80,6 +96,63 @@ def selects_nodes(selection: AnySelection) -> TypeGuard[Selection[NodeLayer]]:
 def selects_edges(selection: AnySelection) -> TypeGuard[Selection[EdgeLayer]]:
     """Whether the selection looks at edge layers: its unit says so."""
     return selection.unit == "edge"
+
+
+def checked_scores(selection: Selection[Seen], layer: Seen) -> Tensor:
+    """The selection's scores of a layer.
+
+    Raises:
+        BadInput: if there is not one per unit, or one is NaN or infinite (those of pruned weights do not count).
+    """
+    scores = selection.scores(layer)
+    shape = tuple(layer.live.shape) if isinstance(layer, EdgeLayer) else (layer.size,)
+    told = f"{type(selection).__name__}.scores of layer {layer.name}"
+    if not isinstance(scores, Tensor) or tuple(scores.shape) != shape:
+        given = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+        raise BadInput(f"{told} returned {given}; expected a tensor of shape {shape}, one score per {layer.unit}")
+    fine = scores.isfinite()
+    if isinstance(layer, EdgeLayer):
+        fine = fine | ~layer.live
+    if not bool(fine.all()):
+        raise BadInput(
+            f"{told} returned {int((~fine).sum())} of {layer.size} numbers that are NaN or infinite; expected finite "
+            "ones\nlook at the method's formula, and at the calibration data and weights that it reads"
+        )
+    return scores
+
+
+def require_exact(selection: Selection[Seen], layer: Seen, kept: Tensor, k: Count | None) -> Tensor:
+    """``kept`` as the selection chose it.
+
+    Args:
+        selection: who chose.
+        layer: from which units.
+        kept: indices (k,) for nodes, mask (out, d) for edges.
+        k: how many were asked for; None where the selection spreads the units over the layers by itself.
+
+    Raises:
+        BadInput: if these are not exactly k different units that exist and have not been pruned before.
+    """
+    told = f"{type(selection).__name__}.select for layer {layer.name}"
+    if isinstance(layer, EdgeLayer):
+        if kept.dtype != torch.bool or kept.shape != layer.live.shape:
+            shape = f"{str(kept.dtype).removeprefix('torch.')} {tuple(kept.shape)}"
+            raise BadInput(f"{told} returned {shape}; expected a boolean mask of shape {tuple(layer.live.shape)}")
+        if bool((kept & ~layer.live).any()):
+            raise BadInput(f"{told} keeps weights that an earlier step has pruned; expected none but layer.live")
+        count = int(kept.sum())
+    else:
+        if kept.dtype != torch.int64 or kept.ndim != 1:
+            shape = f"{str(kept.dtype).removeprefix('torch.')} {tuple(kept.shape)}"
+            raise BadInput(f"{told} returned {shape}; expected int64 indices of shape (k,)")
+        inside = bool(((kept >= 0) & (kept < layer.size)).all()) and bool((kept.diff() > 0).all())
+        if not inside:
+            raise BadInput(f"{told} returned indices that are not sorted and different, from 0 to {layer.size - 1}")
+        count = len(kept)
+    asked = None if k is None else int(k.sum()) if isinstance(k, Tensor) else k
+    if asked is not None and count != asked:
+        raise BadInput(f"{told} keeps {count} of {layer.size} units; expected exactly the {asked} that were asked for")
+    return kept
 
 
 def largest(scores: Tensor, k: int) -> Tensor:

@@ -30,8 +30,6 @@ def outgoing_norm(outgoing: list[Tensor]) -> Tensor:
 class OutgoingNormSelection(Selection[NodeLayer]):
     """Keeps the nodes whose outgoing weights are largest on average."""
 
-    unit = "node"
-
     def scores(self, layer: NodeLayer) -> Tensor:
         """The onorm of each node, (m,)."""
         if not layer.outgoing:

@@ -100,8 +100,6 @@ class DPPSelection(Selection[NodeLayer]):
         map: take the greedy mode of the k-DPP instead of a draw (deterministic; not in the paper).
     """
 
-    unit = "node"
-
     def __init__(
         self,
         kernel: str = "rbf",
@@ -139,8 +137,6 @@ class DPPEdgeSelection(Selection[EdgeLayer]):
     Args:
         kernel, beta, jitter: see :class:`DPPKernel`.
     """
-
-    unit = "edge"
 
     def __init__(self, kernel: str = "rbf", beta: Beta = "paper", jitter: float = 0.01) -> None:
         self.kernel = DPPKernel(kernel, beta, jitter)

@@ -199,7 +199,6 @@ class CBSSelection(Selection[EdgeLayer]):
         memory_gb: bound on the memory of the gradients.
     """
 
-    unit = "edge"
     joint = True
 
     def __init__(

@@ -212,8 +212,6 @@ class ExactOBSSelection(Selection[EdgeLayer]):
         block: consecutive inputs that are removed together.
     """
 
-    unit = "edge"
-
     def __init__(self, damping: float = 1e-4, pattern: str | None = None, block: int = 1) -> None:
         if damping < 0:
             raise BadInput(

@@ -200,8 +200,6 @@ class OBSSelection(Selection[EdgeLayer]):
         memory_gb: bound on the memory of the gradients.
     """
 
-    unit = "edge"
-
     def __init__(
         self,
         samples: int | None = None,

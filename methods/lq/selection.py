@@ -135,8 +135,6 @@ class RegressionSelection(Selection[EdgeLayer]):
         largest: largest number of inputs of a neuron; layers above are skipped with an error.
     """
 
-    unit = "edge"
-
     def __init__(self, how: str = "matching_pursuit", backward: bool = False, largest: int = 1024) -> None:
         if how not in ("matching_pursuit", "lasso"):
             raise BadInput(f"selection.how={how} is unknown; choose matching_pursuit or lasso")
