@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from methods.errors import BadInput
+from methods.progress import track
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +40,11 @@ def records(results: Path | str = "results") -> pd.DataFrame:
     from benchmarks.records.store import Store
     from benchmarks.storage.paths import Paths
 
-    found, _ = Store.of(Paths(results=Path(results))).load()
+    class Shown(Store):
+        def files(self) -> Iterator[tuple[bool, Path]]:
+            return track(list(super().files()), "reading records")
+
+    found, _ = Shown.of(Paths(results=Path(results))).load()
     if not found:
         raise BadInput(
             f"no records in {results}; expected a folder with runs/ or cells/: "
