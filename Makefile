@@ -12,7 +12,7 @@ WORKERS ?= 3
 # One thread per test worker: several would fight for the same cores.
 test suite fast chaos: export OMP_NUM_THREADS = 1
 
-.PHONY: demo test suite fast chaos mutate lint setup speed clean
+.PHONY: demo test suite fast chaos mutate lint check setup speed clean
 
 demo: $(READY)
 	$(RUN) run.py -m method=spectral,dpp,magnitude,random compensation=none
@@ -40,6 +40,11 @@ lint: $(READY)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m mypy
+
+# The promises that every method makes, for one of yours: make check METHOD=mine
+check: $(READY)
+	@test -n "$(METHOD)" || { echo "name a method: make check METHOD=mine"; exit 1; }
+	$(RUN) -m benchmarks.conformance method=$(METHOD)
 
 speed: $(READY)
 	$(RUN) -m benchmarks.speed

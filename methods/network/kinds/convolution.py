@@ -8,6 +8,7 @@ from math import prod
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import skip_init
 
 from methods.network.kinds.base import Kind, runs
 from methods.network.kinds.cutting import replace, take
@@ -55,8 +56,8 @@ class Convolution(Kind):
         geometry = {} if pointwise else {"stride": own.stride, "padding": own.padding, "dilation": own.dilation}
         mode = "zeros" if pointwise else own.padding_mode
         made: Callable[..., AnyConvolution] = next(each for each in CLASSES if isinstance(module, each))
-        layer = made(
-            inputs, out, tuple(kernel), bias=bias is not None, padding_mode=mode,
+        layer: AnyConvolution = skip_init(  # initial values would be drawn from the global random state
+            made, inputs, out, tuple(kernel), bias=bias is not None, padding_mode=mode,
             device=old.device, dtype=old.dtype, **geometry,
         )  # fmt: skip
         layer.weight.copy_(matrix)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import skip_init
 
 from methods.network.kinds.base import Kind, runs
 from methods.network.parameters import weight_of
@@ -46,7 +47,8 @@ class Linear(Kind):
         """A linear layer with this weight."""
         old = weight_of(module)
         out, inputs = matrix.shape[:2]
-        layer = nn.Linear(inputs, out, bias=bias is not None, device=old.device, dtype=old.dtype)
+        # initial values would be drawn from the global random state
+        layer: nn.Linear = skip_init(nn.Linear, inputs, out, bias=bias is not None, device=old.device, dtype=old.dtype)
         layer.weight.copy_(matrix)
         if bias is not None:
             layer.bias.copy_(bias)
