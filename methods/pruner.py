@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -19,9 +19,19 @@ from methods.curvature.eigenbasis import RotatedLayer
 from methods.errors import BadInput, Skipped
 from methods.layers.seen import NodeLayer
 from methods.layers.statistics import Calibration
-from methods.layers.views import edge_layers, edge_views, node_views, paired_moments
+from methods.layers.views import (
+    at_most_live,
+    edge_layers,
+    edge_views,
+    live_weights,
+    node_views,
+    paired_moments,
+    pruned_before,
+    without_edges,
+)
 from methods.network.graph import NetworkGraph, NodeGroup, gated
 from methods.network.kinds.registry import kind_of, matrix_of, write_parameters
+from methods.network.ownership import require_copyable, require_finite
 from methods.network.parameters import bias_of
 from methods.network.reading import evaluating
 from methods.network.sparsity import network_sparsity
@@ -95,11 +105,14 @@ class Pruner:
             rewind: a network of the same structure whose weights the survivors take after each step.
 
         Raises:
-            BadInput: if no allocation reaches the budget or the parts do not fit together.
+            BadInput: if no allocation reaches the budget or the parts do not fit together; if a calibration input or a
+                weight is NaN or infinite, or the network cannot be copied; if the selection breaks its contract.
             Skipped: if the network has a structure that cannot be pruned.
         """
         steps = {"node": self._prune_nodes, "edge": self._prune_edges, "eigen": self._prune_directions}
         budget.require_fitting(self.selection.unit)
+        require_copyable(model)
+        require_finite(model, calibration.inputs, calibration.labels)
         result = Pruned(copy.deepcopy(model), "edge" if self.selection.unit == "edge" else "node", dense=model)
         step = steps[self.selection.unit]
         dense = self._dense_cost(result, calibration.inputs)
@@ -128,9 +141,14 @@ class Pruner:
     def _dense_cost(self, result: Pruned, example: Tensor) -> Cost:
         model = result.model
         if self.selection.unit == "edge":
-            edges = EdgeCost(model, example, edge_layers(model, example))
-            result.left_alone = _without_edges(model, edges.sizes)
-            return edges(edges.sizes)
+            names = edge_layers(model, example)
+            result.left_alone = without_edges(model, names)
+            if not names:
+                reasons = "; ".join(f"{path}: {reason}" for path, reason in result.left_alone.items())
+                raise Skipped(f"no layer of this network has single weights to prune ({reasons or 'it has no layer'})")
+            result.masks = pruned_before(model, names)
+            edges = EdgeCost(model, example, names)
+            return edges(live_weights(edges.sizes, result.masks))
         if self.selection.unit == "eigen":
             assert isinstance(self.selection, Restructuring)
             return self.selection.dense_cost(model, example)
@@ -229,7 +247,7 @@ class Pruner:
         names = edge_layers(model, example)
         cost = EdgeCost(model, example, names)
         layers = edge_views(copy.deepcopy(model), names, result.masks, calibration, seed)
-        family = self.allocation.family(layers, selection)
+        family = at_most_live(self.allocation.family(layers, selection), layers)
         counts, note = meet(target, family, cost, dense, self.allocation.partial)
         if selection.joint and note is None:  # with a note the allocation's rule, not the budget, sets the sizes
             masks = choose_jointly(
@@ -315,15 +333,6 @@ def _require_fitting(selection: AnySelection, allocation: Allocation, compensati
             f"{type(selection).__name__} ranks the directions of all layers by itself, so that "
             f"{type(allocation).__name__} would do nothing\ntype allocation=uniform"
         )
-
-
-def _without_edges(model: nn.Module, seen: Container[str]) -> dict[str, str]:
-    """Modules with a weight matrix whose single weights are not pruned, and why."""
-    return {
-        path: f"{type(module).__name__} is no layer with single weights to prune, or the network does not call it"
-        for path, module in model.named_modules()
-        if path not in seen and isinstance(weight := getattr(module, "weight", None), Tensor) and weight.dim() > 1
-    }
 
 
 def derive(seed: int, step: int) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks.settings.arguments import fitted, imported
 from methods.errors import BadInput
+from methods.network.ownership import require_copyable
 from methods.seeds import derive_seed
 
 # optional packages, and by which names their factories take what the data set knows
@@ -63,6 +64,7 @@ def build(cfg: Mapping[str, Any], shape: Sequence[int], classes: int, seed: int)
         if not isinstance(model, nn.Module):
             raise BadInput(f"model._target_={arguments['_target_']} gives {type(model).__name__}; expected a nn.Module")
         _check(model, name, tuple(shape), classes)
+        require_copyable(model)
     return model
 
 

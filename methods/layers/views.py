@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from methods.budgets.budget import Counts, Family
 from methods.errors import Skipped
 from methods.layers.seen import EdgeLayer, NodeLayer
 from methods.layers.statistics import Calibration, Moments, collect_moments, cross_moments, pooled
 from methods.network.graph import NodeGroup, call_order
 from methods.network.kinds.registry import is_layer, kind_of, matrix_of
+from methods.network.ownership import borrowed_weights
+from methods.network.parameters import weight_of
 from methods.network.reading import patch_rows
 from methods.seeds import stream
 
@@ -20,9 +23,37 @@ PASS_BYTES = 2**30  # of the second moments that one pass over the samples colle
 
 
 def edge_layers(model: nn.Module, example: Tensor) -> list[str]:
-    """Paths of the layers of a known kind, the classifier included, in forward order."""
+    """Paths of the layers of a known kind with weights of their own, the classifier included, in forward order."""
+    borrowed = borrowed_weights(model)
     order = call_order(model, example)
-    return [path for path in order if is_layer(model.get_submodule(path))]
+    return [path for path in order if path not in borrowed and is_layer(model.get_submodule(path))]
+
+
+def without_edges(model: nn.Module, seen: Container[str]) -> dict[str, str]:
+    """Modules with a weight matrix whose single weights are not pruned, and why.
+
+    Args:
+        model: the network.
+        seen: paths of the layers that are pruned.
+    """
+    borrowed = borrowed_weights(model)
+    reasons = {}
+    for path, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        tensors = [weight, *module.parameters(recurse=False)]
+        inside = any(path.startswith(f"{other}.parametrizations.") for other in borrowed)
+        if path in seen or inside or not any(isinstance(tensor, Tensor) and tensor.dim() > 1 for tensor in tensors):
+            continue
+        name = type(module).__name__
+        if path in borrowed:
+            reasons[path] = borrowed[path]
+        elif is_layer(module):
+            reasons[path] = "the network does not call it"
+        elif isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
+            reasons[path] = f"{name} has a forward pass of its own"
+        else:
+            reasons[path or name] = f"{name} is no layer with single weights to prune"
+    return reasons
 
 
 def node_views(model: nn.Module, groups: Sequence[NodeGroup], calibration: Calibration, seed: str) -> list[NodeLayer]:
@@ -84,6 +115,38 @@ def edge_views(
         layers.append(EdgeLayer(name, model, calibration, stream(0, seed, name), collect(name), live, shared))
     shared["layers"] = layers
     return layers
+
+
+def pruned_before(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
+    """Masks, in the layout of the weights, of layers of which some weights but not all are exactly zero already.
+
+    Such a layer has been pruned; what is zero is no unit any more, and stays zero.
+    """
+    masks = {}
+    for name in names:
+        weight = weight_of(model.get_submodule(name)).detach()
+        if 0 < int(weight.count_nonzero()) < weight.numel():
+            masks[f"{name}.weight"] = weight != 0
+    return masks
+
+
+def live_weights(sizes: Mapping[str, int], masks: Mapping[str, Tensor]) -> dict[str, int]:
+    """For each layer the number of weights that have not been pruned."""
+    return {name: int(masks[f"{name}.weight"].sum()) if f"{name}.weight" in masks else n for name, n in sizes.items()}
+
+
+def at_most_live(family: Family, layers: Sequence[EdgeLayer]) -> Family:
+    """The family with every count limited to the weights that have not been pruned before."""
+    rows = {layer.name: layer.live.sum(1) for layer in layers}
+    totals = {name: int(count.sum()) for name, count in rows.items()}
+
+    def counts(s: float) -> Counts:
+        return {
+            name: torch.minimum(count, rows[name].to(count)) if isinstance(count, Tensor) else min(count, totals[name])
+            for name, count in family(s).items()
+        }
+
+    return counts
 
 
 def _in_one_pass(modules: Mapping[str, nn.Module], names: Sequence[str]) -> list[str]:

@@ -84,3 +84,18 @@ def test_what_cannot_be_imported_is_refused_before_anything_runs(target, expecte
     with pytest.raises(BadInput) as caught:
         check(config)
     assert expected in str(caught.value) and len(str(caught.value).splitlines()) <= 2
+
+
+def test_a_network_that_cannot_be_copied_is_refused_when_it_is_built(package):
+    package(
+        "brought",
+        SOURCE
+        + """
+def masked(*, shape, classes):
+    model = factory(shape=shape, classes=classes)
+    nn.utils.prune.l1_unstructured(model[1], "weight", 0.5)
+    return model
+""",
+    )
+    with pytest.raises(BadInput, match=r"the weight of 1 is computed anew[^$]*torch\.nn\.utils\.prune\.remove\(1, "):
+        build({"_target_": "brought.masked", "name": None}, (1, 8, 8), 5, 0)
