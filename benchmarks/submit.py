@@ -4,8 +4,10 @@
     python -m benchmarks.submit --where "dataset == 'mnist'"
     python -m benchmarks.submit --refused     also cells that cannot be, such as a budget beyond a method's reach
 
-A record is moved when its cell is finished, its configuration has the key it is filed under, and nothing in it names a
-folder of this machine. The copy is complete before the original goes, so that an interruption loses nothing.
+A record is moved when its cell is finished, its file has a checksum, its configuration has the key it is filed under
+and says what the record says of itself, and nothing in it names a folder of this machine. Where a reviewed record of
+the cell is there already, the new one must repeat its result. The copy is complete before the original goes, so that an
+interruption loses nothing.
 """
 
 import argparse
@@ -16,21 +18,52 @@ from typing import Any
 from benchmarks.boards.frame import select
 from benchmarks.records.keys import cell_key
 from benchmarks.records.manifest import RUNNING
-from benchmarks.records.record import Record
-from benchmarks.records.store import Problem, Store
+from benchmarks.records.record import Metrics, Record
+from benchmarks.records.store import Problem, Store, Unreadable, read
 from benchmarks.storage.command import end
 from benchmarks.storage.console import output_console
 from benchmarks.storage.lease import holders
 from benchmarks.storage.paths import Paths
 from methods.errors import BadInput
 
+SAME_ACCURACY = 0.01  # another machine's rounding leads training elsewhere, by less than a percentage point or so
+SAME_COUNT = 0.01  # of parameters and MACs, in proportion
+COUNTS = ("parameters", "nonzero", "macs")
+
 
 def objection(record: Record) -> str | None:
     """Why the finished ``record`` cannot be submitted, or None."""
+    if record.unsigned:
+        return "unsigned: it has no checksum, so that nobody can see whether it was edited; run its cell again"
     if cell_key(record.config) != record.key:
         return "its configuration has another key: it was edited, or the rule of keys has changed"
     local = next((text for text in _texts(record.config) if Path(text).is_absolute() or text.startswith("~")), None)
-    return None if local is None else f"its configuration names a folder of this machine ({local})"
+    if local is not None:
+        return f"its configuration names a folder of this machine ({local})"
+    for name, said in (("dataset", record.dataset), ("model", record.model), ("method", record.method)):
+        section = record.config.get(name)
+        if isinstance(section, dict) and section.get("name") not in (None, said):
+            return f"it says {name} {said}, but its configuration says {section['name']}"
+    if record.config.get("seed", record.seed) != record.seed:
+        return f"it says seed {record.seed}, but its configuration says {record.config['seed']}"
+    return None
+
+
+def disagreement(record: Record, reviewed: Record) -> str | None:
+    """The first figure in which ``record`` does not repeat the ``reviewed`` result of the same cell, or None."""
+    if record.status != reviewed.status:
+        return f"{record.status}, there {reviewed.status}"
+    for stage in ("dense", "pruned", "tuned"):
+        here, there = (getattr(one.metrics, stage) or Metrics() for one in (record, reviewed))
+        if (here.accuracy is None) != (there.accuracy is None):
+            return f"{stage} accuracy {here.accuracy}, there {there.accuracy}"
+        if here.accuracy is not None and abs(here.accuracy - there.accuracy) > SAME_ACCURACY:
+            return f"{stage} accuracy {here.accuracy}, there {there.accuracy}"
+        for name in COUNTS:
+            one, other = getattr(here, name), getattr(there, name)
+            if (one is None) != (other is None) or (one is not None and abs(one - other) > SAME_COUNT * other):
+                return f"{stage} {name} {one}, there {other}"
+    return None
 
 
 def submit(store: Store, where: str | None = None, refused: bool = False) -> tuple[list[Record], list[Problem]]:
@@ -45,7 +78,7 @@ def submit(store: Store, where: str | None = None, refused: bool = False) -> tup
     moved = []
     ready = [record for record in records if record.finished or (refused and record.traceback is None)]
     for record in select(ready, where):
-        reason = objection(record)
+        reason = objection(record) or _replaces(record, store)
         if reason is not None:
             problems.append(Problem(store.path_of(record), reason))
             continue
@@ -53,6 +86,24 @@ def submit(store: Store, where: str | None = None, refused: bool = False) -> tup
         store.path_of(record).unlink(missing_ok=True)
         moved.append(record)
     return moved, problems
+
+
+def _replaces(record: Record, store: Store) -> str | None:
+    """Why the reviewed file of the cell must stay as it is, or None."""
+    path = store.path_of(record, store.cells)
+    try:
+        reviewed = read(path)
+    except FileNotFoundError:
+        return None
+    except Unreadable as error:
+        return f"the reviewed {path} cannot be read ({error}), so they cannot be compared; remove that file first"
+    differs = disagreement(record, reviewed)
+    if differs is None:
+        return None
+    return (
+        f"it does not repeat the reviewed record of the cell ({differs}), which stays; "
+        f"if that one is wrong, remove it first: {path}"
+    )
 
 
 def _texts(value: Any) -> Iterator[str]:

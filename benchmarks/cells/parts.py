@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 
 from benchmarks.settings.arguments import fit, fitted, imported
 from benchmarks.settings.home import PARTS
+from benchmarks.storage.paths import require_name
 from methods.allocation import Rounded
 from methods.budgets.budget import Budget
 from methods.errors import BadInput
@@ -103,6 +104,9 @@ def check(config: Mapping[str, Any]) -> None:
     from benchmarks.training.optimisation import TrainerSettings
 
     check_types(config)
+    for section in ("dataset", "model", "method"):
+        if config[section].get("name") is not None:
+            require_name(config[section]["name"], f"{section}.name")
     check_arguments(config["model"])
     pruner = build_pruner(config)
     Budget.parse(config["budget"]).require_fitting(pruner.selection.unit)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from benchmarks.data.augment import Augmentation
 from benchmarks.data.readers import Raw
+from benchmarks.storage.paths import require_name
 from methods.errors import BadInput
 from methods.seeds import stream
 
@@ -152,6 +153,9 @@ def load(cfg: Mapping[str, Any], seed: int, cache: Path) -> Data:
 
     if isinstance(cfg, DictConfig):
         cfg = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]  # a mapping's is a dict
+    for key in ("name", "images"):  # parts of paths in the cache
+        if cfg.get(key) is not None:
+            require_name(cfg[key], f"dataset.{key}")
     try:
         reader = get_method(cfg["reader"])
     except Exception as error:  # whatever importing a user's module raises

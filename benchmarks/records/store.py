@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from benchmarks.records.record import SCHEMA, UNSIGNED, Record, checksum
+from benchmarks.storage.console import printable
 from benchmarks.storage.lease import Lost
 from benchmarks.storage.paths import Paths, safe_name, write_atomically, write_first
 from benchmarks.storage.reading import Unfit, content_of, plain_json
@@ -214,7 +215,7 @@ class Store:
             if isinstance(record, Record):
                 found.append((path.is_relative_to(self.cells), record))
             elif record is not None:
-                LOG.warning("left out: %s", record)
+                LOG.warning("left out: %s", printable(str(record)))
         return max(found, key=_preference)[1] if found else None
 
     def sweep_up(self, key: str) -> None:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from benchmarks.storage.console import printable
 from methods.errors import BadInput
 
 INTERRUPTED = 130
@@ -19,7 +20,7 @@ def end(main: Callable[[], int]) -> NoReturn:
         if isinstance(error, BrokenPipeError):  # the reader, `head` for instance, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
-        sys.stderr.write(f"{error}\n")
+        sys.stderr.write(f"{printable(str(error))}\n")
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

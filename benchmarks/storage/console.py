@@ -1,8 +1,10 @@
-"""The one console for results, and text cut to a line."""
+"""The one console for results, text that cannot steer it, and text cut to a line."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import unicodedata
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -11,12 +13,34 @@ if TYPE_CHECKING:
 LOG_WIDTH = 120  # columns when the output is a file or a pipe, which have no width of their own
 
 
+STEERING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # categories of characters that move, hide or turn others
+
+
+def printable(text: str) -> str:
+    """``text`` without the characters that steer a terminal: each becomes U+FFFD, but for line ends and tabs."""
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join("\ufffd" if c not in "\n\t" and unicodedata.category(c) in STEERING else c for c in text)
+
+
 def output_console(stderr: bool = False) -> Console:
     """A console as wide as the terminal, or wide enough for a board where there is none."""
-    from rich.console import Console
+    console = _console(stderr=stderr, highlight=False)
+    return console if console.is_terminal else _console(stderr=stderr, highlight=False, width=LOG_WIDTH)
 
-    console = Console(stderr=stderr, highlight=False)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=LOG_WIDTH)
+
+def _console(**options: Any) -> Console:
+    """A console on which no text, wherever it comes from, gets at the terminal behind it."""
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
+
+    class Unsteered(Console):
+        def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+            for segment in super().render(renderable, options):
+                text, style, control = segment
+                yield segment if control else Segment(printable(text), style)
+
+    return Unsteered(**options)
 
 
 def one_line(text: str, limit: int = 100) -> str:

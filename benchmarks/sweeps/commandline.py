@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from benchmarks.settings.home import CONF
 from benchmarks.storage.command import INTERRUPTED
+from benchmarks.storage.console import printable
 from benchmarks.sweeps.request import Request
 from methods.errors import BadInput
 
@@ -64,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
         if os.environ.get(FULL_ERROR):
             traceback.print_exc()
         else:
-            sys.stderr.write(f"{error}\n")
+            sys.stderr.write(f"{printable(str(error))}\n")
         return 1
 
 

@@ -1,31 +1,39 @@
 """Running a cell again from its record, which may be somebody else's: `python run.py +from_record=FILE`.
 
 A record names the classes that its cell is built from, and whoever writes the name chooses the code. So before anything
-is built every name in it is looked at: it must be a class that is defined in methods, a network (``nn.Module``) that is
-defined in torch or benchmarks, or, for a data set, one of our readers. Functions are refused there too, since
-``torch.hub.load`` or the writing of a file is a function like any other. Code of one's own is
-allowed by its full name: `+allow_targets=[package.Class]`. Folders and the tracker are never taken from a record.
+is built every name in it is looked at: each place has its own list of what may stand there (:data:`PLACES`), and at
+any other place no class may be named. Functions are refused, since ``torch.hub.load`` or the writing of a file is a
+function like any other, but for the readers of the suite's own data sets. Code of one's own is allowed by its full
+name: `+allow_targets=[package.Class]`. Folders, files and the tracker are never taken from a record.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from benchmarks.records.keys import cell_key, recordable
 from benchmarks.records.record import Record
+from benchmarks.records.store import Unreadable, read
+from benchmarks.storage.paths import require_name
 from benchmarks.sweeps.composition import Composer
 from benchmarks.sweeps.words import key_of
 from methods.errors import BadInput
 
-TRUSTED = ("torch", "methods", "benchmarks")
+# What may be named where: the class that it is derived from, and the modules that it may be defined in.
+PLACES = {
+    "selection._target_": ("methods.selection.Selection", ("methods",)),
+    "selection.target._target_": ("methods.spectral.moment_matching.Shift", ("methods",)),
+    "allocation._target_": ("methods.allocation.Allocation", ("methods",)),
+    "compensation._target_": ("methods.compensation.Compensation", ("methods",)),
+    "schedule._target_": ("methods.schedule.Schedule", ("methods",)),
+    "model._target_": ("torch.nn.Module", ("benchmarks.models", "torch.nn")),
+}
+READER = "dataset.reader"
 READERS = "benchmarks.data.readers"
+NAMES = ("dataset.name", "dataset.images", "model.name", "method.name")  # they become parts of paths
 OWN = ("paths", "track", "save", "dataset.source", "hydra")  # what the words of the command may still say
-LONGEST = 10_000_000  # bytes; records have some ten thousand
 
 
 def asked_for(words: Sequence[str]) -> bool:
@@ -63,14 +71,16 @@ def rerun(composer: Composer, words: Sequence[str]) -> tuple[Record, dict[str, A
 
 def _read(path: Path) -> Record:
     try:
-        if path.stat().st_size > LONGEST:
-            raise BadInput(f"from_record={path} is larger than {LONGEST // 10**6} MB; expected a record of one cell")
-        record = Record.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise BadInput(f"from_record={path} cannot be read ({error.strerror}); give the path of a record") from None
-    except (ValueError, ValidationError, TypeError, RecursionError) as error:
-        first = str(error).splitlines()[0]
-        raise BadInput(f"from_record={path} is not a record of this benchmark ({first})") from None
+        record = read(path, named=False)
+    except FileNotFoundError:
+        raise BadInput(
+            f"from_record={path} cannot be read (there is no such file); give the path of a record"
+        ) from None
+    except Unreadable as error:
+        raise BadInput(
+            f"from_record={path} is not a record of this benchmark ({error})\n"
+            "expected a record as the suite wrote it, e.g. results/cells/digits/mlp/KEY.json"
+        ) from None
     for name in ("dataset", "model", "method", "budget", "trainer", "measure", "calibration"):
         if not isinstance(record.config.get(name), Mapping):
             raise BadInput(f"from_record={path} has no whole configuration: its section {name} is missing")
@@ -82,14 +92,20 @@ def check_targets(config: Mapping[str, Any], allowed: Collection[str] = ()) -> N
     for place, value in _leaves(config):
         if isinstance(value, str) and "${" in value:
             raise BadInput(f"{place} of the record refers to something outside it ({value}); such records are not run")
-        name = place.rpartition(".")[2]
-        if name == "_target_" or place == "dataset.reader":
+        if isinstance(value, str) and (value.startswith(("/", "~")) or ".." in Path(value).parts):
+            raise BadInput(
+                f"{place} of the record names a file or folder ({value[:100]}), of which it can know nothing here; "
+                "such records are not run"
+            )
+        if place in NAMES and value is not None:
+            require_name(value, f"{place} of the record: {place}")
+        if place.rpartition(".")[2] == "_target_" or place == READER:
             if not isinstance(value, str):
                 raise BadInput(f"{place} of the record is not a name")
             if value not in allowed and not _trusted(place, value):
                 raise BadInput(
-                    f"{place} of the record names {value}, which is not one of the suite's own parts and is not run\n"
-                    f"if you know what it does: '+allow_targets=[{value}]'"
+                    f"{place} of the record names {value}, which is not one of the suite's own parts for that place "
+                    f"and is not run\nif you know what it does: '+allow_targets=[{value}]'"
                 )
 
 
@@ -107,24 +123,28 @@ def _leaves(value: Any, place: str = "") -> Iterator[tuple[str, Any]]:
 
 def _trusted(place: str, name: str) -> bool:
     """Whether ``name`` is what belongs at ``place``. Nothing outside the trusted packages is even imported."""
-    if name.split(".")[0] not in TRUSTED:
-        return False
     from hydra.utils import get_object
 
     try:
+        if place == READER:
+            return name.rpartition(".")[0] == READERS and _is_reader(get_object(name))
+        base, modules = PLACES[place]
+        if not any(name.startswith(f"{module}.") for module in modules):
+            return False
         found = get_object(name)
-    except Exception:  # what cannot be found will be said when it is built
+        # benchmarks.models.os.system begins with benchmarks.models: what counts is where a thing was made.
+        made_in = any(f"{found.__module__}.".startswith(f"{module}.") for module in modules)
+        return isinstance(found, type) and made_in and issubclass(found, get_object(base))
+    except Exception:  # there is no such place, or what is named cannot be found
         return False
-    # torch.os.system begins with torch: what counts is where a thing was made.
-    if str(getattr(found, "__module__", "")).split(".")[0] not in TRUSTED:
-        return False
-    if place == "dataset.reader":
-        return found.__module__ == READERS and callable(found) and not isinstance(found, type)
-    if not isinstance(found, type):
-        return False
-    from torch import nn
 
-    return found.__module__.split(".")[0] == "methods" or issubclass(found, nn.Module)
+
+def _is_reader(found: Any) -> bool:
+    """A reader is a public function of ``(configuration, cache folder)`` that gives raw tensors."""
+    from inspect import isfunction, signature
+
+    own = isfunction(found) and found.__module__ == READERS and not found.__name__.startswith("_")
+    return own and list(signature(found).parameters) == ["cfg", "cache"]
 
 
 def difference(theirs: Record, ours: Record) -> str:

@@ -18,7 +18,7 @@ from benchmarks.records.keys import cell_key
 from benchmarks.records.manifest import RUNNING, Manifest, PlannedCell, read_manifests, write_manifest
 from benchmarks.records.record import Record, flat, short_traceback
 from benchmarks.records.store import Store, Unreadable, read
-from benchmarks.storage.lease import first_come
+from benchmarks.storage.lease import Lost, first_come
 from benchmarks.storage.paths import safe_name, write_atomically
 from benchmarks.submit import main as submit_main
 from methods.errors import BadInput
@@ -300,3 +300,227 @@ def test_nothing_is_submitted_while_a_sweep_runs_which_would_compute_it_again(st
     assert store.find(made(0).key) is not None
     assert submit_main(["--results", str(tmp_path)]) == 0
     assert store.find(made(0).key) is None
+
+
+def unsigned(record, **changes):
+    """The text of ``record`` as a file of version 1 without a checksum, with ``changes`` made by hand."""
+    content = json.loads(record.model_copy(update={"version": 1}).text()) | changes
+    del content["checksum"]
+    return json.dumps(content)
+
+
+def place(store, text, key, root=None):
+    path = (root or store.runs) / "digits" / "mlp" / f"{key}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_a_record_of_today_needs_its_checksum_and_one_of_version_1_without_is_called_unsigned(store):
+    record = made()
+    assert record.version == 2 and "checksum" in json.loads(record.text())
+    path = place(store, unsigned(record), record.key)
+    assert read(path).unsigned and flat(read(path))["unsigned"]
+    content = json.loads(record.text())
+    del content["checksum"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(Unreadable, match="no checksum"):
+        read(path)
+    store.write(record)
+    assert not read(path).unsigned and "unsigned" not in json.loads(path.read_text())
+
+
+def test_an_unsigned_record_never_counts_before_a_signed_one(store):
+    record = made(created="2026-01-01T00:00:00+00:00")
+    store.write(record, store.cells)
+    place(store, unsigned(record, created="2026-06-01T00:00:00+00:00"), record.key)
+    assert store.load()[0] == [record]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"metrics": {"tuned": {"accuracy": 7.5}}},
+        {"metrics": {"tuned": {"accuracy": -0.1}}},
+        {"metrics": {"tuned": {"top5": 1.01}}},
+        {"metrics": {"dense": {"parameters": -5}}},
+        {"metrics": {"dense": {"parameters": 10**30}}},
+        {"metrics": {"dense": {"parameters": True}}},
+        {"metrics": {"dense": {"accuracy": "0.9"}}},
+        {"metrics": {"dense": {"macs": -1}}},
+        {"layers": [{"name": "0", "units": 3, "kept": 4}]},
+        {"layers": [{"name": "0", "units": 3, "kept": -1}]},
+        {"cost": {"prune_seconds": -1.0}},
+        {"budget": {"achieved": {"keep": 1.5}}},
+        {"created": "yesterday"},
+        {"fingerprint": {"torch": 2}},
+        {"config": {"dataset": []}},
+        {"config": {"trainer": {"train": 5}}},
+        {"history": {"train": [{"loss": "low"}]}},
+        {"version": 1, "left_alone": [{"layer": "a", "reason": "b"}]},
+    ],
+)
+def test_what_cannot_be_is_refused(fields):
+    with pytest.raises(ValidationError):
+        made(**fields)
+
+
+def test_a_record_from_the_future_is_left_out_and_stays_since_the_clock_here_may_be_wrong(store):
+    path = store.write(made(created="2999-01-01T00:00:00+00:00"))
+    records, [problem] = store.load()
+    assert records == [] and "made in the future (2999" in str(problem) and path.exists()
+
+
+def test_new_fields_are_null_in_records_that_have_none_and_absent_from_those_of_version_1():
+    new = json.loads(made(left_alone=[{"layer": "fc", "reason": "residual stream"}], warnings=["grew"]).text())
+    assert new["left_alone"] == [{"layer": "fc", "reason": "residual stream"}] and new["tuning"] is None
+    assert not {"left_alone", "warnings", "tuning"} & json.loads(made(version=1).text()).keys()
+
+
+HOSTILE = {
+    "deep": lambda text: text.replace('"curve": null', '"curve": ' + "[" * 5000 + "]" * 5000),
+    "deep and not ended": lambda text: "[" * 100_000,
+    "a number of 5,000 digits": lambda text: text.replace('"seed": 0', '"seed": ' + "9" * 5000),
+    "a large number": lambda text: text.replace('"seed": 0', '"seed": 1e400'),
+    "NaN": lambda text: text.replace("0.98", "NaN"),
+    "a list": lambda text: "[]",
+    "a list for a mapping": lambda text: text.replace('"fingerprint": {}', '"fingerprint": []'),
+    "a text for a mapping": lambda text: text.replace('"fingerprint": {}', '"fingerprint": "x"'),
+    "twice": lambda text: text.replace('"seed": 0', '"seed": 0, "seed": 1'),
+    "half a character": lambda text: text.replace("digits", "\\ud800"),
+    "not UTF-8": lambda text: b"\xff\xfe" + text.encode(),
+    "no text": lambda text: b"\x00" * 100,
+    "nothing": lambda text: "",
+    "a truth for a version": lambda text: text.replace('"version": 2', '"version": true'),
+    "a flag of ours": lambda text: text.replace('"version": 2', '"version": 2, "unsigned": false'),
+}
+
+
+@pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE)
+def test_whatever_is_in_a_file_reading_goes_on(store, hostile):
+    good, bad = made(), made(seed=0, settings={"x": 1})
+    store.write(good)
+    text = hostile(bad.text())
+    assert text != bad.text()
+    for root in (store.runs, store.cells):
+        path = place(store, text, bad.key, root)
+    records, problems = store.load()
+    assert records == [good]
+    assert [problem.path for problem in problems] == [path, store.path_of(bad).with_suffix(".json.corrupt")]
+    assert all(len(problem.reason.splitlines()) == 1 and len(problem.reason) < 300 for problem in problems)
+    assert store.find(bad.key) is None and store.find_all([bad.key]) == {}
+
+
+def test_pipes_folders_and_links_are_left_out_by_name_and_never_waited_for(store, tmp_path):
+    good = made()
+    folder = store.write(good, store.cells).parent
+    os.mkfifo(folder / f"{'a' * 16}.json")
+    (folder / f"{'b' * 16}.json").mkdir()
+    (folder / f"{'c' * 16}.json").symlink_to("nowhere")
+    (folder / f"{'d' * 16}.json").symlink_to(f"{'d' * 16}.json")
+    (folder / f"{'e' * 16}.json").symlink_to("/dev/zero")
+    with (folder / f"{'f' * 16}.json").open("wb") as file:
+        file.truncate(10**9)
+    records, problems = store.load()
+    assert records == [good]
+    parts = ("named pipe", "a folder", "nowhere", "cannot be read", "device", "larger")
+    for problem, part in zip(problems, parts, strict=True):
+        assert part in problem.reason
+
+
+def test_two_files_of_one_cell_are_named_and_the_better_one_counts(store):
+    record = made()
+    path = store.write(record)
+    other = store.runs / "elsewhere" / "net" / path.name
+    other.parent.mkdir(parents=True)
+    other.write_text(made(created="2025-01-01T00:00:00+00:00").text())
+    records, [problem] = store.load()
+    assert records == [record] and problem.path == other and f"the same cell as {path}" in problem.reason
+
+
+# ------------------------------------------------------------------------------------------ nobody writes over a result
+
+
+def test_a_finished_record_is_never_changed_by_a_write_of_a_result(store):
+    first = made(metrics={"tuned": {"accuracy": 0.5}})
+    path = store.write_result(first)
+    before = path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino
+    for record in (made(metrics={"tuned": {"accuracy": 0.9}}), made(status="failed"), first):
+        with pytest.raises(Lost):
+            store.write_result(record)
+    assert (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino) == before
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_a_failed_or_broken_attempt_makes_room(store):
+    path = store.write_result(made(status="failed"))
+    store.write_result(made(status="failed", reason="again"))
+    assert read(path).reason == "again"
+    path.write_text("broken")
+    store.write_result(made())
+    assert read(path) == made()
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_who_holds_no_more_writes_nothing(store):
+    with pytest.raises(Lost):
+        store.write_result(made(), lambda: False)
+    assert not store.path_of(made()).exists()
+
+
+def test_a_result_that_comes_between_the_question_and_the_write_stays(store):
+    theirs = made(metrics={"tuned": {"accuracy": 0.5}})
+    store.write_result(made(status="failed"))
+
+    def held():  # and just then the other one writes
+        store.write(theirs)
+        return True
+
+    with pytest.raises(Lost):
+        store.write_result(made(), held)
+    assert store.load() == ([theirs], [])
+
+
+# ------------------------------------------------------------------------------------------------------------ submit
+
+
+def reviewed_and_mine(store, **changes):
+    reviewed = made(metrics={"dense": {"accuracy": 0.98, "parameters": 1000}, "tuned": {"accuracy": 0.90}})
+    path = store.write(reviewed, store.cells)
+    mine = made(**{"metrics": {"dense": {"accuracy": 0.98, "parameters": 1000}, "tuned": {"accuracy": 0.90}}} | changes)
+    store.write(mine)
+    return path, path.read_bytes(), mine
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"metrics": {"dense": {"accuracy": 0.98, "parameters": 1000}, "tuned": {"accuracy": 0.99}}}, "accuracy 0.99"),
+        ({"metrics": {"dense": {"accuracy": 0.98, "parameters": 900}, "tuned": {"accuracy": 0.9}}}, "parameters 900"),
+        ({"metrics": {"dense": {"accuracy": 0.98, "parameters": 1000}}}, "tuned accuracy None"),
+        ({"status": "collapsed"}, "collapsed, there done"),
+    ],
+)
+def test_submit_never_replaces_a_reviewed_record_by_one_that_does_not_repeat_it(store, capsys, changes, said):
+    path, before, mine = reviewed_and_mine(store, **changes)
+    assert submit_main(["--results", str(store.runs.parent)]) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "does not repeat the reviewed record" in out and said in out and "moved 0 records" in out
+    assert path.read_bytes() == before and store.path_of(mine).exists()
+
+
+def test_submit_takes_a_repetition(store):
+    close = {"dense": {"accuracy": 0.98, "parameters": 1000}, "tuned": {"accuracy": 0.905}}
+    path, _, mine = reviewed_and_mine(store, metrics=close, created="2026-05-01T00:00:00+00:00")
+    assert submit_main(["--results", str(store.runs.parent)]) == 0
+    assert read(path) == mine and not store.path_of(mine).exists()
+
+
+def test_submit_refuses_an_unsigned_record_and_one_that_is_not_what_it_says(store, capsys):
+    first, second = made(), made(seed=1, dataset="mnist")
+    place(store, unsigned(first, metrics={"tuned": {"accuracy": 1.0}}), first.key)
+    store.write(second)
+    assert submit_main(["--results", str(store.runs.parent)]) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "unsigned: it has no checksum" in out and "it says dataset mnist, but its configuration says digits" in out
+    assert not list(store.cells.rglob("*.json"))

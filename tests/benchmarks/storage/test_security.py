@@ -80,14 +80,49 @@ ATTACKS = {
     "an import with an effect": ("model._target_", "antigravity.webbrowser"),
     "a secret": ("selection.name", "${oc.env:HOME}"),
     "a name that is none": ("selection._target_", ["os.system"]),
+    "a network where a selection belongs": ("selection._target_", "torch.nn.Linear"),
+    "an allocation where a selection belongs": ("selection._target_", "methods.allocation.Uniform"),
+    "a selection where a schedule belongs": ("schedule._target_", "methods.baselines.random.RandomSelection"),
+    "a selection where a compensation belongs": ("compensation._target_", "methods.baselines.random.RandomSelection"),
+    "a network where an allocation belongs": ("allocation._target_", "benchmarks.models.MLP"),
+    "a class of torch that is no network": ("model._target_", "torch.nn.Parameter"),
+    "a network of torch from elsewhere": ("model._target_", "torch.jit.ScriptModule"),
+    "a class of methods that is no part": ("selection._target_", "methods.pruner.Pruner"),
+    "a helper among the readers": ("dataset.reader", "benchmarks.data.readers.source_folder"),
+    "a private helper among the readers": ("dataset.reader", "benchmarks.data.readers._all_digits"),
+    "a class where none belongs": ("trainer.train.optimizer", {"_target_": "methods.allocation.Uniform"}),
+    "a name that leads out of the cache": ("dataset.name", "../../x"),
+    "a network's name that leads out": ("model.name", "/x"),
+    "a method's name that leads out": ("method.name", ".."),
+    "a file of this machine": ("dense.checkpoint", "/etc/passwd"),
+    "a folder above": ("selection.folder", "a/../../b"),
 }
+
+
+@pytest.mark.parametrize("key", ["dataset.name", "model.name", "method.name"])
+def test_a_name_that_leads_out_of_the_folders_is_refused(key, tmp_path, folders, capsys):
+    assert main(["method=random", f"++{key}='../../x'", *TINY, *folders]) == 1
+    said = capsys.readouterr().err
+    assert f"{key}='../../x' is no name" in said and f"{key}=_.._x" in said
+    assert not (tmp_path / "x").exists() and not (tmp_path / "results").exists()
+
+
+def test_a_record_that_is_a_pipe_or_too_large_is_refused_at_once(tmp_path, folders, capsys):
+    os.mkfifo(tmp_path / "pipe.json")
+    assert main([f"+from_record={tmp_path}/pipe.json", *folders]) == 1
+    assert "a named pipe, not a file" in capsys.readouterr().err
+    with (tmp_path / "large.json").open("wb") as file:
+        file.truncate(10**8)
+    assert main([f"+from_record={tmp_path}/large.json", *folders]) == 1
+    assert "larger than 10,000,000 bytes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("place,value", ATTACKS.values(), ids=ATTACKS)
 def test_a_record_that_names_foreign_code_is_refused_before_anything_is_built(
     place, value, tmp_path, folders, capsys, monkeypatch
 ):
-    sent = record_file(tmp_path / "sent.json", changed(place, value))
+    sound = {"dataset": "digits", "model": "mlp", "method": "random"}  # what only the configuration says otherwise
+    sent = record_file(tmp_path / "sent.json", changed(place, value), **sound)
     monkeypatch.setattr("benchmarks.cells.cell.run", lambda *_: pytest.fail("the cell was run"))
     assert main([f"+from_record={sent}", *folders]) == 1
     said = capsys.readouterr().err
