@@ -55,10 +55,9 @@ def disagreement(record: Record, reviewed: Record) -> str | None:
         return f"{record.status}, there {reviewed.status}"
     for stage in ("dense", "pruned", "tuned"):
         here, there = (getattr(one.metrics, stage) or Metrics() for one in (record, reviewed))
-        if (here.accuracy is None) != (there.accuracy is None):
-            return f"{stage} accuracy {here.accuracy}, there {there.accuracy}"
-        if here.accuracy is not None and abs(here.accuracy - there.accuracy) > SAME_ACCURACY:
-            return f"{stage} accuracy {here.accuracy}, there {there.accuracy}"
+        ours, theirs = here.accuracy, there.accuracy
+        if ours != theirs and (ours is None or theirs is None or abs(ours - theirs) > SAME_ACCURACY):
+            return f"{stage} accuracy {ours}, there {theirs}"
         for name in COUNTS:
             one, other = getattr(here, name), getattr(there, name)
             if (one is None) != (other is None) or (one is not None and abs(one - other) > SAME_COUNT * other):
