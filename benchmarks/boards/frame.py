@@ -16,7 +16,7 @@ from benchmarks.records.fingerprint import pace
 from benchmarks.records.keys import dense_key, dense_part, identity, variant_key
 from benchmarks.records.record import Record, flat
 from benchmarks.records.store import Problem, Store, read
-from benchmarks.settings.home import CONF, PARTS
+from benchmarks.settings.home import PARTS
 from benchmarks.storage.paths import REPOSITORY
 from methods.errors import BadInput
 
@@ -144,7 +144,7 @@ def _preference(row: Row) -> tuple[bool, str, bool]:
 def _digest() -> str:
     """Of the code and the presets that rows are made from."""
     code = [REPOSITORY / "benchmarks" / f"{name}.py" for name in MADE_BY]
-    parts = [path.read_bytes() for path in (*code, *sorted(CONF.glob("**/*.yaml")))]
+    parts = [path.read_bytes() for path in (*code, *sorted(labels.CONF.glob("**/*.yaml")))]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 

@@ -130,7 +130,7 @@ def test_without_a_service_nothing_is_lost_and_it_is_said(store, tmp_path, monke
 def test_a_service_that_recovers_gets_what_it_did_not_get_before(store, tmp_path):
     for seed in (0, 1):
         store.write(whole(seed))
-    command = [sys.executable, "-m", "benchmarks.cells.tracker", "push"]
+    command = [sys.executable, "-m", "benchmarks.track", "push"]
     command += ["--results", str(tmp_path / "results"), "--dir", str(tmp_path / "w")]
     with Service() as service:
 

@@ -197,7 +197,7 @@ def test_a_value_that_cannot_be_logged_is_a_warning(tmp_path, fresh_wandb, caplo
 CHILD = """
 import sys, time, logging
 logging.basicConfig()
-from benchmarks.track import tracking
+from benchmarks.cells.tracker import tracking
 started = time.monotonic()
 with tracking({"mode": "%s", "dir": sys.argv[1]}, "n", "g", {"seed": 1}) as tracker:
     tracker.summary({"b": 2})
@@ -276,7 +276,7 @@ def test_online_with_a_server_that_stalls_goes_on_offline_within_20_seconds(tmp_
 LONG_CHILD = """
 import sys, logging
 logging.basicConfig()
-from benchmarks.track import tracking
+from benchmarks.cells.tracker import tracking
 with tracking({"mode": "online", "dir": sys.argv[1]}, "n", "g", {"seed": 1}) as tracker:
     print("tracking", flush=True)
     sys.stdin.readline()
