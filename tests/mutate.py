@@ -45,7 +45,11 @@ GUARDS = {  # file -> the tests that should notice
     "methods/budgets/budget.py": ("methods/budgets", "methods/test_pruner.py"),
     "methods/pruner.py": ("methods/test_pruner.py", "methods/test_parts_wiring.py", "methods/test_compensation.py"),
     "methods/schedule.py": ("methods/test_parts_wiring.py", "methods/test_pruner.py"),
-    "methods/compensation.py": ("methods/test_compensation.py", "methods/test_parts_wiring.py", "methods/test_pruner.py"),
+    "methods/compensation.py": (
+        "methods/test_compensation.py",
+        "methods/test_parts_wiring.py",
+        "methods/test_pruner.py",
+    ),
     "methods/allocation.py": ("methods/test_allocation.py", "methods/test_pruner.py"),
     "methods/layers/statistics.py": ("methods/layers", "methods/test_pruner.py"),
 }
