@@ -8,6 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from methods.network.graph import NodeGroup
+from methods.network.kinds.registry import find_kind
+
+LITTLE = 0.01  # of a layer's units; a layer that keeps less hardly passes anything on
+GROWTH = 10  # of the largest weight; a repair that needs more has fitted noise
 
 
 @dataclass
@@ -28,6 +32,7 @@ class Pruned:
         groups: the node groups as they are now.
         left_alone: for each other group the path of its first writer and why it was not pruned; for edges, layers whose
             weights the method does not see.
+        warnings: what one should look at: layers that keep under 1 % of their units, weights that grew tenfold.
         dense: the network that was pruned.
         predictions: what the method's theory says about the network as a whole, beside what was measured.
     """
@@ -43,5 +48,24 @@ class Pruned:
     seconds: float = 0.0
     groups: list[NodeGroup] = field(default_factory=list)
     left_alone: dict[str, str] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
     dense: nn.Module | None = None
     predictions: list[dict[str, Any]] = field(default_factory=list)
+
+
+def warnings_of(dense: nn.Module, pruned: Pruned) -> list[str]:
+    """A line for each layer that keeps under 1 % of its units, or whose largest weight grew tenfold."""
+    found = [
+        f"{layer['name']} keeps {layer['kept']} of {layer['units']} units, under 1 %"
+        for layer in pruned.layers
+        if layer["kept"] < LITTLE * layer["units"]
+    ]
+    before = dict(dense.named_modules())
+    for path, module in pruned.model.named_modules():
+        kind = find_kind(module)
+        if kind is None or path not in before or find_kind(before[path]) is not kind:
+            continue
+        old, new = (float(kind.matrix(each).detach().abs().max()) for each in (before[path], module))
+        if new >= GROWTH * old > 0:
+            found.append(f"the largest weight of {path} grew from {old:.3g} to {new:.3g}")
+    return found

@@ -35,7 +35,7 @@ from methods.network.ownership import require_copyable, require_finite
 from methods.network.parameters import bias_of
 from methods.network.reading import evaluating
 from methods.network.sparsity import network_sparsity
-from methods.pruned import Pruned
+from methods.pruned import Pruned, warnings_of
 from methods.schedule import Schedule
 from methods.selection import AnySelection, Seen, Selection, require_exact, selects_edges, selects_nodes
 
@@ -135,6 +135,7 @@ class Pruner:
                 break  # nothing is left to prune; more training would only repeat the last one
             if train is not None and number < len(targets) - 1:
                 train(result.model, result.masks, number)
+        result.warnings = warnings_of(model, result)
         result.predictions = self.selection.predictions(model, result, calibration)
         return result
 

@@ -156,6 +156,8 @@ def _pipeline(
         "fingerprint": _fingerprint(config) | {"data": data.checksum},
         "budget": heading(config, key)["budget"] | {"achieved": pruned.achieved, "note": pruned.note},
         "layers": pruned.layers,
+        "left_alone": [{"layer": path, "reason": reason} for path, reason in pruned.left_alone.items()] or None,
+        "warnings": pruned.warnings or None,
         "predictions": pruned.predictions or None,
         "curve": (states if isinstance(states, list) else states.finished(pruned, before_tuning)) or None,
         "history": {"train": trained.history.epochs, "finetune": tuning.epochs},
