@@ -81,7 +81,7 @@ def _configuration(words: Sequence[str]) -> dict[str, Any]:
     networks = expand(words)
     if len(networks) > 1:
         raise BadInput("several values for one key are several networks; type one of them")
-    config = Composer(CONF).strictly([*networks[0], "track=none"])
+    config = Composer(CONF).cell([*networks[0], "track=none"])
     if type(config["seed"]) is not int:  # YAML's true is an int to isinstance
         raise BadInput(f"seed={config['seed']} is not a whole number; type for instance seed=1")
     check(config)

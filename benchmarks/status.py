@@ -30,6 +30,7 @@ from benchmarks.storage.console import one_line, output_console
 from benchmarks.storage.lease import Holder, holders
 from benchmarks.storage.paths import Paths
 from benchmarks.sweeps.remaining import duration, seconds_left
+from benchmarks.sweeps.request import Request
 from methods.errors import BadInput
 
 if TYPE_CHECKING:
@@ -158,14 +159,12 @@ def show_failed(found: State, mine: Container[str], console: "Console") -> list[
 
 def retry(found: State, failed: Sequence[Record], paths: Paths, console: "Console") -> int:
     """Run the ``failed`` cells again as their sweeps would; returns the exit code."""
-    from benchmarks.settings.home import CONF
+    from benchmarks.sweeps.application import run
     from benchmarks.sweeps.commandline import parse
-    from benchmarks.sweeps.composition import Composer
-    from benchmarks.sweeps.launching import launch
-    from benchmarks.sweeps.words import expand
+    from benchmarks.sweeps.words import sweeps
 
     left = {record.key for record in failed}
-    composer, faults = Composer(CONF), []
+    faults: list[str] = []
     for manifest in found.manifests:
         own = [f"paths.results={paths.results}"]
         cells = [cell for cell in manifest.cells if cell.key in left]
@@ -173,9 +172,10 @@ def retry(found: State, failed: Sequence[Record], paths: Paths, console: "Consol
             continue
         left -= {cell.key for cell in cells}
         request = parse(shlex.split(manifest.command)[2:])
-        common = [word for word in request.words if word in expand(request.words)[0]]
+        common = [word for word in request.words if not sweeps(word) and not word.startswith("hydra/sweeper=")]
         again = [cell.model_copy(update={"overrides": [*cell.overrides, *own]}) for cell in cells]
-        faults += launch(composer, [*common, *own], manifest.name, again, paths)
+        words = [*common, "hydra/sweeper=secateurs", *own]
+        faults += run(Request(words, multirun=True, cells=again, name=manifest.name, concluded=False)).faults
     for fault in faults:
         console.print(one_line(fault, 400), markup=False)
     if left:

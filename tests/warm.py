@@ -26,7 +26,14 @@ IMPORTED = [
         "benchmarks.sweeps.sweep",
         "benchmarks.boards.board",
     ),
-    *("hydra._internal.core_plugins.basic_launcher", "lightning_fabric", "pandas", "scipy.stats", "sklearn.datasets"),
+    *(
+        "benchmarks.sweeps.application",
+        "benchmarks.sweeps.callbacks",
+        "lightning_fabric",
+        "pandas",
+        "scipy.stats",
+        "sklearn.datasets",
+    ),
     *("torch._dynamo", "torch.utils.flop_counter", "torch_pruning"),
 ]
 

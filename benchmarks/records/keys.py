@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.records.names import with_frozen, with_todays
 
-HOW_IT_RUNS = frozenset({"track", "paths", "hydra", "save", "controls", "dry_run", "experiment"})
+HOW_IT_RUNS = frozenset({"track", "paths", "hydra", "save", "controls", "dry_run", "objective", "experiment"})
 WHERE_IT_RUNS = frozenset({"devices", "strategy", "accelerator"})
 KEY_LENGTH = 16  # hexadecimal digits: 64 bits, a collision in 10^6 cells has probability 3e-8
 LARGEST_EXACT = 2**53  # beyond it a float no longer stands for one integer

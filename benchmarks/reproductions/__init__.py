@@ -77,8 +77,8 @@ class Workplace:
 
     @functools.cached_property
     def _composer(self) -> Composer:
+        from benchmarks.settings.home import CONF
         from benchmarks.sweeps.composition import Composer
-        from benchmarks.sweeps.sweep import CONF
 
         return Composer(CONF)
 
@@ -93,21 +93,19 @@ class Workplace:
             BadInput: a cell failed, or has no record: a table without it would be another table.
         """
         from benchmarks.records.store import Store
+        from benchmarks.sweeps.application import run
         from benchmarks.sweeps.request import Request
-        from benchmarks.sweeps.sweep import make_plan, run_missing
 
-        request = Request([*words, *self._folders], multirun=True)
-        plan = make_plan(self._composer, request)
-        faults = run_missing(self._composer, plan, request)
-        store = Store.of(plan.paths)
-        found = [store.find(cell.key, committed=True) for cell in plan.cells]
+        outcome = run(Request([*words, *self._folders], multirun=True, concluded=False))
+        store = Store(self.results / "runs", self.results / "cells")
+        found = [store.find(cell.key, committed=True) for cell in outcome.cells]
         records = [record for record in found if record is not None]
         for record in records:
             if record.status == "failed":
                 raise BadInput(f"cell {record.key} ({record.dataset}, {record.method}) failed: {record.reason}")
-        if faults or len(records) < len(plan.cells):
-            why = next(iter(faults), "run it again to see why")
-            raise BadInput(f"{len(plan.cells) - len(records)} of {len(plan.cells)} cells have no record: {why}")
+        if outcome.faults or len(records) < len(outcome.cells):
+            why = next(iter(outcome.faults), "run it again to see why")
+            raise BadInput(f"{len(outcome.cells) - len(records)} of {len(outcome.cells)} cells have no record: {why}")
         return records
 
 

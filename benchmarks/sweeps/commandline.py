@@ -1,116 +1,165 @@
-"""What happens between the words typed after `python run.py` and the cells: help, checks, the sweep, its conclusion.
+"""What happens between the words typed after `python run.py` and Hydra: flags, short forms, mistakes, the exit code.
 
 Nothing heavy is imported before it is needed, so that help and mistakes are answered at once.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import NoReturn
 
-from benchmarks.settings.home import CONF
 from benchmarks.storage.command import INTERRUPTED
 from benchmarks.storage.console import printable
-from benchmarks.sweeps.request import Request
+from benchmarks.sweeps.request import RAISING, Request, carrying_out
 from methods.errors import BadInput
 
-FULL_ERROR = "HYDRA_FULL_ERROR"  # Hydra's own switch: show tracebacks
-GROUPS = {
-    "dataset": "what is learned",
-    "model": "which network",
-    "trainer": "how the dense network is trained and the pruned one fine-tuned",
-    "method": "which units stay; sets its paper's own parts below",
-    "allocation": "how many units each layer keeps",
-    "compensation": "how the survivors make up for the removed",
-    "schedule": "when units are removed",
-    "budget": "how small: budget.keep=0.2, budget.compression=4 or budget.speedup=2",
-    "measure": "what is measured beside accuracy",
-    "track": "where runs are logged",
-    "experiment": "named grids: -m +experiment=NAME",
+WRONG = 2  # exit code of a command that cannot be carried out
+FAILED = 1  # of one whose cells failed
+# Hydra's own options and how many values each takes; `python run.py --hydra-help` says what they do.
+OPTIONS = {
+    ("--help", "-h"): 0,
+    ("--hydra-help",): 0,
+    ("--version",): 0,
+    ("--cfg", "-c"): 1,
+    ("--resolve",): 0,
+    ("--package", "-p"): 1,
+    ("--run", "-r"): 0,
+    ("--shell-completion", "-sc"): 0,
+    ("--config-path", "-cp"): 1,
+    ("--config-name", "-cn"): 1,
+    ("--config-dir", "-cd"): 1,
+    ("--experimental-rerun",): 1,
+    ("--info", "-i"): 1,
 }
-USAGE = """Secateurs compares pruning methods for neural networks.
-
-  python run.py method=spectral                            one cell
-  python run.py -m method=spectral,dpp seed=0,1,2          a sweep: all combinations; what is done is not done again
-  python run.py -m method=spectral,random compensation=none,least_squares budget.speedup=2,4
-  python run.py -m method=spectral,dpp hydra/launcher=joblib    the same on all cores
-
-  -m, --multirun   sweep over comma-separated values       --cfg      print the configuration of the cell
-  --dry-run        list the cells and what is there        -h, --help this text
-
-Then: python -m benchmarks.leaderboard, python -m benchmarks.status
-
-Groups, each a folder of conf/ (type GROUP=CHOICE; any key in a file can be set too: selection.theta=0.3):
-"""
+SHOWN = {
+    "--cfg": ("job", "hydra", "all"),
+    "--info": ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath"),
+}
+SHORT_FORMS = ("experiment", "from_record", "allow_targets")  # keys that are typed without Hydra's plus, too
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code. Mistakes get a line or two, faults of ours a traceback."""
-    if any(word in ("-h", "--help") for word in arguments):
-        sys.stdout.write(usage())
-        return 0
+    call = None
     try:
-        request = parse(arguments)
-        _terminate_like_an_interrupt()
-        from benchmarks.sweeps.sweep import sweep
+        with carrying_out(parse(arguments)) as call:
+            _terminate_like_an_interrupt()
+            from benchmarks.sweeps.application import carry_out
 
-        return sweep(request)
+            carry_out(call)
+            return call.outcome.code
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted; finished cells are kept. The same command goes on where this one stopped.\n")
         return INTERRUPTED
+    except SystemExit as end:  # after --help, for instance
+        return end.code if isinstance(end.code, int) else WRONG if end.code else 0
     except (BadInput, OSError) as error:
-        if os.environ.get(FULL_ERROR):
+        if os.environ.get(RAISING):
             traceback.print_exc()
         else:
             sys.stderr.write(f"{printable(str(error))}\n")
-        return 1
+        return FAILED if call is not None and call.launched else WRONG
 
 
 def parse(arguments: Sequence[str]) -> Request:
-    """Flags and overrides; an unknown flag is refused."""
-    flags = {"-m": "multirun", "--multirun": "multirun", "--dry-run": "dry_run", "--cfg": "show"}
-    words, given = [], {}
-    rest = list(arguments)
-    while rest:
-        word = rest.pop(0)
-        if word in flags:
-            given[flags[word]] = True
-            if word == "--cfg" and rest and rest[0] in ("job", "all", "hydra"):
-                rest.pop(0)
-        elif word.startswith("-"):
-            raise BadInput(f"unknown option {word}; expected one of {', '.join(flags)}, or KEY=VALUE; see --help")
-        elif word in ("dry_run=true", "dry_run=True"):
-            given["dry_run"] = True
-        else:
-            words.append(f"+{word}" if word.startswith("experiment=") else word)
+    """Flags and overrides.
+
+    Raises:
+        BadInput: an option is unknown, or its value is.
+    """
+    parser = _parser()
+    given, unread = parser.parse_known_intermixed_args(_with_values(arguments))
+    words = [_long_form(word) for word in given.words]
+    if unread:
+        known = ["-m", "--multirun", "--dry-run", "--cfg"]
+        raise BadInput(f"unknown option {unread[0]}; expected one of {', '.join(known)}, or KEY=VALUE; see --help")
+    dry_run = given.dry_run or any(word in ("dry_run=true", "dry_run=True") for word in words)
+    words = [word for word in words if word not in ("dry_run=true", "dry_run=True")]
     if any(word.lstrip("+").startswith("model._target_=") for word in words) and not any(
         word.lstrip("+").startswith("model=") for word in words
     ):
         words.insert(0, "model=own")  # without the arguments of the network that is chosen otherwise
-    return Request(words, **given)
+    request = Request(words, given.multirun, dry_run, _flags(given))
+    return request if given.cfg is None else _one_cell_to_show(request)
 
 
-def usage() -> str:
-    """The help text, with the choices read from the folders of conf/."""
-    lines = [USAGE]
-    for group, meaning in GROUPS.items():
-        choices = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-        lines.append(f"  {group:<13}{meaning}\n{_wrapped(choices)}")
-    return "".join(lines)
+class _Parser(argparse.ArgumentParser):
+    """Its mistakes are ours to say."""
+
+    def error(self, message: str) -> NoReturn:
+        """What argparse calls where it would leave."""
+        raise BadInput(f"{message}; see python run.py --help")
 
 
-def _wrapped(choices: Sequence[str], width: int = 104) -> str:
-    rows, row = [], ""
-    for choice in choices:
-        if row and len(row) + len(choice) + 2 > width:
-            rows.append(row)
-            row = ""
-        row += f"{choice}, "
-    rows.append(row)
-    return "".join(f"      {line.rstrip(' ,')}\n" for line in rows)
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(add_help=False, allow_abbrev=False)
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("-m", "--multirun", action="store_true")
+    parser.add_argument("--dry-run", action="store_true")
+    for names, values in OPTIONS.items():
+        if values:
+            parser.add_argument(*names, choices=SHOWN.get(names[0]))
+        else:
+            parser.add_argument(*names, action="store_true")
+    return parser
+
+
+def _with_values(arguments: Sequence[str]) -> list[str]:
+    """``--cfg`` alone is ``--cfg job``, and ``--info`` alone ``--info all``."""
+    filled = []
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        filled.append(word)
+        for name, short in (("--cfg", "-c"), ("--info", "-i")):
+            if word in (name, short) and following not in SHOWN[name]:
+                filled.append("job" if name == "--cfg" else "all")
+    return filled
+
+
+def _flags(given: argparse.Namespace) -> list[str]:
+    """What is given of Hydra's own options, as Hydra reads it."""
+    flags = []
+    for (name, *_), values in OPTIONS.items():
+        value = getattr(given, name.lstrip("-").replace("-", "_"))
+        if value:
+            flags += [name, value] if values else [name]
+    return flags
+
+
+def _long_form(word: str) -> str:
+    """``experiment=NAME`` is ``+experiment=NAME``; the path of a record is one text, whatever it contains."""
+    key, sign, value = word.partition("=")
+    if key.lstrip("+") == "from_record" and sign and value[:1] not in ("'", '"', ""):
+        value = "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
+    return f"{'+' * (key in SHORT_FORMS)}{key}{sign}{value}"
+
+
+def _one_cell_to_show(request: Request) -> Request:
+    """The request for ``--cfg``, without ``-m`` where that stands before one cell.
+
+    Raises:
+        BadInput: it asks for several cells, or for that of a record.
+    """
+    import shlex
+
+    from benchmarks.settings.home import CONF
+    from benchmarks.sweeps.composition import Composer
+    from benchmarks.sweeps.words import expand, key_of
+
+    if any(key_of(word) == "from_record" for word in request.words):
+        raise BadInput("--cfg shows what words ask for; a record's own configuration is under config in its file")
+    if not request.multirun:
+        return request
+    with Composer(CONF).loading() as loader:
+        cells = expand(request.words, loader)
+    if len(cells) > 1:
+        example = f"python run.py {shlex.join(cells[0])} --cfg"
+        raise BadInput(f"--cfg shows one cell, these are {len(cells)}\ntype for instance {example}")
+    return Request(cells[0], False, request.dry_run, request.flags)
 
 
 def _terminate_like_an_interrupt() -> None:

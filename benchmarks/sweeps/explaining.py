@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
@@ -17,15 +19,15 @@ from methods.errors import BadInput
 class Explained:
     """Turns Hydra's errors into :class:`BadInput` with a line or two."""
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | None, words: Sequence[str] = ()) -> None:
+        self.folder, self.words = folder, words
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, HydraException | OmegaConfBaseException):
-            raise BadInput(explain(error, self.folder)) from error
+            raise BadInput(explain(error, self.folder, self.words)) from error
         if isinstance(error, ValueError) and "Config group override must be a string" in str(error):
             groups = sorted(path.name for path in (self.folder or Path()).iterdir() if path.is_dir())
             raise BadInput(
@@ -34,9 +36,17 @@ class Explained:
             ) from error
 
 
-def explain(error: Exception, folder: Path | None) -> str:
-    """What is wrong, what was expected, and what to type, from one of Hydra's errors."""
+def explain(error: Exception, folder: Path | None, words: Sequence[str] = ()) -> str:
+    """What is wrong, what was expected, and what to type, from one of Hydra's errors.
+
+    Args:
+        error: of Hydra or OmegaConf.
+        folder: of the configurations.
+        words: that were typed.
+    """
     text = str(error)
+    if "requires --multirun" in text or "To sweep over it, add --multirun" in text:
+        return f"several values for one key need a sweep; type python run.py -m {shlex.join(words)}".rstrip()
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = str(error.missing_cfg_file).rpartition("/")
         choices = _choices(error, folder, group)

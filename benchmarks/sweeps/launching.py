@@ -9,9 +9,13 @@ given up.
 
 from __future__ import annotations
 
+import io
+import os
 import uuid
 from collections import Counter, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,27 +25,86 @@ from benchmarks.records.store import Store
 from benchmarks.storage.console import one_line, output_console
 from benchmarks.storage.lease import holders
 from benchmarks.storage.paths import Paths, write_atomically
-from benchmarks.sweeps.composition import Composer, plain
+from benchmarks.sweeps.composition import plain
 from benchmarks.sweeps.copying import resolved
+from benchmarks.sweeps.objective import objective, objectives
+from benchmarks.sweeps.request import CellFailed
+from benchmarks.sweeps.searching import SEARCH, note
 
 if TYPE_CHECKING:
+    from hydra.core.utils import JobReturn
+    from hydra.types import HydraContext, TaskFunction
     from omegaconf import DictConfig
 
 MARKS = {"done": "[green]✓[/]", "failed": "[red]✗[/]", "collapsed": "[yellow]↓[/]", "skipped": "[yellow]–[/]"}
 ATTEMPTS = 2  # of a cell whose worker dies: it may only have been beside the culprit, and has its second one alone
 
 
+@dataclass
+class Rounds:
+    """Launches cells with the launcher that the configuration of a sweep names, as often as it is called.
+
+    Attributes:
+        context: what Hydra gives a sweeper.
+        task: what runs one cell.
+        config: of the sweep, with Hydra's section.
+        sweep: its name.
+        begun: jobs so far, which Hydra counts through.
+    """
+
+    context: HydraContext
+    task: TaskFunction
+    config: DictConfig
+    sweep: str
+    begun: int = 0
+
+    def __call__(self, cells: Sequence[PlannedCell], wait: bool) -> tuple[str | None, dict[str, str]]:
+        """Why the launcher stopped early, if it did, and faults that left no record, by key."""
+        from hydra.core.plugins import Plugins
+
+        launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=self.context, task_function=self.task, config=self.config
+        )
+        own = [f"_sweep={self.sweep}", f"_wait={str(wait).lower()}"]
+        try:
+            returns = launcher.launch([[*cell.overrides, *own] for cell in cells], initial_job_idx=self.begun)
+        except Exception as error:  # a worker that was killed takes the launcher with it
+            return f"the launcher stopped: {one_line(f'{type(error).__name__}: {error}', 300)}", {}
+        finally:
+            self.begun += len(cells)
+        faults = {}
+        for cell, result in zip(cells, returns, strict=False):
+            fault = _fault(result)
+            if isinstance(fault, KeyboardInterrupt):
+                raise fault
+            if fault is not None and not isinstance(fault, CellFailed):
+                faults[cell.key] = f"{' '.join(cell.overrides)}: {type(fault).__name__}: {fault}"
+        return None, faults
+
+
+def _fault(result: JobReturn) -> BaseException | None:
+    """What a job raised; Hydra raises it again where its value is asked for, and writes a line that is not wanted."""
+    with redirect_stderr(io.StringIO()):
+        try:
+            _ = result.return_value
+        except BaseException as fault:
+            return fault
+    return None
+
+
 def launch(
-    composer: Composer, words: Sequence[str], sweep: str, missing: Sequence[PlannedCell], paths: Paths
+    round_: Callable[[Sequence[PlannedCell], bool], tuple[str | None, dict[str, str]]],
+    missing: Sequence[PlannedCell],
+    paths: Paths,
+    at_once: int | None = None,
 ) -> list[str]:
     """Run ``missing``; returns faults that left no record.
 
     Args:
-        composer: of the configurations.
-        words: those common to all cells, which choose the launcher.
-        sweep: its name.
+        round_: launches cells once, see :class:`Rounds`.
         missing: the cells to run.
         paths: where their records go.
+        at_once: how many cells a launcher gets at once (all).
 
     Raises:
         BadInput: that is a folder that cannot be written.
@@ -53,7 +116,9 @@ def launch(
     before = store.find_all(cell.key for cell in missing)
     faults: list[str] = []
     died: Counter[str] = Counter()  # workers, by the cell that they were at
-    lots, elsewhere = deque([list(missing)]), list[PlannedCell]()
+    size = at_once or max(len(missing), 1)
+    lots = deque(list(missing[start : start + size]) for start in range(0, len(missing), size))
+    elsewhere: list[PlannedCell] = []
     waited_for: set[str] | None = None
     while lots or elsewhere:
         if not lots:  # other processes are at all that is left
@@ -66,7 +131,7 @@ def launch(
             elsewhere = []
         cells = lots.popleft()
         old = _leases(paths)
-        stopped, faulty = _round(composer, words, sweep, cells, wait=waited_for is not None)
+        stopped, faulty = round_(cells, waited_for is not None)
         faults += faulty.values()
         now = store.find_all(cell.key for cell in cells)
         without = [cell for cell in cells if now.get(cell.key) == before.get(cell.key) and cell.key not in faulty]
@@ -90,41 +155,23 @@ def launch(
     return faults
 
 
-def _round(
-    composer: Composer, words: Sequence[str], sweep: str, cells: Sequence[PlannedCell], wait: bool
-) -> tuple[str | None, dict[str, str]]:
-    """Launch ``cells`` once: why the launcher stopped early, if it did, and faults that left no record, by key."""
-    from hydra._internal.callbacks import Callbacks
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.core.plugins import Plugins
-    from hydra.core.utils import JobStatus
-    from hydra.types import HydraContext
+def run_job(config: DictConfig) -> float | tuple[float, ...] | None:
+    """One cell, as a launcher runs it: in this process, in a worker, or on another machine; returns its objective.
 
-    own = [f"_sweep={sweep}", f"_wait={str(wait).lower()}"]
-    master = composer.master([*words, *own])
-    HydraConfig.instance().set_config(master)
-    launcher = Plugins.instance().instantiate_launcher(
-        hydra_context=HydraContext(config_loader=composer.hydra.config_loader, callbacks=Callbacks(master)),
-        task_function=task,
-        config=master,
-    )
-    try:
-        returns = launcher.launch([[*cell.overrides, *own] for cell in cells], initial_job_idx=0)
-    except Exception as error:  # a worker that was killed takes the launcher with it
-        return f"the launcher stopped: {one_line(f'{type(error).__name__}: {error}', 300)}", {}
-    faults = {}
-    for cell, result in zip(cells, returns, strict=False):
-        if result.status == JobStatus.FAILED:
-            fault = result._return_value
-            if isinstance(fault, KeyboardInterrupt):
-                raise fault
-            faults[cell.key] = f"{' '.join(cell.overrides)}: {type(fault).__name__}: {fault}"
-    return None, faults
-
-
-def task(config: DictConfig) -> None:
-    """One cell, as a launcher runs it: in this process, in a worker, or on another machine."""
-    run_leased(resolved(plain(config)))
+    Raises:
+        CellFailed: it ended without a result.
+    """
+    found = plain(config)
+    names = objectives(found)
+    search = os.environ.get(SEARCH)
+    record = run_leased(resolved(found | ({"_sweep": search} if search else {})))
+    if record is None:
+        return None
+    if search:
+        note(Paths.of(found["paths"]), search, record)
+    if record.status == "failed":
+        raise CellFailed(f"{record.key}: {record.reason}")
+    return objective(record, names)
 
 
 def run_leased(config: dict[str, Any]) -> Record | None:

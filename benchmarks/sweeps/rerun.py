@@ -18,7 +18,7 @@ from benchmarks.records.record import Record
 from benchmarks.records.store import Unreadable, read
 from benchmarks.storage.paths import require_name
 from benchmarks.sweeps.composition import Composer
-from benchmarks.sweeps.words import key_of
+from benchmarks.sweeps.words import key_of, value_of
 from methods.errors import BadInput
 
 # What may be named where: the class that it is derived from, and the modules that it may be defined in.
@@ -47,9 +47,7 @@ def rerun(composer: Composer, words: Sequence[str]) -> tuple[Record, dict[str, A
     Raises:
         BadInput: there is no record, it names something that is not trusted, or the words ask for another cell.
     """
-    from omegaconf import OmegaConf
-
-    given = {key_of(word): word.partition("=")[2] for word in words}
+    given = {key_of(word): value_of(word) for word in words}
     own = [word for word in words if key_of(word) not in ("from_record", "allow_targets")]
     for word in own:
         if not any(key_of(word) == key or key_of(word).startswith(f"{key}.") for key in OWN):
@@ -57,10 +55,10 @@ def rerun(composer: Composer, words: Sequence[str]) -> tuple[Record, dict[str, A
                 f"{word}: a cell from a record is run as it is recorded; beside from_record only "
                 f"{', '.join(OWN)} and allow_targets may be given"
             )
-    allowed = OmegaConf.create(f"[{given.get('allow_targets', '').strip('[]')}]")
-    record = _read(Path(given["from_record"]).expanduser())
+    allowed = given.get("allow_targets") or []
+    record = _read(Path(str(given["from_record"])).expanduser())
     config = recordable(record.config)
-    check_targets(config, {str(name) for name in allowed})
+    check_targets(config, {str(name) for name in (allowed if isinstance(allowed, list) else [allowed])})
     current = composer.cell(own)
     for section in ("paths", "track", "save"):
         config[section] = current[section]

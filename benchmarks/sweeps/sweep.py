@@ -1,284 +1,190 @@
-"""A sweep: plan its cells, skip what is done, launch the rest, and say honestly how it ended."""
+"""A call in Hydra's hands: plan its cells, skip what is done, launch the rest, and say honestly how it ended.
+
+Hydra calls :func:`sweep` through its plug-in point for sweepers (``-m``), and :func:`task` for every job: for each cell
+that a launcher was given, and for the only one of a call without ``-m``.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import shlex
-import sys
-import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
-from pydantic import ValidationError
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 
 from benchmarks.records.heading import title
-from benchmarks.records.keys import cell_key, variant_key
-from benchmarks.records.manifest import RUNNING, Manifest, PlannedCell, write_manifest
+from benchmarks.records.keys import cell_key
+from benchmarks.records.manifest import Manifest, PlannedCell, write_manifest
+from benchmarks.records.record import Record
 from benchmarks.records.store import Store
 from benchmarks.settings.home import CONF
-from benchmarks.storage.console import one_line, output_console
-from benchmarks.storage.lease import sweep_up
-from benchmarks.storage.paths import Paths
-from benchmarks.sweeps.composition import Composer, Memory, plain
-from benchmarks.sweeps.copying import control_words
-from benchmarks.sweeps.launching import is_complete, launch, run_leased, status_line
+from benchmarks.storage.console import output_console
+from benchmarks.storage.paths import Paths, write_atomically
+from benchmarks.sweeps.composition import Composer, plain
+from benchmarks.sweeps.concluding import conclude, list_cells, outcome_of
+from benchmarks.sweeps.copying import resolved
+from benchmarks.sweeps.launching import Rounds, launch, run_job, run_leased, status_line
+from benchmarks.sweeps.objective import objective, objectives
+from benchmarks.sweeps.planning import (
+    OF_THE_CALL,
+    Plan,
+    experiment_of,
+    make_plan,
+    plan_one,
+    sound_missing,
+    with_controls,
+)
+from benchmarks.sweeps.request import Call, CellFailed, Outcome, Request, current_call, errors_as_the_user_wants
 from benchmarks.sweeps.rerun import asked_for, difference, rerun
-from benchmarks.sweeps.words import expand, key_of
+from benchmarks.sweeps.words import key_of
 from methods.errors import BadInput
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from hydra.types import HydraContext, TaskFunction
+    from omegaconf import DictConfig
 
-    from benchmarks.sweeps.request import Request
-
-LONG_AGO = 3600.0  # seconds; no file takes as long to write
-SHOWN = 20  # missing cells that are named one by one
+Run = Callable[[Plan, Sequence[PlannedCell]], list[str]]  # cells of a plan; returns faults that left no record
 
 
-@dataclass(frozen=True)
-class Plan:
-    """The cells of a call, and the words that are common to all of them.
+class Sweeper(Protocol):
+    """What our sweeper is told by Hydra."""
 
-    Attributes:
-        variants: for each cell's key, what it shares with the cells that differ from it in nothing but the seed.
+    hydra_context: HydraContext
+    task_function: TaskFunction
+    config: DictConfig
+    max_batch_size: int | None
+
+
+def task(config: DictConfig) -> float | tuple[float, ...] | None:
+    """What Hydra runs: one cell; returns its objective.
+
+    Raises:
+        CellFailed: the cell has no result; its record says why.
     """
-
-    name: str
-    words: list[str]
-    cells: list[PlannedCell]
-    variants: dict[str, str]
-    paths: Paths
-    save: bool = False
-    controls: bool = False
+    if HydraConfig.get().mode == RunMode.RUN:
+        return only(config)
+    return run_job(config)
 
 
-def sweep(request: Request) -> int:
-    """Carry out ``request``; returns the exit code: 0 if every cell has a result."""
+def sweep(sweeper: Sweeper, words: Sequence[str]) -> list[Record]:
+    """Carry out a sweep over the cells that ``words`` ask for; their records, in order.
+
+    Raises:
+        BadInput: the words cannot be read, or mean nothing.
+    """
+    config = sweeper.config
+    call = current_call() or Call(Request([]))
+    words = [word for word in words if key_of(word) not in OF_THE_CALL]
+    with errors_as_the_user_wants():
+        HydraConfig.instance().set_config(config)  # for ${hydra:...} in what is planned
+        composer = Composer.of_application(CONF, config)
+        request = Request(words, True, bool(config.get("dry_run")), [], call.request.cells, call.request.name)
+        if asked_for(words):
+            call.outcome = _from_record(composer, request)
+            return call.outcome.records
+        objectives(plain(config))
+        plan = make_plan(composer, request, config)
+        typed = [*composer.own, *words]
+
+        def run(plan: Plan, missing: Sequence[PlannedCell]) -> list[str]:
+            if request.cells is None:
+                command = shlex.join(["python", "run.py", "-m", *typed])
+                write_manifest(plan.paths.runs, Manifest(name=plan.name, command=command, cells=plan.cells))
+                _save_as_hydra_does(config)
+            rounds = Rounds(sweeper.hydra_context, sweeper.task_function, config, plan.name)
+            return launch(rounds, missing, plan.paths, sweeper.max_batch_size)
+
+        call.outcome = _carry_out(composer, plan, run, request.dry_run, call)
+    return call.outcome.records
+
+
+def only(config: DictConfig) -> float | tuple[float, ...] | None:
+    """The only cell of a call without ``-m``, which Hydra runs in this process; returns its objective.
+
+    Raises:
+        CellFailed: it has no result.
+        SystemExit: it was refused; the call knows why. Hydra would write a line of its own for any other exception.
+    """
+    call = current_call() or Call(Request([]))
+    hydra = HydraConfig.get()
+    with errors_as_the_user_wants():
+        try:
+            words = list(hydra.overrides.task)
+            composer = Composer(CONF, hydra.job.config_name, list(hydra.overrides.hydra), running=True)
+            if asked_for(words):
+                call.outcome = _from_record(composer, Request(words, dry_run=bool(config.get("dry_run"))))
+            else:
+                call.outcome = _one_cell(composer, words, config, call)
+        except (BadInput, OSError) as error:
+            call.error = error
+            raise SystemExit(2) from error
+    records = call.outcome.records
+    if call.outcome.code:
+        raise CellFailed("; ".join(f"{record.key}: {record.reason}" for record in records if not record.finished))
+    return objective(records[0], objectives(plain(config))) if records else None
+
+
+def _one_cell(composer: Composer, words: Sequence[str], config: DictConfig, call: Call) -> Outcome:
+    found = resolved(plain(config))
+    objectives(found)
+    plan = plan_one(words, found)
+
+    def run(plan: Plan, missing: Sequence[PlannedCell]) -> list[str]:
+        for cell in missing:
+            own = found if cell.key == cell_key(found) else composer.cell(cell.overrides)  # a control
+            run_leased({**own, "_sweep": plan.name})
+        return []
+
+    return _carry_out(composer, plan, run, bool(found.get("dry_run")), call, found)
+
+
+def _carry_out(
+    composer: Composer, plan: Plan, run: Run, dry_run: bool, call: Call, only: dict[str, object] | None = None
+) -> Outcome:
+    """Run the cells of ``plan`` that have no result yet, and their controls where they are wanted; say how it ended."""
     console = output_console()
-    composer = Composer(CONF)
-    if request.show:
-        from omegaconf import OmegaConf
-
-        if asked_for(request.words):
-            raise BadInput("--cfg shows what words ask for; a record's own configuration is under config in its file")
-        cells = expand(request.words)
-        if len(cells) > 1:
-            example = f"python run.py {shlex.join(cells[0])} --cfg"
-            raise BadInput(f"--cfg shows one cell, these are {len(cells)}\ntype for instance {example}")
-        sys.stdout.write(OmegaConf.to_yaml(OmegaConf.create(composer.strictly(cells[0]))))
-        return 0
-    if asked_for(request.words):
-        return _from_record(console, composer, request)
-    plan = make_plan(composer, request)
-    store = Store.of(plan.paths)
-    if request.dry_run:
-        _list_cells(console, plan, store)
-        return 0
-    missing = sound_missing(composer, plan)
+    if dry_run:
+        list_cells(console, plan)
+        return Outcome(0, plan.cells)
+    missing = sound_missing(composer, plan, only)
     here = len(plan.cells) - len(missing)
     console.print(f"{len(plan.cells)} cell{'s' * (len(plan.cells) != 1)}: {here} done already, {len(missing)} to run")
-    if not request.multirun and any(key_of(word) == "experiment" for word in request.words):
+    if only is not None and experiment_of(plan.words):
         console.print(
             f"one cell in the surroundings of {plan.name}; its grid: python run.py -m +experiment={plan.name}"
         )
-    faults = run_missing(composer, plan, request, missing)
+    call.launched = True
+    faults = run(plan, missing) if missing else []
     if plan.controls:
-        plan = with_controls(composer, plan, store)
+        plan = with_controls(composer, plan, Store.of(plan.paths))
         missing = sound_missing(composer, plan)
         console.print(f"{len(plan.cells)} cells with their controls: {len(missing)} to run")
-        faults += run_missing(composer, plan, request, missing)
-    return _conclude(console, plan, store, faults)
+        faults += run(plan, missing) if missing else []
+    if not call.request.concluded:
+        return outcome_of(plan, faults)
+    return conclude(console, plan, faults)
 
 
-def _from_record(console: Console, composer: Composer, request: Request) -> int:
+def _from_record(composer: Composer, request: Request) -> Outcome:
     """Run the cell of a record again and say how the two results compare."""
+    console = output_console()
     theirs, config = rerun(composer, request.words)
     if request.dry_run:
         console.print(f"would run {title(config)}", markup=False)
-        return 0
+        return Outcome(0)
     there = Store.of(Paths.of(config["paths"])).find(cell_key(config))
     found = run_leased(config)
     assert found is not None  # it was waited for
     if found == there:
         console.print(status_line(found))
     console.print(difference(theirs, found), markup=False)
-    return 1 if found.status == "failed" else 0
+    return Outcome(1 if found.status == "failed" else 0, records=[found])
 
 
-def run_missing(
-    composer: Composer, plan: Plan, request: Request, missing: Sequence[PlannedCell] | None = None
-) -> list[str]:
-    """Run the cells of ``plan`` that have no result yet; returns faults that left no record."""
-    missing = sound_missing(composer, plan) if missing is None else missing
-    if not missing:
-        return []
-    if request.multirun:
-        write_manifest(plan.paths.runs, Manifest(name=plan.name, command=command_line(request), cells=plan.cells))
-    return launch(composer, plan.words, plan.name, missing, plan.paths)
+def _save_as_hydra_does(config: DictConfig) -> None:
+    """The configuration of the sweep, where Hydra's basic sweeper has it: ``multirun.yaml`` in ``hydra.sweep.dir``."""
+    from omegaconf import OmegaConf
 
-
-def make_plan(composer: Composer, request: Request) -> Plan:
-    """All cells that the words ask for, each with its key; unknown names are refused here, before anything runs."""
-    combinations = expand(request.words)
-    if not request.multirun and len(combinations) > 1:
-        raise BadInput("several values for one key need a sweep; type python run.py -m " + " ".join(request.words))
-    several = [word for word in request.words if key_of(word) == "experiment" and len(expand([word])) > 1]
-    if several:
-        first = several[0].partition("=")[2].partition(",")[0]
-        raise BadInput(
-            f"{several[0]}: each experiment brings a grid of its own, so one at a time; "
-            f"type python run.py -m +experiment={first}"
-        )
-    swept = {key_of(word) for words in combinations[:1] for word in words}
-    base = [word for word in request.words if len(expand([word])) == 1]
-    if request.multirun:
-        master = composer.master(base)
-        own = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items() if key not in swept]
-        if own:  # an experiment's own grid; what the user typed wins
-            combinations = expand([*own, *request.words])
-        common = plain(master)
-    else:
-        common = composer.cell(combinations[0])
-    paths = Paths.of(common["paths"])
-    memory = Memory(composer, paths.cache / "plan.json")
-    planned = [_planned(composer, words, memory) for words in combinations]
-    memory.save()
-    unique = list({cell.key: cell for cell, _ in planned}.values())
-    experiment = next((word.partition("=")[2] for word in request.words if key_of(word) == "experiment"), None)
-    digest = hashlib.sha256("".join(sorted(cell.key for cell in unique)).encode()).hexdigest()[:8]
-    variants = {cell.key: variant for cell, variant in planned}
-    save, controls = bool(common.get("save")), bool(common.get("controls"))
-    return Plan(experiment or f"sweep-{digest}", base, unique, variants, paths, save, controls)
-
-
-def with_controls(composer: Composer, plan: Plan, store: Store) -> Plan:
-    """``plan`` and, for each of its cells that is done, random and magnitude selection with the same layer-wise counts.
-
-    They can only be planned after their donors: what a control is depends on the counts that its donor ended with.
-    """
-    records = store.find_all(cell.key for cell in plan.cells)
-    donors = [(cell.overrides, records[cell.key]) for cell in plan.cells if cell.key in records]
-    memory = Memory(composer, plan.paths.cache / "plan.json")
-    controls = [_planned(composer, words, memory) for words in control_words(donors)]
-    cells = {cell.key: cell for cell in (*plan.cells, *(cell for cell, _ in controls))}
-    variants = plan.variants | {cell.key: variant for cell, variant in controls}
-    return replace(plan, cells=list(cells.values()), variants=variants)
-
-
-def _planned(composer: Composer, words: Sequence[str], memory: Memory) -> tuple[PlannedCell, str]:
-    """The cell that ``words`` ask for, and its variant."""
-    name = " ".join(word for word in words if not key_of(word).startswith("hydra"))
-    copied = any(key_of(word) == "allocation.record" for word in words)  # its key is that of counts that may change
-    if copied or name not in memory.entries:
-        from benchmarks.records.heading import heading
-
-        own = [word for word in words if not key_of(word).startswith("hydra")]
-        config = composer.cell(own)
-        head = heading(config, cell_key(config))
-        budget = head["budget"]["requested"]
-        kept = {key: head[key] for key in ("key", "dataset", "model", "method", "seed")}
-        entry = {**kept, "budget": budget, "overrides": own}
-        cell, variant = _sound(entry), variant_key(config)
-        memory.entries[name] = {"cell": entry, "variant": variant}
-        return cell, variant
-    return PlannedCell(**memory.entries[name]["cell"]), memory.entries[name]["variant"]
-
-
-def _sound(entry: Mapping[str, Any]) -> PlannedCell:
-    """The cell, or what is wrong with the values that every cell has."""
-    try:
-        return PlannedCell(**entry)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        key, whole = ".".join(map(str, fault["loc"])), fault["type"].startswith("int")
-        example = f"{key}={1 if whole else 0.5 if key == 'budget.keep' else 2}"
-        expected = "a whole number" if whole else "a number"
-        if fault["type"] in ("less_than", "greater_than_equal"):
-            expected, example = "a whole number of 64 bits", f"{key}=1"
-        raise BadInput(f"{key}={fault['input']} is not {expected}; type for instance {example}") from None
-
-
-def missing_cells(plan: Plan) -> list[PlannedCell]:
-    """The cells of ``plan`` that have no result yet."""
-    found = Store.of(plan.paths).find_all(cell.key for cell in plan.cells)
-    return [cell for cell in plan.cells if not is_complete(found.get(cell.key), plan.paths, plan.save)]
-
-
-def sound_missing(composer: Composer, plan: Plan) -> list[PlannedCell]:
-    """What :func:`missing_cells` gives, after a look at one of each variant: nonsense is refused before any runs."""
-    from benchmarks.cells.parts import check
-
-    missing = missing_cells(plan)
-    firsts: dict[str, PlannedCell] = {}
-    for cell in missing:
-        firsts.setdefault(plan.variants[cell.key], cell)
-    for cell in firsts.values():
-        check(composer.cell(cell.overrides))
-    return missing
-
-
-def _list_cells(console: Console, plan: Plan, store: Store) -> None:
-    found, reviewed = store.find_all(cell.key for cell in plan.cells), store.reviewed()
-    for cell in plan.cells:
-        record = found.get(cell.key)
-        state = record.status if record else "reviewed" if cell.key in reviewed else "missing"
-        console.print(f"{state:<10}{cell.key}  {' '.join(cell.overrides)}", markup=False, highlight=False)
-    console.print(f"{len(plan.cells)} cell{'s' * (len(plan.cells) != 1)} of {plan.name}", highlight=False)
-    if any(cell.key in reviewed and cell.key not in found for cell in plan.cells):
-        console.print("reviewed: its result came with the project; a sweep computes it anew here", highlight=False)
-
-
-def _conclude(console: Console, plan: Plan, store: Store, faults: Sequence[str]) -> int:
-    """Print the boards of these cells and what went wrong."""
-    from benchmarks.boards.rendering import render
-
-    _sweep_up(plan.paths.boards)
-    records = store.find_all(cell.key for cell in plan.cells)
-    with suppress(OSError):  # results that cannot be written can still be shown
-        sweep_up(plan.paths.runs / RUNNING, {key for key, record in records.items() if record.finished})
-    if records:
-        render(store, plan.paths.boards, console, only=frozenset(cell.key for cell in plan.cells))
-        console.print(f"boards: {plan.paths.boards}/leaderboard.md, .csv", highlight=False)
-    failed = [record for record in records.values() if record.status == "failed"]
-    absent = [cell for cell in plan.cells if cell.key not in records]
-    for record in failed:
-        console.print(status_line(record))
-    hints = dict.fromkeys("\n".join((record.reason or "").splitlines()[1:]) for record in failed)
-    for hint in filter(None, hints):  # what to type, once for all cells that failed alike
-        console.print(hint, markup=False, highlight=False)
-    without = Counter(record.status for record in records.values() if record.status in ("collapsed", "skipped"))
-    if without:
-        said = " and ".join(f"{number} {status}" for status, number in sorted(without.items()))
-        console.print(f"[yellow]{said}[/] of {len(plan.cells)}: a result, but no network that could be ranked")
-    for fault in faults:
-        console.print(f"[red]✗[/] {one_line(fault, 400)}", highlight=False)
-    if absent:
-        console.print(f"[red]{len(absent)} of {len(plan.cells)} cells have no record[/]; the same command runs them:")
-        for cell in absent[:SHOWN]:
-            console.print(f"  {cell.key}  {' '.join(cell.overrides)}", markup=False, highlight=False)
-        if len(absent) > SHOWN:
-            console.print(f"  and {len(absent) - SHOWN} more: python -m benchmarks.status {plan.name}", highlight=False)
-    if failed:
-        console.print(
-            f"[red]{len(failed)} of {len(plan.cells)} cells failed[/]; the same command tries them again. "
-            f"Details: the records under {plan.paths.runs}",
-            highlight=False,
-        )
-    return 1 if failed or absent or faults else 0
-
-
-def _sweep_up(folder: Path) -> None:
-    """Remove what killed writers left there long ago; what is younger may be somebody's who is writing now."""
-    for path in folder.glob(".*.tmp"):
-        with suppress(OSError):
-            if abs(time.time() - path.stat().st_mtime) > LONG_AGO:
-                path.unlink()
-
-
-def command_line(request: Request) -> str:
-    """The command that asks for this sweep, for the record."""
-    return shlex.join(["python", "run.py", *(["-m"] if request.multirun else []), *request.words])
+    write_atomically(Path(config.hydra.sweep.dir) / "multirun.yaml", OmegaConf.to_yaml(config))

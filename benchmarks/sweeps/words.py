@@ -1,23 +1,63 @@
-"""The words of a command, looked at one by one."""
+"""The words of a command, looked at one by one, with Hydra's own parser."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from benchmarks.sweeps.explaining import Explained
+from methods.errors import BadInput
 
 
-def expand(words: Sequence[str]) -> list[list[str]]:
-    """All combinations of the comma-separated values in ``words``, in Hydra's order."""
+def expand(words: Sequence[str], loader: ConfigLoader | None = None) -> list[list[str]]:
+    """All combinations of the values in ``words``, in the order of Hydra's basic sweeper: the last key varies fastest.
+
+    Args:
+        words: of which a later one replaces an earlier one with the same key.
+        loader: of the configurations; only ``glob()`` needs it.
+
+    Raises:
+        BadInput: a word cannot be read, or has values that cannot be listed (``interval()``).
+    """
+    values: dict[str, list[str]] = {}
     with Explained(None):
-        overrides = OverridesParser.create().parse_overrides(list(words))
-        [combinations] = BasicSweeper.split_arguments(overrides, None) or [[[]]]
-    return [list(combination) for combination in combinations]
+        for override in OverridesParser.create(loader).parse_overrides(list(words)):
+            key = override.get_key_element()
+            if not override.is_sweep_override():
+                values[key] = [f"{key}={override.get_value_element_as_str()}"]
+            elif override.is_discrete_sweep():
+                values[key] = [f"{key}={value}" for value in override.sweep_string_iterator()]
+            else:
+                raise BadInput(
+                    f"{override.input_line}: an interval has no list of values; expected range(), choice() or a comma\n"
+                    "between values, or a sweeper that chooses numbers by itself: hydra/sweeper=NAME"
+                )
+    return [list(combination) for combination in itertools.product(*values.values())]
+
+
+def value_of(word: str) -> Any:
+    """What a word sets its key to, a plain value."""
+    with Explained(None):
+        [override] = OverridesParser.create().parse_overrides([word])
+    return override.value()
+
+
+def sweeps(word: str) -> bool:
+    """Whether ``word`` stands for several values, of which there may be one."""
+    with Explained(None):
+        [override] = OverridesParser.create().parse_overrides([word])
+    return override.is_sweep_override()
 
 
 def key_of(word: str) -> str:
     """The key that a word such as ``+seed=0,1`` sets."""
     return word.partition("=")[0].lstrip("+~")
+
+
+def concerns_hydra(word: str) -> bool:
+    """Whether a word sets something of Hydra itself, such as ``hydra/launcher=joblib``."""
+    return key_of(word).startswith(("hydra.", "hydra/"))

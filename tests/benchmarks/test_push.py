@@ -13,10 +13,11 @@ from wandb_service import BROKEN, WELL, Service
 from benchmarks.cells.tracker import summary_of, tracking
 from benchmarks.records.keys import cell_key
 from benchmarks.records.store import Store
+from benchmarks.settings.home import CONF
 from benchmarks.storage.paths import Paths
 from benchmarks.sweeps.commandline import parse
 from benchmarks.sweeps.composition import Composer
-from benchmarks.sweeps.sweep import CONF, make_plan
+from benchmarks.sweeps.planning import make_plan
 from benchmarks.sweeps.words import expand
 from benchmarks.track import main, sweep_configuration
 from methods.errors import BadInput

@@ -23,9 +23,10 @@ TIMES = {"created", "fingerprint", "cost", "checksum"}  # of a record: what diff
 
 def compose(folder):
     """The configurations of the usual run, for the processes that are forked from this one."""
+    from benchmarks.settings.home import CONF
     from benchmarks.sweeps.composition import Composer
+    from benchmarks.sweeps.planning import make_plan
     from benchmarks.sweeps.request import Request
-    from benchmarks.sweeps.sweep import CONF, make_plan
 
     words = [*GRID[1:], *TINY, "track=none", f"paths.results={folder}", f"paths.cache={folder}"]
     make_plan(Composer(CONF), Request(words, multirun=True))

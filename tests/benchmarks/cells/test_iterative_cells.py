@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from benchmarks.cells import cell
+from benchmarks.settings.home import CONF
 from benchmarks.sweeps.composition import Composer
-from benchmarks.sweeps.sweep import CONF
 from benchmarks.training import loop
 from methods.pruner import Pruner
 

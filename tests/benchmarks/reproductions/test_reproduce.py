@@ -111,7 +111,7 @@ def test_figures_of_an_earlier_version_go(tmp_path, monkeypatch):
 
 
 def test_cells_without_a_record_stop_a_reproduction(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweep, "run_missing", lambda *_: ["a worker died"])
+    monkeypatch.setattr(sweep, "launch", lambda *_: ["a worker died"])
     work = Workplace(tmp_path, tmp_path / "results", tmp_path / "cache")
     with pytest.raises(BadInput, match="2 of 2 cells have no record: a worker died"):
         work.cells(["method=random", "seed=0,1"])

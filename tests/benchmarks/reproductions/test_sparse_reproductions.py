@@ -8,8 +8,8 @@ import torch
 
 from benchmarks.reproductions import Workplace, module_of
 from benchmarks.reproductions.lq import _sap, theory_lq
+from benchmarks.settings.home import CONF
 from benchmarks.sweeps.composition import Composer
-from benchmarks.sweeps.sweep import CONF
 
 
 @pytest.fixture(scope="module")

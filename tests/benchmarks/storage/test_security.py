@@ -19,10 +19,10 @@ from benchmarks.records.heading import heading
 from benchmarks.records.keys import cell_key
 from benchmarks.records.record import Record
 from benchmarks.records.store import Store
+from benchmarks.settings.home import CONF
 from benchmarks.sweeps.commandline import main
 from benchmarks.sweeps.composition import Composer
 from benchmarks.sweeps.rerun import check_targets
-from benchmarks.sweeps.sweep import CONF
 from methods.errors import BadInput
 
 ROOT = Path(__file__).parents[3]

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 import benchmarks.cells.cell
 from benchmarks.records.store import Store
+from benchmarks.settings.home import CONF
 from benchmarks.sweeps.composition import Composer
-from benchmarks.sweeps.sweep import CONF
 
 ROOT = Path(__file__).parents[3]
 TINY = ["trainer=tiny", "dataset.limit=300", "measure=none", "track=none", "calibration.samples=64"]

@@ -9,9 +9,9 @@ from benchmarks.records.keys import cell_key, variant_key
 from benchmarks.records.record import Record
 from benchmarks.records.store import Store
 from benchmarks.storage.paths import REPOSITORY
+from benchmarks.sweeps.application import run
 from benchmarks.sweeps.composition import Composer
 from benchmarks.sweeps.copying import control_words, resolved
-from benchmarks.sweeps.sweep import sweep
 from methods.allocation import Copied, Rounded
 from methods.errors import BadInput
 
@@ -99,12 +99,12 @@ def test_a_sweep_with_controls_runs_them_after_their_donors_and_only_once(tmp_pa
 
     words = ["-m", "method=spectral,thinet", "trainer=tiny", "track=none", "measure=none", "dataset.limit=200"]
     words += ["controls=true", f"paths.results={tmp_path}", f"paths.cache={tmp_path / 'cache'}"]
-    assert sweep(parse(words)) == 0
+    assert run(parse(words)).code == 0
     records, _ = Store(tmp_path / "runs", tmp_path / "cells").load()
     kept = {record.method: [layer.kept for layer in record.layers] for record in records}
     assert set(kept) == {"spectral", "thinet", "random", "magnitude"}
     assert len({tuple(counts) for counts in kept.values()}) == 1
     before = {record.key: record.created for record in records}
-    assert sweep(parse(words)) == 0
+    assert run(parse(words)).code == 0
     records, _ = Store(tmp_path / "runs", tmp_path / "cells").load()
     assert {record.key: record.created for record in records} == before

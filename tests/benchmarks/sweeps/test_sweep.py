@@ -3,7 +3,6 @@
 import copy
 import json
 import os
-import pickle
 import shlex
 import shutil
 import socket
@@ -13,23 +12,20 @@ from pathlib import Path
 
 import pytest
 import warm
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import ConfigRepository
-from hydra._internal.utils import create_config_search_path
-from hydra.types import RunMode
-from omegaconf import OmegaConf
 
 from benchmarks.records import store as records
 from benchmarks.records.heading import heading
 from benchmarks.records.keys import cell_key
+from benchmarks.records.manifest import read_manifests
 from benchmarks.records.record import Record
 from benchmarks.records.store import Store
-from benchmarks.settings.home import ROOT as CONFIG
-from benchmarks.sweeps import launching, sweep
-from benchmarks.sweeps.composition import Composer, plain
+from benchmarks.settings.home import CONF
+from benchmarks.storage.paths import Paths
+from benchmarks.sweeps import composition, launching
+from benchmarks.sweeps.application import run
+from benchmarks.sweeps.composition import Composer
+from benchmarks.sweeps.planning import make_plan, missing_cells
 from benchmarks.sweeps.request import Request
-from benchmarks.sweeps.sweep import CONF, command_line, make_plan, missing_cells
-from methods.errors import BadInput
 
 ROOT = Path(__file__).parents[3]
 TINY = ["trainer=tiny", "dataset.limit=300", "measure=none", "track=none", "calibration.samples=64"]
@@ -56,69 +52,6 @@ def write_all(plan, composer, status="done"):
         path.write_text(record.text())
 
 
-WORDS = [
-    ["method=random", "seed=3"],
-    ["dataset=mnist", "seed=3", "trainer.train.epochs=7"],
-    ["method=dpp", "compensation=none", "budget.speedup=2"],
-    ["trainer.train.epochs=3", "trainer=tiny", "model.widths=[3,4]"],
-    ["~dataset.levels", "++own.key=[1,2]", "+method.more=x"],
-    ["selection=null", "method=magnitude_edge"],
-    ["model.name=y", "model={name: z}"],
-]
-
-
-@pytest.mark.parametrize("words", WORDS, ids=" ".join)
-def test_the_short_way_to_a_configuration_gives_what_hydra_gives(words):
-    composer, theirs = Composer(CONF), ConfigLoaderImpl(create_config_search_path(str(CONF)))
-    long_way = plain(theirs.load_configuration(CONFIG, words, RunMode.RUN))
-    for _ in range(2):  # the second time from the frame that the first one left
-        assert json.dumps(composer.cell(words)) == json.dumps(long_way)
-
-
-FOR_LAUNCHERS = [
-    *WORDS,
-    ["+hydra.job.env_set.A=1", "hydra/launcher=joblib"],
-    ["seed=1,2", "method=random,dpp"],
-    ["calibration.samples=choice(7)"],
-]
-
-
-@pytest.mark.parametrize("words", FOR_LAUNCHERS, ids=" ".join)
-def test_launchers_get_what_hydra_gives(words):
-    """With Hydra's own section: what a job writes about itself, and how its launcher is set."""
-    composer, theirs = Composer(CONF), ConfigLoaderImpl(create_config_search_path(str(CONF)))
-    common = [word for word in words if "hydra" in word or "," in word or "choice(" in word]
-    master = composer.master(common)
-    expected = theirs.load_configuration(CONFIG, common, RunMode.MULTIRUN)
-    assert OmegaConf.to_container(master) == OmegaConf.to_container(expected)
-    for seed in ("++seed=1", "++seed=2"):  # the second from the frame that the first one left
-        job = [*(word for word in words if word not in common), seed]
-        ours, expected = (loader.load_sweep_config(master, job) for loader in (composer.loader, theirs))
-        assert OmegaConf.to_container(ours) == OmegaConf.to_container(expected)
-        assert OmegaConf.is_struct(ours) and OmegaConf.is_struct(expected)
-        assert OmegaConf.to_yaml(ours, resolve=True) == OmegaConf.to_yaml(expected, resolve=True)
-
-
-@pytest.mark.parametrize("words", [["modle=mlp"], ["model.wdths=[3]"], ["model=lenet6"], ["modle/a=b"], ["budget=1"]])
-def test_launchers_are_refused_what_hydra_refuses(words):
-    found = []
-    for loader in (Composer(CONF).loader, ConfigLoaderImpl(create_config_search_path(str(CONF)))):
-        with pytest.raises(Exception) as caught:  # of whatever kind Hydra's is
-            loader.load_configuration(CONFIG, words, RunMode.RUN)
-        found.append((type(caught.value), str(caught.value), str(caught.value.__cause__)))
-    assert found[0] == found[1]
-
-
-def test_what_a_launcher_sends_with_each_job_does_not_grow(monkeypatch):
-    composer = Composer(CONF)
-    monkeypatch.setattr("benchmarks.sweeps.composition.KEPT_FRAMES", 2)
-    before = len(pickle.dumps(composer.loader))
-    for method in ("random", "magnitude", "dpp"):
-        composer.loader.load_configuration(CONFIG, [f"method={method}"], RunMode.RUN)
-    assert len(composer.loader.frames) == 2
-    assert len(pickle.dumps(composer.loader)) <= before
-
-
 @pytest.mark.parametrize("words", [["seed=choice(5)"], ["seed=range(5,6)"]])
 @pytest.mark.parametrize("multirun", [True, False])
 def test_a_sweep_of_one_value_is_one_cell(words, multirun, tmp_path):
@@ -135,8 +68,7 @@ def counting(function, calls):
 
 
 def test_finished_cells_are_neither_composed_nor_read_more_than_needed(words, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sweep, "CONF", shutil.copytree(CONF, tmp_path / "conf"))
-    composer = Composer(sweep.CONF)
+    composer = Composer(CONF)
     request = Request(["method=random,magnitude", "seed=range(0,100)", *words], multirun=True)
     plan = make_plan(composer, request)
     assert len(plan.cells) == len(missing_cells(plan)) == 200
@@ -144,7 +76,7 @@ def test_finished_cells_are_neither_composed_nor_read_more_than_needed(words, tm
     read, composed = [], []
     monkeypatch.setattr("benchmarks.records.store.read", counting(records.read, read))
     monkeypatch.setattr(Composer, "cell", counting(Composer.cell, composed))
-    assert sweep.sweep(request) == 0
+    assert run(request).code == 0
     assert "200 cells: 200 done already, 0 to run" in capsys.readouterr().out
     assert composed == []  # remembered from the first time
     assert len(read) <= 3 * len(plan.cells)  # what is missing, the conclusion, the boards
@@ -158,9 +90,11 @@ def test_failed_cells_are_missing_collapsed_ones_are_not(words):
         assert len(missing_cells(plan)) == left
 
 
-def test_the_command_line_survives_a_shell(words):
-    request = Request(["+note='two words'", "seed=0,1"], multirun=True)
-    assert shlex.split(command_line(request)) == ["python", "run.py", "-m", "+note='two words'", "seed=0,1"]
+def test_the_command_of_a_sweep_survives_a_shell(words, slow_cell, tmp_path):
+    given = ["+note='two words'", "seed=0,1", *words]
+    run(Request(given, multirun=True))
+    [manifest] = read_manifests(tmp_path / "results/runs")[0]
+    assert shlex.split(manifest.command) == ["python", "run.py", "-m", *given]
 
 
 # ----------------------------------------------------------------------------------------- one cell, several takers
@@ -175,7 +109,7 @@ def slow_cell(monkeypatch):
         ran.append((config["seed"], threading.get_ident()))
         time.sleep(0.3)
         record = record_of(config, "failed" if config["seed"] == 13 else "done")
-        Store.of(sweep.Paths.of(config["paths"])).write(record)
+        Store.of(Paths.of(config["paths"])).write(record)
         return record
 
     monkeypatch.setattr("benchmarks.cells.cell.run", run)
@@ -190,27 +124,26 @@ def in_threads(count, work):
         thread.join(60)
 
 
-def test_each_choice_of_files_is_composed_once_for_all(words, slow_cell, monkeypatch, tmp_path):
-    composed, read = [], []
-    monkeypatch.setattr(sweep, "CONF", shutil.copytree(CONF, tmp_path / "conf"))
-    monkeypatch.setattr(ConfigRepository, "load_config", counting(ConfigRepository.load_config, read))
-    monkeypatch.setattr(ConfigLoaderImpl, "load_configuration", counting(ConfigLoaderImpl.load_configuration, composed))
-    assert sweep.sweep(Request(["method=random,magnitude", "seed=0,1", *words], multirun=True)) == 0
-    assert len(slow_cell) == 4
+def test_each_choice_of_files_is_composed_once_for_a_plan(words, monkeypatch, tmp_path):
+    composed = []
+    monkeypatch.setattr(composition, "compose", counting(composition.compose, composed))
+    folder = shutil.copytree(CONF, tmp_path / "conf")
+    request = Request(["method=random,magnitude", "seed=0,1", *words], multirun=True)
+    assert len(make_plan(Composer(folder), request).cells) == 4
     assert len(composed) == 3  # the sweep's own and one for each method
-    assert len(read) == len(set(read)) > 10
-    (tmp_path / "conf/method/random.yaml").write_text((CONF / "method/magnitude.yaml").read_text())
-    assert Composer(sweep.CONF).cell(["method=random"])["method"]["name"] == "magnitude"  # files may change
+    (folder / "method/random.yaml").write_text((CONF / "method/magnitude.yaml").read_text())
+    assert Composer(folder).cell(["method=random"])["method"]["name"] == "magnitude"  # files may change
+    assert len(make_plan(Composer(folder), request).cells) == 2
 
 
 class Pool:
-    """Stands in for ``launching._round``: several workers, all of which die with the one that is at the culprit."""
+    """Stands in for ``Rounds``: several workers, all of which die with the one that is at the culprit."""
 
     def __init__(self, composer, plan, workers, culprit):
         self.composer, self.plan, self.workers, self.culprit = composer, plan, workers, culprit
         self.lots, self.waits = [], []
 
-    def __call__(self, _composer, _words, _sweep, cells, wait):
+    def __call__(self, cells, wait):
         self.lots.append(len(cells))
         self.waits.append(wait)
         if self.culprit in cells:
@@ -226,15 +159,14 @@ class Pool:
 
 
 @pytest.fixture
-def pool(words, monkeypatch):
+def pool(words):
     """Fifteen cells, of which the second kills its worker."""
 
     def make(workers, kind=Pool):
         composer = Composer(CONF)
         plan = make_plan(composer, Request(["method=random", "seed=range(0,15)", *words], multirun=True))
         made = kind(composer, plan, workers, plan.cells[1])
-        monkeypatch.setattr(launching, "_round", made)
-        return made, lambda: launching.launch(composer, plan.words, plan.name, plan.cells, plan.paths)
+        return made, lambda: launching.launch(made, plan.cells, plan.paths)
 
     return make
 
@@ -274,19 +206,6 @@ def test_what_other_processes_go_on_with_is_waited_for_and_not_blamed(pool):
     assert made.lots == [15, 10, 1, 4] and made.waits == [False, False, False, True]
 
 
-def test_folders_of_configurations_that_no_key_knows_are_refused(words):
-    for multirun in (False, True):
-        with pytest.raises(BadInput, match="SECATEURS_CONF"):
-            make_plan(Composer(CONF), Request(["hydra.searchpath=[file:///tmp]", *words], multirun=multirun))
-
-
-def test_variables_that_hydra_copies_are_those_of_now(monkeypatch):
-    for value in ("1", "2"):
-        monkeypatch.setenv("COPIED", value)
-        config = Composer(CONF).loader.load_configuration(CONFIG, ["hydra.job.env_copy=[COPIED]"], RunMode.RUN)
-        assert config.hydra.job.env_set == {"COPIED": value}
-
-
 @pytest.mark.parametrize("seed", [0, 13], ids=["done", "failed"])
 def test_a_cell_that_several_want_is_done_once(words, slow_cell, seed):
     config = Composer(CONF).cell([f"seed={seed}", *words])
@@ -305,11 +224,10 @@ def test_a_cell_that_another_is_at_is_left_for_later(words, slow_cell):
     while not slow_cell:
         time.sleep(0.01)
     assert launching.run_leased(config | {"_wait": False}) is None
-    plan = make_plan(composer, Request(["method=spectral", "seed=0,1", *words], multirun=True))
-    assert launching.launch(composer, plan.words, plan.name, plan.cells, plan.paths) == []
+    outcome = run(Request(["method=spectral", "seed=0,1", *words], multirun=True))
     other.join()
+    assert outcome.faults == [] and outcome.code == 0
     assert sorted(seed for seed, _ in slow_cell) == [0, 1]
-    assert missing_cells(plan) == []
 
 
 def test_what_a_killed_writer_left_is_swept_up(words, slow_cell, tmp_path):

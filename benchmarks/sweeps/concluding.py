@@ -1,0 +1,94 @@
+"""What is said of the cells of a call: which there are, how they ended, and what to type next."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.records.manifest import RUNNING
+from benchmarks.records.store import Store
+from benchmarks.storage.console import one_line
+from benchmarks.storage.lease import sweep_up
+from benchmarks.sweeps.launching import status_line
+from benchmarks.sweeps.planning import Plan
+from benchmarks.sweeps.request import Outcome
+
+if TYPE_CHECKING:
+    from benchmarks.records.record import Record
+    from rich.console import Console
+
+LONG_AGO = 3600.0  # seconds; no file takes as long to write
+SHOWN = 20  # missing cells that are named one by one
+
+
+def list_cells(console: Console, plan: Plan) -> None:
+    """Print each cell and whether its result is there."""
+    store = Store.of(plan.paths)
+    found, reviewed = store.find_all(cell.key for cell in plan.cells), store.reviewed()
+    for cell in plan.cells:
+        record = found.get(cell.key)
+        state = record.status if record else "reviewed" if cell.key in reviewed else "missing"
+        console.print(f"{state:<10}{cell.key}  {' '.join(cell.overrides)}", markup=False, highlight=False)
+    console.print(f"{len(plan.cells)} cell{'s' * (len(plan.cells) != 1)} of {plan.name}", highlight=False)
+    if any(cell.key in reviewed and cell.key not in found for cell in plan.cells):
+        console.print("reviewed: its result came with the project; a sweep computes it anew here", highlight=False)
+
+
+def conclude(console: Console, plan: Plan, faults: Sequence[str]) -> Outcome:
+    """Print the boards of these cells and what went wrong."""
+    from benchmarks.boards.rendering import render
+
+    store = Store.of(plan.paths)
+    _sweep_up(plan.paths.boards)
+    records = store.find_all(cell.key for cell in plan.cells)
+    with suppress(OSError):  # results that cannot be written can still be shown
+        sweep_up(plan.paths.runs / RUNNING, {key for key, record in records.items() if record.finished})
+    if records:
+        render(store, plan.paths.boards, console, only=frozenset(cell.key for cell in plan.cells))
+        console.print(f"boards: {plan.paths.boards}/leaderboard.md, .csv", highlight=False)
+    failed = [record for record in records.values() if record.status == "failed"]
+    absent = [cell for cell in plan.cells if cell.key not in records]
+    for record in failed:
+        console.print(status_line(record))
+    hints = dict.fromkeys("\n".join((record.reason or "").splitlines()[1:]) for record in failed)
+    for hint in filter(None, hints):  # what to type, once for all cells that failed alike
+        console.print(hint, markup=False, highlight=False)
+    without = Counter(record.status for record in records.values() if record.status in ("collapsed", "skipped"))
+    if without:
+        said = " and ".join(f"{number} {status}" for status, number in sorted(without.items()))
+        console.print(f"[yellow]{said}[/] of {len(plan.cells)}: a result, but no network that could be ranked")
+    for fault in faults:
+        console.print(f"[red]✗[/] {one_line(fault, 400)}", highlight=False)
+    if absent:
+        console.print(f"[red]{len(absent)} of {len(plan.cells)} cells have no record[/]; the same command runs them:")
+        for cell in absent[:SHOWN]:
+            console.print(f"  {cell.key}  {' '.join(cell.overrides)}", markup=False, highlight=False)
+        if len(absent) > SHOWN:
+            console.print(f"  and {len(absent) - SHOWN} more: python -m benchmarks.status {plan.name}", highlight=False)
+    if failed:
+        console.print(
+            f"[red]{len(failed)} of {len(plan.cells)} cells failed[/]; the same command tries them again. "
+            f"Details: the records under {plan.paths.runs}",
+            highlight=False,
+        )
+    return outcome_of(plan, faults, records)
+
+
+def outcome_of(plan: Plan, faults: Sequence[str], found: Mapping[str, Record] | None = None) -> Outcome:
+    """How the cells of ``plan`` ended, where ``faults`` left no record; ``found`` are the records, if they are read."""
+    found = Store.of(plan.paths).find_all(cell.key for cell in plan.cells) if found is None else found
+    records = [found[cell.key] for cell in plan.cells if cell.key in found]
+    unfinished = len(records) < len(plan.cells) or any(record.status == "failed" for record in records)
+    return Outcome(1 if unfinished or faults else 0, plan.cells, records, list(faults))
+
+
+def _sweep_up(folder: Path) -> None:
+    """Remove what killed writers left there long ago; what is younger may be somebody's who is writing now."""
+    for path in folder.glob(".*.tmp"):
+        with suppress(OSError):
+            if abs(time.time() - path.stat().st_mtime) > LONG_AGO:
+                path.unlink()

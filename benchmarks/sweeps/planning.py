@@ -1,0 +1,219 @@
+"""Which cells the words of a call ask for, which of them are missing, and whether they can be run at all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from omegaconf import DictConfig
+from pydantic import ValidationError
+
+from benchmarks.records.heading import heading
+from benchmarks.records.keys import cell_key, variant_key
+from benchmarks.records.manifest import PlannedCell
+from benchmarks.records.store import Store
+from benchmarks.storage.paths import Paths
+from benchmarks.sweeps.composition import Composer, plain
+from benchmarks.sweeps.copying import control_words
+from benchmarks.sweeps.launching import is_complete
+from benchmarks.sweeps.memory import Memory
+from benchmarks.sweeps.request import Request
+from benchmarks.sweeps.words import concerns_hydra, expand, key_of, sweeps
+from methods.errors import BadInput
+from methods.progress import track
+
+NEEDED: dict[str, tuple[str, ...]] = {
+    "seed": (),
+    "dataset": ("name",),
+    "model": ("_target_",),
+    "trainer": ("train",),
+    "method": ("name",),
+    "budget": ("default_keep",),
+    "measure": (),
+    "calibration": (),
+    "track": (),
+    "paths": ("results", "cache"),
+}
+OF_THE_CALL = ("dry_run", "_sweep", "_wait")  # keys that say how a call is run, not which cell is meant
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells of a call, and the words that are common to all of them.
+
+    Attributes:
+        variants: for each cell's key, what it shares with the cells that differ from it in nothing but the seed.
+    """
+
+    name: str
+    words: list[str]
+    cells: list[PlannedCell]
+    variants: dict[str, str]
+    paths: Paths
+    save: bool = False
+    controls: bool = False
+
+
+def make_plan(composer: Composer, request: Request, master: DictConfig | None = None) -> Plan:
+    """All cells that the words ask for, each with its key; unknown names are refused here, before anything runs.
+
+    Args:
+        composer: of the configurations.
+        request: with the words.
+        master: the sweep's own configuration with Hydra's section, where it is composed already.
+
+    Raises:
+        BadInput: a word cannot be read, or means nothing.
+    """
+    typed = [word for word in request.words if key_of(word) not in OF_THE_CALL]
+    if any(map(concerns_hydra, typed)):
+        own = [word for word in typed if concerns_hydra(word)]
+        composer = Composer(composer.folder, composer.name, [*composer.own, *own], composer.running)
+        typed = [word for word in typed if not concerns_hydra(word)]
+    _one_experiment(typed)
+    with composer.loading() as loader:
+        combinations = expand(typed, loader)
+        base = [word for word in typed if not sweeps(word)]
+        if not request.multirun and len(combinations) > 1:
+            raise BadInput("several values for one key need a sweep; type python run.py -m " + " ".join(typed))
+        if request.multirun and master is None:
+            master = composer.master(base)
+        if master is not None:
+            swept = {key_of(word) for words in combinations[:1] for word in words}
+            grid = [f"{key}={value}" for key, value in (master.hydra.sweeper.params or {}).items() if key not in swept]
+            if grid:  # an experiment's own grid; what the user typed wins
+                combinations = expand([*grid, *typed], loader)
+    if request.cells is not None:
+        combinations = [cell.overrides for cell in request.cells]
+    common = composer.cell(combinations[0]) if master is None else plain(master)
+    paths = paths_of(common)
+    memory = Memory(composer, paths.cache / "plan.json")
+    planned = [_planned(composer, words, memory) for words in track(combinations, "planning cells")]
+    memory.save()
+    unique = list({cell.key: cell for cell, _ in planned}.values())
+    variants = {cell.key: variant for cell, variant in planned}
+    name = request.name or experiment_of(typed) or _name(unique)
+    return Plan(name, base, unique, variants, paths, bool(common.get("save")), bool(common.get("controls")))
+
+
+def plan_one(words: Sequence[str], config: Mapping[str, Any]) -> Plan:
+    """The plan of a call for one cell, whose configuration is there already."""
+    typed = [word for word in words if key_of(word) not in OF_THE_CALL]
+    cell, variant = _cell(typed, config)
+    paths, save, controls = paths_of(config), bool(config.get("save")), bool(config.get("controls"))
+    return Plan(experiment_of(typed) or _name([cell]), typed, [cell], {cell.key: variant}, paths, save, controls)
+
+
+def experiment_of(words: Sequence[str]) -> str | None:
+    """The experiment that ``words`` choose."""
+    return next((word.partition("=")[2] for word in words if key_of(word) == "experiment"), None)
+
+
+def _one_experiment(words: Sequence[str]) -> None:
+    for word in words:
+        if key_of(word) == "experiment" and sweeps(word):
+            first = word.partition("=")[2].partition(",")[0]
+            raise BadInput(
+                f"{word}: each experiment brings a grid of its own, so one at a time; "
+                f"type python run.py -m +experiment={first}"
+            )
+
+
+def _name(cells: Sequence[PlannedCell]) -> str:
+    return f"sweep-{hashlib.sha256(''.join(sorted(cell.key for cell in cells)).encode()).hexdigest()[:8]}"
+
+
+def paths_of(config: Mapping[str, Any]) -> Paths:
+    """The folders that a configuration names."""
+    _complete(config, ("paths",))
+    return Paths.of(config["paths"])
+
+
+def _complete(config: Mapping[str, Any], sections: Iterable[str] = NEEDED) -> None:
+    """Refuse a configuration without what every cell has."""
+    for name in sections:
+        if name not in config:
+            raise BadInput(f"every cell has {name}, and here it is missing; leave out ~{name}")
+        for key in NEEDED[name]:
+            if not isinstance(config[name], Mapping):
+                example = f"{name}.{NEEDED[name][0]}=..."
+                raise BadInput(f"{name}={config[name]} is not a section of keys; type for instance {example}")
+            if config[name].get(key) is None:
+                raise BadInput(f"every cell has {name}.{key}, and it is missing here; see python run.py --cfg")
+
+
+def with_controls(composer: Composer, plan: Plan, store: Store) -> Plan:
+    """``plan`` and, for each of its cells that is done, random and magnitude selection with the same layer-wise counts.
+
+    They can only be planned after their donors: what a control is depends on the counts that its donor ended with.
+    """
+    records = store.find_all(cell.key for cell in plan.cells)
+    donors = [(cell.overrides, records[cell.key]) for cell in plan.cells if cell.key in records]
+    memory = Memory(composer, plan.paths.cache / "plan.json")
+    controls = [_planned(composer, words, memory) for words in control_words(donors)]
+    cells = {cell.key: cell for cell in (*plan.cells, *(cell for cell, _ in controls))}
+    variants = plan.variants | {cell.key: variant for cell, variant in controls}
+    return replace(plan, cells=list(cells.values()), variants=variants)
+
+
+def _planned(composer: Composer, words: Sequence[str], memory: Memory) -> tuple[PlannedCell, str]:
+    """The cell that ``words`` ask for, and its variant."""
+    own = [word for word in words if not concerns_hydra(word)]
+    name = memory.name(own)
+    if any(key_of(word) == "allocation.record" for word in own):
+        name = None  # the cell's key is that of counts that may change
+    if name is not None and name in memory.entries:
+        return PlannedCell(**memory.entries[name]["cell"]), memory.entries[name]["variant"]
+    cell, variant = _cell(own, composer.cell(own))
+    if name is not None:
+        memory.entries[name] = {"cell": cell.model_dump(), "variant": variant}
+    return cell, variant
+
+
+def _cell(words: Sequence[str], config: Mapping[str, Any]) -> tuple[PlannedCell, str]:
+    """The cell with the configuration ``config``, and its variant."""
+    _complete(config)
+    head = heading(config, cell_key(config))
+    kept = {key: head[key] for key in ("key", "dataset", "model", "method", "seed")}
+    return _sound({**kept, "budget": head["budget"]["requested"], "overrides": list(words)}), variant_key(config)
+
+
+def _sound(entry: Mapping[str, Any]) -> PlannedCell:
+    """The cell, or what is wrong with the values that every cell has."""
+    try:
+        return PlannedCell(**entry)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key, whole = ".".join(map(str, fault["loc"])), fault["type"].startswith("int")
+        example = f"{key}={1 if whole else 0.5 if key == 'budget.keep' else 2}"
+        expected = "a whole number" if whole else "a number"
+        if fault["type"] in ("less_than", "greater_than_equal"):
+            expected, example = "a whole number of 64 bits", f"{key}=1"
+        raise BadInput(f"{key}={fault['input']} is not {expected}; type for instance {example}") from None
+
+
+def missing_cells(plan: Plan) -> list[PlannedCell]:
+    """The cells of ``plan`` that have no result yet."""
+    found = Store.of(plan.paths).find_all(cell.key for cell in plan.cells)
+    return [cell for cell in plan.cells if not is_complete(found.get(cell.key), plan.paths, plan.save)]
+
+
+def sound_missing(composer: Composer, plan: Plan, only: Mapping[str, Any] | None = None) -> list[PlannedCell]:
+    """What :func:`missing_cells` gives, after a look at one of each variant: nonsense is refused before any runs.
+
+    Args:
+        composer: of the configurations.
+        plan: with the cells.
+        only: the configuration of its only cell, where it is composed already.
+    """
+    from benchmarks.cells.parts import check
+
+    missing = missing_cells(plan)
+    firsts: dict[str, PlannedCell] = {}
+    for cell in missing:
+        firsts.setdefault(plan.variants[cell.key], cell)
+    for cell in firsts.values():
+        check(composer.cell(cell.overrides) if only is None else only)
+    return missing

@@ -1,0 +1,1 @@
+"""Hydra's plug-in point for sweepers; what it does is in benchmarks/sweeps."""

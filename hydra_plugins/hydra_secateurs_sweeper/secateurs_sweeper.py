@@ -1,0 +1,50 @@
+"""The sweeper ``secateurs``: plans all cells, leaves out those that are done, hands the rest to the chosen launcher.
+
+Hydra reads this file at every start, also for ``--help``, so what it needs is imported where it is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.plugins.sweeper import Sweeper
+
+if TYPE_CHECKING:
+    from hydra.types import HydraContext, TaskFunction
+    from omegaconf import DictConfig
+
+    from benchmarks.records.record import Record
+
+
+class SecateursSweeper(Sweeper):
+    """All combinations of the values in the words and in ``params``, as Hydra's own sweeper has them; none twice.
+
+    Args:
+        max_batch_size: how many cells the launcher gets at once (all).
+        params: a grid, ``{key: values}``; what is typed wins.
+    """
+
+    def __init__(self, max_batch_size: int | None = None, params: Mapping[str, Any] | None = None) -> None:
+        self.max_batch_size = max_batch_size
+        self.params = dict(params or {})
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """Hydra's call before :meth:`sweep`."""
+        self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
+
+    def sweep(self, arguments: list[str]) -> list[Record]:
+        """Carry out the sweep that the words ``arguments`` ask for; the records of its cells, in order."""
+        from benchmarks.sweeps.sweep import sweep
+
+        return sweep(self, arguments)
+
+
+# A mapping and not a class: Hydra runs this file before it is listed among the modules, where classes of data look.
+DEFAULTS = {
+    "_target_": "hydra_plugins.hydra_secateurs_sweeper.secateurs_sweeper.SecateursSweeper",
+    "max_batch_size": None,
+    "params": None,
+}
+ConfigStore.instance().store(group="hydra/sweeper", name="secateurs", node=DEFAULTS, provider="secateurs_sweeper")
