@@ -63,7 +63,7 @@ class Composer:
     def sources(self) -> list[tuple[str, str]]:
         """Scheme and path of all places with configurations, those that ``hydra.searchpath`` adds among them."""
         if not self.found:
-            self.found = _sources(self.master([]))
+            self.master([])
         return self.found
 
     @contextmanager
@@ -86,7 +86,9 @@ class Composer:
     def master(self, words: Sequence[str]) -> DictConfig:
         """The configuration that ``words`` give, with Hydra's own section."""
         with Explained(self.folder, words), self.loading():
-            return compose(self.name, [*self.own, *words], return_hydra_config=True)
+            config = compose(self.name, [*self.own, *words], return_hydra_config=True)
+        self.found = _sources(config)
+        return config
 
     def cell(self, words: Sequence[str]) -> dict[str, Any]:
         """The plain, resolved configuration of one cell.

@@ -18,8 +18,9 @@ from benchmarks.sweeps.planning import Plan
 from benchmarks.sweeps.request import Outcome
 
 if TYPE_CHECKING:
-    from benchmarks.records.record import Record
     from rich.console import Console
+
+    from benchmarks.records.record import Record
 
 LONG_AGO = 3600.0  # seconds; no file takes as long to write
 SHOWN = 20  # missing cells that are named one by one

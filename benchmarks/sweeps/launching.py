@@ -92,6 +92,17 @@ def _fault(result: JobReturn) -> BaseException | None:
     return None
 
 
+def refuse_unwritable(paths: Paths) -> None:
+    """Look, before any work, whether records can be written.
+
+    Raises:
+        BadInput: they cannot.
+    """
+    probe = paths.runs / RUNNING / f".probe-{uuid.uuid4().hex}"
+    write_atomically(probe, "")
+    probe.unlink(missing_ok=True)
+
+
 def launch(
     round_: Callable[[Sequence[PlannedCell], bool], tuple[str | None, dict[str, str]]],
     missing: Sequence[PlannedCell],
@@ -105,13 +116,7 @@ def launch(
         missing: the cells to run.
         paths: where their records go.
         at_once: how many cells a launcher gets at once (all).
-
-    Raises:
-        BadInput: that is a folder that cannot be written.
     """
-    probe = paths.runs / RUNNING / f".probe-{uuid.uuid4().hex}"
-    write_atomically(probe, "")
-    probe.unlink(missing_ok=True)
     store = Store.of(paths)
     before = store.find_all(cell.key for cell in missing)
     faults: list[str] = []

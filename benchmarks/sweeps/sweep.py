@@ -25,7 +25,7 @@ from benchmarks.storage.paths import Paths, write_atomically
 from benchmarks.sweeps.composition import Composer, plain
 from benchmarks.sweeps.concluding import conclude, list_cells, outcome_of
 from benchmarks.sweeps.copying import resolved
-from benchmarks.sweeps.launching import Rounds, launch, run_job, run_leased, status_line
+from benchmarks.sweeps.launching import Rounds, launch, refuse_unwritable, run_job, run_leased, status_line
 from benchmarks.sweeps.objective import objective, objectives
 from benchmarks.sweeps.planning import (
     OF_THE_CALL,
@@ -156,6 +156,8 @@ def _carry_out(
             f"one cell in the surroundings of {plan.name}; its grid: python run.py -m +experiment={plan.name}"
         )
     call.launched = True
+    if missing:
+        refuse_unwritable(plan.paths)
     faults = run(plan, missing) if missing else []
     if plan.controls:
         plan = with_controls(composer, plan, Store.of(plan.paths))

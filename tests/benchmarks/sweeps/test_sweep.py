@@ -60,9 +60,9 @@ def test_a_sweep_of_one_value_is_one_cell(words, multirun, tmp_path):
 
 
 def counting(function, calls):
-    def counted(*arguments):
+    def counted(*arguments, **named):
         calls.append(arguments[-1])
-        return function(*arguments)
+        return function(*arguments, **named)
 
     return counted
 
@@ -155,7 +155,9 @@ class Pool:
         return None, {}
 
     def lease(self, cell, holder=""):
-        (self.plan.paths.runs / launching.RUNNING / f"{cell.key}.{len(self.lots)}").write_text(holder)
+        path = self.plan.paths.runs / launching.RUNNING / f"{cell.key}.{len(self.lots)}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(holder)
 
 
 @pytest.fixture
