@@ -21,7 +21,7 @@ def expand(words: Sequence[str], loader: ConfigLoader | None = None) -> list[lis
         loader: of the configurations; only ``glob()`` needs it.
 
     Raises:
-        BadInput: a word cannot be read, or has values that cannot be listed (``interval()``).
+        BadInput: a word cannot be read, has values that cannot be listed (``interval()``), or none.
     """
     values: dict[str, list[str]] = {}
     with Explained(None):
@@ -35,6 +35,10 @@ def expand(words: Sequence[str], loader: ConfigLoader | None = None) -> list[lis
                 raise BadInput(
                     f"{override.input_line}: an interval has no list of values; expected range(), choice() or a comma\n"
                     "between values, or a sweeper that chooses numbers by itself: hydra/sweeper=NAME"
+                )
+            if not values[key]:
+                raise BadInput(
+                    f"{override.input_line} stands for no value at all; python run.py --help lists the choices"
                 )
     return [list(combination) for combination in itertools.product(*values.values())]
 

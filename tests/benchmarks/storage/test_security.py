@@ -124,7 +124,7 @@ def test_a_record_that_names_foreign_code_is_refused_before_anything_is_built(
     sound = {"dataset": "digits", "model": "mlp", "method": "random"}  # what only the configuration says otherwise
     sent = record_file(tmp_path / "sent.json", changed(place, value), **sound)
     monkeypatch.setattr("benchmarks.cells.cell.run", lambda *_: pytest.fail("the cell was run"))
-    assert main([f"+from_record={sent}", *folders]) == 1
+    assert main([f"+from_record={sent}", *folders]) == 2
     said = capsys.readouterr().err
     assert len(said.strip().splitlines()) <= 2 and "of the record" in said
     assert not (tmp_path / "results").exists()
@@ -163,7 +163,7 @@ def test_what_the_user_allows_by_name_is_built(tmp_path, folders, monkeypatch, c
     )
     monkeypatch.syspath_prepend(tmp_path)
     sent = record_file(tmp_path / "sent.json", changed("selection._target_", "own_parts.Own"))
-    assert main([f"+from_record={sent}", *folders]) == 1
+    assert main([f"+from_record={sent}", *folders]) == 2
     assert "allow_targets=[own_parts.Own]" in capsys.readouterr().err
     assert "own_parts" not in sys.modules
     assert main([f"+from_record={sent}", "+allow_targets=[own_parts.Own]", *folders]) == 0
@@ -182,16 +182,16 @@ def test_a_record_is_run_again_in_ones_own_folders_and_compared(tmp_path, folder
     ours, theirs = Store(tmp_path / "other/runs", tmp_path / "none").load()[0], json.loads(path.read_text())
     assert [record.key for record in ours] == [path.stem]
     assert ours[0].metrics.model_dump() == theirs["metrics"]
-    assert main([f"+from_record={sent}", "seed=4", *elsewhere]) == 1
+    assert main([f"+from_record={sent}", "seed=4", *elsewhere]) == 2
     assert "seed=4" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"key": "x"}', "[" * 100_000, "\x00"])
 def test_what_is_not_a_record_is_refused_in_a_line_or_two(text, tmp_path, folders, capsys):
     (tmp_path / "sent.json").write_text(text)
-    assert main([f"+from_record={tmp_path}/sent.json", *folders]) == 1
+    assert main([f"+from_record={tmp_path}/sent.json", *folders]) == 2
     assert "is not a record" in capsys.readouterr().err
-    assert main([f"+from_record={tmp_path}/nothing.json", *folders]) == 1
+    assert main([f"+from_record={tmp_path}/nothing.json", *folders]) == 2
     assert "cannot be read" in capsys.readouterr().err
 
 
