@@ -76,19 +76,12 @@ def run(words: Sequence[str]) -> list[Record]:
     Raises:
         BadInput: an unknown option or choice.
     """
-    from benchmarks.records.store import Store
-    from benchmarks.settings.home import CONF
+    from benchmarks.sweeps import application
     from benchmarks.sweeps.commandline import parse
-    from benchmarks.sweeps.composition import Composer
-    from benchmarks.sweeps.sweep import make_plan, sweep
     from secateurs.presets import hydra_of_the_caller
 
-    request = parse(["-m", *words])
     with hydra_of_the_caller(), _signals_kept():
-        sweep(request)
-        plan = make_plan(Composer(CONF), request)
-    found = Store.of(plan.paths).find_all(cell.key for cell in plan.cells)
-    return [found[cell.key] for cell in plan.cells if cell.key in found]
+        return application.run(parse(["-m", *words])).records
 
 
 @contextmanager
