@@ -26,6 +26,9 @@ class SecateursSweeper(Sweeper):
         params: a grid, ``{key: values}``; what is typed wins.
     """
 
+    hydra_context: HydraContext
+    config: DictConfig
+
     def __init__(self, max_batch_size: int | None = None, params: Mapping[str, Any] | None = None) -> None:
         self.max_batch_size = max_batch_size
         self.params = dict(params or {})
