@@ -5,6 +5,7 @@
     python -m benchmarks.status --watch           goes on showing it while a sweep runs
     python -m benchmarks.status --failed          each failed cell with its reason
     python -m benchmarks.status --failed --retry  and runs these cells again
+    python -m benchmarks.status --forget failed   drops the records of failed cells, after a question
 
 A cell is missing when a sweep set out to compute it and no record of it exists yet. A cell is running while the process
 that is at it shows signs of life; times left are estimated from what like cells took.
@@ -13,18 +14,21 @@ that is at it shows signs of life; times left are estimated from what like cells
 import argparse
 import io
 import shlex
+import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Container, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.boards.labels import label
 from benchmarks.boards.tables import Table
+from benchmarks.records.kept import Kept, Known
 from benchmarks.records.manifest import RUNNING, Manifest, PlannedCell, read_manifests
 from benchmarks.records.record import Record
-from benchmarks.records.store import Problem, Store
+from benchmarks.records.store import Problem, Store, Unreadable, read
 from benchmarks.storage.command import end
 from benchmarks.storage.console import one_line, output_console
 from benchmarks.storage.lease import Holder, holders
@@ -38,6 +42,7 @@ if TYPE_CHECKING:
 
 STATES = ("done", "running", "failed", "collapsed", "skipped", "missing")
 WATCH_SECONDS = 2.0
+YES = ("y", "yes")
 Group = tuple[str, str, str]
 
 
@@ -45,7 +50,7 @@ Group = tuple[str, str, str]
 class State:
     """All that is known of the cells in one folder of results, or of one sweep."""
 
-    records: list[Record]
+    records: list[Known]
     manifests: list[Manifest]
     running: list[Holder] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -65,16 +70,22 @@ class State:
         return State(records, manifests, [holder for holder in self.running if holder.name in keys], self.problems)
 
 
-def state(paths: Paths) -> State:
-    """The state of the cells in ``paths``."""
-    records, problems = Store.of(paths).load()
+def state(paths: Paths, kept: Kept | None = None) -> State:
+    """The state of the cells in ``paths``.
+
+    Args:
+        paths: the folders.
+        kept: what was read at earlier looks, which is not read again; else what the last process has left.
+    """
+    kept = kept or Kept(Store.of(paths), label)
+    records, problems = kept.look()
     manifests, faults = read_manifests(paths.runs)
     running = [holder for holder in holders(paths.runs / RUNNING) if holder.alive]
     return State(records, manifests, running, [*problems, *faults])
 
 
 def counts(
-    records: Sequence[Record], manifests: Sequence[Manifest], running: Sequence[Holder] = ()
+    records: Sequence[Known], manifests: Sequence[Manifest], running: Sequence[Holder] = ()
 ) -> dict[Group, Counter[str]]:
     """Cells by (data set, model, method) and state; a cell that is tried again counts as running."""
     table: dict[Group, Counter[str]] = defaultdict(Counter)
@@ -86,13 +97,13 @@ def counts(
     return dict(sorted(table.items()))
 
 
-def reasons(records: Sequence[Record]) -> list[list[str]]:
+def reasons(records: Sequence[Known]) -> list[list[str]]:
     """For each state but done: how often, for which method, why, and the seeds."""
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for record in records:
         if record.status != "done":
             why = one_line(record.reason or "")
-            groups[record.status, record.dataset, record.model, label(record), why].append(record.seed)
+            groups[record.status, record.dataset, record.model, record.label, why].append(record.seed)
     return [
         [status, f"{dataset} · {model}", method, ",".join(map(str, sorted(set(seeds)))), str(len(seeds)), why]
         for (status, dataset, model, method, why), seeds in sorted(groups.items())
@@ -137,14 +148,14 @@ def show(found: State, results: Path, console: "Console") -> None:
             console.print(words, markup=False)
 
 
-def show_failed(found: State, mine: Container[str], console: "Console") -> list[Record]:
+def show_failed(found: State, mine: Mapping[str, Record], console: "Console") -> list[Record]:
     """Each failed cell with its key, reason and the last line of its traceback; returns their records.
 
     Reviewed cells that are not among this machine's runs (``mine``) are results, not something to try again here.
     """
-    failed = [record for record in found.records if record.status == "failed"]
-    reviewed = [record for record in failed if record.key not in mine]
-    failed = [record for record in failed if record.key in mine]
+    every = [known.key for known in found.records if known.status == "failed"]
+    reviewed = [key for key in every if key not in mine]
+    failed = [mine[key] for key in every if key in mine]
     for record in failed:
         name = f"{record.key}  {record.dataset}/{record.model} {label(record)} seed {record.seed}"
         console.print(f"{name}: {record.reason}", markup=False)
@@ -186,16 +197,41 @@ def retry(found: State, failed: Sequence[Record], paths: Paths, console: "Consol
     return 1 if still or faults else 0
 
 
+def forget(failed: Sequence[Record], paths: Paths, sure: bool, console: "Console") -> int:
+    """Remove the records of ``failed`` cells of this machine, if the user is ``sure`` or agrees; returns the exit code.
+
+    What has been tried again meanwhile, or is being, stays.
+    """
+    store = Store.of(paths)
+    if failed and not sure:
+        if not sys.stdin.isatty():
+            raise BadInput(f"{len(failed)} records of failed cells would be removed\nto do it, add --yes")
+        if console.input(f"Remove these {len(failed)} records of failed cells? [y/N] ").strip().lower() not in YES:
+            console.print("nothing was removed")
+            return 0
+    busy = {holder.name for holder in holders(paths.runs / RUNNING) if holder.alive}
+    removed = 0
+    for record in failed:
+        path = store.path_of(record)
+        with suppress(FileNotFoundError, Unreadable):
+            if record.key not in busy and read(path) == record:
+                path.unlink()
+                removed += 1
+    console.print(f"removed {removed} of {len(failed)} records of failed cells", markup=False)
+    return 0
+
+
 def watch(paths: Paths, sweep: str | None) -> None:
     """Show the state again and again until nothing is running or missing."""
     from rich.console import Console
     from rich.live import Live
     from rich.text import Text
 
-    console = output_console()
-    with Live(console=console, auto_refresh=False, transient=False) as live:
+    console, kept = output_console(), Kept(Store.of(paths), label)
+    with Live(console=console, auto_refresh=False, transient=False) as live, ExitStack() as stack:
+        stack.callback(kept.save)
         while True:
-            found = state(paths) if sweep is None else state(paths).of(sweep)
+            found = state(paths, kept) if sweep is None else state(paths, kept).of(sweep)
             text = io.StringIO()
             buffer = Console(file=text, force_terminal=console.is_terminal, width=console.width)
             show(found, paths.results, buffer)
@@ -213,17 +249,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--watch", action="store_true", help="go on until nothing is running or missing")
     parser.add_argument("--failed", action="store_true", help="show each failed cell")
     parser.add_argument("--retry", action="store_true", help="with --failed: run them again")
+    parser.add_argument("--forget", choices=["failed"], help="drop the records of failed cells, after a question")
+    parser.add_argument("--yes", action="store_true", help="with --forget: without the question")
     chosen = parser.parse_args(arguments)
+    if chosen.yes and not chosen.forget:
+        raise BadInput("--yes answers the question of --forget\ntype python -m benchmarks.status --forget failed --yes")
     paths, console = Paths(chosen.results), output_console()
-    found = state(paths)
+    kept = Kept(Store.of(paths), label)
+    found = state(paths, kept)
+    kept.save()
     if chosen.sweep is not None:
         if chosen.sweep not in (names := [manifest.name for manifest in found.manifests]):
             known = ", ".join(names) or "none yet"
             raise BadInput(f"No sweep named {chosen.sweep!r} in {chosen.results}; there are: {known}.")
         found = found.of(chosen.sweep)
-    if chosen.failed or chosen.retry:
+    if chosen.failed or chosen.retry or chosen.forget:
         keys = [record.key for record in found.records if record.status == "failed"]
         failed = show_failed(found, Store.of(paths).find_all(keys), console)
+        if chosen.forget:
+            return forget(failed, paths, chosen.yes, console)
         return retry(found, failed, paths, console) if chosen.retry and failed else 0
     if chosen.watch:
         watch(paths, chosen.sweep)

@@ -4,11 +4,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from statistics import median
 
+from benchmarks.records.kept import Known
 from benchmarks.records.manifest import PlannedCell
 from benchmarks.records.record import Record
 
 
-def seconds_left(records: Sequence[Record], missing: Iterable[PlannedCell], workers: int = 1) -> float | None:
+def seconds_left(records: Sequence[Record | Known], missing: Iterable[PlannedCell], workers: int = 1) -> float | None:
     """Seconds of training and pruning until all ``missing`` cells are done by ``workers`` that share them evenly.
 
     Each cell is taken to cost the median of the cells that are most like it: same data set, model and method, else

@@ -7,6 +7,8 @@ import time
 import pytest
 from sample_records import made
 
+from benchmarks.boards.labels import label
+from benchmarks.records.kept import Kept, Known
 from benchmarks.records.manifest import RUNNING, Manifest, PlannedCell, write_manifest
 from benchmarks.records.store import Store
 from benchmarks.status import counts, main, reasons
@@ -25,16 +27,20 @@ def store(tmp_path):
     return Store(tmp_path / "runs", tmp_path / "cells")
 
 
+def known(records):
+    return [Known.of(record, label) for record in records]
+
+
 def test_every_cell_of_a_sweep_is_in_exactly_one_state():
     cells = [made(0), made(1, "failed"), made(2, "collapsed"), made(3, "skipped"), made(4), made(5)]
-    table = counts(cells[:4], [planned("one", cells[:5]), planned("two", cells[3:])])
+    table = counts(known(cells[:4]), [planned("one", cells[:5]), planned("two", cells[3:])])
     states = {"done": 1, "failed": 1, "collapsed": 1, "skipped": 1, "missing": 2}
     assert table == {("digits", "mlp", "spectral"): states}
 
 
 def test_equal_reasons_are_one_line_with_their_seeds():
     records = [made(seed, "failed", reason="layer 3 broke\ndetails") for seed in (2, 0)] + [made(5)]
-    assert reasons(records) == [["failed", "digits · mlp", "spectral", "0,2", "2", "layer 3 broke"]]
+    assert reasons(known(records)) == [["failed", "digits · mlp", "spectral", "0,2", "2", "layer 3 broke"]]
 
 
 def test_command_shows_states_reasons_and_how_to_go_on(store, tmp_path, capsys):
@@ -188,3 +194,75 @@ def test_retrying_runs_the_failed_cells_and_no_others(tmp_path, capsys, monkeypa
     assert "1 of 1 are not failed any more" in capsys.readouterr().out
     states = sorted(json.loads(path.read_text())["status"] for path in tmp_path.glob("runs/digits/*/*.json"))
     assert states == ["done", "skipped"]
+
+
+# ---------------------------------------------------------------------------------------------------- kept, forgotten
+
+
+def test_what_has_not_changed_is_not_read_again(store, monkeypatch):
+    for seed in range(5):
+        store.write(made(seed))
+    opened = []
+    real = Store.open
+    monkeypatch.setattr(Store, "open", lambda self, path: opened.append(path) or real(self, path))
+    kept = Kept(store, label)
+    first = kept.look()
+    assert len(opened) == 5 and [one.key for one in first[0]] == [record.key for record in store.load()[0]]
+    opened.clear()
+    assert kept.look() == first and opened == []
+    kept.save()
+    assert Kept(store, label).look() == first and opened == []  # another process
+    changed = store.write(made(2, "failed"))
+    store.path_of(made(3)).unlink()
+    again = kept.look()[0]
+    assert opened == [changed] and len(again) == 4
+    assert [one.status for one in again if one.seed == 2] == ["failed"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"digest": 1}', '{"rows": 5}', "[" * 9000])
+def test_what_is_kept_may_be_garbage(text, store):
+    store.write(made())
+    kept = Kept(store, label)
+    found = kept.look()
+    kept.save()
+    path = store.runs / ".status.json"
+    digest = json.loads(path.read_text())["digest"]
+    for content in (text, json.dumps({"digest": digest, "rows": [["a", 1]]})):
+        path.write_text(content)
+        assert Kept(store, label).look() == found
+
+
+def test_presets_that_change_make_what_is_kept_stale(store, tmp_path, monkeypatch):
+    monkeypatch.setattr("benchmarks.records.kept.CONF", tmp_path / "conf")
+    store.write(made())
+    kept = Kept(store, label)
+    kept.look()
+    kept.save()
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "new.yaml").write_text("a: 1")
+    again = Kept(store, label)
+    again.look()
+    assert again.read == 1
+
+
+def test_failed_records_are_forgotten_after_a_question_and_nothing_else(store, tmp_path, capsys, monkeypatch):
+    done, failed = store.write(made(0)), store.write(made(1, "failed"))
+    collapsed, reviewed = store.write(made(2, "collapsed")), store.write(made(3, "failed"), store.cells)
+    command = ["--results", str(tmp_path), "--forget", "failed"]
+    with pytest.raises(BadInput, match="add --yes"):
+        main(command)  # a test has no terminal to be asked on
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr("rich.console.Console.input", lambda *_, **__: "n")
+    assert main(command) == 0 and failed.exists()
+    assert main([*command, "--yes"]) == 0
+    assert "removed 1 of 1" in capsys.readouterr().out
+    assert done.exists() and collapsed.exists() and reviewed.exists() and not failed.exists()
+    with pytest.raises(BadInput, match="--forget failed --yes"):
+        main(["--results", str(tmp_path), "--yes"])
+
+
+def test_a_failed_cell_that_is_being_tried_again_is_not_forgotten(store, tmp_path):
+    failed = store.write(made(1, "failed"))
+    with first_come(store.runs / RUNNING, lambda: False, "again", name=made(1).key):
+        assert main(["--results", str(tmp_path), "--forget", "failed", "--yes"]) == 0
+    assert failed.exists()

@@ -1,0 +1,146 @@
+"""The little that is asked of every record again and again, kept from look to look: who has changed is read anew.
+
+An entry counts while its file has the same time, size and number (inode), and all entries while the code and presets
+that they are made by are the same. Between processes they lie in one JSON file beside the records. It can be deleted at
+any time, and where it cannot be written the next process reads everything again.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks.records.record import Record
+from benchmarks.records.store import Problem, Store, once
+from benchmarks.settings.home import CONF
+from benchmarks.storage.paths import REPOSITORY, write_atomically
+from benchmarks.storage.reading import Unfit, content_of, plain_json
+from methods.errors import BadInput
+
+FILE = ".status.json"
+LONGEST = 500_000_000  # bytes; an entry has some three hundred
+MADE_BY = ("records/kept", "records/record", "records/store", "records/keys", "records/names", "boards/labels")
+Stamp = tuple[int, int, int]
+
+
+class Spent(NamedTuple):
+    """Seconds that a cell took, as far as they were measured."""
+
+    dense_seconds: float | None
+    prune_seconds: float | None
+    tune_seconds: float | None
+
+
+class Known(NamedTuple):
+    """What is kept of one record; ``label`` is the name of its row on a board."""
+
+    key: str
+    dataset: str
+    model: str
+    method: str
+    seed: int
+    status: str
+    reason: str | None
+    created: str
+    unsigned: bool
+    finished: bool
+    label: str
+    cost: Spent
+
+    @classmethod
+    def of(cls, record: Record, label: Callable[[Record], str]) -> "Known":
+        """The part of ``record`` that is kept."""
+        cost = record.cost
+        return cls(
+            record.key,
+            record.dataset,
+            record.model,
+            record.method,
+            record.seed,
+            record.status,
+            record.reason,
+            record.created,
+            record.unsigned,
+            record.finished,
+            label(record),
+            Spent(cost.dense_seconds, cost.prune_seconds, cost.tune_seconds),
+        )
+
+
+@dataclass
+class Kept:
+    """The records of ``store``, of which only what has changed since the last look is read.
+
+    Args:
+        store: the records.
+        label: the name of a record's row.
+    """
+
+    store: Store
+    label: Callable[[Record], str]
+
+    def __post_init__(self) -> None:
+        self._digest = _digest()
+        self._entries = self._stored()
+        self.read = 0  # files that were read because they were not known
+
+    def look(self) -> tuple[list[Known], list[Problem]]:
+        """All records in a fixed order, each cell once, and the files that could not be used."""
+        entries: dict[str, tuple[Stamp, Known]] = {}
+        found, problems = [], []
+        for committed, path in self.store.files():
+            try:
+                status = path.stat()
+            except OSError:
+                status = None  # the store knows how to say what is wrong with it
+            stamp = (status.st_mtime_ns, status.st_size, status.st_ino) if status else (0, 0, 0)
+            stamped = self._entries.get(str(path))
+            if stamped is None or stamped[0] != stamp:
+                record = self.store.open(path)
+                if isinstance(record, Problem):
+                    problems.append(record)
+                if not isinstance(record, Record):
+                    continue
+                self.read += 1
+                stamped = stamp, Known.of(record, self.label)
+            entries[str(path)] = stamped
+            found.append((committed, path, stamped[1]))
+        self._entries = entries
+        kept, doubles = once(found, lambda committed, one: (one.key, _preference(committed, one)))
+        return sorted(kept, key=lambda one: (one.dataset, one.model, one.method, one.key)), [*problems, *doubles]
+
+    def save(self) -> None:
+        """Leave for the next process what was read by this one, where that is possible."""
+        if self.read:
+            rows = [[path, *stamp, *known] for path, (stamp, known) in self._entries.items()]
+            with suppress(BadInput, OSError, ValueError):
+                write_atomically(self.store.runs / FILE, json.dumps({"digest": self._digest, "rows": rows}))
+            self.read = 0
+
+    def _stored(self) -> dict[str, tuple[Stamp, Known]]:
+        try:
+            content = plain_json(content_of(self.store.runs / FILE, LONGEST))
+            if content["digest"] != self._digest:
+                return {}
+            return {row[0]: ((row[1], row[2], row[3]), _known(row[4:])) for row in content["rows"]}
+        except (OSError, Unfit, KeyError, IndexError, TypeError, ValueError):
+            return {}
+
+
+def _known(values: Sequence[Any]) -> Known:
+    *plain, cost = values
+    return Known(*plain, Spent(*cost))
+
+
+def _preference(committed: bool, one: Known) -> tuple[bool, bool, str, bool]:
+    return one.finished, not one.unsigned, one.created, committed
+
+
+def _digest() -> str:
+    """Of the code and the presets that entries are made from."""
+    code = [REPOSITORY / "benchmarks" / f"{name}.py" for name in MADE_BY]
+    parts = [path.read_bytes() for path in (*code, *sorted(Path(CONF).glob("**/*.yaml"))) if path.is_file()]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
