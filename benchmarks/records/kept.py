@@ -131,8 +131,7 @@ class Kept:
 
 
 def _known(values: Sequence[Any]) -> Known:
-    *plain, cost = values
-    return Known(*plain, Spent(*cost))
+    return Known._make([*values[:-1], Spent(*values[-1])])
 
 
 def _preference(committed: bool, one: Known) -> tuple[bool, bool, str, bool]:

@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -231,3 +232,143 @@ def test_finished_work_takes_no_lease(tmp_path):
     with take(tmp_path / "new", lambda: True) as mine:
         assert not mine
     assert not list((tmp_path / "new").iterdir())
+
+
+# ------------------------------------------------------------------------------------------------ who holds, who writes
+
+
+STOPPED = """
+    import sys, time
+    from pathlib import Path
+    sys.path.insert(0, {root!r})
+    from benchmarks.storage.lease import first_come
+    folder = Path(sys.argv[1])
+    with first_come(folder, (folder / "result").exists, "toy", heartbeat=0.05) as lease:
+        (folder / "begun").touch()
+        while not (folder / "go on").exists():
+            time.sleep(0.01)
+        if lease.held():
+            (folder / "result").write_text("the stopped one's")
+"""
+
+
+def stopped_holder(tmp_path, command=()):
+    """A process that holds the lease and was stopped."""
+    script = tmp_path / "script.py"
+    script.write_text(textwrap.dedent(STOPPED).format(root=ROOT))
+    process = subprocess.Popen([*command, sys.executable, str(script), str(tmp_path)])
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "begun").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return process
+
+
+def test_a_holder_that_is_stopped_is_waited_for_no_longer_than_its_lease_and_writes_nothing_when_it_goes_on(tmp_path):
+    process = stopped_holder(tmp_path)
+    os.kill(process.pid, signal.SIGSTOP)
+    result = tmp_path / "result"
+    with take(tmp_path, result.exists, stale=0.5) as lease:
+        assert lease.held()
+        (tmp_path / "go on").touch()
+        os.kill(process.pid, signal.SIGCONT)
+        assert process.wait(30) == 0
+        assert not result.exists() and lease.held(), "its last sign of life ends no term of another's"
+        result.write_text("mine")
+    assert result.read_text() == "mine"
+    assert not list(tmp_path.glob("lease.*"))
+
+
+def test_a_holder_that_was_stopped_for_less_than_its_lease_goes_on(tmp_path):
+    process = stopped_holder(tmp_path)
+    os.kill(process.pid, signal.SIGSTOP)
+    with pytest.raises(Busy), take(tmp_path, lambda: False, stale=1000, wait=False):
+        pass
+    (tmp_path / "go on").touch()
+    os.kill(process.pid, signal.SIGCONT)
+    assert process.wait(30) == 0 and (tmp_path / "result").read_text() == "the stopped one's"
+
+
+def unshared(*words):
+    command = ["unshare", "--pid", "--fork", "--mount-proc", *words]
+    try:
+        if subprocess.run([*command, "true"], capture_output=True, check=False).returncode:
+            pytest.skip("no process namespaces here")
+    except FileNotFoundError:
+        pytest.skip("no unshare here")
+    return command
+
+
+def test_a_holder_in_another_process_namespace_of_the_same_host_name_is_alive_while_it_shows_signs(tmp_path):
+    process = stopped_holder(tmp_path, unshared())
+    try:
+        time.sleep(0.2)
+        assert [holder.alive for holder in holders(tmp_path)] == [True]
+        with pytest.raises(Busy), take(tmp_path, lambda: False, wait=False):
+            pass
+    finally:
+        (tmp_path / "go on").touch()
+        assert process.wait(30) == 0
+    assert (tmp_path / "result").exists()
+
+
+@pytest.mark.parametrize("other", [{"boot": "another"}, {"space": "pid:[1]"}, {"boot": None}, {"space": None}])
+def test_a_process_id_of_another_system_or_namespace_says_nothing(tmp_path, other):
+    path = lease_of(tmp_path, 0, pid=dead_pid(), **other)
+    with pytest.raises(Busy), take(tmp_path, lambda: False, wait=False, stale=1000):
+        pass
+    os.utime(path, (time.time() - 2000,) * 2)
+    with take(tmp_path, lambda: False, stale=1000, heartbeat=0.05) as lease:
+        assert lease
+
+
+GARBAGE = [
+    "[]",
+    "{",
+    "null",
+    "[" * 5000,
+    "9" * 5000,
+    '{"host": "elsewhere"}',
+    '{"host": 5, "pid": 1}',
+    '{"host": "x", "pid": "1"}',
+    '{"host": "x", "pid": true}',
+    '{"host": "x", "pid": 99999999999999999999}',
+    '{"host": "x", "pid": 1, "time": "yesterday"}',
+    '{"host": "x", "pid": 1, "time": NaN}',
+    '{"host": "x", "pid": 1, "time": 1e300}',
+    "\x00\x01",
+]
+
+
+@pytest.mark.parametrize("content", GARBAGE, ids=range(len(GARBAGE)))
+def test_garbage_in_a_lease_is_an_ended_lease(tmp_path, content):
+    (tmp_path / "lease.0").write_text(content)
+    assert holders(tmp_path) == []
+    with take(tmp_path, lambda: False, stale=1000) as lease:
+        assert lease and lease.held()
+
+
+@pytest.mark.parametrize("make", ["fifo", "folder", "link", "loop"])
+def test_what_is_no_file_is_an_ended_lease_and_is_never_opened(tmp_path, make):
+    path = tmp_path / "lease.0"
+    if make == "fifo":
+        os.mkfifo(path)
+    elif make == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("nowhere" if make == "link" else "lease.0")
+    done = []
+    assert holders(tmp_path) == []
+    with take(tmp_path, lambda: bool(done), stale=1000) as lease:
+        assert lease
+        done.append(1)
+    assert not (tmp_path / "lease.1").exists()
+
+
+def test_a_term_of_the_same_number_is_not_ones_own(tmp_path):
+    with take(tmp_path, lambda: False) as lease:
+        assert lease.held()
+        lease.path.unlink()
+        assert not lease.held()
+        other = lease_of(tmp_path, 0, token="another's")
+        assert not lease.held()
+    assert other.stat().st_mtime > 0, "another's term is not ended"
