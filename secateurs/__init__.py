@@ -11,6 +11,9 @@ Nothing is imported before it is used. The page with examples is ``docs/python.m
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
     from secateurs.storing import load
     from secateurs.tables import records, run
 
+__version__ = "0.1.0"
 _HOMES = {
     "Allocation": "methods.allocation",
     "BadInput": "methods.errors",
@@ -72,6 +76,34 @@ __all__ = [
     "records",
     "run",
 ]
+
+
+def _find_own_rooms() -> None:
+    """Our packages come before folders of the user's that have the same name and stand before ours in ``sys.path``.
+
+    Raises:
+        ImportError: one of the user's was imported already; two packages of one name cannot be.
+    """
+    home = Path(__file__).resolve().parents[1]
+    for room in ("methods", "benchmarks"):
+        theirs = sys.modules.get(room)
+        found = getattr(theirs, "__spec__", None) or importlib.util.find_spec(room)
+        if found is not None and found.origin and Path(found.origin).resolve().parent == home / room:
+            continue
+        if theirs is not None:
+            raise ImportError(
+                f"secateurs has a package {room}, but another one of that name was imported before it "
+                f"({getattr(found, 'origin', None)}); rename yours, or import secateurs first"
+            )
+        spec = importlib.util.spec_from_file_location(
+            room, home / room / "__init__.py", submodule_search_locations=[str(home / room)]
+        )
+        assert spec is not None and spec.loader is not None
+        sys.modules[room] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[room])
+
+
+_find_own_rooms()
 
 
 def __getattr__(name: str) -> Any:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.storage.paths import REPOSITORY
+from secateurs import __version__
 
 PACKAGES = ("torch", "torch_pruning", "numpy")
 SETS_THE_PACE = ("cpu", "cores", "threads", "gpu", "precision", "torch", "platform")
-CODE = ("methods", "benchmarks", "conf", "run.py")
+CODE = ("methods", "benchmarks", "secateurs", "hydra_plugins", "conf", "run.py")
 
 
 def fingerprint(precision: str | None = None) -> dict[str, Any]:
@@ -26,6 +27,7 @@ def fingerprint(precision: str | None = None) -> dict[str, Any]:
 
     commit, dirty = _commit()
     return {
+        "secateurs": __version__,
         "python": platform.python_version(),
         **{package: _version(package) for package in PACKAGES},
         "platform": f"{platform.system()}-{platform.machine()}",

@@ -1,6 +1,7 @@
 """Numbers that papers publish, each with where it stands, how sure we are of it, and how the paper's setting differs.
 
-``results/published/*.csv`` hold one number per line. Only numbers read at the source are good for an assertion:
+``results/published/*.csv``, packaged as ``published_numbers``, hold one number per line. Only numbers read at the
+source are good for an assertion:
 
 * ``source``: read in the authors' paper, poster or code;
 * ``raw``: from the authors' raw result files;
@@ -24,6 +25,7 @@ Certainty = Literal["source", "raw", "figure", "tabulated", "memory"]
 State = Literal["reproduced within tolerance", "differs", "not run", "not comparable"]
 COLUMNS = ("paper", "where", "setting", "quantity", "value", "unit", "certainty", "difference")
 FOLDER = Path("results") / "published"
+PACKAGED = Path(__file__).parent / "published_numbers"  # the same files, for an installed package without a clone
 TOLERANCE = 0.05  # relative, beside two standard errors of ours
 
 
@@ -47,12 +49,12 @@ class Published:
 
 
 def load(folder: Path = FOLDER) -> list[Published]:
-    """All published numbers, by file and line.
+    """All published numbers, by file and line; those of the package where there is no such folder.
 
     Raises:
         BadInput: a line that does not fit the columns, with its place.
     """
-    return [number for path in sorted(folder.glob("*.csv")) for number in read(path)]
+    return [number for path in sorted((folder if folder.is_dir() else PACKAGED).glob("*.csv")) for number in read(path)]
 
 
 def read(path: Path) -> list[Published]:

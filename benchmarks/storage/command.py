@@ -1,14 +1,19 @@
-"""How a command of the suite ends: a message for the user instead of a traceback, and an honest exit code."""
+"""How a command of the suite begins and ends: under a name that it has, with messages and an honest exit code."""
 
+import difflib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from benchmarks.storage.console import printable
 from methods.errors import BadInput
 
 INTERRUPTED = 130
+USAGE = 2  # the exit code of a command that there is not
+FOLDER = Path(__file__).resolve().parents[1]
+RUNS = '__name__ == "__main__"'
 
 
 def end(main: Callable[[], int]) -> NoReturn:
@@ -25,3 +30,38 @@ def end(main: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     sys.exit(code)
+
+
+def command_names() -> list[str]:
+    """The commands ``python -m benchmarks.X``: what stands at the top of benchmarks and can be run."""
+    files = [path for path in FOLDER.glob("[a-z]*.py") if RUNS in path.read_text(encoding="utf-8")]
+    return sorted([path.stem for path in files] + [path.parent.name for path in FOLDER.glob("*/__main__.py")])
+
+
+def require_command(words: Sequence[str]) -> None:
+    """Leave the process with a message if ``words``, the command line of Python, run a module that is no command.
+
+    Python itself would import such a module and end as if all were well.
+    """
+    module = next((_after(words, place) for place, word in enumerate(words) if place and word.startswith("-m")), "")
+    package, _, name = module.partition(".")
+    if package != __package__.partition(".")[0] or not name or _runs(name):
+        return
+    commands = command_names()
+    near = [] if "." in name else difflib.get_close_matches(name, commands, 1)
+    hint = f"did you mean python -m benchmarks.{near[0]}? " if near else ""
+    sys.stderr.write(f"{module} is no command; {hint}Commands are: {', '.join(commands)}\n")
+    sys.exit(USAGE)
+
+
+def _after(words: Sequence[str], place: int) -> str:
+    """The module that the option ``-m`` at ``place`` names, beside it or in the same word."""
+    return words[place][2:] or next(iter(words[place + 1 :]), "")
+
+
+def _runs(name: str) -> bool:
+    path = FOLDER.joinpath(*name.split("."))
+    for file in (path.with_suffix(".py"), path / "__main__.py"):
+        if file.is_file():
+            return RUNS in file.read_text(encoding="utf-8")
+    return False
