@@ -9,8 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import secateurs
 from benchmarks.storage.paths import REPOSITORY
-from secateurs import __version__
 
 PACKAGES = ("torch", "torch_pruning", "numpy")
 SETS_THE_PACE = ("cpu", "cores", "threads", "gpu", "precision", "torch", "platform")
@@ -27,7 +27,7 @@ def fingerprint(precision: str | None = None) -> dict[str, Any]:
 
     commit, dirty = _commit()
     return {
-        "secateurs": __version__,
+        "secateurs": secateurs.__version__,
         "python": platform.python_version(),
         **{package: _version(package) for package in PACKAGES},
         "platform": f"{platform.system()}-{platform.machine()}",
