@@ -19,7 +19,7 @@ def test_links_lead_somewhere(page):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_and_named_experiments_exist(page):
     text = page.read_text()
-    for module in set(re.findall(r"python -m (benchmarks[\w.]*)", text)):
+    for module in set(re.findall(r"python -m (benchmarks[\w.]*)", text)) - {"benchmarks.X"}:
         assert importlib.util.find_spec(module), module
     for name in set(re.findall(r"\+experiment=(\w+)", text)) - {"NAME"}:
         assert (ROOT / f"conf/experiment/{name}.yaml").is_file(), name

@@ -97,8 +97,8 @@ def test_a_sweep_with_workers_and_a_network_of_ones_own(environment, outside):
     "words,code,message",
     [
         (["--help"], 0, "secateurs -m method=spectral,dpp"),
-        (["method=spectrall"], 1, "unknown method 'spectrall'; choose from"),
-        (["seed=0,1"], 1, "type secateurs -m seed=0,1"),
+        (["method=spectrall"], 2, "unknown method 'spectrall'; choose from"),
+        (["seed=0,1"], 2, "type secateurs -m seed=0,1"),
         (["leaderboard", "--help"], 0, "usage: secateurs leaderboard"),
         (["leaderboard", "--results", "nothing"], 1, "secateurs -m method=spectral,dpp"),
         (["conformance", "method=spectrall"], 1, "unknown method 'spectrall'"),
