@@ -4,7 +4,8 @@ A board holds the cells of one (data set, model, budget) unless it is grouped ot
 trained otherwise, is another model. A row is one method with one setting, averaged over seeds (and over tasks, where
 the grouping spans several). Cells that failed, collapsed or did not apply are rows of their own, never gaps; so are
 cells that missed their budget, whose networks are larger than others. Rows are compared pair by pair over the seeds and
-tasks they share.
+tasks they share, nodes with nodes and edges with edges: the ones shrink networks, the others mask them. A method some
+of whose cells collapsed is compared with the accuracies of these, too, lest the seeds that survived speak for it.
 """
 
 from collections import defaultdict
@@ -16,7 +17,8 @@ from benchmarks.boards.frame import Row as Cell
 from benchmarks.boards.labels import distinctions
 from benchmarks.boards.latencies import latency_columns, of_one_machine
 from benchmarks.boards.naming import dense_setting, task_of, with_names, with_networks
-from benchmarks.boards.stats import Comparison, Rank, Spread, holm, paired_t, ranks, spread
+from benchmarks.boards.stats import Spread, spread
+from benchmarks.boards.verdicts import MARGIN, Pairs, Prior, Standing, Verdict, Verdicts, family, prior_of, verdicts
 from benchmarks.storage.console import one_line
 from methods.errors import BadInput
 
@@ -42,11 +44,13 @@ class Question:
         metric: the quantity that ranks; None takes accuracy after fine-tuning, or loss where there is no accuracy.
         baseline: name or label of the method that the others are compared with.
         group_by: the columns of which every combination has its own board.
+        margin: accuracies closer than that are equal (a fraction); None claims no equality. Other metrics have none.
     """
 
     metric: str | None = None
     baseline: str | None = None
     group_by: tuple[str, ...] = TASK
+    margin: float | None = MARGIN
 
 
 @dataclass
@@ -56,7 +60,9 @@ class Row:
     Attributes:
         name: short enough for a column; ``full`` says everything.
         scores: the metric by unit of comparison (task and seed).
-        versus: the paired comparison with the baseline, its p after Holm's correction.
+        counted: the scores that verdicts rest on: those of collapsed cells of the same setting among them.
+        standing: its place among the rows of its unit.
+        versus: the verdict on it against the baseline, Holm's correction over the rows that are compared with that.
     """
 
     name: str
@@ -68,8 +74,9 @@ class Row:
     values: dict[str, Spread]
     scores: dict[Hashable, float] = field(default_factory=dict)
     reason: str | None = None
-    rank: Rank | None = None
-    versus: Comparison | None = None
+    counted: dict[Hashable, float] = field(default_factory=dict)
+    standing: Standing | None = None
+    versus: Verdict | None = None
     control: bool = False  # the dense network: shown, not ranked
 
 
@@ -85,6 +92,8 @@ class Board:
     footnotes: dict[str, str] = field(default_factory=dict)
     latencies: list[str] = field(default_factory=list)  # the latency ratios that some row has
     keys: frozenset[str] = frozenset()
+    verdicts: dict[str, Verdicts] = field(default_factory=dict)  # by unit; names are those of :meth:`ranked`
+    margin: float | None = None
 
     @property
     def tasks(self) -> int:
@@ -95,6 +104,31 @@ class Board:
     def larger_is_better(self) -> bool:
         """Whether a larger value of the metric wins."""
         return not smaller_is_better(self.metric)
+
+    def ranked(self) -> dict[str, dict[str, Row]]:
+        """The rows that are compared, by unit and by a name that no other row has, whatever the order of the rows."""
+        found: dict[str, dict[str, Row]] = defaultdict(dict)
+        done = (row for row in self.rows if row.status == "done" and not row.control and row.counted)
+        for row in sorted(done, key=lambda row: (row.full, row.name)):
+            own = found[row.unit or ""]
+            own[row.full if row.full not in own else f"{row.full} ({len(own)})"] = row
+        return {unit: found[unit] for unit in sorted(found, key=unit_order)}
+
+    def families(self) -> list[Pairs]:
+        """The pairs that are compared: a family per unit."""
+        return [family(*_scores(rows)) for rows in self.ranked().values()]
+
+
+def unit_order(unit: str | None) -> tuple[int, str]:
+    """Nodes before edges before whatever else there may be."""
+    return {"node": 0, "edge": 1}.get(unit or "", 2), unit or ""
+
+
+def _scores(rows: dict[str, Row]) -> tuple[dict[str, dict[Hashable, float]], list[str]]:
+    """The scores that rows are compared by, and the names of the rows with a collapsed cell among them."""
+    return {name: row.counted for name, row in rows.items()}, [
+        n for n, row in rows.items() if row.counted != row.scores
+    ]
 
 
 def smaller_is_better(metric: str) -> bool:
@@ -122,7 +156,26 @@ def boards(cells: Sequence[Cell], question: Question | None = None) -> list[Boar
     found = [_board(dict(zip(question.group_by, group, strict=True)), groups[group], question) for group in order]
     for group, board in zip(order, found, strict=True):
         board.keys = frozenset(keys[group])
+    _judge(found, question)
     return found
+
+
+def _judge(found: Sequence[Board], question: Question) -> None:
+    """The verdicts of every board; the boards of one network share what they say of the spread."""
+    networks: dict[tuple[Any, ...], list[Board]] = defaultdict(list)
+    for board in found:
+        networks[board.group.get("dataset"), board.group.get("model"), board.metric].append(board)
+    for own in networks.values():
+        prior = prior_of([pairs for board in own for pairs in board.families()])
+        for board in own:
+            board.margin = question.margin if "accuracy" in board.metric or "top5" in board.metric else None
+            for unit, rows in board.ranked().items():
+                said = verdicts(*_scores(rows), prior, board.margin, board.larger_is_better)
+                board.verdicts[unit] = said
+                for name, standing in said.standings().items():
+                    rows[name].standing = standing if len(rows) > 1 else None
+            if question.baseline is not None:
+                _compare(board, question.baseline, prior)
 
 
 def _sortable(value: Any) -> tuple[bool, Any]:
@@ -139,16 +192,15 @@ def _board(group: dict[str, Any], cells: list[Cell], question: Question) -> Boar
     quantities = tuple(dict.fromkeys((*QUANTITIES, *renewed, *latencies, metric)))
     rows = [_row(name, full, members, metric, quantities) for name, full, members in _named_groups(cells, footnotes)]
     board = Board(group, metric, rows, cells, footnotes=footnotes, latencies=latencies)
-    _rank(board)
+    _count_collapsed(rows)
     before = metric.replace("tuned", "pruned")
     rows.sort(
         key=lambda row: (
-            *(ORDER.index(row.status), *_merit(row, metric, board), *_merit(row, before, board)),
+            *(ORDER.index(row.status), unit_order(row.unit)),
+            *(*_merit(row, metric, board), *_merit(row, before, board)),
             *(row.full, row.name),
         )
     )
-    if question.baseline is not None:
-        _compare(board, question.baseline)
     board.rows[:0] = _dense_rows(cells, metric, footnotes)
     return board
 
@@ -224,31 +276,28 @@ def _with_sizes(cell: Cell) -> Cell:
     return {**cell, **sizes}
 
 
-def _rank(board: Board) -> None:
-    # Equal means are told apart by these names, so they must be the same each time.
-    rows = sorted((row for row in board.rows if row.status == "done"), key=lambda row: (row.full, row.name))
-    ranked = {f"{number:06}": row for number, row in enumerate(rows)}
-    places = ranks({name: row.scores for name, row in ranked.items()}, board.larger_is_better)
-    for name, row in ranked.items():
-        row.rank = places[name]
+def _count_collapsed(rows: Sequence[Row]) -> None:
+    """Let the collapsed cells of a setting count with those that are done."""
+    collapsed = {row.full: row.scores for row in rows if row.status == "collapsed"}
+    for row in rows:
+        if row.status == "done":
+            row.counted = {**collapsed.get(row.full, {}), **row.scores}
 
 
-def _compare(board: Board, baseline: str) -> None:
-    """Fill in the comparisons with the baseline; a board that lacks it has none."""
-    done = [row for row in board.rows if row.status == "done"]
-    exact = [row for row in done if baseline in (row.full, row.name)]
-    same = [row for row in done if row.full.partition(" [")[0] == baseline]
-    found = exact or same or [row for row in done if row.method == baseline]
+def _compare(board: Board, baseline: str, prior: Prior) -> None:
+    """Every row against the baseline, whatever its unit."""
+    ranked = [row for row in board.rows if row.status == "done" and not row.control]
+    exact = [row for row in ranked if baseline in (row.full, row.name)]
+    same = [row for row in ranked if row.full.partition(" [")[0] == baseline]
+    found = exact or same or [row for row in ranked if row.method == baseline]
     if not found:
         return
     board.baseline = base = found[0]
-    others = [row for row in done if row is not base]
-    results = []
-    for row in others:
-        common = [unit for unit in row.scores if unit in base.scores]
-        results.append(paired_t([row.scores[unit] - base.scores[unit] for unit in common]))
-    for row, result, p in zip(others, results, holm([r.p for r in results]), strict=True):
-        row.versus = Comparison(result.n, result.difference, result.std, p, result.test)
+    rows = {f"{number:06}": row for number, row in enumerate(ranked) if row.counted}
+    own = next(name for name, row in rows.items() if row is base)
+    said = verdicts(*_scores(rows), prior, board.margin, board.larger_is_better, against=own)
+    for (name, _), verdict in said.pairs.items():
+        rows[name].versus = verdict
 
 
 def _dense_rows(cells: Sequence[Cell], metric: str, footnotes: dict[str, str]) -> list[Row]:

@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.boards.board import QUANTITIES, RECALIBRATED, Board, Row
-from benchmarks.boards.stats import ALPHA, Rank, spread
+from benchmarks.boards.stats import ALPHA, spread
 from benchmarks.boards.tables import NONE, Table, csv_text, plus_minus, probability, seconds, short, times, whole
+from benchmarks.boards.verdicts import MOST_SEEDS, Standing, Verdicts
 
 RULE = "on the test split; weights chosen by validation accuracy"
 STAGES = {"pruned": "before fine-tuning", "tuned": "after fine-tuning"}
@@ -37,7 +38,7 @@ def table_of(board: Board, compact: bool = False, interval: bool = False) -> Tab
     if not staged:
         columns[board.metric.replace("_", " ")] = lambda row: _figure(row, board.metric, interval)
     if board.baseline is not None:
-        columns |= {"vs baseline": lambda row: _versus(row, board.metric), "p (Holm)": lambda row: _p(row)}
+        columns |= {"vs baseline": lambda row: _versus(row, board.metric), "verdict": lambda row: _word(row)}
     columns["parameters"] = lambda row: count(row.values["parameters"])
     if any(row.unit == "edge" for row in board.rows):
         columns["nonzero"] = lambda row: count(row.values["nonzero"])
@@ -91,12 +92,14 @@ def _heading(board: Board) -> str:
 
 
 def _place(row: Row) -> str:
-    return place(row.rank)
+    return place(row.standing)
 
 
-def place(rank: Rank | None) -> str:
-    """A rank as text: ``2``, or ``2=`` where others share it."""
-    return NONE if rank is None else f"{rank.place}{'=' if rank.shared else ''}"
+def place(standing: Standing | None) -> str:
+    """A place as text: ``2``, or ``2–5`` where some pairs with it are not decided; a dash where none is."""
+    if standing is None or not standing.ranked:
+        return NONE
+    return f"{standing.first}" if standing.first == standing.last else f"{standing.first}–{standing.last}"
 
 
 def _figure(row: Row, quantity: str, interval: bool) -> str:
@@ -112,22 +115,48 @@ def _versus(row: Row, metric: str) -> str:
     return f"{row.versus.difference * 100:+.2f}" if percent else f"{row.versus.difference:+.4f}"
 
 
-def _p(row: Row) -> str:
-    return probability(row.versus.p if row.versus else None)
+def _word(row: Row) -> str:
+    if row.versus is None:
+        return NONE
+    return row.versus.word if row.versus.p is None else f"{row.versus.word}, p {probability(row.versus.p)}"
+
+
+def verdict_notes(unit: str, said: Verdicts, margin: float | None) -> str:
+    """What the pairs of one unit come to: how many are decided, and how many seeds would decide the others."""
+    counts = {word: number for word, number in said.counts.items() if number}
+    pairs = len(said.pairs)
+    words = {"equal": f"equal within {margin * 100:g} points" if margin is not None else "equal"}
+    text = ", ".join(f"{number} {words.get(word, word)}" for word, number in counts.items())
+    decided = counts.get("better", 0) + counts.get("equal", 0)
+    start = f"{unit or 'rows'}: {pairs} pair{'s' * (pairs > 1)}: {text}"
+    if not decided:
+        start = f"{unit or 'rows'}: not ranked, no pair is decided ({text})"
+    needed = sorted(seeds if seeds is not None else MOST_SEEDS + 1 for seeds in said.seeds)
+    if not needed:
+        return start
+    half, every = needed[(len(needed) - 1) // 2], needed[-1]
+    if half > MOST_SEEDS:
+        return f"{start}; more than {MOST_SEEDS} seeds would decide half of the others, or too few are known to say"
+    rest = f"more than {MOST_SEEDS}" if every > MOST_SEEDS else str(every)
+    return f"{start}; at the spread seen, {half} seeds would decide half of the others, {rest} all"
 
 
 def _notes(board: Board, interval: bool) -> list[str]:
     counted = "95 % interval of the mean" if interval else "sample standard deviation"
     notes = [f"mean ± {counted} over n seeds" + (" and tasks" if board.tasks > 1 else "")]
-    if any(row.rank for row in board.rows):
-        notes[0] += (
-            f"; ranked by {board.metric.replace('_', ' ')}: methods with = are not significantly worse than the best "
-            f"of that rank (paired t over common seeds, Holm, {ALPHA:g})"
+    if board.verdicts:
+        units = " and ".join(unit or "rows" for unit in board.verdicts)
+        notes.append(
+            f"rank by {board.metric.replace('_', ' ')}, {units} apart: 2–5 means that one method is better and all but "
+            "the first five places are worse; the others are equal to it or undecided "
+            f"(moderated t over common seeds, Holm over all pairs, {ALPHA:g})"
         )
-    else:
-        notes[0] += "; no ranks: that takes two methods with at least two seeds in common"
+        notes += [verdict_notes(unit, said, board.margin) for unit, said in board.verdicts.items() if said.pairs]
     if board.baseline is not None:
-        notes.append(f"vs baseline: mean paired difference from {board.baseline.full}; p after Holm's correction")
+        notes.append(
+            f"vs baseline: mean difference from {board.baseline.full} over common seeds, verdict and p after "
+            "Holm's correction over these comparisons"
+        )
     if board.latencies:
         notes.append("latency = dense / pruned, above 1 the pruned network is faster; MACs of one sample")
     elsewhere = [cell["elsewhere"] for cell in board.cells if cell.get("elsewhere")]
@@ -141,7 +170,7 @@ def _notes(board: Board, interval: bool) -> list[str]:
         )
     seeds = {row.n for row in board.rows if row.status == "done" and not row.control}
     if len(seeds) > 1:
-        notes.append("rows have different n: their means are over different seeds, ranks only over common ones")
+        notes.append("rows have different n: their means are over different seeds, verdicts only over common ones")
     if any(" [" in full for full in board.footnotes.values()):
         notes.append("in brackets: what differs from the surroundings (training, calibration) that most methods share")
     notes += [f"[{mark}] {full}" for mark, full in board.footnotes.items()]
@@ -156,18 +185,35 @@ def csv_of(every: Sequence[Board]) -> str:
     extra = sorted(wanted - set(QUANTITIES) - set(latencies))
     quantities = (*QUANTITIES, *latencies, *extra)
     groups = list(dict.fromkeys(name for board in every for name in board.group))
-    columns = [*groups, "rank", "method", "unit", "status", "n", "metric"]
+    columns = [
+        *groups,
+        "rank_first",
+        "rank_last",
+        "better_than",
+        "equal_to",
+        "undecided",
+        "method",
+        "unit",
+        "status",
+        "n",
+        "metric",
+    ]
     columns += [f"{name}_{part}" for name in quantities for part in ("mean", "std")]
-    columns += ["baseline", "difference", "pairs", "p_holm", "reason"]
+    columns += ["baseline", "difference", "pairs", "p_holm", "verdict", "reason"]
     lines = []
     for board in every:
         for row in board.rows:
             numbers = [row.values.get(name, spread([])) for name in quantities]
             figures = [figure for number in numbers for figure in (number.mean, number.std)]
             head = [board.group.get(name) for name in groups]
-            own = [row.rank.place if row.rank else None, row.full, row.unit, row.status, row.n, board.metric]
-            versus: list[object] = [None, None, None, None]
+            at = row.standing
+            places: list[object] = [None] * 5
+            if at is not None:
+                places = [at.first, at.last, at.better_than, at.equal_to, at.undecided]
+            own = [*places, row.full, row.unit, row.status, row.n, board.metric]
+            versus: list[object] = [None] * 5
             if row.versus and board.baseline:
-                versus = [board.baseline.full, row.versus.difference, row.versus.n, row.versus.p]
+                said = row.versus
+                versus = [board.baseline.full, said.difference, said.n, said.p, said.word]
             lines.append([*head, *own, *figures, *versus, row.reason])
     return csv_text(columns, lines)

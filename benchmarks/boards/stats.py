@@ -1,4 +1,4 @@
-"""The statistics of the boards: spreads, paired tests, Holm's correction, shared ranks, Friedman and Nemenyi.
+"""Plain statistics: spreads, paired tests, Holm's correction, Friedman and Nemenyi; verdicts are next door.
 
 Which test answers which question (Demšar, JMLR 7, 2006, for everything over several tasks):
 
@@ -13,7 +13,7 @@ divide by; with accuracies that are multiples of 1/n that happens by chance, so 
 
 import math
 import statistics
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 ALPHA = 0.05
@@ -93,51 +93,6 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
         largest = max(largest, min(1.0, (len(known) - step) * p))
         adjusted[position] = largest
     return adjusted
-
-
-@dataclass(frozen=True)
-class Rank:
-    """The place of the best method that this one is not significantly worse than, and whether others have it too."""
-
-    place: int
-    shared: bool
-
-
-def ranks(scores: Mapping[str, Mapping[Hashable, float]], larger_is_better: bool = True) -> dict[str, Rank | None]:
-    """Ranks with ties: methods that nothing significantly separates from the best of them share its place.
-
-    In the order of their means, every method is compared with the first of its group by the paired t test over the
-    units (seeds, tasks) that both have, at level 0.05 after Holm's correction over all that follow the first. The
-    first method that is significantly worse begins the next group; its rank is its position, as in 1, 1, 1, 4. A
-    method without two units in common with the first of its group has no rank.
-
-    Args:
-        scores: for each method its score by unit.
-        larger_is_better: whether a larger score wins.
-    """
-    sign = -1.0 if larger_is_better else 1.0
-    means = {name: sign * statistics.fmean(own.values()) for name, own in scores.items() if own}
-    left = sorted(means, key=lambda name: (means[name], name))
-    position = {name: number for number, name in enumerate(left, 1)}
-    found: dict[str, Rank | None] = dict.fromkeys(scores)
-    while left:
-        first, *others = left
-        results = []
-        for name in others:
-            common = [unit for unit in scores[first] if unit in scores[name]]
-            results.append(paired_t([scores[name][unit] - scores[first][unit] for unit in common]))
-        worse = [p is not None and p < ALPHA for p in holm([result.p for result in results])]
-        tested = [result.p is not None for result in results]
-        if not any(tested) and others:  # alone with its seeds
-            left = others
-            continue
-        size = worse.index(True) if any(worse) else len(others)
-        group = [name for name, known in zip(others[:size], tested, strict=False) if known]
-        if others or any(found.values()):
-            for name in (first, *group):
-                found[name] = Rank(position[first], bool(group))
-        left = others[size:]
-    return found
 
 
 @dataclass(frozen=True)

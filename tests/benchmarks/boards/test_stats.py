@@ -7,7 +7,7 @@ import scipy.stats
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from benchmarks.boards.stats import friedman, holm, paired_t, ranks, signed_rank, spread
+from benchmarks.boards.stats import friedman, holm, paired_t, signed_rank, spread
 
 numbers = st.floats(-100, 100).map(lambda value: round(value, 3))
 
@@ -92,56 +92,6 @@ def test_holm_is_statsmodels(p_values):
     with patch("gc.collect"):  # it calls that each time, a tenth of a second
         expected = multitest.multipletests(p_values, method="holm")[1].tolist()
     assert holm(p_values) == pytest.approx(expected, abs=1e-12)
-
-
-def test_ranks_are_shared_where_nothing_separates():
-    seeds = range(8)
-    noise = [0.001, -0.002, 0.0015, 0.0, -0.001, 0.002, -0.0005, 0.0008]
-    scores = {
-        "a": {s: 0.90 + noise[s] for s in seeds},
-        "b": {s: 0.90 - noise[s] for s in seeds},
-        "c": {s: 0.80 + noise[s] * (-1) ** s for s in seeds},
-        "lonely": {99: 1.0},  # the best mean, but over a seed that no other method has
-    }
-    found = ranks(scores)
-    assert {name: rank and (rank.place, rank.shared) for name, rank in found.items()} == {
-        "a": (2, True),
-        "b": (2, True),
-        "c": (4, False),
-        "lonely": None,
-    }
-    assert ranks(scores, larger_is_better=False)["c"].place == 1
-
-
-def test_a_method_that_scatters_does_not_climb():
-    spread_out = {0: 0.2, 1: 0.6, 2: 0.3}
-    scores = {
-        "a": {0: 0.98, 1: 0.981, 2: 0.983},
-        "b": {0: 0.50, 1: 0.501, 2: 0.502},
-        "c": spread_out,
-    }
-    assert {name: rank.place for name, rank in ranks(scores).items()} == {"a": 1, "b": 2, "c": 2}
-
-
-def test_one_seed_gives_no_rank():
-    assert ranks({"a": {0: 0.9}, "b": {0: 0.1}}) == {"a": None, "b": None}
-
-
-@settings(deadline=None, max_examples=40)
-@given(st.lists(st.lists(numbers, min_size=4, max_size=4), min_size=2, max_size=5), st.randoms())
-def test_ranks_do_not_depend_on_the_order_of_methods_and_someone_is_first(values, random):
-    scores = {str(name): dict(enumerate(row)) for name, row in enumerate(values)}
-    found = ranks(scores)
-    shuffled = list(scores)
-    random.shuffle(shuffled)
-    assert ranks({name: scores[name] for name in shuffled}) == found
-    assert min(rank.place for rank in found.values()) == 1
-    order = sorted(scores, key=lambda name: -np.mean(list(scores[name].values())))
-    places = [found[name].place for name in order]
-    assert places == sorted(places), "a better mean never has a worse rank"
-    for name in order:
-        sharing = [other for other in order if found[other].place == found[name].place]
-        assert found[name].shared == (len(sharing) > 1)
 
 
 def test_interval_is_students():
