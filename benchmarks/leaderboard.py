@@ -6,7 +6,7 @@
     python -m benchmarks.leaderboard --check          whether those are up to date
     python -m benchmarks.leaderboard --theory         which theory predicts the damage best
 
-n, mean and sample standard deviation over seeds; methods that no paired test separates share a rank. The same records
+n, mean and sample standard deviation over seeds; every pair is better, equal or undecided. The same records
 give the same files, byte for byte.
 """
 

@@ -59,6 +59,10 @@ def row_of(record: Record) -> Row:
         "cpu": mark.get("cpu"),
         "gpu": mark.get("gpu"),
         "commit": mark.get("commit"),
+        "data": mark.get("data"),
+        "note": record.budget.note,
+        "left_alone": "; ".join(f"{each.layer}: {each.reason}" for each in record.left_alone or ()) or None,
+        "trials": (record.tuning or {}).get("trials"),
         "predicted": bool(record.predictions),
         "curve_steps": len(record.curve or []),
     }

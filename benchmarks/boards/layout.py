@@ -1,13 +1,19 @@
 """A board as a table for people, and boards as CSV for programs."""
 
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.boards.board import QUANTITIES, RECALIBRATED, Board, Row
+from benchmarks.boards.board import LONGEST_REASON, QUANTITIES, RECALIBRATED, Board, Row
+from benchmarks.boards.frame import config_of
 from benchmarks.boards.stats import ALPHA, spread
 from benchmarks.boards.tables import NONE, Table, csv_text, plus_minus, probability, seconds, short, times, whole
 from benchmarks.boards.verdicts import MOST_SEEDS, Standing, Verdicts
+from benchmarks.storage.console import one_line
 
+IMAGES = {  # copies of a data set that are known not to be the original, by the checksum of what was read
+    "bc3589f9236446fac95eee7249e815f3831078e034b99d1def36a0244fb629a3": "CIFAR-10 (JPEG copies)",
+}
 RULE = "on the test split; weights chosen by validation accuracy"
 STAGES = {"pruned": "before fine-tuning", "tuned": "after fine-tuning"}
 NAMES = {"accuracy": "accuracy (%)", "top5": "top-5 accuracy (%)"}
@@ -141,9 +147,47 @@ def verdict_notes(unit: str, said: Verdicts, margin: float | None) -> str:
     return f"{start}; at the spread seen, {half} seeds would decide half of the others, {rest} all"
 
 
+def provenance(board: Board) -> list[str]:
+    """What was run, for the note under the title: images, epochs, data, seeds; nothing for boards of several networks.
+
+    Of the trainings on a board that of most cells is told; names of rows say what differs from it.
+    """
+    if len({(cell["dataset"], cell["model"]) for cell in board.cells}) != 1:
+        return []
+    count = Counter(cell["context"] for cell in board.cells)
+    usual = max(count, key=lambda context: (count[context], context))
+    config = config_of(min((c for c in board.cells if c["context"] == usual), key=lambda cell: str(cell["key"])))
+    data, trainer = config.get("dataset") or {}, config.get("trainer") or {}
+    share = data.get("validation")
+    limit = data.get("limit")
+    parts = [f"{limit:,} training images" if isinstance(limit, int) else "all training images"]
+    if isinstance(share, float):
+        parts[0] += f", {share:.0%} of them for validation"
+    for name, words in (("train", "epochs"), ("finetune", "epochs of fine-tuning")):
+        if (epochs := (trainer.get(name) or {}).get("epochs")) is not None:
+            parts.append(f"{epochs} {words}")
+    marks = sorted({str(cell["data"]) for cell in board.cells if cell.get("data")})
+    origin = [f"{IMAGES.get(mark, str(data.get('name')))} (checksum {mark[:8]})" for mark in marks] or ["unknown"]
+    parts.append(f"data {' or '.join(origin)}")
+    parts.append(f"seeds {', '.join(map(str, sorted({cell['seed'] for cell in board.cells})))}")
+    return ["run: " + "; ".join(parts)]
+
+
+def _remarks(board: Board) -> list[str]:
+    """What the records remark: layers that were left alone, how far a budget was missed."""
+    found: dict[tuple[str, str], set[int]] = defaultdict(set)
+    for cell in board.cells:
+        for name, words in (("left_alone", "left alone: "), ("note", "")):
+            if cell.get(name):
+                found[cell["name"], one_line(words + cell[name], LONGEST_REASON)].add(cell["seed"])
+    return [
+        f"{name}, seed {', '.join(map(str, sorted(seeds)))}: {text}" for (name, text), seeds in sorted(found.items())
+    ]
+
+
 def _notes(board: Board, interval: bool) -> list[str]:
     counted = "95 % interval of the mean" if interval else "sample standard deviation"
-    notes = [f"mean ± {counted} over n seeds" + (" and tasks" if board.tasks > 1 else "")]
+    notes = [*provenance(board), f"mean ± {counted} over n seeds" + (" and tasks" if board.tasks > 1 else "")]
     if board.verdicts:
         units = " and ".join(unit or "rows" for unit in board.verdicts)
         notes.append(
@@ -174,6 +218,7 @@ def _notes(board: Board, interval: bool) -> list[str]:
     if any(" [" in full for full in board.footnotes.values()):
         notes.append("in brackets: what differs from the surroundings (training, calibration) that most methods share")
     notes += [f"[{mark}] {full}" for mark, full in board.footnotes.items()]
+    notes += _remarks(board)
     notes += [f"{row.name} {row.status} (n = {row.n}): {row.reason}" for row in board.rows if row.reason]
     return notes
 

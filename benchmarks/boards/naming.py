@@ -111,8 +111,10 @@ def _usual(cells: Sequence[Cell], column: str) -> dict[tuple[str, str], Cell]:
 def with_networks(cells: Sequence[Cell]) -> list[Cell]:
     """The cells, whose ``model`` says how the dense network differs from that of most methods on its data set.
 
-    Networks of other widths, trained otherwise or on fewer samples are other tasks: they share no board and no rank.
+    Networks of other widths, trained otherwise, on fewer samples or on other data (by the checksum of what was read; a
+    record without one is taken to be of the usual data) are other tasks: they share no board and no rank.
     """
+    cells = _with_data(cells)
     usual = _usual(cells, "dense_variant")
     first: dict[tuple[str, str, str], Cell] = {}
     for cell in sorted(cells, key=lambda cell: cell["key"]):
@@ -128,6 +130,21 @@ def with_networks(cells: Sequence[Cell]) -> list[Cell]:
         if taken[place[0], name] > 1:  # they differ in what the words leave out
             names[place] = f"{name[:-1]}, {place[2][:4]}]"
     return [{**cell, "model": names.get((*_pair(cell), cell["dense_variant"]), cell["model"])} for cell in cells]
+
+
+def _with_data(cells: Sequence[Cell]) -> list[Cell]:
+    """The cells, whose ``model`` names the checksum of the data where it is not that of most cells of the data set."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    for cell in cells:
+        if cell.get("data"):
+            counts[cell["dataset"]][cell["data"]] += 1
+    usual = {name: max(own, key=lambda data: (own[data], data)) for name, own in counts.items()}
+    named = []
+    for cell in cells:
+        mark = f"[data {str(cell.get('data'))[:8]}]"
+        other = cell.get("data") and cell["data"] != usual[cell["dataset"]] and mark not in cell["model"]
+        named.append({**cell, "model": f"{cell['model']} {mark}"} if other else cell)
+    return named
 
 
 def _worth(cell: Cell) -> tuple[bool, int, str, str]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 NONE = "–"
 SHORT = 40  # characters of a cell that a page keeps on one line
 GAP = 2  # columns between two columns of a terminal's table
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what begins a formula in a spreadsheet
 LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -158,12 +159,16 @@ class Table:
 
 
 def csv_text(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A CSV file; None is an empty field."""
+    """A CSV file; None is an empty field, and a quote precedes what a spreadsheet would take for a formula."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows([["" if cell is None else cell for cell in row] for row in rows])
+    writer.writerows([["" if cell is None else _inert(cell) for cell in row] for row in rows])
     return buffer.getvalue()
+
+
+def _inert(cell: object) -> object:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
 
 
 def plus_minus(values: Spread, scale: float = 1.0, decimals: int = 2, interval: bool = False) -> str:

@@ -15,7 +15,7 @@ from benchmarks.boards.layout import csv_of, table_of
 from benchmarks.boards.naming import with_names
 from benchmarks.boards.rendering import render
 from benchmarks.boards.stats import spread
-from benchmarks.boards.tables import Table, plus_minus
+from benchmarks.boards.tables import Table, csv_text, plus_minus
 from benchmarks.leaderboard import main, outdated
 from benchmarks.records.record import Record
 from benchmarks.records.store import Store
@@ -588,6 +588,39 @@ def test_a_collapsed_seed_counts_against_its_method(conf):
     ]
     found = boards(fallen)[0].verdicts["node"].of("node0", "node1")
     assert (found.n, found.word) == (5, "undecided")
+
+
+def test_records_of_other_data_share_no_board(conf):
+    own = [scored(seed, 0.5, 0.9, fingerprint={"data": "a" * 64}) for seed in range(3)]
+    other = [scored(0, 0.5, 0.8, method="dpp", settings={"m": 1}, fingerprint={"data": "b" * 64})]
+    unknown = [scored(1, 0.5, 0.8, method="random", settings={"m": 2})]
+    models = {board.group["model"]: len(board.cells) for board in boards([*own, *other, *unknown])}
+    assert models == {"mlp": 4, "mlp [data bbbbbbbb]": 1}
+
+
+def test_what_was_run_and_left_alone_and_remarked_is_on_the_board(conf):
+    settings = {"dataset": {"name": "digits", "limit": 9000, "validation": 0.1}, "trainer": {"train": {"epochs": 7}}}
+    record = scored(
+        4,
+        0.5,
+        0.9,
+        settings=settings,
+        fingerprint={"data": "bc3589f9236446fac95eee7249e815f3831078e034b99d1def36a0244fb629a3"},
+        budget={"requested": {"keep": 0.2}, "achieved": {}, "note": "one layer stayed"},
+        left_alone=[{"layer": "conv1", "reason": "residual stream"}],
+    )
+    notes = table_of(boards([record])[0]).notes
+    assert notes[0] == (
+        "run: 9,000 training images, 10% of them for validation; 7 epochs; "
+        "data CIFAR-10 (JPEG copies) (checksum bc3589f9); seeds 4"
+    )
+    assert {"spectral, seed 4: left alone: conv1: residual stream", "spectral, seed 4: one layer stayed"} <= set(notes)
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+a", "-b", "@c", "\t=1"])
+def test_no_text_is_a_formula_in_a_csv(text):
+    [_head, line] = csv.reader(io.StringIO(csv_text(["a", "b", "c"], [[text, -1.5, "plain"]])))
+    assert line == [f"'{text}", "-1.5", "plain"]
 
 
 def low(record):
