@@ -208,6 +208,22 @@ def collect_gradients(
     return Gradients(matrix, columns, settings.labels)
 
 
+def mean_gradients(model: nn.Module, names: Sequence[str], calibration: Calibration) -> dict[str, Tensor]:
+    """(out, in / groups, *kernel) float64 gradient of the mean loss over all samples by each layer's weight.
+
+    In evaluation mode and with the true labels; the model's own gradients are not touched, frozen weights count, too.
+    """
+    modules = {name: model.get_submodule(name) for name in names}
+    weights = {f"{name}.weight": weight_of(module).detach().requires_grad_() for name, module in modules.items()}
+    sums = {name: torch.zeros_like(weight_of(module), dtype=torch.float64) for name, module in modules.items()}
+    with evaluating(model), torch.enable_grad():
+        for x, y in calibration.batches():
+            loss = sample_losses(functional_call(model, weights, (x,)), y).sum()
+            for name, part in zip(names, torch.autograd.grad(loss, list(weights.values())), strict=True):
+                sums[name] += part.double()
+    return {name: kind_of(module).as_matrix(sums[name]) / len(calibration) for name, module in modules.items()}
+
+
 def fisher_diagonal(
     model: nn.Module, names: Sequence[str], calibration: Calibration, settings: Samples
 ) -> dict[str, Tensor]:

@@ -1,8 +1,11 @@
-"""What a method sees of one layer: its weights in float64, its statistics on demand, its own random stream."""
+"""What a method sees of one layer: its weights in float64, its statistics on demand, its own random stream.
+
+This is the surface that methods are written against; CONTRIBUTING.md has a table of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,10 +18,57 @@ from methods.layers.statistics import Calibration, Moments
 from methods.network.graph import NodeGroup
 from methods.network.kinds.registry import kind_of, matrix_of
 from methods.network.parameters import bias_of
+from methods.network.reading import Rows, evaluating, listening, patch_rows
+
+
+class _Shown:
+    """What layers of nodes and of edges have in common.
+
+    Attributes:
+        model, calibration, shared: as for :class:`NodeLayer`.
+    """
+
+    model: nn.Module
+    calibration: Calibration
+    shared: dict[Hashable, Any]
+
+    @property
+    def labels(self) -> Tensor:
+        """(n,) true labels of the calibration samples, in the order of their batches."""
+        return self.calibration.labels
+
+    def once(self, key: Hashable, compute: Callable[[], Any]) -> Any:
+        """What ``compute`` returns, computed once for all layers of a pruning step: the first to ask computes it."""
+        if key not in self.shared:
+            self.shared[key] = compute()
+        return self.shared[key]
+
+    @torch.no_grad()
+    def _read(self, name: str, rows: Rows) -> Iterator[Tensor]:
+        """What a module reads for one batch of samples after the other, several calls side by side."""
+        reads: list[Tensor] = []
+        for inputs, _ in self.calibration.batches():
+            reads.clear()
+            with evaluating(self.model), listening(self.model, {name: lambda read: reads.append(rows(read).clone())}):
+                self.model(inputs)
+            yield torch.cat(reads, 1)
+
+    def _mean_gradient(self, name: str) -> Tensor:
+        """(out, in / groups, *kernel) float64 gradient of the mean loss by the weight of one module."""
+        from methods.curvature.gradients import mean_gradients
+
+        return self.once(("mean gradient", name), lambda: mean_gradients(self.model, [name], self.calibration)[name])
+
+    def _sample_gradients(self, name: str) -> Tensor:
+        """(n, out, d) gradients of every sample's loss by the weight of one module, in the network's precision."""
+        from methods.curvature.gradients import Samples, collect_gradients
+
+        gradients = collect_gradients(self.model, [name], self.calibration, Samples()).of(name)
+        return gradients.unflatten(1, (len(matrix_of(self.model.get_submodule(name))), -1))
 
 
 @dataclass
-class NodeLayer:
+class NodeLayer(_Shown):
     """One coupled group of nodes: the neurons or channels that can only be removed together.
 
     Attributes:
@@ -96,6 +146,44 @@ class NodeLayer:
         return [reader.weights(_weight(self.model, reader.name)) for reader in self.group.readers]
 
     @cached_property
+    def scales(self) -> dict[str, Tensor]:
+        """For each batch norm of the group with parameters (m, r) float64, the scales of each node's channels."""
+        found = {}
+        for path, entries in zip(self.group.carriers, self.group.entries, strict=True):
+            module = self.model.get_submodule(path)
+            if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) and module.affine:
+                found[path] = module.weight.detach().double()[entries.to(module.weight.device)]
+        return found
+
+    def activations(self, reader: int = 0) -> Iterator[Tensor]:
+        """(m, samples x positions) what one of the readers reads of the nodes, one batch of samples after the other.
+
+        Args:
+            reader: place in ``readers``.
+        """
+        return self._read(self.group.readers[reader].name, self.group.readers[reader].rows)
+
+    @cached_property
+    def incoming_gradient(self) -> Tensor:
+        """(m, fan_in) float64 gradient of the mean loss by ``incoming``."""
+        group = self.group
+        parts = [self._mean_gradient(path)[rows] for path, rows in zip(group.writers, group.rows, strict=True)]
+        return torch.cat([part.flatten(1) for part in parts], 1)
+
+    @cached_property
+    def outgoing_gradient(self) -> list[Tensor]:
+        """For each reader (out, m, r) float64 gradient of the mean loss by ``outgoing``."""
+        return [reader.weights(self._mean_gradient(reader.name)) for reader in self.group.readers]
+
+    def sample_gradients(self) -> Tensor:
+        """(n, m, fan_in) gradients of every sample's loss by ``incoming``; kept by nobody, n x weights numbers."""
+        group, parts = self.group, []
+        for path, rows in zip(group.writers, group.rows, strict=True):
+            gradients = self._sample_gradients(path)
+            parts.append(gradients[:, rows.to(gradients.device)].flatten(2))
+        return torch.cat(parts, 2)
+
+    @cached_property
     def moments(self) -> list[Moments]:
         """For each reader the moments of the m nodes in the tensor that it reads."""
         return self.collect()
@@ -108,7 +196,7 @@ class NodeLayer:
 
 
 @dataclass
-class EdgeLayer:
+class EdgeLayer(_Shown):
     """The weight matrix of one linear or convolutional layer, whose single weights can be masked.
 
     Attributes:
@@ -152,6 +240,22 @@ class EdgeLayer:
         """(out,) float64, or None."""
         bias = bias_of(self.model.get_submodule(self.name))
         return None if bias is None else bias.detach().double()
+
+    def activations(self) -> Iterator[Tensor]:
+        """(d, samples x output positions) what the output units read, one batch of samples after the other.
+
+        A grouped convolution has groups x d rows.
+        """
+        return self._read(self.name, patch_rows(self.model.get_submodule(self.name)))
+
+    @cached_property
+    def gradient(self) -> Tensor:
+        """(out, d) float64 gradient of the mean loss by ``weight``."""
+        return self._mean_gradient(self.name).flatten(1)
+
+    def sample_gradients(self) -> Tensor:
+        """(n, out, d) gradients of every sample's loss by ``weight``; kept by nobody, n x weights numbers."""
+        return self._sample_gradients(self.name)
 
     @cached_property
     def moments(self) -> Moments:
