@@ -22,9 +22,14 @@ def start() -> NoReturn:
     """Run the command with the words of this process, and leave it with the exit code."""
     _find_modules_safely()
     sys.stdout, sys.stderr = _Renaming(sys.stdout), _Renaming(sys.stderr)  # type: ignore[assignment]  # as good as files
-    from benchmarks.storage.command import command_names, end
+    from benchmarks.storage.command import USAGE, command_names, end
 
     words = sys.argv[1:]
+    if words and re.fullmatch(r"[a-z]\w*", words[0]) and words[0] not in command_names():
+        sys.stderr.write(
+            f"'{words[0]}' is no command; commands are: {', '.join(command_names())}; see secateurs --help\n"
+        )
+        sys.exit(USAGE)
     if words and words[0] in command_names():
         sys.argv = [f"secateurs {words[0]}", *words[1:]]
         package = f"benchmarks.{words[0]}"

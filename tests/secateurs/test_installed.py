@@ -99,6 +99,7 @@ def test_a_sweep_with_workers_and_a_network_of_ones_own(environment, outside):
         (["--help"], 0, "secateurs -m method=spectral,dpp"),
         (["method=spectrall"], 2, "unknown method 'spectrall'; choose from"),
         (["seed=0,1"], 2, "type secateurs -m seed=0,1"),
+        (["leaderbord"], 2, "'leaderbord' is no command; commands are: conformance, export"),
         (["leaderboard", "--help"], 0, "usage: secateurs leaderboard"),
         (["leaderboard", "--results", "nothing"], 1, "secateurs -m method=spectral,dpp"),
         (["conformance", "method=spectrall"], 1, "unknown method 'spectrall'"),

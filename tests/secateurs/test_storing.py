@@ -121,7 +121,8 @@ def test_what_is_no_network_is_said(tmp_path):
 
 @pytest.mark.slow
 def test_onnx_takes_any_number_of_samples(tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
+    import onnxruntime
+
     pruned = secateurs.prune(make("convolution"), DATA.inputs, DATA.labels, "spectral", keep=0.5)
     session = onnxruntime.InferenceSession(pruned.to_onnx(tmp_path / "net.onnx"), providers=["CPUExecutionProvider"])
     [given] = session.get_inputs()
