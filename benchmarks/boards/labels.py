@@ -17,6 +17,7 @@ from benchmarks.storage.paths import safe_name
 
 LONGEST_VALUE = 24
 MOST_DIFFERENCES = 3
+RECONSTRUCTION = "# Reconstruction:"  # how the comment of a preset begins that boards repeat
 
 
 def label(record: Record, conf: Path | None = None) -> str:
@@ -34,6 +35,22 @@ def label(record: Record, conf: Path | None = None) -> str:
         if used is not None and usual is not None:
             differences += _differences(conf, part, used, usual)
     return f"{record.method} ({', '.join(differences)})" if differences else record.method
+
+
+@cache
+def _reconstructed(conf: Path, method: str) -> str | None:
+    path = conf / "method" / f"{safe_name(method)}.yaml"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    found = [line.removeprefix(RECONSTRUCTION).strip() for line in lines if line.startswith(RECONSTRUCTION)]
+    return " ".join(found).rstrip(".") or None
+
+
+def reconstruction(method: str) -> str | None:
+    """What of ``method`` is a reconstruction or ours and not its paper's own: the preset's comment that begins so.
+
+    It is a comment, since a setting would be part of the keys of records.
+    """
+    return _reconstructed(CONF, method)
 
 
 def distinctions(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.boards.board import LONGEST_REASON, QUANTITIES, RECALIBRATED, Board, Row
 from benchmarks.boards.frame import config_of
+from benchmarks.boards.labels import reconstruction
 from benchmarks.boards.stats import ALPHA, spread
 from benchmarks.boards.tables import NONE, Table, csv_text, plus_minus, probability, seconds, short, times, whole
 from benchmarks.boards.verdicts import MOST_SEEDS, Standing, Verdicts
@@ -218,6 +219,8 @@ def _notes(board: Board, interval: bool) -> list[str]:
     if any(" [" in full for full in board.footnotes.values()):
         notes.append("in brackets: what differs from the surroundings (training, calibration) that most methods share")
     notes += [f"[{mark}] {full}" for mark, full in board.footnotes.items()]
+    marked = {method: reconstruction(method) for method in sorted({row.method for row in board.rows})}
+    notes += [f"{method}: reconstruction, not the paper's own: {words}" for method, words in marked.items() if words]
     notes += _remarks(board)
     notes += [f"{row.name} {row.status} (n = {row.n}): {row.reason}" for row in board.rows if row.reason]
     return notes

@@ -623,6 +623,15 @@ def test_no_text_is_a_formula_in_a_csv(text):
     assert line == [f"'{text}", "-1.5", "plain"]
 
 
+@pytest.mark.parametrize(
+    "method", ["flat_minimum", "lq", "spectral", "spectral_rnn", "spectral_domain", "thinet", "dpp"]
+)
+def test_what_is_a_reconstruction_is_marked_on_the_board(method):
+    records = [scored(0, 0.5, 0.9, method=method), scored(0, 0.5, 0.8, method="obd", settings={"m": 1})]
+    marked = [note for note in table_of(boards(records)[0]).notes if "reconstruction" in note]
+    assert len(marked) == 1 and marked[0].startswith(f"{method}: reconstruction, not the paper's own: ")
+
+
 def low(record):
     metrics = record.metrics.model_dump()
     return metrics | {"tuned": metrics["tuned"] | {"accuracy": 0.1}}
