@@ -29,7 +29,7 @@ from benchmarks.measure.size import measure_size
 from benchmarks.models.saved import DESCRIPTION, WEIGHTS, load_network, network_folder, probe, read_network
 from benchmarks.storage.checkpoint import write_atomic
 from benchmarks.storage.command import end
-from benchmarks.storage.console import output_console
+from benchmarks.storage.console import first_line, output_console
 from benchmarks.storage.paths import Paths
 from methods.errors import BadInput
 
@@ -89,7 +89,7 @@ def export(folder: Path, kind: str, target: Path) -> Exported:
     except (BadInput, OSError):
         raise
     except Exception as error:  # whatever an exporter raises
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        reason = first_line(error)
         raise BadInput(f"format={kind} cannot express this network: {type(error).__name__}: {reason}") from error
     for number in (len(inputs), 1):  # an exporter may have taken the example's number of inputs for a constant
         expected = in_inference_mode(network, inputs[:number])()

@@ -22,7 +22,7 @@ from benchmarks.records.heading import title
 from benchmarks.records.record import Record
 from benchmarks.records.store import Store
 from benchmarks.storage.command import end
-from benchmarks.storage.console import output_console
+from benchmarks.storage.console import first_line, output_console
 from benchmarks.storage.paths import Paths, write_atomically
 from methods.errors import BadInput
 
@@ -85,8 +85,9 @@ def _run(section: Mapping[str, Any], folder: Path, offline: bool, name: str, **o
     except BadInput:
         raise
     except Exception as error:
-        first = next(iter(str(error).splitlines()), type(error).__name__)
-        raise BadInput(f"W&B: {name} was not uploaded ({first})\nthe same command goes on from here") from error
+        raise ConnectionError(
+            f"W&B: {name} was not uploaded ({first_line(error)})\nthe same command goes on from here"
+        ) from error
 
 
 def _upload(record: Record, mark: str, section: Mapping[str, Any], folder: Path, offline: bool) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from benchmarks.settings.arguments import fit, fitted, imported
+from benchmarks.settings.base import checked
 from benchmarks.settings.home import PARTS
-from benchmarks.storage.paths import require_name
+from benchmarks.settings.sections import Part, check_types
+from benchmarks.storage.console import first_line
 from methods.allocation import Rounded
 from methods.budgets.budget import Budget
 from methods.errors import BadInput
@@ -33,12 +38,7 @@ def build_pruner(config: Mapping[str, Any]) -> Pruner:
 
 
 def _section(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-    if not isinstance(config[name], Mapping):
-        raise BadInput(
-            f"{name}={config[name]} is not a section of options; choose a method as a whole, e.g. method=magnitude, "
-            f"or give one option, {name}.<option>=<value>"
-        )
-    return dict(config[name])
+    return checked(Part, config[name], name).model_dump(by_alias=True)
 
 
 def _factory(section: Mapping[str, Any]) -> Callable[..., Any] | None:
@@ -69,7 +69,7 @@ def build(section: Mapping[str, Any], name: str) -> Any:
             if isinstance(cause, BadInput):
                 raise cause from None
         target = section.get("_target_", "nothing")
-        raise BadInput(f"{name} cannot be built from {target}: {str(cause).splitlines()[0]}") from error
+        raise BadInput(f"{name} cannot be built from {target}: {first_line(cause)}") from error
 
 
 def _check_schedule(config: Mapping[str, Any], schedule: Schedule) -> None:
@@ -97,34 +97,36 @@ def _check_schedule(config: Mapping[str, Any], schedule: Schedule) -> None:
 
 def check(config: Mapping[str, Any]) -> None:
     """Raise :class:`BadInput` for what is wrong in ``config`` by itself, before any work is done."""
-    from benchmarks.measure.latency import Settings
-    from benchmarks.measure.memory import check_memory
+    from benchmarks.data.readers import refuse_unreadable
     from benchmarks.models.build import check_arguments
-    from benchmarks.settings.sections import check_types
-    from benchmarks.training.optimisation import TrainerSettings
+    from benchmarks.training.optimisation import TrainerSettings, refuse_hardware
 
     check_types(config)
-    for section in ("dataset", "model", "method"):
-        if config[section].get("name") is not None:
-            require_name(config[section]["name"], f"{section}.name")
     check_arguments(config["model"])
     pruner = build_pruner(config)
     Budget.parse(config["budget"]).require_fitting(pruner.selection.unit)
     for section in ("train", "finetune"):
-        if not isinstance(config["trainer"][section], Mapping):
-            raise BadInput(
-                f"trainer.{section}={config['trainer'][section]} is not a section of keys; "
-                f"type for instance trainer.{section}.epochs=5"
-            )
-        TrainerSettings.from_config(config["trainer"][section], f"trainer.{section}")
+        where = f"trainer.{section}"
+        refuse_hardware(TrainerSettings.from_config(config["trainer"][section], where), where)
     _check_schedule(config, pruner.schedule)
     if config["measure"].get("latency"):
+        from benchmarks.measure.latency import Settings
+
         Settings.parse(config["measure"]["latency"])
-    if config["measure"].get("memory") is not None:
-        check_memory(config)
-    if config["calibration"]["batch_size"] < 1:
-        size = config["calibration"]["batch_size"]
-        raise BadInput(f"calibration.batch_size={size} is below 1; type for instance calibration.batch_size=256")
-    samples = config["calibration"]["samples"]
-    if samples is not None and samples < 1:
-        raise BadInput(f"calibration.samples={samples} is below 1; type calibration.samples=1000, or null for all")
+    refuse_unreadable(config["dataset"])
+    if config["dense"]["checkpoint"] is not None:
+        from benchmarks.training.weights import refuse_missing
+
+        refuse_missing(Path(config["dense"]["checkpoint"]))
+    _check_model(json.dumps(config["model"]), tuple(config["dataset"]["shape"]), config["dataset"]["classes"])
+
+
+@functools.lru_cache(maxsize=64)
+def _check_model(model: str, shape: tuple[int, ...], classes: int | None) -> None:
+    """Refuse a network that cannot be built, or cannot take inputs of ``shape``; each is tried once.
+
+    Where the data set says only when it is read how many classes it has, the network is tried with two.
+    """
+    from benchmarks.models.build import build
+
+    build(json.loads(model), shape, classes or 2, seed=0)

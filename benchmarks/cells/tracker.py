@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from benchmarks.records.keys import cell_key, recordable
+from benchmarks.storage.console import first_line
 from methods.errors import BadInput
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ class Tracker:
         try:
             action(self._run)
         except Exception as error:  # whatever W&B does, the cell goes on
-            logger.warning("W&B: %s failed (%s); the record is not affected", verb, _first_line(error))
+            logger.warning("W&B: %s failed (%s); the record is not affected", verb, first_line(error))
 
 
 def summary_of(record: "Record") -> dict[str, Any]:
@@ -170,11 +171,11 @@ def _started(
             except Exception as error:
                 logger.warning(
                     "W&B: going on offline (%s); upload later with `wandb sync` or python -m benchmarks.track push",
-                    _first_line(error),
+                    first_line(error),
                 )
         return start(options, "offline")
     except Exception as error:
-        logger.warning("W&B: not tracking this cell (%s)", _first_line(error))
+        logger.warning("W&B: not tracking this cell (%s)", first_line(error))
         return None
 
 
@@ -243,7 +244,3 @@ def _probe(server: str) -> None:
 
 def _cell(value: Any) -> Any:
     return json.dumps(value, default=str) if isinstance(value, (list, tuple, dict)) else value
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)

@@ -17,6 +17,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from benchmarks.storage.console import first_line
 from methods.errors import BadInput
 from methods.progress import track
 
@@ -68,7 +69,7 @@ def decode_hub(
         if columns.image in features:  # as stored: decoding is done below, the same way for both sources
             rows = rows.cast_column(columns.image, datasets.Image(decode=False))
     except Exception as error:  # hub, HTTP and data set libraries each raise their own kinds
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise BadInput(
             f"cannot get {repository} ({split}) from the Hugging Face hub: {reason}\n"
             "Set dataset.source=<folder of its Parquet files>, or the environment variable SECATEURS_DATA=<root>."
@@ -85,7 +86,7 @@ def _decode_file(path: Path, columns: Columns) -> tuple[Tensor, Tensor]:
             tables = file.iter_batches(ROWS_AT_ONCE, columns=[columns.image, columns.label])
             return _decode(tables, file.metadata.num_rows, columns, str(path))
     except (pa.ArrowException, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise BadInput(
             f"{path} cannot be read as Parquet: {reason}\nIt is truncated or something else; download it again."
         ) from error

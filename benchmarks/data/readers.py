@@ -7,7 +7,7 @@ is the same for every seed, so that cells of different seeds are tested on the s
 import functools
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,11 +18,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.storage import checkpoint
+from benchmarks.storage.console import first_line
 from methods.errors import BadInput
 from methods.seeds import stream
 
 DECODING = 1  # raised when decoding changes, so that caches written before are not taken
 DATA_VARIABLE = "SECATEURS_DATA"
+
+
+Reader = Callable[[Mapping[str, Any], Path], "Raw"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,13 +66,8 @@ def images(cfg: Mapping[str, Any], cache: Path) -> Raw:
     resize = bool(cfg.get("resize"))
     columns = decode.Columns(cfg["image_column"], cfg["label_column"], tuple(cfg["shape"]), cfg["classes"], resize)
     names = {part: cfg.get(f"{part}_split") or part for part in ("train", "test")}
-    folder = source_folder(cfg)
+    folder = _folder_or_hub(cfg)
     if folder is None:
-        if not cfg.get("hub"):
-            raise BadInput(
-                "dataset.hub names no repository of the Hugging Face hub, and dataset.source no folder\n"
-                "type for instance dataset.hub=uoft-cs/cifar100 dataset.label_column=fine_label dataset.name=cifar100"
-            )
         subset = f" {cfg['subset']}" if cfg.get("subset") else ""
         origin = f"hub {cfg['hub']}{subset}" + (f"@{cfg['revision']}" if cfg.get("revision") else "")
         identity = origin
@@ -97,13 +96,7 @@ def imagefolder(cfg: Mapping[str, Any], cache: Path) -> Raw:
     """Image files in one folder per class, below ``train`` and ``test`` or, held out by us, all together."""
     from benchmarks.data import imagefolder as folders
 
-    _require_own_name(cfg, "imagefolder")
-    if not cfg.get("source"):
-        raise BadInput(
-            "dataset=imagefolder needs the folder with one folder of images per class\n"
-            "type dataset.source=<folder> dataset.name=<its name>"
-        )
-    root = folders.safe_root(Path(cfg["source"]).expanduser())
+    root = _own_folder(cfg)
     parts = folders.find(root)
     names = list(parts["train"])
     listed = [path for files in parts.values() for paths in files.values() for path in paths]
@@ -129,6 +122,63 @@ def _require_own_name(cfg: Mapping[str, Any], choice: str) -> None:
             f"dataset={choice} stands for any data set; give yours a name, which is part of every result's key\n"
             "type for instance dataset.name=flowers"
         )
+
+
+def refuse_unreadable(cfg: Mapping[str, Any]) -> None:
+    """Refuse what cannot be read, as far as that is known without reading: missing folders, names, readers.
+
+    Raises:
+        BadInput: says what is missing and what to type.
+    """
+    reader = reader_of(cfg)
+    if reader is images:
+        _require_own_name(cfg, "hub")
+        _folder_or_hub(cfg)
+    elif reader is image_sequences:
+        _folder_or_hub({**cfg, "name": cfg["images"]})
+    elif reader is imagefolder:
+        _own_folder(cfg)
+
+
+def reader_of(cfg: Mapping[str, Any]) -> Reader:
+    """The function that ``dataset.reader`` names.
+
+    Raises:
+        BadInput: it cannot be imported.
+    """
+    from hydra.utils import get_method
+
+    try:
+        found: Reader = get_method(cfg["reader"])
+        return found
+    except Exception as error:  # whatever importing a user's module raises
+        raise BadInput(
+            f"dataset.reader={cfg['reader']} cannot be imported ({first_line(error)})\n"
+            "expected package.function, for instance benchmarks.data.readers.images"
+        ) from error
+
+
+def _folder_or_hub(cfg: Mapping[str, Any]) -> Path | None:
+    """The data set's own folder; None for a repository of the hub."""
+    folder = source_folder(cfg)
+    if folder is None and not cfg.get("hub"):
+        raise BadInput(
+            "dataset.hub names no repository of the Hugging Face hub, and dataset.source no folder\n"
+            "type for instance dataset.hub=uoft-cs/cifar100 dataset.label_column=fine_label dataset.name=cifar100"
+        )
+    return folder
+
+
+def _own_folder(cfg: Mapping[str, Any]) -> Path:
+    from benchmarks.data.imagefolder import safe_root
+
+    _require_own_name(cfg, "imagefolder")
+    if not cfg.get("source"):
+        raise BadInput(
+            "dataset=imagefolder needs the folder with one folder of images per class\n"
+            "type dataset.source=<folder> dataset.name=<its name>"
+        )
+    return safe_root(Path(cfg["source"]).expanduser())
 
 
 def _listing(root: Path, files: Iterable[Path]) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.data.augment import Augmentation
-from benchmarks.data.readers import Raw
+from benchmarks.data.readers import reader_of
 from benchmarks.storage.paths import require_name
 from methods.errors import BadInput
 from methods.seeds import stream
@@ -148,7 +148,6 @@ def load(cfg: Mapping[str, Any], seed: int, cache: Path) -> Data:
     Raises:
         BadInput: a folder, a file or a value is not what was expected.
     """
-    from hydra.utils import get_method
     from omegaconf import DictConfig, OmegaConf
 
     if isinstance(cfg, DictConfig):
@@ -156,14 +155,7 @@ def load(cfg: Mapping[str, Any], seed: int, cache: Path) -> Data:
     for key in ("name", "images"):  # parts of paths in the cache
         if cfg.get(key) is not None:
             require_name(cfg[key], f"dataset.{key}")
-    try:
-        reader = get_method(cfg["reader"])
-    except Exception as error:  # whatever importing a user's module raises
-        raise BadInput(
-            f"dataset.reader={cfg['reader']} cannot be imported ({str(error).splitlines()[0]}); "
-            "expected package.function, for instance benchmarks.data.readers.images."
-        ) from error
-    raw: Raw = reader(cfg, Path(cache))
+    raw = reader_of(cfg)(cfg, Path(cache))
     shape = tuple(cfg["shape"])
     if tuple(raw.train_inputs.shape[1:]) != shape:
         raise BadInput(f"dataset.shape={list(shape)}, but {cfg['name']} has {list(raw.train_inputs.shape[1:])}.")

@@ -24,6 +24,9 @@ from benchmarks.measure.clock import clock_of
 from benchmarks.measure.lock import one_at_a_time
 from benchmarks.measure.runtimes import RUNTIMES, Conditions, Run, Runtime
 from benchmarks.measure.runtimes.runtime import as_tensor, placed
+from benchmarks.settings.base import checked
+from benchmarks.settings.sections import Latency
+from benchmarks.storage.console import first_line
 from methods.errors import BadInput
 
 Clock = Callable[[Run, int], float]  # seconds of one run, as the mean over so many
@@ -69,20 +72,9 @@ class Settings:
         Raises:
             BadInput: an option is unknown or out of its range, or a runtime is not installed.
         """
-        given = {name: value for name, value in section.items() if value is not None}
-        if unknown := set(given) - set(cls.__dataclass_fields__):
-            raise BadInput(
-                f"unknown key measure.latency.{min(unknown)}; choose from {', '.join(cls.__dataclass_fields__)}"
-            )
-        given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
-        settings = cls(**given)
-        for name in ("pairs", "threads", "target", "max_seconds"):
-            value = getattr(settings, name)
-            if not isinstance(value, int | float) or not value > 0:
-                raise BadInput(f"measure.latency.{name}={value}; expected a number above 0")
-        sizes = settings.batches
-        if not isinstance(sizes, tuple) or not sizes or not all(isinstance(n, int) and n >= 1 for n in sizes):
-            raise BadInput(f"measure.latency.batches={section['batches']}; expected sizes of at least 1: [1,256]")
+        given = checked(Latency, dict(section), "measure.latency").model_dump(exclude_none=True)
+        values: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items()}
+        settings = cls(**values)
         for name in settings.runtimes:
             settings._check_runtime(name)
         return settings
@@ -153,7 +145,7 @@ def _row(runtime: Runtime, dense: nn.Module, pruned: nn.Module, inputs: Tensor, 
             first, second = (runtime.prepare(model, inputs, conditions) for model in (dense, pruned))
             row["difference"] = max(difference(first, dense, inputs), difference(second, pruned, inputs))
         except Exception as error:  # whatever a compiler or exporter raises; the cell's other results are worth keeping
-            return row | {"note": f"cannot run here: {type(error).__name__}: {_first_line(error)}"}
+            return row | {"note": f"cannot run here: {type(error).__name__}: {first_line(error)}"}
         if not row["difference"] <= TOLERANCES[settings.precision]:
             return row | {"note": f"not timed: outputs differ from eager ones by {row['difference']:.2g} (relative)"}
         with one_at_a_time() as alone:
@@ -278,10 +270,6 @@ def fixed_threads(number: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:200]
 
 
 def _masked(dense: nn.Module, pruned: nn.Module) -> bool:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.settings.arguments import fitted, imported
+from benchmarks.storage.console import first_line
 from methods.errors import BadInput
 from methods.network.ownership import require_copyable
 from methods.seeds import derive_seed
@@ -58,7 +59,7 @@ def build(cfg: Mapping[str, Any], shape: Sequence[int], classes: int, seed: int)
                 raise error.__cause__ from None
             reason = error.__cause__ or error
             raise BadInput(
-                f"model {name}: {arguments['_target_']} cannot be built ({_one_line(reason)}); "
+                f"model {name}: {arguments['_target_']} cannot be built ({first_line(reason)}); "
                 f"its arguments are {inspect.signature(factory)}"
             ) from error
         if not isinstance(model, nn.Module):
@@ -93,7 +94,7 @@ def factory_of(cfg: Mapping[str, Any]) -> Callable[..., Any]:
         factory = imported(target)
     except Exception as error:  # whatever importing a user's module raises
         raise BadInput(
-            f"model._target_={target} cannot be imported: {type(error).__name__}: {_one_line(error)}\n"
+            f"model._target_={target} cannot be imported: {type(error).__name__}: {first_line(error)}\n"
             "expected package.factory, where Python finds the package: run.py's folder, or PYTHONPATH"
         ) from error
     if not callable(factory):
@@ -113,7 +114,7 @@ def _require_vision(target: str) -> None:
                 "type pip install 'secateurs[vision]', or choose one of our own: model=resnet20, mobilenetv2, densenet"
             ) from error
         raise BadInput(
-            f"the installed {package} does not fit torch {torch.__version__}: {_one_line(error)}\n"
+            f"the installed {package} does not fit torch {torch.__version__}: {first_line(error)}\n"
             "install the torchvision built for this torch (pip install 'secateurs[vision]'), or choose a model of ours"
         ) from error
 
@@ -137,7 +138,7 @@ def _check(model: nn.Module, name: str, shape: tuple[int, ...], classes: int) ->
             outputs = model.eval()(torch.zeros(2, *shape, device=device))
     except Exception as error:  # a user's model may fail in any way
         raise BadInput(
-            f"model {name} cannot take inputs of shape {shape}: {_one_line(error)}\n"
+            f"model {name} cannot take inputs of shape {shape}: {first_line(error)}\n"
             "Choose a model for this shape (model=mlp takes any), or another data set."
         ) from error
     finally:
@@ -149,7 +150,3 @@ def _check(model: nn.Module, name: str, shape: tuple[int, ...], classes: int) ->
             f"model {name} gives {found} for 2 inputs of shape {shape}; expected (2, {classes}).\n"
             "Let its factory take `classes`, or set the number of its outputs."
         )
-
-
-def _one_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, get_type_hints
 
+from benchmarks.settings.base import typed, wording
 from methods.errors import BadInput
 
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -116,10 +117,14 @@ def fit(value: Any, hint: Any, key: str, default: Any = None) -> Any:
         return value
     try:
         fitting = adapter.validate_python(value)
+        if not _same_kind(value, fitting):
+            raise BadInput(f"{key}={typed(value)} is not {_kind_of(fitting)}{_instance(key, default)}")
         plain = isinstance(fitting, SCALARS) or (
             isinstance(fitting, list | tuple) and all(isinstance(each, SCALARS) for each in fitting)
         )
         return fitting if plain else value
+    except BadInput:
+        raise
     except ValidationError as error:
         faults = error.errors(include_url=False)
     except Exception:  # a validator of the user's own type
@@ -127,17 +132,24 @@ def fit(value: Any, hint: Any, key: str, default: Any = None) -> Any:
     inside = isinstance(value, Mapping) and any(fault["loc"] and fault["loc"][0] in value for fault in faults)
     if inside or not all(fault["type"].startswith(PLAIN) for fault in faults):
         return value
-    wanted = " or ".join(dict.fromkeys(_wanted(fault) for fault in faults))
-    example = f"; type for instance {key}={_typed(default)}" if isinstance(default, SCALARS) else ""
-    raise BadInput(f"{key}={_typed(value)} is not {wanted}{example}")
+    wrong = " and ".join(dict.fromkeys(wording(fault) for fault in faults))
+    raise BadInput(f"{key}={typed(value)} is {wrong}{_instance(key, default)}")
 
 
-def _wanted(fault: Any) -> str:
-    if fault["type"] == "sequence_str":
-        return "a list"
-    return fault["msg"].removeprefix("Input should be ").split(",")[0]
+def _instance(key: str, default: Any) -> str:
+    return f"; type for instance {key}={typed(default)}" if isinstance(default, SCALARS) else ""
 
 
-def _typed(value: Any) -> str:
-    """``value`` as one types it on the command line."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+def _same_kind(value: Any, fitting: Any) -> bool:
+    """Whether no switch was taken for a number or a number for a switch, and no text for either."""
+    if isinstance(value, list | tuple) and isinstance(fitting, list | tuple):
+        return len(value) == len(fitting) and all(map(_same_kind, value, fitting))
+    if isinstance(fitting, bool) or isinstance(value, bool):
+        return isinstance(fitting, bool) == isinstance(value, bool)
+    return not (isinstance(value, str) and isinstance(fitting, int | float))
+
+
+def _kind_of(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "a list of such values"
+    return "a switch" if isinstance(value, bool) else "a number" if isinstance(value, int | float) else "a text"

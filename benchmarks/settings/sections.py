@@ -1,73 +1,308 @@
-"""Types of the values that the configuration's own sections hold, looked at before any work is done.
+"""Types and ranges of every value of a cell's configuration, looked at before any work is done.
 
-Ranges that depend on the data are checked there; the trainer's section is
-:class:`benchmarks.training.optimisation.TrainerSettings`.
+What a part of a method (selection, allocation, compensation, schedule), a network or a reader of one's own takes is
+declared by its signature: :mod:`benchmarks.settings.arguments`. Ranges that depend on the data are checked there.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic.dataclasses import dataclass
+from pydantic import Field, model_validator
 
-from benchmarks.data.augment import Augmentation
-from methods.errors import BadInput
+from benchmarks.settings.base import Name, OpenSection, Section, checked
+from benchmarks.settings.home import PARTS
+from benchmarks.settings.trainer import TrainerSettings
 
-SWITCHES = ("prune_residual", "save", "controls")
-EXAMPLES = {
-    "calibration.samples": "1000",
-    "calibration.batch_size": "256",
-    "dataset.limit": "1000",
-    "dataset.limit_test": "1000",
-    "dataset.validation": "0.1",
-    "dataset.augment": "'{crop:4,flip:true}'",
-    "dataset.augment.crop": "4",
-    "dataset.augment.flip": "true",
-}
-
-
-class Section(BaseModel):
-    """What else a section holds is not looked at."""
-
-    model_config = ConfigDict(extra="ignore")
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Text = Annotated[str, Field(min_length=1)]
+Batch = Annotated[int, Field(ge=1, le=2**31)]
 
 
 class Calibration(Section):
     """How many samples pruning may look at."""
 
-    samples: int | None = None
-    batch_size: int
+    examples: ClassVar[Mapping[str, str]] = {"samples": "1000", "batch_size": "256"}
+
+    samples: Count | None = None
+    batch_size: Batch
 
 
-Augment = dataclass(Augmentation, frozen=True, config=ConfigDict(extra="forbid"))
+class Augment(Section):
+    """How training images are varied; see :class:`benchmarks.data.augment.Augmentation`."""
+
+    examples: ClassVar[Mapping[str, str]] = {"crop": "4", "flip": "true"}
+
+    crop: int = Field(4, ge=0)  # pixels
+    flip: bool = True
 
 
 class Dataset(Section):
-    """Which part of the data, and how it is varied."""
+    """What every data set has."""
 
-    limit: int | None = Field(None, ge=1)
-    limit_test: int | None = Field(None, ge=1)
-    validation: float = Field(0.1, ge=0, lt=1)
-    augment: Augment | None = None  # type: ignore[valid-type]  # made by a call, above
+    examples: ClassVar[Mapping[str, str]] = {
+        "name": "flowers",
+        "reader": "benchmarks.data.readers.images",
+        "classes": "10",
+        "shape": "[3,32,32]",
+        "mean": "0.5",
+        "std": "0.25",
+        "levels": "255",
+        "limit": "1000",
+        "limit_test": "1000",
+        "validation": "0.1",
+        "test": "0.2",
+        "augment": "'{crop:4,flip:true}'",
+    }
+
+    name: Name
+    reader: Text
+    task: Literal["classification", "regression"] = "classification"
+    classes: Count | None
+    shape: list[Count] = Field(min_length=1, max_length=4)
+    levels: Positive | None = None
+    mean: float | list[float] = 0.0
+    std: Positive | list[Positive] = 1.0
+    augment: Augment | None = None
+    validation: float = Field(0.1, gt=0, lt=1)
+    limit: Count | None = None
+    limit_test: Count | None = None
+
+    @model_validator(mode="after")
+    def _fits_the_shape(self) -> Dataset:
+        for name in ("mean", "std"):
+            value = getattr(self, name)
+            if isinstance(value, list) and len(value) not in (1, self.shape[0]):
+                raise ValueError(
+                    f"{name} has {len(value)} values, but a shape of {self.shape} has {self.shape[0]} channels; "
+                    "expected one for all or one for each"
+                )
+        if self.augment and (len(self.shape) != 3 or self.augment.crop >= min(self.shape[1:])):
+            raise ValueError(
+                f"augment.crop={self.augment.crop} does not fit inputs of shape {self.shape}; expected fewer pixels "
+                "than an image is high and wide\ntype for instance dataset.augment.crop=4, or dataset.augment=null"
+            )
+        return self
 
 
-SECTIONS: dict[str, type[Section]] = {"calibration": Calibration, "dataset": Dataset}
+class HeldOut(Dataset):
+    """A data set without a test split of its own."""
+
+    test: float = Field(0.2, gt=0, lt=1)
+
+
+class ImageFolder(HeldOut):
+    """Images of the user's."""
+
+    source: Text | None = None
+
+
+class Images(Dataset):
+    """Images in the layout of the Hugging Face hub."""
+
+    source: Text | None = None
+    hub: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?$")] | None = None
+    subset: str | None = None
+    revision: str | int | None = None
+    train_split: Name = "train"
+    test_split: Name = "test"
+    image_column: Text
+    label_column: Text
+    resize: bool | None = None
+
+
+class Sequences(Images):
+    """Images read as sequences."""
+
+    images: Name
+    image_shape: list[Count] = Field(min_length=3, max_length=3)
+    pool: Count
+
+
+class Friedman(HeldOut):
+    """Friedman's first regression problem."""
+
+    samples: int = Field(ge=10, le=10**8)
+    noise: float = Field(1.0, ge=0)
+
+
+class OwnReader(Dataset, OpenSection):
+    """Read by a function of the user's, which is given the whole section."""
+
+
+READERS: dict[str, type[Dataset]] = {
+    "benchmarks.data.readers.digits": HeldOut,
+    "benchmarks.data.readers.california_housing": HeldOut,
+    "benchmarks.data.readers.friedman1": Friedman,
+    "benchmarks.data.readers.imagefolder": ImageFolder,
+    "benchmarks.data.readers.images": Images,
+    "benchmarks.data.readers.image_sequences": Sequences,
+}
+
+
+class Dense(Section):
+    """Where the dense network comes from."""
+
+    checkpoint: Text | None = None
+
+
+class Folders(Section):
+    """Where things lie."""
+
+    results: Text
+    cache: Text
+
+
+class Method(Section):
+    """The method's name on the boards."""
+
+    name: Name
+
+
+class Part(OpenSection):
+    """A class and its options."""
+
+    target: Text = Field(alias="_target_")
+
+
+class Model(Part):
+    """A factory and its arguments."""
+
+    name: Name | None = None
+
+
+class Trainer(Section):
+    """How networks are trained."""
+
+    train: TrainerSettings
+    finetune: TrainerSettings
+
+
+class Budget(Section):
+    """How small; the ranges are those of :class:`methods.budgets.budget.Budget`."""
+
+    examples: ClassVar[Mapping[str, str]] = {
+        "keep": "0.5",
+        "compression": "2",
+        "speedup": "2",
+        "latency": "2",
+        "latency_batch": "32",
+        "default_keep": "0.2",
+    }
+
+    keep: float | None = None
+    compression: float | None = None
+    speedup: float | None = None
+    latency: float | None = None
+    latency_batch: Batch | None = None
+    default_keep: float = Field(gt=0, le=1)
+
+
+class Latency(Section):
+    """What is timed; null stands for the value given here. See :class:`benchmarks.measure.latency.Settings`."""
+
+    examples: ClassVar[Mapping[str, str]] = {
+        "runtimes": "[eager]",
+        "batches": "[1,256]",
+        "pairs": "20",
+        "threads": "1",
+        "target": "0.03",
+        "max_seconds": "0.5",
+    }
+
+    runtimes: list[Text] | None = Field(None, min_length=1)
+    batches: list[Batch] | None = Field(None, min_length=1)
+    pairs: Annotated[int, Field(ge=1, le=10**6)] | None = None
+    threads: Annotated[int, Field(ge=1, le=1024)] | None = None
+    target: Positive | None = None
+    max_seconds: Positive | None = None
+    precision: Literal["float32", "bfloat16", "float16"] | None = None
+    channels_last: bool | None = None
+    device: Literal["cpu", "cuda"] | None = None
+
+
+class Measure(Section):
+    """What is measured beside accuracy."""
+
+    examples: ClassVar[Mapping[str, str]] = {"memory": "32", "latency.batches": "[1,256]"}
+
+    latency: Latency | None = None
+    memory: Batch | None = None
+    theory: bool | None = None
+
+
+class Track(Section):
+    """Where runs are logged."""
+
+    mode: Literal["offline", "online", "disabled"]
+    project: Text | None = None
+    entity: Text | None = None
+    group: Text | None = None
+    tags: list[str] | None = None
+    notes: str | None = None
+    dir: Text | None = None
+
+
+class Cell(Section):
+    """The whole configuration of one cell."""
+
+    examples: ClassVar[Mapping[str, str]] = {
+        "seed": "1",
+        "calibration": "calibration.samples=1000",
+        "dense": "dense.checkpoint=FILE",
+        "paths": "paths.results=FOLDER",
+        "paths.results": "results",
+        "paths.cache": ".cache",
+        "dataset": "digits",
+        "model": "mlp",
+        "model._target_": "benchmarks.models.MLP",
+        "trainer": "tiny",
+        "trainer.train": "trainer.train.epochs=10",
+        "trainer.finetune": "trainer.finetune.epochs=5",
+        "track": "none",
+        "measure": "none",
+        "measure.latency": "measure=default",
+        "budget": "budget.keep=0.5",
+        "method": "magnitude",
+        "method.name": "mine",
+        "prune_residual": "true",
+        "save": "true",
+        "controls": "true",
+        "dry_run": "true",
+        **dict.fromkeys(PARTS, "method=magnitude"),
+        **{f"{part}._target_": "method=magnitude" for part in PARTS},
+    }
+
+    seed: int = Field(ge=-(2**63), lt=2**63)  # boards keep it in 64 bits
+    calibration: Calibration
+    prune_residual: bool | None = None
+    dense: Dense
+    paths: Folders
+    save: bool | None = None
+    controls: bool | None = None
+    dry_run: bool | None = None
+    sweep: str | None = Field(None, alias="_sweep")
+    wait: bool | None = Field(None, alias="_wait")
+    dataset: dict[str, Any]
+    model: Model
+    trainer: Trainer
+    method: Method
+    selection: Part
+    allocation: Part
+    compensation: Part
+    schedule: Part
+    budget: Budget
+    measure: Measure
+    track: Track
 
 
 def check_types(config: Mapping[str, Any]) -> None:
-    """Raise :class:`BadInput` for the first value of another type than its key wants."""
-    for key in SWITCHES:
-        if config.get(key) not in (None, True, False):
-            raise BadInput(f"{key}={config[key]} is neither true nor false; type for instance {key}=true")
-    for name, section in SECTIONS.items():
-        try:
-            section.model_validate(config[name])
-        except ValidationError as error:
-            fault = error.errors(include_url=False)[0]
-            key = ".".join([name, *map(str, fault["loc"])])
-            if fault["type"] == "unexpected_keyword_argument":
-                raise BadInput(f"unknown key '{key}'; python run.py --cfg shows the keys of '{name}'") from None
-            wanted = fault["msg"].removeprefix("Input should be ").split(",")[0]
-            wanted = "a section of keys" if fault["type"] == "dataclass_type" else wanted
-            example = f"; type for instance {key}={EXAMPLES[key]}" if key in EXAMPLES else ""
-            raise BadInput(f"{key}={fault['input']} is not {wanted}{example}") from None
+    """Raise :class:`BadInput` for the first value of another type, or outside the range, than its key wants.
+
+    Unknown and missing keys are named too. Nothing is imported or read.
+    """
+    checked(Cell, config, "")
+    dataset = config["dataset"]
+    checked(READERS.get(str(dataset.get("reader")), OwnReader), dataset, "dataset")

@@ -14,10 +14,11 @@ INTERRUPTED = 130
 USAGE = 2  # the exit code of a command that there is not
 FOLDER = Path(__file__).resolve().parents[1]
 RUNS = '__name__ == "__main__"'
+FAILED, WRONG = 1, 2  # exit codes: what was asked for could not be done; the command itself was wrong
 
 
 def end(main: Callable[[], int]) -> NoReturn:
-    """Run ``main`` and leave the process with its exit code; 1 and a plain message when the input was bad."""
+    """Run ``main`` and leave the process with its exit code; 2 and a plain message when the input was bad."""
     try:
         code = main()
         sys.stdout.flush()
@@ -26,7 +27,7 @@ def end(main: Callable[[], int]) -> NoReturn:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
         sys.stderr.write(f"{printable(str(error))}\n")
-        sys.exit(1)
+        sys.exit(WRONG if isinstance(error, BadInput) else FAILED)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     sys.exit(code)

@@ -43,6 +43,13 @@ def _console(**options: Any) -> Console:
     return Unsteered(**options)
 
 
+def first_line(error: BaseException | str, limit: int = 300) -> str:
+    """The first line of an error's message that says anything, or the error's kind where it says nothing."""
+    lines = (line.strip() for line in str(error).splitlines())
+    line = next(filter(None, lines), type(error).__name__ if isinstance(error, BaseException) else "")
+    return one_line("".join(letter if letter.isprintable() else "?" for letter in line), limit)
+
+
 def one_line(text: str, limit: int = 100) -> str:
     """The first line of ``text``, shortened to ``limit`` characters, where it can be between two words."""
     line = next(iter(text.strip().splitlines()), "")

@@ -3,10 +3,12 @@
 Several processes that need the same network at the same time agree by a lease: the first trains, the others wait.
 """
 
+import inspect
+import json
 import logging
 import os
-import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,9 @@ from torch import Tensor, nn
 from benchmarks.storage import checkpoint as store
 from benchmarks.storage.lease import first_come
 from benchmarks.training.loop import History
+from benchmarks.training.scoring import evaluate
 from benchmarks.training.trainer import TrainerSettings, fit
+from benchmarks.training.weights import load_weights
 from methods.errors import BadInput
 
 if TYPE_CHECKING:
@@ -25,6 +29,8 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 NAME = "dense"
+
+__all__ = ["Dense", "dense_network", "load_weights"]
 
 
 @dataclass(frozen=True)
@@ -59,8 +65,9 @@ def dense_network(
         settings: the configuration's ``trainer.train`` section.
         seed: root of the initial weights and of all randomness of training.
         cache: root of all caches; this network's folder is ``<cache>/dense/<key>``.
-        key: names everything that the network depends on.
-        checkpoint: a safetensors file of weights to use instead of training.
+        key: names everything that the network depends on but the code of its class; a cached network of other code is
+            not used.
+        checkpoint: a file of weights to use instead of training; see :func:`benchmarks.training.weights.load_weights`.
 
     Raises:
         BadInput: the checkpoint cannot be read or does not fit the model.
@@ -71,8 +78,9 @@ def dense_network(
     if checkpoint is not None:
         load_weights(model, Path(checkpoint))
         return Dense(model.eval(), History(), 0.0, False, Path(checkpoint))
+    code = code_of(model)
     folder, label = Path(cache) / "dense" / key, f"{data.name}/{model_cfg.get('name', type(model).__name__)}"
-    dense = _from_cache(model, folder, warn=True)
+    dense = _from_cache(model, folder, code, data, warn=True)
     if dense is not None:
         return dense
     try:
@@ -84,81 +92,17 @@ def dense_network(
     if _joins_another():
         history = fit(model, data, settings, seed, checkpoint=folder, label=label)
         return Dense(model.eval(), history, history.seconds, True, folder)
-    with first_come(folder, lambda: _read(model, folder, warn=False) is not None, f"training {label}") as mine:
+    with first_come(folder, lambda: _read(model, folder, code, warn=False) is not None, f"training {label}") as mine:
         if mine:
             history = fit(model, data, settings, seed, checkpoint=folder, label=label)
-            facts = {"history": asdict(history), "seconds": history.seconds, "key": key}
+            facts = {"history": asdict(history), "seconds": history.seconds, "key": key, "code": code}
             path = store.save(folder, NAME, model.state_dict(), facts)
             store.remove(folder, "training")
             return Dense(model.eval(), history, history.seconds, True, path)
-    dense = _from_cache(model, folder, warn=True)
+    dense = _from_cache(model, folder, code, data, warn=True)
     if dense is None:
         raise RuntimeError(f"the dense network in {folder} was removed while it was being read")
     return dense
-
-
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a safetensors state dict from elsewhere into ``model``.
-
-    Names may differ if it is certain where each tensor belongs: if every shape occurs once, by shape; else by position,
-    if both lists in natural order of their names (``layer2`` before ``layer10``) have the same shapes and the same last
-    parts (``weight``, ``bias``, ...). The log then says what became what.
-
-    Raises:
-        BadInput: there is no such file, it is not safetensors, or names or shapes do not fit; ``model`` is as it was.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    if not path.is_file():
-        raise BadInput(f"dense.checkpoint={path}: there is no such file; give the path of a safetensors state dict")
-    try:
-        tensors = load_file(path)
-    except (SafetensorError, OSError, KeyError) as error:
-        raise BadInput(f"dense.checkpoint={path} is not a safetensors file ({error}); expected a state dict") from None
-    target = model.state_dict()
-    if tensors.keys() != target.keys():
-        tensors = _renamed(tensors, target, path)
-    wrong = [name for name in target if tensors[name].shape != target[name].shape]
-    if wrong:
-        name = wrong[0]
-        raise BadInput(
-            f"dense.checkpoint={path}: '{name}' has shape {tuple(tensors[name].shape)}, but the model's is "
-            f"{tuple(target[name].shape)}{_more(wrong)}; choose the model that the checkpoint was saved from"
-        )
-    model.load_state_dict(tensors)
-
-
-def _renamed(tensors: dict[str, Tensor], target: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """``tensors`` under the names of ``target``, if the correspondence is certain."""
-    shapes = {tuple(value.shape): name for name, value in tensors.items()}
-    theirs, ours = sorted(tensors, key=_natural), sorted(target, key=_natural)
-    if len(shapes) == len(tensors) == len(target) and all(tuple(v.shape) in shapes for v in target.values()):
-        names = {name: shapes[tuple(value.shape)] for name, value in target.items()}
-    elif [_kind(tensors, name) for name in theirs] == [_kind(target, name) for name in ours]:
-        names = dict(zip(ours, theirs, strict=True))
-    else:
-        missing, foreign = sorted(target.keys() - tensors.keys()), sorted(tensors.keys() - target.keys())
-        parts = [f"lacks '{missing[0]}'{_more(missing)}"] if missing else []
-        parts += [f"has '{foreign[0]}'{_more(foreign)}, which the model has not"] if foreign else []
-        raise BadInput(
-            f"dense.checkpoint={path} {' and '.join(parts)}, and the shapes do not tell where its tensors belong; "
-            "choose the model that the checkpoint was saved from"
-        )
-    LOG.warning("%s has other names; used %s", path, ", ".join(f"{old} as {new}" for new, old in names.items()))
-    return {new: tensors[old] for new, old in names.items()}
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
-def _kind(tensors: Mapping[str, Tensor], name: str) -> tuple[str, tuple[int, ...]]:
-    return name.rpartition(".")[2], tuple(tensors[name].shape)
-
-
-def _more(names: list[str]) -> str:
-    return f" (and {len(names) - 1} more)" if len(names) > 1 else ""
 
 
 def _joins_another() -> bool:
@@ -166,23 +110,65 @@ def _joins_another() -> bool:
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) > 0
 
 
-def _from_cache(model: nn.Module, folder: Path, warn: bool) -> Dense | None:
-    stored = _read(model, folder, warn)
+def code_of(model: nn.Module) -> str:
+    """A digest of the source of all classes of ``model`` that PyTorch does not bring, in order of their modules.
+
+    What a class calls elsewhere is not in it, nor a class whose source cannot be read; the validation accuracy shows
+    such a change, see :func:`_differs`.
+    """
+    sources: dict[str, str] = {}
+    for module in model.modules():
+        for kind in type(module).__mro__:
+            name = f"{kind.__module__}.{kind.__qualname__}"
+            if name not in sources and kind.__module__.partition(".")[0] not in ("torch", "builtins"):
+                with suppress(OSError, TypeError):
+                    sources[name] = inspect.getsource(kind)
+    order = [f"{name} {type(module).__qualname__} {module.extra_repr()}" for name, module in model.named_modules()]
+    return store.checksum(json.dumps([sources, order]).encode())
+
+
+def _from_cache(model: nn.Module, folder: Path, code: str, data: "Data", warn: bool) -> Dense | None:
+    stored = _read(model, folder, code, warn)
     if stored is None:
         return None
     tensors, facts = stored
+    before = {name: value.clone() for name, value in model.state_dict().items()}
     model.load_state_dict(tensors)
+    history = History(**facts["history"])
+    if facts.get("code") is None and (found := _differs(model, data, history)):
+        if warn:
+            LOG.warning("the network in %s %s: it was trained by other code; training it afresh", folder, found)
+        model.load_state_dict(before)
+        return None
     path = next(folder.glob(f"{NAME}-*.safetensors"))
-    return Dense(model.eval(), History(**facts["history"]), facts["seconds"], False, path)
+    return Dense(model.eval(), history, facts["seconds"], False, path)
 
 
-def _read(model: nn.Module, folder: Path, warn: bool) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def _differs(model: nn.Module, data: "Data", history: History) -> str | None:
+    """How far ``model`` is from the validation accuracy of its history; None where that agrees or is unknown.
+
+    Half a percent, and two samples, are left to other hardware and versions.
+    """
+    row = next((row for row in history.epochs if row["epoch"] == history.best_epoch), None)
+    then = None if row is None else row.get("validation_accuracy")
+    if then is None or not len(data.validation):
+        return None
+    now = evaluate(model, data.validation).accuracy
+    assert now is not None  # where there was one there is one
+    if abs(now - then) <= max(0.005, 2.5 / len(data.validation)):
+        return None
+    return f"has a validation accuracy of {now:.4f}, not {then:.4f} as at the end of its training"
+
+
+def _read(model: nn.Module, folder: Path, code: str, warn: bool) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     stored = store.load(folder, NAME, warn)
     if stored is None:
         return None
     shapes = {name: value.shape for name, value in model.state_dict().items()}
-    if {name: value.shape for name, value in stored[0].items()} != shapes or "history" not in stored[1]:
+    other_code = stored[1].get("code") not in (None, code)  # networks that were cached before have none
+    if {name: value.shape for name, value in stored[0].items()} != shapes or "history" not in stored[1] or other_code:
         if warn:
-            LOG.warning("%s holds another network; training it afresh", folder)
+            what = "the same network by other code" if other_code else "another network"
+            LOG.warning("%s holds %s; training it afresh", folder, what)
         return None
     return stored

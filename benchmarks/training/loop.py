@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.storage import checkpoint as store
+from benchmarks.storage.console import first_line
 from benchmarks.training.optimisation import TrainerSettings, build_optimizer, learning_rate
 from benchmarks.training.scoring import Score, device_of, evaluate, keep_modes, loss_of
 from methods.errors import BadInput
@@ -306,7 +307,7 @@ def fabric_of(settings: TrainerSettings) -> Fabric:
             )
     except (ValueError, TypeError, RuntimeError) as error:
         wanted = f"accelerator={settings.accelerator}, devices={settings.devices}, strategy={settings.strategy}"
-        raise BadInput(f"the trainer cannot run with {wanted}: {str(error).splitlines()[0]}") from None
+        raise BadInput(f"the trainer cannot run with {wanted}: {first_line(error)}") from None
     if settings.precision == "bf16" and fabric.device.type == "cpu":
         _warn_of_emulation()
     return fabric

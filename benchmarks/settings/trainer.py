@@ -1,0 +1,70 @@
+"""How a network is trained: the settings of the sections ``trainer.train`` and ``trainer.finetune``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from benchmarks.settings.base import Section, checked
+
+
+def _as_tuple(value: Any) -> Any:
+    """A list, also one of Hydra's (OmegaConf's ``ListConfig``), as a tuple; everything else as it is."""
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping) else value
+
+
+class TrainerSettings(Section):
+    """One section (``train`` or ``finetune``) of the trainer's configuration."""
+
+    examples: ClassVar[Mapping[str, str]] = {
+        "epochs": "10",
+        "clip_norm": "1.0",
+        "step_size": "30",
+        "milestones": "[30,60]",
+    }
+
+    epochs: int = Field(ge=0, le=1_000_000)
+    batch_size: int = Field(default=128, ge=1, le=2**31)
+    optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
+    learning_rate: float = Field(default=0.1, gt=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)  # SGD only
+    nesterov: bool = False  # SGD only
+    weight_decay: float = Field(default=0.0, ge=0)
+    schedule: Literal["constant", "step", "cosine", "onecycle"] = "constant"
+    milestones: Annotated[tuple[int, ...], BeforeValidator(_as_tuple)] = ()  # epochs; schedule=step
+    step_size: int | None = Field(default=None, ge=1)  # epochs; schedule=step, instead of milestones
+    gamma: float = Field(default=0.1, gt=0, le=1)  # schedule=step
+    warmup_epochs: float = Field(default=0.0, ge=0)  # linear from 0; every schedule but onecycle, which has its own
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    clip_norm: float | None = Field(default=None, gt=0)
+    augment: bool = True  # the data set's own augmentation, where it has one
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = False
+    accelerator: str = "auto"
+    devices: int | Annotated[str, Field(pattern=r"^(auto|\d+(,\d+)*)$")] = 1
+    strategy: str = "auto"
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainerSettings:
+        if self.optimizer == "sgd" and self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov=true needs a momentum above 0, e.g. momentum=0.9; or set nesterov=false")
+        if self.schedule == "step" and bool(self.milestones) == (self.step_size is not None):
+            raise ValueError("schedule=step needs either milestones=[30,60] or step_size=30 (in epochs), not both")
+        if self.warmup_epochs and (self.schedule == "onecycle" or self.warmup_epochs >= max(self.epochs, 1)):
+            raise ValueError("warmup_epochs must be less than epochs, and 0 with schedule=onecycle")
+        return self
+
+    @classmethod
+    def from_config(cls, section: Any, where: str = "trainer.train") -> TrainerSettings:
+        """Settings from a section of the configuration.
+
+        Raises:
+            BadInput: names the first wrong entry as ``where.<entry>``.
+        """
+        return checked(cls, dict(section) if isinstance(section, Mapping) else section, where)
+
+    def training_facts(self) -> dict[str, Any]:
+        """The settings that decide what is computed, without those that say on which hardware."""
+        return self.model_dump(mode="json", exclude={"accelerator", "devices", "strategy"})
