@@ -5,6 +5,7 @@ from __future__ import annotations
 from methods.budgets.budget import Budget
 from methods.errors import BadInput
 
+MOST_STEPS = 10_000
 SHAPES = ("linear", "cubic", "exponential")
 
 
@@ -34,6 +35,10 @@ class Iterative(Schedule):
     """
 
     def __init__(self, steps: int = 5, shape: str = "exponential", rewind: str | int = "none") -> None:
+        if steps > MOST_STEPS:
+            raise BadInput(
+                f"schedule.steps={steps} is above {MOST_STEPS}, and each step trains the network: type schedule.steps=5"
+            )
         if steps < 1 or steps != int(steps):
             raise BadInput(
                 f"schedule.steps={steps} is not a whole number from 1, how often to prune: type schedule.steps=5"

@@ -41,7 +41,11 @@ class Columns:
 
 def parquet_files(folder: Path, split: str) -> list[Path]:
     """The Parquet files of one split below ``folder``, in the order of their names."""
-    files = sorted(folder.rglob(f"{split}*.parquet"))
+    files = sorted(
+        path
+        for path in folder.rglob(f"{split}*.parquet")
+        if path.is_file() and path.name[0] != "." and "__MACOSX" not in path.parts
+    )
     if not files:
         held = ", ".join(sorted(path.name for path in folder.iterdir())[:4]) or "nothing"
         raise BadInput(

@@ -1,8 +1,9 @@
-"""Image files in one folder per class: ``<class>/*.png``, or ``train/<class>/*`` and ``test/<class>/*``.
+"""Image files in one folder per class: ``<class>/*.png``, or those below ``train``, ``test``, ``val``.
 
 Only regular files below the folder are read: a link that leads out of it is refused, archives are not unpacked.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from methods.errors import BadInput
 from methods.progress import track
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
-LAYOUT = "expected one folder of images per class, or train/ and test/ with such folders"
+LAYOUT = "expected one folder of images per class, or train/ and test/ (and val/) with such folders"
+VALIDATION = ("val", "valid", "validation", "dev")
+CLUTTER = frozenset({"__MACOSX", "__pycache__"})
+LOG = logging.getLogger(__name__)
 
 Files = dict[str, list[Path]]  # class -> its images, in the order of their names
 
@@ -30,17 +34,40 @@ def safe_root(source: Path) -> Path:
 
 
 def find(root: Path) -> dict[str, Files]:
-    """The images of each class, under ``train`` and ``test`` where there are such folders, else all under ``train``."""
+    """The images of each class by split: ``train``, and ``test`` and ``validation`` where there are such folders.
+
+    Without a folder ``train`` all folders are classes, and all images ``train``. A folder ``val`` (or ``valid``,
+    ``validation``, ``dev``) is the validation split beside a folder ``test``, and the test split where there is none:
+    so most data sets with ``train`` and ``val`` alone are scored, and the log says it.
+
+    Raises:
+        BadInput: no such layout, a class that ``train`` has not, or a link that leads out of ``root``.
+    """
     folders = _folders(root, root)
-    by_name = {folder.name: folder for folder in folders}
+    by_name = {folder.name.lower(): folder for folder in folders}
+    held_out = [by_name[name] for name in VALIDATION if name in by_name]
     if "train" not in by_name:
+        splits = [folder.name for folder in (*held_out, *filter(None, [by_name.get("test")]))]
+        if splits and len(splits) == len(folders):
+            raise BadInput(f"{root} has {' and '.join(splits)} but no train; {LAYOUT}.")
         return {"train": _classes(folders, root)}
-    parts = {"train": _classes(_folders(by_name["train"], root), root)}
+    if len(held_out) > 1:
+        raise BadInput(f"{root} has {held_out[0].name} and {held_out[1].name}; keep one as the validation split.")
+    chosen = {"train": by_name["train"]}
     if "test" in by_name:
-        parts["test"] = _classes(_folders(by_name["test"], root), root)
-        unknown = sorted(parts["test"].keys() - parts["train"].keys())
-        if unknown:
-            raise BadInput(f"{root.name}/test has the class '{unknown[0]}', which train has not; {LAYOUT}.")
+        chosen["test"] = by_name["test"]
+    if held_out:
+        chosen["validation" if "test" in by_name else "test"] = held_out[0]
+        if "test" not in by_name:
+            LOG.warning(
+                "%s has no test/: %s/ is the test split, and validation is drawn from train/", root, held_out[0].name
+            )
+    if ignored := sorted(folder.name for folder in folders if folder not in chosen.values()):
+        LOG.warning("%s: ignored beside train/: %s", root, ", ".join(ignored))
+    parts = {split: _classes(_folders(folder, root), root) for split, folder in chosen.items()}
+    for split, folder in chosen.items():
+        if unknown := sorted(parts[split].keys() - parts["train"].keys()):
+            raise BadInput(f"{root.name}/{folder.name} has the class '{unknown[0]}', which train has not; {LAYOUT}.")
     return parts
 
 
@@ -62,17 +89,26 @@ def decode(files: Files, names: Sequence[str], shape: tuple[int, int, int]) -> t
 def _classes(folders: Sequence[Path], root: Path) -> Files:
     if len(folders) < 2:
         raise BadInput(f"{folders[0].parent if folders else root} has {len(folders)} class folders; {LAYOUT}.")
-    found = {}
+    found, ignored = {}, 0
     for folder in folders:
-        files = [path for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
-        found[folder.name] = [_inside(path, root) for path in files if not path.name.startswith(".")]
-        if not found[folder.name]:
+        files = [path for path in sorted(folder.rglob("*")) if not path.is_dir() or path.is_symlink()]
+        pictures = [path for path in files if path.suffix.lower() in SUFFIXES and not _is_clutter(path, folder)]
+        found[folder.name] = [_inside(path, root) for path in pictures]
+        ignored += len(files) - len(pictures)
+        if not pictures:
             raise BadInput(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}); {LAYOUT}.")
+    if ignored:
+        LOG.warning("%s: %d file%s ignored that are no images", folders[0].parent, ignored, "s" * (ignored != 1))
     return found
 
 
+def _is_clutter(path: Path, folder: Path) -> bool:
+    """Whether ``path`` lies in what systems and archivers leave: hidden files and folders, ``__MACOSX``."""
+    return any(part.startswith(".") or part in CLUTTER for part in path.relative_to(folder).parts)
+
+
 def _folders(parent: Path, root: Path) -> list[Path]:
-    entries = sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+    entries = sorted(path for path in parent.iterdir() if path.is_dir() and not _is_clutter(path, parent))
     return [_inside(path, root) for path in entries]
 
 

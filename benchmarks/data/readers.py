@@ -31,7 +31,10 @@ Reader = Callable[[Mapping[str, Any], Path], "Raw"]
 
 @dataclass(frozen=True, eq=False)
 class Raw:
-    """A data set as it was read: inputs (N, ...) and targets of both splits, where from, and a checksum of it all."""
+    """A data set as it was read: inputs (N, ...) and targets of its splits, where from, and a checksum of it all.
+
+    Validation is a split of its own only where the data set has one; else it is drawn from the training split.
+    """
 
     train_inputs: Tensor
     train_targets: Tensor
@@ -39,6 +42,8 @@ class Raw:
     test_targets: Tensor
     origin: str
     checksum: str
+    validation_inputs: Tensor | None = None
+    validation_targets: Tensor | None = None
 
 
 def digits(cfg: Mapping[str, Any], cache: Path) -> Raw:
@@ -93,7 +98,7 @@ def images(cfg: Mapping[str, Any], cache: Path) -> Raw:
 
 
 def imagefolder(cfg: Mapping[str, Any], cache: Path) -> Raw:
-    """Image files in one folder per class, below ``train`` and ``test`` or, held out by us, all together."""
+    """Image files in one folder per class: below ``train``, ``test``, ``val``, or all together and held out here."""
     from benchmarks.data import imagefolder as folders
 
     root = _own_folder(cfg)

@@ -138,7 +138,8 @@ class Data:
 def load(cfg: Mapping[str, Any], seed: int, cache: Path) -> Data:
     """Read the data set that ``cfg``, the configuration's ``dataset`` section, describes; carve its validation split.
 
-    Validation samples are drawn from the training set by ``seed``; the test split is the same for every seed.
+    Validation samples are drawn from the training set by ``seed``, unless the data set has a split of its own for them.
+    The test split is the same for every seed.
 
     Args:
         cfg: see conf/dataset/*.yaml.
@@ -159,7 +160,13 @@ def load(cfg: Mapping[str, Any], seed: int, cache: Path) -> Data:
     shape = tuple(cfg["shape"])
     if tuple(raw.train_inputs.shape[1:]) != shape:
         raise BadInput(f"dataset.shape={list(shape)}, but {cfg['name']} has {list(raw.train_inputs.shape[1:])}.")
-    train, validation = carve(len(raw.train_inputs), cfg["validation"], seed, cfg.get("limit"))
+    held_out: tuple[Tensor, Tensor]
+    if raw.validation_inputs is not None and raw.validation_targets is not None:
+        train = _drawn(len(raw.train_inputs), cfg.get("limit"), seed)
+        held_out = raw.validation_inputs, raw.validation_targets
+    else:
+        train, drawn = carve(len(raw.train_inputs), cfg["validation"], seed, cfg.get("limit"))
+        held_out = raw.train_inputs[drawn], raw.train_targets[drawn]
     test = _fixed_subset(len(raw.test_inputs), cfg.get("limit_test"))
     how = {"mean": cfg["mean"], "std": cfg["std"], "levels": cfg.get("levels")}
     return Data(
@@ -167,7 +174,7 @@ def load(cfg: Mapping[str, Any], seed: int, cache: Path) -> Data:
         train=Split(
             raw.train_inputs[train], raw.train_targets[train], **how, augmentation=_augmentation(cfg.get("augment"))
         ),
-        validation=Split(raw.train_inputs[validation], raw.train_targets[validation], **how),
+        validation=Split(*held_out, **how),
         test=Split(raw.test_inputs[test], raw.test_targets[test], **how),
         classes=cfg["classes"] or int(max(raw.train_targets.max(), raw.test_targets.max())) + 1,
         shape=shape,
@@ -191,6 +198,12 @@ def carve(count: int, fraction: float, seed: int, limit: int | None = None) -> t
         )
     order = torch.randperm(count, generator=stream(seed, "data", "validation"))
     return order[held_out:used].sort().values, order[:held_out].sort().values
+
+
+def _drawn(count: int, limit: int | None, seed: int) -> Tensor:
+    """Sorted indices of the training samples where validation is a split of its own."""
+    used = _within("dataset.limit", count, limit)
+    return torch.randperm(count, generator=stream(seed, "data", "validation"))[:used].sort().values
 
 
 def _fixed_subset(count: int, limit: int | None) -> Tensor | slice:

@@ -141,12 +141,12 @@ def _instance(key: str, default: Any) -> str:
 
 
 def _same_kind(value: Any, fitting: Any) -> bool:
-    """Whether no switch was taken for a number or a number for a switch, and no text for either."""
+    """Whether no switch was taken for a number, and no number for a switch; a word may stand for either."""
     if isinstance(value, list | tuple) and isinstance(fitting, list | tuple):
         return len(value) == len(fitting) and all(map(_same_kind, value, fitting))
-    if isinstance(fitting, bool) or isinstance(value, bool):
-        return isinstance(fitting, bool) == isinstance(value, bool)
-    return not (isinstance(value, str) and isinstance(fitting, int | float))
+    if isinstance(value, str) or isinstance(fitting, str):
+        return not isinstance(value, bool)
+    return isinstance(fitting, bool) == isinstance(value, bool)
 
 
 def _kind_of(value: Any) -> str:

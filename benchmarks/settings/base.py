@@ -11,10 +11,11 @@ from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from benchmarks.storage.paths import LONGEST_NAME, NAME
 from methods.errors import BadInput
 
 LONGEST = 60  # characters of a value that are shown
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$", max_length=80)]  # what becomes part of a path
+Name = Annotated[str, Field(pattern=NAME, max_length=LONGEST_NAME)]  # what becomes part of a path
 WORDS = {
     "bool": "neither true nor false",
     "int": "not a whole number",
@@ -25,6 +26,7 @@ WORDS = {
     "string_too_long": "too long for a name, which has at most 80 characters",
     "string_too_short": "empty",
     "list": "not a list",
+    "sequence_str": "not a list",
     "tuple": "not a list",
     "too_short": "too short a list",
     "too_long": "too long a list",
@@ -112,6 +114,8 @@ def wording(fault: Mapping[str, Any]) -> str:
     kind = fault["type"]
     if kind in BOUNDS:
         word, bound = BOUNDS[kind]
+        if abs(fault["ctx"][bound]) >= 2**62:
+            return "not a whole number of 64 bits"
         return f"{word} {fault['ctx'][bound]:g}"
     for start, words in WORDS.items():
         if kind.startswith(start):

@@ -168,7 +168,7 @@ def _read(model: nn.Module, folder: Path, code: str, warn: bool) -> tuple[dict[s
     other_code = stored[1].get("code") not in (None, code)  # networks that were cached before have none
     if {name: value.shape for name, value in stored[0].items()} != shapes or "history" not in stored[1] or other_code:
         if warn:
-            what = "the same network by other code" if other_code else "another network"
+            what = "another network, by other code" if other_code else "another network"
             LOG.warning("%s holds %s; training it afresh", folder, what)
         return None
     return stored

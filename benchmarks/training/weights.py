@@ -70,8 +70,8 @@ def _tensors_of(path: Path) -> dict[str, Tensor]:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise BadInput(
-            f"dense.checkpoint={path} is no safetensors file, and torch.load(weights_only=True) does not read it: "
-            "it holds more than weights, or is damaged\nsave a state dict: torch.save(model.state_dict(), FILE)"
+            f"dense.checkpoint={path} is not a safetensors file, and torch.load(weights_only=True) refuses "
+            "it: it holds more than weights, or is damaged\nsave a state dict: torch.save(model.state_dict(), FILE)"
         ) from None
     except Exception:  # a file of another kind fails in many ways
         raise BadInput(

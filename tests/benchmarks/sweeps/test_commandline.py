@@ -114,6 +114,9 @@ def test_a_fault_of_ours_keeps_its_traceback_in_the_record(command):
 
 
 BAD = {
+    "data folder": (["dataset=mnist", "dataset.source=/nonexistent/mnist"], "/nonexistent/mnist", "dataset.source"),
+    "shape": (["model=lenet5"], "model lenet5 cannot take inputs of shape", "model=mlp"),
+    "no module": (["model._target_=torch.nn.Bilinear"], "model Bilinear: .* cannot be built", "its arguments are"),
     "method": (["method=spektral"], r"unknown method 'spektral'; choose from .*spectral", "type method=spectral"),
     "dataset": (["dataset=minst"], "unknown dataset 'minst'; choose from .*mnist", "type dataset=mnist"),
     "model": (["model=resnet19"], "unknown model 'resnet19'; choose from .*resnet20", "type model=resnet"),
@@ -132,8 +135,8 @@ BAD = {
     "group": (["budget=0.5"], "take the name of a choice", "type for instance budget.keep=0.5"),
     "seed": (["seed=abc"], "seed=abc is not a whole number", "type for instance seed=1"),
     "budget word": (["budget.speedup=fast"], "budget.speedup=fast is not a number", "budget.speedup=2"),
-    "samples word": (["calibration.samples=many"], "calibration.samples=many is not a valid integer", "samples=1000"),
-    "limit word": (["dataset.limit=all"], "dataset.limit=all is not a valid integer", "dataset.limit=1000"),
+    "samples word": (["calibration.samples=many"], "calibration.samples=many is not a whole number", "samples=1000"),
+    "limit word": (["dataset.limit=all"], "dataset.limit=all is not a whole number", "dataset.limit=1000"),
     "augment": (["dataset.augment=5"], "dataset.augment=5 is not a section of keys", "{crop:4,flip:true}"),
     "batches": (["measure.latency.batches=abc"], "measure.latency.batches=abc", "[1,256]"),
     "flag": (["--sweep"], "unknown option --sweep", "--help"),
@@ -142,13 +145,13 @@ BAD = {
     "rate": (["trainer.train.learning_rate=-1"], "trainer.train.learning_rate", ""),
     "long seed": (["seed=9223372036854775808"], "is not a whole number of 64 bits", "type for instance seed=1"),
     "batch size": (["calibration.batch_size=0"], "calibration.batch_size=0 is below 1", "calibration.batch_size=256"),
-    "section": (["trainer.finetune=null"], "trainer.finetune=None is not a section", "trainer.finetune.epochs=5"),
+    "section": (["trainer.finetune=null"], "trainer.finetune=null is not a section", "trainer.finetune.epochs=5"),
     "referred to": (["trainer.train=null"], "'train' is a section of keys", "--cfg"),
     "switch": (["save=maybe"], "save=maybe is neither true nor false", "type for instance save=true"),
     "unit": (["method=magnitude", "selection.unit=foo"], "selection.unit=foo is unknown", "choose node or edge"),
     "steps": (
         ["schedule=iterative", "schedule.steps=2.5"],
-        "schedule.steps=2.5 is not a valid integer",
+        "schedule.steps=2.5 is not a whole number",
         "schedule.steps=5",
     ),
     "trials": (["method=cbs", "selection.trials=-3"], "selection.trials=-3 is below 1", "selection.trials=50"),
@@ -167,23 +170,23 @@ BAD = {
         "unknown key 'selection.nrom'",
         "did you mean selection.norm?",
     ),
-    "option type": (["method=lq", "selection.q=abc"], "selection.q=abc is not a valid number", "selection.q=0.5"),
+    "option type": (["method=lq", "selection.q=abc"], "selection.q=abc is not a number", "selection.q=0.5"),
     "target": (["selection._target_=methods.nope.X"], "selection cannot be built from methods.nope.X", "No module"),
-    "rounding": (["allocation.round_to=2.5"], "allocation.round_to=2.5 is not a valid integer", "round_to=8"),
+    "rounding": (["allocation.round_to=2.5"], "allocation.round_to=2.5 is not a whole number", "round_to=8"),
     "no options": (["method=kron_obd", "compensation.damping=1"], "Compensation takes no options", "leave it out"),
-    "part": (["selection=foo"], "selection=foo is not a section of options", "method=magnitude"),
+    "part": (["selection=foo"], "selection=foo is not a section of keys", "method=magnitude"),
     "model option": (["model.wdths=[3]"], "unknown key 'model.wdths'", "did you mean model.widths?"),
     "model type": (
         ["model.bias=maybe"],
-        "model.bias=maybe is not a valid boolean",
+        "model.bias=maybe is neither true nor false",
         "type for instance model.bias=true",
     ),
     "widths word": (["model.widths=wide"], "model.widths=wide is not a list", ""),
     "factors": (["method=kron_obs", "selection.damping=-1"], "damping=-1 is not a number from 0", "damping=1e-3"),
     "probes": (["method=hap", "selection.probes=0"], "selection.probes=0 is below 1", "selection.probes=300"),
     "fisher": (["method=obs", "compensation.damping=0"], "damping=0 is not positive", "compensation.damping=1e-5"),
-    "limit": (["dataset.limit=-3"], "dataset.limit=-3 is not greater than or equal to 1", "dataset.limit=1000"),
-    "validation": (["dataset.validation=2"], "dataset.validation=2 is not less than 1", "dataset.validation=0.1"),
+    "limit": (["dataset.limit=-3"], "dataset.limit=-3 is below 1", "dataset.limit=1000"),
+    "validation": (["dataset.validation=2"], "dataset.validation=2 is not below 1", "dataset.validation=0.1"),
     "samples": (["calibration.samples=0"], "calibration.samples=0 is below 1", "calibration.samples=1000"),
 }
 
@@ -192,7 +195,7 @@ BAD = {
 def test_bad_input_gets_a_line_or_two_and_nothing_is_written(command, words, wrong, hint):
     result = command(*words)
     lines = result.stderr.strip().splitlines()
-    assert result.returncode != 0
+    assert result.returncode == 2
     assert 1 <= len(lines) <= 2, result.stderr
     assert __import__("re").search(wrong, result.stderr)
     assert hint in result.stderr
@@ -207,12 +210,8 @@ def test_explicit_widths_are_typed_as_the_preset_says(command):
 
 @pytest.mark.parametrize(
     "words,wrong",
-    [
-        (["dataset=mnist", "dataset.source=/nonexistent/mnist"], "/nonexistent/mnist"),
-        (["model=lenet5"], "8"),
-        (["budget.compression=100000"], "cannot be reached"),
-    ],
-    ids=["data folder", "shape", "unreachable budget"],
+    [(["budget.compression=100000"], "cannot be reached")],
+    ids=["unreachable budget"],
 )
 def test_what_only_the_work_shows_is_said_without_a_traceback(command, words, wrong):
     result = command(*words, "trainer=tiny", "track=none", "measure=none")

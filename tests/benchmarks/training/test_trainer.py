@@ -619,7 +619,7 @@ def test_a_hooks_penalty_is_what_is_minimised():
         ({"batch_size": 0}, "trainer.train.batch_size=0"),
         ({"momentum": 1.0}, "trainer.train.momentum=1.0"),
         ({"clip_norm": -2}, "trainer.train.clip_norm=-2"),
-        ({"lr": 0.1}, "trainer.train.lr is not a setting"),
+        ({"lr": 0.1}, "unknown key 'trainer.train.lr'"),
         ({"nesterov": True, "momentum": 0}, "nesterov=true needs"),
         ({"schedule": "step"}, "milestones"),
         ({"warmup_epochs": 3}, "warmup_epochs"),
