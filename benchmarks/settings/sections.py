@@ -282,6 +282,7 @@ class Cell(Section):
     paths: Folders
     save: bool | None = None
     controls: bool | None = None
+    objective: str | list[str] | None = None
     dry_run: bool | None = None
     sweep: str | None = Field(None, alias="_sweep")
     wait: bool | None = Field(None, alias="_wait")

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from omegaconf import DictConfig
-from pydantic import ValidationError
 
 from benchmarks.records.heading import heading
 from benchmarks.records.keys import cell_key, variant_key
 from benchmarks.records.manifest import PlannedCell
 from benchmarks.records.store import Store
+from benchmarks.settings.sections import check_types
 from benchmarks.storage.paths import Paths
 from benchmarks.sweeps.composition import Composer, plain
 from benchmarks.sweeps.copying import control_words
@@ -175,23 +175,11 @@ def _planned(composer: Composer, words: Sequence[str], memory: Memory) -> tuple[
 def _cell(words: Sequence[str], config: Mapping[str, Any]) -> tuple[PlannedCell, str]:
     """The cell with the configuration ``config``, and its variant."""
     _complete(config)
+    check_types(config)
     head = heading(config, cell_key(config))
     kept = {key: head[key] for key in ("key", "dataset", "model", "method", "seed")}
-    return _sound({**kept, "budget": head["budget"]["requested"], "overrides": list(words)}), variant_key(config)
-
-
-def _sound(entry: Mapping[str, Any]) -> PlannedCell:
-    """The cell, or what is wrong with the values that every cell has."""
-    try:
-        return PlannedCell(**entry)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        key, whole = ".".join(map(str, fault["loc"])), fault["type"].startswith("int")
-        example = f"{key}={1 if whole else 0.5 if key == 'budget.keep' else 2}"
-        expected = "a whole number" if whole else "a number"
-        if fault["type"] in ("less_than", "greater_than_equal"):
-            expected, example = "a whole number of 64 bits", f"{key}=1"
-        raise BadInput(f"{key}={fault['input']} is not {expected}; type for instance {example}") from None
+    cell = PlannedCell(**kept, budget=head["budget"]["requested"], overrides=list(words))
+    return cell, variant_key(config)
 
 
 def missing_cells(plan: Plan) -> list[PlannedCell]:

@@ -146,6 +146,7 @@ def _carry_out(
     """Run the cells of ``plan`` that have no result yet, and their controls where they are wanted; say how it ended."""
     console = output_console()
     if dry_run:
+        sound_missing(composer, plan, only)
         list_cells(console, plan)
         return Outcome(0, plan.cells)
     missing = sound_missing(composer, plan, only)

@@ -105,11 +105,22 @@ def test_a_failing_cell_is_recorded_the_sweep_goes_on_and_the_exit_code_says_so(
     assert "1 done already, 1 to run" in again.stdout  # failed cells are tried again
 
 
-def test_a_fault_of_ours_keeps_its_traceback_in_the_record(command):
-    result = command("method=magnitude", "model._target_=torch.nn.Bilinear", *TINY)
+def test_a_fault_of_ours_keeps_its_traceback_in_the_record(command, tmp_path):
+    (tmp_path / "faulty.py").write_text(
+        "from torch import nn\n"
+        "class Faulty(nn.Sequential):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(64, 10))\n"
+        "    def forward(self, x):\n"
+        "        if self.training:\n"
+        "            raise KeyError('of the network')\n"
+        "        return super().forward(x)\n"
+    )
+    words = ["method=magnitude", "model._target_=faulty.Faulty", *TINY]
+    result = command(*words, cold=True, PYTHONPATH=str(tmp_path))
     assert result.returncode == 1
     [record] = records(command)
-    assert record["status"] == "failed"
+    assert record["status"] == "failed" and "KeyError" in record["traceback"]
     assert str(Path.home()) not in json.dumps(record)
 
 
@@ -125,7 +136,7 @@ BAD = {
     "record to show": (["from_record=x.json", "--cfg"], "--cfg shows what words ask for", "in its file"),
     "key to show": (["foo=1", "--cfg"], "unknown key 'foo'", "did you mean one of allocation, budget"),
     "no key like it": (["foo=1"], "unknown key 'foo'", "did you mean one of allocation, budget"),
-    "nested key": (["budget.keeep=0.5"], "unknown key 'budget.keeep'", "--cfg"),
+    "nested key": (["budget.keeep=0.5"], "unknown key 'budget.keeep'", "did you mean budget.keep?"),
     "keep": (["budget.keep=1.5"], r"budget.keep=1.5 is outside \(0, 1\]", "type budget.keep=0.5"),
     "keep 0": (["budget.keep=0"], r"budget.keep=0 is outside \(0, 1\]", "type budget.keep=0.5"),
     "compression": (["budget.compression=0.5"], "budget.compression=0.5 is outside", "type budget.compression=2"),
