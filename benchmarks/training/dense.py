@@ -139,6 +139,7 @@ def _from_cache(model: nn.Module, folder: Path, code: str, data: "Data", warn: b
         if warn:
             LOG.warning("the network in %s %s: it was trained by other code; training it afresh", folder, found)
         model.load_state_dict(before)
+        store.remove(folder, NAME)  # else whoever waits for it would take it
         return None
     path = next(folder.glob(f"{NAME}-*.safetensors"))
     return Dense(model.eval(), history, facts["seconds"], False, path)

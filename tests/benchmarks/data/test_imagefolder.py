@@ -156,3 +156,38 @@ def test_a_hub_set_needs_a_repository_and_a_name(tmp_path, monkeypatch):
         load(hub(tmp_path, source=None), 0, tmp_path / "cache")
     with pytest.raises(BadInput, match="dataset.name=flowers"):
         load(hub(tmp_path, name="hub"), 0, tmp_path / "cache")
+
+
+def test_val_beside_train_is_the_test_split_and_it_is_said(tmp_path, caplog):
+    fill(tmp_path / "set" / "train", count=6)
+    fill(tmp_path / "set" / "val", count=2)
+    data = load(config("imagefolder", source=str(tmp_path / "set")), 0, tmp_path / "cache")
+    assert (len(data.train), len(data.validation), len(data.test)) == (9, 3, 4)
+    assert "val/ is the test split" in caplog.text
+
+
+def test_val_beside_train_and_test_is_the_validation_split(tmp_path):
+    fill(tmp_path / "set" / "train", count=6)
+    fill(tmp_path / "set" / "valid", count=3)
+    fill(tmp_path / "set" / "test", count=2)
+    data = load(config("imagefolder", source=str(tmp_path / "set")), 0, tmp_path / "cache")
+    assert (len(data.train), len(data.validation), len(data.test)) == (12, 6, 4)
+    some = load(config("imagefolder", source=str(tmp_path / "set"), limit=5), 1, tmp_path / "cache")
+    assert (len(some.train), len(some.validation)) == (5, 6)
+
+
+def test_splits_without_train_are_refused(tmp_path):
+    fill(tmp_path / "set" / "val")
+    fill(tmp_path / "set" / "test")
+    refuse(tmp_path, "no train", source=str(tmp_path / "set"))
+
+
+def test_what_is_no_image_is_ignored_and_counted(tmp_path, caplog):
+    source = fill(tmp_path / "set")
+    (source / "ants" / "notes.txt").write_text("x")
+    (source / "ants" / "._0.png").write_bytes(b"of a Macintosh")
+    (source / "__MACOSX" / "ants").mkdir(parents=True)
+    (source / "__MACOSX" / "ants" / "0.png").write_bytes(b"of a Macintosh")
+    data = load(config("imagefolder", source=str(source)), 0, tmp_path / "cache")
+    assert data.classes == 2 and len(data.train) + len(data.validation) + len(data.test) == 12
+    assert "2 files ignored that are no images" in caplog.text

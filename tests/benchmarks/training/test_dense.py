@@ -1,3 +1,4 @@
+import json
 import os
 import sys
 from types import SimpleNamespace
@@ -208,3 +209,50 @@ def test_the_first_process_of_a_parallel_training_alone_saves(tmp_path, monkeypa
         patch.setattr(dense_module, "first_come", lambda *a, **k: pytest.fail("took the lease"))
         get(tmp_path)
     assert not list((tmp_path / "dense" / "abc").iterdir())
+
+
+@pytest.mark.parametrize("nested", [None, "state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_what_torch_save_wrote_is_read(tmp_path, nested, prefix):
+    source, model = build(CONFIG, None, 4, 7), build(CONFIG, None, 4, 0)
+    state = {f"{prefix}{name}": value for name, value in source.state_dict().items()}
+    torch.save({nested: state, "epoch": 3} if nested else state, tmp_path / "x.pt")
+    load_weights(model, tmp_path / "x.pt")
+    assert same_bits(source, model)
+
+
+def test_a_whole_network_of_torch_save_is_refused_without_running_its_code(tmp_path):
+    torch.save(build(CONFIG, None, 4, 7), tmp_path / "x.pt")
+    with pytest.raises(BadInput, match=r"weights_only=True.*\n.*model.state_dict\(\)"):
+        load_weights(build(CONFIG, None, 4, 0), tmp_path / "x.pt")
+
+
+def test_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(BadInput, match="no such file"):
+        load_weights(build(CONFIG, None, 4, 0), tmp_path / "pipe")
+
+
+def edited(model_cfg, shape, classes, seed):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Sigmoid(), nn.Linear(8, classes))
+
+
+def test_a_network_whose_code_was_edited_is_trained_afresh(tmp_path, trainings, caplog, monkeypatch):
+    get(tmp_path)
+    monkeypatch.setattr(sys.modules["benchmarks.models"], "build", edited)  # ReLU -> Sigmoid, the same shapes
+    assert get(tmp_path).trained and len(trainings) == 2 and "by other code" in caplog.text
+    assert not get(tmp_path).trained
+
+
+def test_a_network_cached_without_its_code_is_scored_again(tmp_path, trainings, caplog, monkeypatch):
+    first = get(tmp_path)
+    file = first.path.parent / "dense.json"
+    facts = json.loads(file.read_text())
+    del facts["code"]
+    file.write_text(json.dumps(facts))
+    assert not get(tmp_path).trained
+    row = facts["history"]["epochs"][first.history.best_epoch - 1]
+    row["validation_accuracy"] = row["validation_accuracy"] + 0.2
+    file.write_text(json.dumps(facts))
+    assert get(tmp_path).trained and len(trainings) == 2 and "validation accuracy" in caplog.text
