@@ -136,7 +136,7 @@ BAD = {
     "record to show": (["from_record=x.json", "--cfg"], "--cfg shows what words ask for", "in its file"),
     "key to show": (["foo=1", "--cfg"], "unknown key 'foo'", "did you mean one of allocation, budget"),
     "no key like it": (["foo=1"], "unknown key 'foo'", "did you mean one of allocation, budget"),
-    "nested key": (["budget.keeep=0.5"], "unknown key 'budget.keeep'", "did you mean budget.keep?"),
+    "nested key": (["budget.keeep=0.5"], "unknown key 'budget.keeep'", "--cfg"),
     "keep": (["budget.keep=1.5"], r"budget.keep=1.5 is outside \(0, 1\]", "type budget.keep=0.5"),
     "keep 0": (["budget.keep=0"], r"budget.keep=0 is outside \(0, 1\]", "type budget.keep=0.5"),
     "compression": (["budget.compression=0.5"], "budget.compression=0.5 is outside", "type budget.compression=2"),
