@@ -1,8 +1,8 @@
 """Cutting entries out of parameters, and which of a module's own numbers must follow.
 
 A forward pass may read a size that the constructor has stored: ``BatchNorm2d.num_features`` is only printed, but
-``GroupNorm.num_groups``, ``Conv2d.groups`` and an attention's ``num_heads`` decide what is computed. The tables below
-name the attributes; a new kind of module whose size has another name adds it here.
+``Conv2d.groups`` decides what is computed. The tables below name the attributes of layers and carriers; a new kind whose
+size has another name adds it here. Those of a module around layers (``num_heads`` of an attention) are not among them.
 """
 
 from __future__ import annotations
