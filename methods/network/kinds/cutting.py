@@ -1,8 +1,8 @@
 """Cutting entries out of parameters, and which of a module's own numbers must follow.
 
 A forward pass may read a size that the constructor has stored: ``BatchNorm2d.num_features`` is only printed, but
-``Conv2d.groups`` decides what is computed. The tables below name the attributes of layers and carriers; a new kind whose
-size has another name adds it here. Those of a module around layers (``num_heads`` of an attention) are not among them.
+``Conv2d.groups`` decides what is computed. The tables below name the attributes of layers and carriers; a new kind
+whose size has another name adds it here. Those of a module around layers (``num_heads``) are not among them.
 """
 
 from __future__ import annotations
