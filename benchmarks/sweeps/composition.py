@@ -121,12 +121,12 @@ class Composer:
         twice = overlapping(values)
         alone = [o for o in values if plain_value(o) and o.key_or_group not in twice and composed.alone(o.key_or_group)]
         rest = [override for override in values if override not in alone]
-        if any("${" in str(override.input_line) for override in rest):
+        if any("${" in str(override.value()) for override in rest):
             alone, rest = [], values
         found = copy.deepcopy(composed.with_values(rest))
         for override in alone:
             put(found, override)
-        return with_todays(found)
+        return _seeded(with_todays(found))
 
     def _composed(self, choices: tuple[str, ...]) -> _Composed:
         if choices not in self.composed:
@@ -225,4 +225,11 @@ def plain(config: DictConfig) -> dict[str, Any]:
         if key != "hydra":
             value = "???" if OmegaConf.is_missing(config, key) else config[key]
             found[str(key)] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-    return with_todays(found)
+    return _seeded(with_todays(found))
+
+
+def _seeded(found: dict[str, Any]) -> dict[str, Any]:
+    """Variables of the environment are texts, and ``seed=${oc.env:SEED}`` means a number."""
+    if isinstance(seed := found.get("seed"), str) and seed.removeprefix("-").isdecimal():
+        found["seed"] = int(seed)
+    return found

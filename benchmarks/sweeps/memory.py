@@ -61,8 +61,7 @@ def from_outside(texts: Iterable[str]) -> dict[str, str | None] | None:
     """The variables of the environment that ``texts`` refer to, with their values; None if they refer to more."""
     found: dict[str, str | None] = {}
     for text in texts:
-        if "${" not in text:
-            continue
+        text = text.replace("\\", "")  # Hydra writes the values of a sweep with its special characters escaped
         for resolver, argument in RESOLVER.findall(text):
             if resolver in FROM_WITHIN:
                 continue

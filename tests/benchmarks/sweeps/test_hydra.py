@@ -1,6 +1,8 @@
 """The command line is a Hydra application: it and one of ten lines on the same configurations say the same."""
 
+import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -24,48 +26,75 @@ def application(config):
 
 application()
 """
-# The same words, and the sweeper of Hydra itself, since ours says what it does with the cells.
-OTHER = """
-import json
-from pathlib import Path
-
+NOTED = """
 from hydra.experimental.callback import Callback
-from omegaconf import OmegaConf
 
 
 class Noted(Callback):
-    def on_job_start(self, config, **_):
-        print("JOB", json.dumps(OmegaConf.to_container(config.hydra.overrides.task)))
-
-    def on_run_start(self, config, **_):
-        print("RUN STARTS")
-
     def on_multirun_start(self, config, **_):
         print("MULTIRUN STARTS")
 
-    def on_multirun_end(self, config, **_):
-        print("MULTIRUN ENDS")
+    def on_job_start(self, config, **_):
+        print("JOB", *(word for word in config.hydra.overrides.task if word[:5] not in ("_swee", "_wait")))
 
     def on_job_end(self, config, job_return, **_):
         print("JOB ENDS", job_return.status.name)
+
+    def on_multirun_end(self, config, **_):
+        print("MULTIRUN ENDS")
+"""
+RANDOM_SEARCH = """
+import random
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+
+
+class RandomSearch(Sweeper):
+    def __init__(self, trials, batch):
+        self.trials, self.batch, self.best = trials, batch, None
+
+    def setup(self, *, hydra_context, task_function, config):
+        self.config = config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+
+    def sweep(self, arguments):
+        draw = random.Random(0)
+        for start in range(0, self.trials, self.batch):
+            jobs = [[*arguments, f"budget.keep={draw.uniform(0.3, 0.9):.2f}"] for _ in range(self.batch)]
+            for job, result in zip(jobs, self.launcher.launch(jobs, initial_job_idx=start)):
+                print("TRIAL", job[-1], result.return_value)
+
+
+ConfigStore.instance().store(
+    group="hydra/sweeper",
+    name="random_search",
+    node={"_target_": "hydra_plugins.random_search.sweeper.RandomSearch", "trials": 4, "batch": 2},
+)
 """
 
 
 @pytest.fixture
 def both(tmp_path):
-    """Runs the same words through `run.py` and through the application of ten lines."""
-    script = tmp_path / "ten_lines.py"
-    script.write_text(TEN_LINES)
-    (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "noted.py").write_text(OTHER)
+    """Runs the same words through the command line and through the application of ten lines."""
+    site = tmp_path / "site"
+    (site / "hydra_plugins/random_search").mkdir(parents=True)
+    (site / "noted.py").write_text(NOTED)
+    (site / "hydra_plugins/random_search/__init__.py").touch()
+    (site / "hydra_plugins/random_search/sweeper.py").write_text(RANDOM_SEARCH)
+    paths = f"import sys\nsys.path.insert(0, {str(site)!r})\n"
+    (tmp_path / "ten_lines.py").write_text(paths + TEN_LINES)
+    (tmp_path / "ours.py").write_text(
+        f"{paths}from benchmarks.sweeps.commandline import main\nsys.exit(main(sys.argv[1:]))\n"
+    )
 
-    def run(*words, **environment):
-        found = []
-        path = os.pathsep.join([str(ROOT), str(tmp_path / "site")])
-        for name in ("run.py", str(script)):
-            env = {**os.environ, "SECATEURS_DATA": "", "COLUMNS": "200", "PYTHONPATH": path, **environment}
-            found.append(warm.run(name, list(words), env, tmp_path))
-        return found
+    def run(*words, theirs=(), **environment):
+        env = {**os.environ, "SECATEURS_DATA": "", "COLUMNS": "200", "OMP_NUM_THREADS": "1", **environment}
+        ours = warm.run(str(tmp_path / "ours.py"), list(words), env, tmp_path)
+        return ours, warm.run(str(tmp_path / "ten_lines.py"), [*words, *theirs], env, tmp_path)
 
     return run
 
@@ -98,10 +127,10 @@ def timeless(text):
 
 
 @pytest.mark.parametrize("words", SHOWN.values(), ids=SHOWN)
-def test_what_is_shown_is_what_ten_lines_show(both, words, tmp_path):
+def test_what_is_shown_is_what_ten_lines_show(both, words):
     ours, theirs = both(*words, MYSEED="4")
     assert theirs.returncode == ours.returncode == 0, theirs.stderr + ours.stderr
-    one, other = ours.stdout, theirs.stdout.replace(f"{tmp_path}/ten_lines.py", "run.py")
+    one, other = ours.stdout.replace("ours.py", "ten_lines.py"), theirs.stdout
     if "plugins" in words:
         one, other = timeless(one), timeless(other)
     assert one == other
@@ -132,3 +161,66 @@ def test_completions_of_the_shell_are_those_of_ten_lines(both):
         environment = {"COMP_LINE": f"python run.py {line}", "COMP_POINT": str(len(f"python run.py {line}"))}
         ours, theirs = both("--shell-completion", "query=bash", **environment)
         assert ours.stdout == theirs.stdout and ours.stdout.strip()
+
+
+SWEEPS = {
+    "list": ["seed=1,2", "method=random,magnitude"],
+    "glob": ["method=glob(magnitude*)"],
+    "range and choice": ["seed=range(1,4,2)", "method=choice(random,magnitude)"],
+    "sort": ["seed=sort(3,1,reverse=true)"],
+    "tag": ["seed=tag(a,b,choice(1,2))"],
+    "shuffle": ["seed=shuffle(7,7)"],
+    "lists": ["model.widths=[3,4],[5,6]"],
+    "mappings": ["budget={keep:0.5},{keep:0.4}"],
+    "quoted": ["+note='a, b',\"c d\""],
+    "deleted": ["~dataset.levels", "seed=1,2"],
+    "environment": ["seed=${oc.env:MYSEED},2"],
+    "mode": ["hydra.mode=MULTIRUN", "seed=1,2"],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", SWEEPS.values(), ids=SWEEPS)
+def test_a_sweep_has_the_jobs_that_ten_lines_have(both, words, tmp_path):
+    """Callbacks see the same jobs in the same order; what two jobs share is one cell, and runs once."""
+    mode = [] if "hydra.mode=MULTIRUN" in words else ["-m"]
+    folders = [f"paths.results={tmp_path}/results", f"paths.cache={tmp_path}/cache"]
+    called = ["+hydra.callbacks.noted._target_=noted.Noted"]
+    found = both(*mode, *words, *TINY, *folders, *called, theirs=["hydra/sweeper=basic"], MYSEED="4")
+    ours, theirs = (re.findall(r"^(?:JOB|MULTIRUN) .*", result.stdout, re.M) for result in found)
+    assert [line for line in ours if line.startswith("JOB ")], found[0].stderr
+    once = list(dict.fromkeys(line for line in theirs if not line.startswith("JOB ENDS")))
+    assert [line for line in ours if not line.startswith("JOB ENDS")] == once
+    assert len([line for line in ours if line.startswith("JOB ENDS")]) == len(once) - 2
+
+
+@pytest.mark.slow
+def test_a_sweeper_of_ones_own_is_told_objectives_and_what_it_tried_is_concluded(both, tmp_path):
+    folders = [f"paths.results={tmp_path}/results", f"paths.cache={tmp_path}/cache"]
+    words = ["-m", "hydra/sweeper=random_search", "method=random", *TINY, *folders]
+    first, _ = both(*words)
+    assert first.returncode == 0, first.stderr
+    trials = re.findall(r"^TRIAL budget.keep=(\S+) (\S+)$", first.stdout, re.M)
+    assert len(trials) == 4 and all(0 <= float(value) <= 1 for _, value in trials)
+    assert "boards:" in first.stdout and first.stdout.count("✓") == 4
+    for keep, value in trials:
+        [record] = [
+            record
+            for path in tmp_path.glob("results/runs/digits/*/*.json")
+            if (record := json.loads(path.read_text()))["config"]["budget"]["keep"] == float(keep)
+        ]
+        assert float(value) == max(row["validation_accuracy"] for row in record["history"]["finetune"])
+    [manifest] = [json.loads(path.read_text()) for path in tmp_path.glob("results/runs/.sweeps/search-*.json")]
+    assert len(manifest["cells"]) == 4
+    again, _ = both(*words, "objective=[validation_accuracy,macs]")
+    assert "✓" not in again.stdout.partition("boards")[0]  # the same cells, done already
+    several = re.findall(r"^TRIAL budget.keep=\S+ \((\S+), (\S+)\)$", again.stdout, re.M)
+    assert len(several) == 4 and [value for value, _ in several] == [value for _, value in trials]
+
+
+@pytest.mark.parametrize("name", ["accuracy", "tuned.accuracy", "test_loss", "nonsense"])
+def test_no_objective_is_of_the_test_split(both, name, tmp_path):
+    for mode in ([], ["-m"]):
+        ours, _ = both(*mode, f"objective={name}", f"paths.results={tmp_path}/r", f"paths.cache={tmp_path}/c")
+        assert ours.returncode == 2 and "validation_accuracy" in ours.stderr
+    assert not (tmp_path / "r").exists()
