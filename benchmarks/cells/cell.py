@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from benchmarks.cells.during_training import prunes_while_training, train_and_prune
 from benchmarks.cells.parts import build_pruner, check
 from benchmarks.cells.preparation import calibrate, trained_network
+from benchmarks.cells.remarks import remarks
 from benchmarks.cells.steps import States
 from benchmarks.cells.tracker import Tracker, summary_of, tracking
 from benchmarks.data.splits import Data, load
@@ -181,6 +182,7 @@ def _pipeline(
     result["metrics"] = {
         name: _measure(model, data, example) for name, model in vars(networks).items() if model is not None
     }
+    result["warnings"] = remarks(pruned.layers, trained.model, networks.tuned, result["metrics"]) or None
     return _without_nonsense(result)
 
 

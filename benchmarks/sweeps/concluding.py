@@ -16,6 +16,7 @@ from benchmarks.storage.lease import sweep_up
 from benchmarks.sweeps.launching import status_line
 from benchmarks.sweeps.planning import Plan
 from benchmarks.sweeps.request import Outcome
+from methods.errors import BadInput
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,8 +50,11 @@ def conclude(console: Console, plan: Plan, faults: Sequence[str]) -> Outcome:
     with suppress(OSError):  # results that cannot be written can still be shown
         sweep_up(plan.paths.runs / RUNNING, {key for key, record in records.items() if record.finished})
     if records:
-        render(store, plan.paths.boards, console, only=frozenset(cell.key for cell in plan.cells))
-        console.print(f"boards: {plan.paths.boards}/leaderboard.md, .csv", highlight=False)
+        try:
+            render(store, plan.paths.boards, console, only=frozenset(cell.key for cell in plan.cells))
+            console.print(f"boards: {plan.paths.boards}/leaderboard.md, .csv", highlight=False)
+        except (BadInput, OSError) as error:  # a full or read-only disk: which cells are lost is said all the same
+            faults = [*faults, f"no boards: {error}"]
     failed = [record for record in records.values() if record.status == "failed"]
     absent = [cell for cell in plan.cells if cell.key not in records]
     for record in failed:

@@ -157,17 +157,26 @@ def _carry_out(
             f"one cell in the surroundings of {plan.name}; its grid: python run.py -m +experiment={plan.name}"
         )
     call.launched = True
-    if missing:
-        refuse_unwritable(plan.paths)
-    faults = run(plan, missing) if missing else []
+    faults = _run_missing(run, plan, missing)
     if plan.controls:
         plan = with_controls(composer, plan, Store.of(plan.paths))
         missing = sound_missing(composer, plan)
         console.print(f"{len(plan.cells)} cells with their controls: {len(missing)} to run")
-        faults += run(plan, missing) if missing else []
+        faults += _run_missing(run, plan, missing)
     if not call.request.concluded:
         return outcome_of(plan, faults)
     return conclude(console, plan, faults)
+
+
+def _run_missing(run: Run, plan: Plan, missing: Sequence[PlannedCell]) -> list[str]:
+    """Run ``missing``; returns faults that left no record, a full disk among them, so that the lost cells are named."""
+    if not missing:
+        return []
+    try:
+        refuse_unwritable(plan.paths)
+        return run(plan, missing)
+    except OSError as error:
+        return [str(error)]
 
 
 def _from_record(composer: Composer, request: Request) -> Outcome:
