@@ -20,7 +20,7 @@ from methods.network.graph import NodeGroup, call_order
 from methods.network.kinds.base import Kind
 from methods.network.kinds.registry import find_kind, is_layer, matrix_of
 from methods.network.parameters import weight_of
-from methods.network.reading import evaluating
+from methods.network.reading import evaluating, fewest
 
 KINDS = ("keep", "compression", "speedup", "latency")
 TOLERANCE = 0.01  # a budget counts as met when the achieved value is this close, relatively
@@ -256,11 +256,12 @@ def output_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
             handles.append(module.register_forward_hook(hook))
     try:
         with evaluating(model), torch.no_grad():
-            model(example[:1])
+            samples = fewest(model, example)
+            model(samples)
     finally:
         for handle in handles:
             handle.remove()
-    return positions
+    return {path: count // len(samples) for path, count in positions.items()}
 
 
 def meet(

@@ -12,7 +12,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from methods.network.reading import evaluating
+from methods.network.reading import evaluating, fewest
 
 AFTER_THE_BIAS = (torch.ops.aten.addmm, torch.ops.aten.baddbmm)  # their first argument is added, not multiplied
 
@@ -48,8 +48,13 @@ class Product:
 def products(model: nn.Module, example: Tensor) -> list[Product]:
     """All products of one forward pass of one sample, in order, in evaluation mode; the model is left as it was."""
     with evaluating(model), torch.no_grad(), _separate_kernels(), _Products(model) as seen, seen.following_modules():
-        model(example[:1])
-    return seen.found
+        samples = fewest(model, example)
+        model(samples)
+    if len(samples) == 1:
+        return seen.found
+    return [
+        replace(each, macs=each.macs // len(samples), effective=each.effective // len(samples)) for each in seen.found
+    ]
 
 
 def count_macs(model: nn.Module, example: Tensor) -> int:

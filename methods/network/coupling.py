@@ -4,10 +4,12 @@ A node is a neuron, a channel or an attention head. Nodes that meet in an additi
 unit of removal is a group: its *writers* are the layers whose output units the nodes are, its *readers* the layers that
 take them in, its *carriers* everything in between with parameters per node (batch norm, depthwise convolution, PReLU).
 
-The groups are found twice: by torch-pruning's dependency graph (:mod:`methods.network.dependency`), which knows rules
-for kinds of operations, and by experiment (:mod:`methods.network.mockup`), which looks at what happens. Where they
-disagree the experiment decides, and a group is only offered for pruning after the network was seen to do without half
-of it: a structure that is not understood is left alone, with a reason.
+The groups are found by experiment (:mod:`methods.network.mockup`): units of one layer change, and what every other
+layer then reads differently is what they feed. A group is only offered for pruning after the network was seen to do
+without half of it: a structure that is not understood is left alone, with a reason.
+
+Nodes also meet in a product: a gate and what it lets through are one group. That is not a residual stream, where
+branches are added to what has passed by; the two are told apart by experiment too (:meth:`Mockup.adds`).
 """
 
 from __future__ import annotations
@@ -21,10 +23,11 @@ import torch
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from methods.network.dependency import Proposal, proposed_groups
-from methods.network.mockup import Influence, Mockup, depthwise
+from methods.network.kinds.convolution import depthwise
+from methods.network.kinds.registry import find_kind
+from methods.network.mockup import Influence, Mockup
+from methods.network.ownership import borrowed_weights
 from methods.network.reading import Rows, node_rows
 from methods.seeds import stream
 
@@ -69,7 +72,6 @@ class NodeGroup:
         rows: for each writer (m, r) its output units that make up each node: r = 1 but for attention heads.
         entries: for each carrier (m, r) its channels that belong to each node.
         product_macs: multiply-accumulates per node in products of activations (attention).
-        traced: whether the dependency graph found the same group; where not, the experiment alone did.
     """
 
     name: str
@@ -80,7 +82,6 @@ class NodeGroup:
     rows: tuple[Tensor, ...]
     entries: tuple[Tensor, ...]
     product_macs: int = 0
-    traced: bool = False
 
     @property
     def plain(self) -> bool:
@@ -121,35 +122,18 @@ def find_groups(model: nn.Module, example: Tensor, residual: bool) -> tuple[list
         residual: whether groups with several writers (residual streams) count as prunable.
     """
     mockup = Mockup(model, example)
-    proposals = proposed_groups(model, example, mockup.layers)
     with mockup.standing():
-        groups, left_alone = _tried(mockup, residual)
-    return [replace(group, traced=any(_same(group, each) for each in proposals)) for group in groups], left_alone
-
-
-def _same(group: NodeGroup, proposal: Proposal) -> bool:
-    """Whether the dependency graph means this group, to the last channel."""
-
-    def pairs(of_nodes: Tensor) -> Tensor:
-        nodes = torch.arange(len(of_nodes))[:, None].expand_as(of_nodes)
-        return torch.stack([nodes, of_nodes], -1).flatten(0, 1)
-
-    own, other = dict(zip(group.writers, group.rows, strict=True)), proposal.writers
-    if own.keys() != other.keys() or group.channels.keys() != proposal.channels.keys():
-        return False
-    both = [(own[path], other[path]) for path in own]
-    both += [(places, proposal.channels[path]) for path, places in group.channels.items()]
-    return all(torch.equal(pairs(places).unique(dim=0), expected) for places, expected in both)
+        return _tried(mockup, residual)
 
 
 def _tried(mockup: Mockup, residual: bool) -> tuple[list[NodeGroup], dict[str, str]]:
     influences = {path: mockup.influence(path) for path in mockup.layers}
     groups: list[NodeGroup] = []
     left_alone: dict[str, str] = {}
+    borrowed = borrowed_weights(mockup.model)
     for group, reason in _components(mockup, influences):
-        reason = _obstacle(mockup.model, group, influences) or reason
-        stream = len(group.writers) > 1 and group.width == 1 and not group.recurrent
-        if reason is None and stream and not residual:
+        reason = _obstacle(mockup, group, influences, borrowed) or reason
+        if reason is None and not residual and _is_stream(mockup, group):
             reason = "residual stream (prune it with prune_residual=true)"
         if reason is None:
             group, reason = _without_half(mockup, group)
@@ -158,6 +142,13 @@ def _tried(mockup: Mockup, residual: bool) -> tuple[list[NodeGroup], dict[str, s
         else:
             left_alone[group.name] = reason
     return groups, left_alone
+
+
+def _is_stream(mockup: Mockup, group: NodeGroup) -> bool:
+    """Whether branches are added to the nodes; not so for heads, hidden states, and gates, which meet in products."""
+    if len(group.writers) < 2 or group.width > 1 or group.recurrent:
+        return False
+    return any(mockup.adds(group.writers[0], other) for other in group.writers[1:])
 
 
 def _components(mockup: Mockup, influences: Mapping[str, Influence]) -> Iterator[tuple[NodeGroup, str | None]]:
@@ -236,7 +227,9 @@ def _by_node(labels: Tensor, values: Tensor, node_of: Mapping[int, int]) -> Tens
     return values[torch.argsort(nodes, stable=True)].reshape(len(node_of), -1)  # values ascend already
 
 
-def _obstacle(model: nn.Module, group: NodeGroup, influences: Mapping[str, Influence]) -> str | None:
+def _obstacle(
+    mockup: Mockup, group: NodeGroup, influences: Mapping[str, Influence], borrowed: Mapping[str, str]
+) -> str | None:
     """Why the nodes cannot be removed, as far as single modules tell."""
     for path in group.writers:
         if influences[path].obstacle:
@@ -245,28 +238,20 @@ def _obstacle(model: nn.Module, group: NodeGroup, influences: Mapping[str, Influ
             )
         if influences[path].leaks:
             return f"the network returns what {path} computes"
-    names = [*group.writers, *group.carriers, *(reader.name for reader in group.readers)]
-    memory: dict[int, str] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        weight = module._parameters.get("weight")
-        if weight is None:
-            if path in names:
-                return f"the weight of {path} is computed from other parameters"
-        elif (first := memory.setdefault(weight.data_ptr(), path)) != path and {first, path} & set(names):
-            return f"{first} and {path} share a weight"
-    for path in names:
-        module = model.get_submodule(path)
-        if parametrize.is_parametrized(module):
-            return f"the weight of {path} is computed from other parameters"
-        if getattr(module, "groups", 1) > 1 and not depthwise(module):
+    if group.size < 2:
+        return "its units all depend on each other: they are one node, and a layer must keep one"
+    for path in [*group.writers, *group.carriers, *(reader.name for reader in group.readers)]:
+        if path in borrowed:
+            return borrowed[path]
+        module = mockup.model.get_submodule(path)
+        kind = find_kind(module)
+        if kind is not None and kind.groups(module) > 1 and not depthwise(module):
             return f"{path} is a grouped convolution"
     return None
 
 
 def _without_half(mockup: Mockup, group: NodeGroup) -> tuple[NodeGroup, str | None]:
     """The group, with what attention costs per node, and why the network cannot do without half of it, if it cannot."""
-    if group.size < 2:
-        return group, None
     kept = torch.randperm(group.size, generator=stream(0, "half", group.name))[: (group.size + 1) // 2].sort().values
     if group.size > 3 and bool((kept.diff() == kept.diff()[0]).all()):
         kept = torch.cat([kept[:1], kept[-1:]])  # a regular half could fit a structure by chance

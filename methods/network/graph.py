@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from methods.errors import Skipped
 from methods.network.coupling import NodeGroup, Reader, find_groups
-from methods.network.reading import evaluating
+from methods.network.kinds.carriers import find_carrier
+from methods.network.kinds.registry import find_kind, kind_of
+from methods.network.reading import evaluating, fewest, what_is_read
 
 __all__ = ["NetworkGraph", "NodeGroup", "Reader", "call_order", "gated"]
 
@@ -52,60 +55,31 @@ class NetworkGraph:
         gone[kept.cpu()] = False
         rows, lost = group.of_nodes(gone.nonzero().flatten())
         for path, own in rows.items():
-            _cut_outputs(self.model.get_submodule(path), own)
+            module = self.model.get_submodule(path)
+            kind_of(module).cut_outputs(module, own)
         for path in group.carriers:
-            _cut_carrier(self.model.get_submodule(path), lost[path])
+            module = self.model.get_submodule(path)
+            carrier = find_carrier(module)
+            assert carrier is not None
+            carrier.cut(module, lost[path])
         for reader in group.readers:
-            _cut_inputs(self.model.get_submodule(reader.name), lost[reader.name])
+            module = self.model.get_submodule(reader.name)
+            kind_of(module).cut_inputs(module, lost[reader.name])
         self.groups = [_shrunk(each, group, gone, (rows, lost)) for each in self.groups]
 
     def require_groups(self) -> None:
         """Raise :class:`Skipped` with the reasons if no group of nodes can be pruned."""
         if not self.groups:
             reasons = "; ".join(f"{path}: {reason}" for path, reason in self.left_alone.items())
+            layers = sum(find_kind(module) is not None for module in self.model.modules())
+            few = {0: "it has no layer of a known kind", 1: "it has one layer only"}
             raise Skipped(
-                f"no layer of this network has nodes that can be removed ({reasons or 'it has one layer only'})"
+                "no layer of this network has nodes that can be removed "
+                f"({reasons or few.get(layers, 'no layer reads what another one writes')})"
             )
 
 
 # --- removing nodes --------------------------------------------------------------------------------------------------
-
-
-def _cut_outputs(module: nn.Module, gone: Tensor) -> None:
-    _take(module, ("weight", "bias"), 0, gone)
-    _resize(module, ("out_features", "out_channels"))
-
-
-def _cut_inputs(module: nn.Module, gone: Tensor) -> None:
-    _take(module, ("weight",), 1, gone)
-    _resize(module, ("in_features", "in_channels"), 1)
-
-
-def _cut_carrier(module: nn.Module, gone: Tensor) -> None:
-    if isinstance(module, nn.PReLU) and module.num_parameters == 1:
-        return
-    _take(module, ("weight", "bias", "running_mean", "running_var"), 0, gone)
-    _resize(module, ("num_features", "num_parameters", "in_channels", "out_channels", "groups"))
-
-
-def _take(module: nn.Module, names: Sequence[str], dimension: int, gone: Tensor) -> None:
-    """Cut the entries ``gone`` out of parameters and buffers; a parameter becomes a new one."""
-    for name in names:
-        tensor = getattr(module, name, None)
-        if tensor is None:
-            continue
-        stays = torch.ones(tensor.shape[dimension], dtype=torch.bool, device=tensor.device)
-        stays[gone.to(tensor.device)] = False
-        left = tensor.detach()[(slice(None),) * dimension + (stays,)].clone()
-        setattr(module, name, nn.Parameter(left, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else left)
-
-
-def _resize(module: nn.Module, names: Sequence[str], dimension: int = 0) -> None:
-    tensor = module.weight if module.weight is not None else module.running_mean
-    assert isinstance(tensor, Tensor)
-    for name in names:
-        if hasattr(module, name):
-            setattr(module, name, tensor.shape[dimension])
 
 
 def _shrunk(
@@ -145,7 +119,7 @@ def call_order(model: nn.Module, example: Tensor) -> list[str]:
             )
     try:
         with evaluating(model), torch.no_grad():
-            model(example[:1])
+            model(fewest(model, example))
     finally:
         for handle in handles:
             handle.remove()
@@ -164,7 +138,7 @@ def gated(model: nn.Module, groups: Sequence[NodeGroup], kept: Mapping[str, Tens
         for reader in group.readers:
             columns = reader.columns[gone].reshape(-1)
             hook = _closing(columns, 1 if reader.is_convolution else -1)
-            handles.append(model.get_submodule(reader.name).register_forward_pre_hook(hook))
+            handles.append(model.get_submodule(reader.name).register_forward_pre_hook(hook, with_kwargs=True))
     try:
         yield
     finally:
@@ -172,8 +146,14 @@ def gated(model: nn.Module, groups: Sequence[NodeGroup], kept: Mapping[str, Tens
             handle.remove()
 
 
-def _closing(columns: Tensor, dimension: int) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
-    def close(_module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (inputs[0].index_fill(dimension, columns.to(inputs[0].device), 0), *inputs[1:])
+Called = tuple[tuple[Any, ...], dict[str, Any]]  # by place and by keyword
+
+
+def _closing(columns: Tensor, dimension: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Called]:
+    def close(_module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> Called:
+        read = what_is_read(inputs, named)
+        closed = read.index_fill(dimension, columns.to(read.device), 0)
+        by_name = {name: closed if value is read else value for name, value in named.items()}
+        return tuple(closed if value is read else value for value in inputs), by_name
 
     return close

@@ -1,12 +1,12 @@
 """Which inputs of which layers each output unit of a layer reaches, found by experiment instead of by tracing code.
 
-A mock-up of the network runs its own forward pass, but linear and convolutional layers answer with fixed random numbers
-and batch norms, depthwise convolutions and PReLUs let every channel pass. Nothing but additions, concatenations,
-activations, poolings, reshapes and attention is left between the layers. Now some output units of one layer change:
-what any layer then reads differently is what these units feed. Units are changed in patterns, one per binary digit of
-the unit's index and one for its opposite, so that 2 log2(m) patterns, each tried upwards and downwards, tell m units
-apart; only where an input depends on several units (attention) is every unit tried alone. Weights play no part, so
-dead units or tiny scales cannot hide a connection.
+A mock-up of the network runs its own forward pass, but layers of every known kind answer with fixed random numbers,
+and norms of single channels, depthwise convolutions and PReLUs let every channel pass. Nothing but additions, products,
+concatenations, activations, poolings, reshapes and attention is left between the layers. Now some output units of one
+layer change: what any layer then reads differently is what these units feed. Units are changed in patterns, one per
+binary digit of the unit's index and one for its opposite, so that 2 log2(m) patterns, each tried upwards and downwards,
+tell m units apart; only where an input depends on several units (attention) is every unit tried alone. Weights play no
+part, so dead units or tiny scales cannot hide a connection.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from methods.network.counting import products
-from methods.network.kinds.convolution import padded
-from methods.network.reading import evaluating
+from methods.network.kinds.carriers import find_carrier
+from methods.network.kinds.convolution import all_channels, depthwise
+from methods.network.kinds.registry import find_kind
+from methods.network.reading import evaluating, fewest, what_is_read
 from methods.seeds import stream
 
-LAYERS = (nn.Linear, nn.Conv2d)
-PASSING = (nn.BatchNorm1d, nn.BatchNorm2d, nn.PReLU)
 STEP = 10.0  # of a change, against random outputs of standard deviation 1: no activation can hide it both up and down
 CHANGED = 1e-3  # what counts as a change, relative to the largest value read
 MOST_AT_ONCE = 2**24  # numbers in one changed output
 MOST_ALONE = 4096  # units that are tried one by one
+HIGH = (40.0, 60.0)  # where activations let additions through and gates are open or grow: levels of two layers
 
 
 @dataclass
@@ -70,10 +70,11 @@ class Mockup:
     """
 
     def __init__(self, model: nn.Module, example: Tensor) -> None:
-        self.model, self.example = model, example[:1]
+        self.model, self.example = model, fewest(model, example)
         self._modules = modules = dict(model.named_modules())
-        self.passing = {path for path, module in modules.items() if isinstance(module, PASSING) or depthwise(module)}
-        called = _outputs(model, self.example, [path for path, m in modules.items() if isinstance(m, LAYERS)])
+        self.passing = {path for path, module in modules.items() if _passes(module)}
+        layers = [path for path, module in modules.items() if find_kind(module) is not None]
+        called = _outputs(model, self.example, layers)
         self.layers = [path for path in called if path not in self.passing]
         self.others = {
             path for path, module in modules.items() if path not in called and _takes_all(module) and path
@@ -98,7 +99,12 @@ class Mockup:
 
     def dimension(self, path: str) -> int:
         """Dimension of the channels in what the module at ``path`` reads and returns."""
-        return -1 if isinstance(self._modules[path], nn.Linear) else 1
+        module = self._modules[path]
+        kind = find_kind(module)
+        if kind is not None:
+            return kind.channel
+        carrier = find_carrier(module)
+        return 1 if carrier is None else carrier.channel(module)
 
     # --- what units reach --------------------------------------------------------------------------------------------
 
@@ -131,10 +137,17 @@ class Mockup:
         result = Influence()
         for start in range(0, len(patterns), at_once):
             chunk = patterns[start : start + at_once]
+            trial = Influence()
             try:
-                hits = self._try(path, chunk, whole=False, result=result)
-            except Exception:  # concatenations want equal batches: run the whole network as often
-                hits = self._try(path, chunk, whole=True, result=result)
+                hits = self._try(path, chunk, whole=False, result=trial)
+            except Exception:  # concatenations want equal batches, reshapes may fold copies: run the whole as often
+                trial = Influence()
+                try:
+                    hits = self._try(path, chunk, whole=True, result=trial)
+                except _Folded:
+                    trial.obstacle = "an operation that mixes samples"
+            result.leaks |= trial.leaks
+            result.obstacle = result.obstacle or trial.obstacle
             if result.obstacle:
                 return {}, result
             for reader in self._channelled & self._read.keys():
@@ -157,9 +170,13 @@ class Mockup:
         def observe(reader: str, read: Tensor) -> None:
             before = self._read[reader][calls[reader]] if reader else self._output
             calls[reader] += 1
-            if read.shape == before.shape and not whole:
+            if read.shape == before.shape and not whole and _same(read, before):
                 return  # outside of what the units reach
+            if read.shape != (len(signs) * len(before), *before.shape[1:]):
+                raise _Folded(reader)  # a reshape has put the copies elsewhere
             entries = read.reshape(len(signs), *before.shape)
+            if not _same(entries[0], before):
+                raise _Folded(reader)
             dimension = self.dimension(reader) % before.dim() if reader in self._channelled else before.dim() - 1
             others = [1 + d for d in range(before.dim()) if d != dimension]
             far = (entries[1:] - entries[:1]).abs()
@@ -175,6 +192,30 @@ class Mockup:
 
         self._run({path: change}, observe, len(signs) if whole else 1)
         return hits
+
+    def adds(self, first: str, second: str) -> bool:
+        """Whether the outputs of two layers are added, seen by some module that reads both.
+
+        High up, where activations let everything through, a sum answers to each of its terms, and to both together as
+        to one after the other. A product does not, and a gate that is wide open does not answer at all.
+        """
+        steps = ((0, 0), (1, 0), (0, 1), (1, 1))
+        reads: list[dict[str, list[Tensor]]] = []
+        for shifts in steps:
+            seen: dict[str, list[Tensor]] = defaultdict(list)
+            change = {
+                path: (lambda out, value=level + STEP * shift: torch.full_like(out, value))
+                for path, level, shift in zip((first, second), HIGH, shifts, strict=True)
+            }
+            self._run(change, lambda path, read, seen=seen: seen[path].append(read.double().clone()))
+            reads.append(seen)
+        for path in self._channelled & reads[0].keys():
+            for base, one, other, both in zip(*(seen[path] for seen in reads), strict=True):
+                least = CHANGED * base.abs().max().clamp_min(1)
+                answers = ((one - base).abs() > least) & ((other - base).abs() > least)
+                if bool(answers.any()) and bool(((both - one - other + base).abs()[answers] <= least).all()):
+                    return True
+        return False
 
     # --- what happens without some units -----------------------------------------------------------------------------
 
@@ -269,10 +310,10 @@ class Mockup:
                     module.forward = forward
 
     def _answer(self, path: str) -> Callable[..., Tensor]:
-        def forward(read: Tensor, *_: object) -> Tensor:
+        def forward(*inputs: object, **named: object) -> Tensor:
             trial = self._trial
             assert trial is not None
-            trial.observe(path, read)
+            trial.observe(path, what_is_read(inputs, named))
             out = self.numbers[path][trial.calls[path]]
             trial.calls[path] += 1
             if path in trial.change:
@@ -283,14 +324,11 @@ class Mockup:
         return forward
 
     def _pass(self, path: str, module: nn.Module) -> Callable[..., Tensor]:
-        def forward(read: Tensor, *_: object) -> Tensor:
+        def forward(*inputs: object, **named: object) -> Tensor:
             assert self._trial is not None
+            read = what_is_read(inputs, named)
             self._trial.observe(path, read)
-            if not isinstance(module, nn.Conv2d):
-                return read.clone()
-            weight = read.new_ones(read.shape[1], 1, *module.kernel_size)
-            read, padding = padded(module, read)
-            return functional.conv2d(read, weight, None, module.stride, padding, module.dilation, read.shape[1])
+            return all_channels(module, read) if depthwise(module) else read.clone()
 
         return forward
 
@@ -308,9 +346,18 @@ class _Unlike(Exception):
     """A module reads something else than expected."""
 
 
-def depthwise(module: nn.Module) -> bool:
-    """Whether ``module`` is a convolution that treats every channel alone."""
-    return isinstance(module, nn.Conv2d) and module.groups == module.in_channels == module.out_channels > 1
+class _Folded(Exception):
+    """Copies of the sample do not lie side by side in what a module reads."""
+
+
+def _same(read: Tensor, before: Tensor) -> bool:
+    return torch.equal(read, before) or bool(torch.allclose(read, before, rtol=1e-4, atol=1e-4))
+
+
+def _passes(module: nn.Module) -> bool:
+    """Whether the module has a number for each channel and treats it alone."""
+    carrier = find_carrier(module)
+    return carrier is not None and not carrier.mixes
 
 
 def _takes_all(module: nn.Module) -> bool:

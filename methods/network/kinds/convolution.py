@@ -124,6 +124,14 @@ def padded(module: AnyConvolution, read: Tensor) -> tuple[Tensor, tuple[int, ...
     return functional.pad(read, sides, mode=mode), (0,) * len(module.kernel_size)
 
 
+def all_channels(module: nn.Module, read: Tensor) -> Tensor:
+    """What a depthwise convolution whose weights are all one, without bias, makes of any number of channels."""
+    own = _convolution(module)
+    read, padding = padded(own, read)
+    ones = read.new_ones(read.shape[1], 1, *own.kernel_size)
+    return FUNCTIONS[len(own.kernel_size) - 1](read, ones, None, own.stride, padding, own.dilation, read.shape[1])
+
+
 def depthwise(module: nn.Module) -> bool:
     """Whether ``module`` is a convolution that treats every channel alone."""
     return (

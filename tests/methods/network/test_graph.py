@@ -152,19 +152,21 @@ def test_gated_equals_removed_and_the_cost_is_that_of_the_built_network(name):
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 @pytest.mark.parametrize("name", GOOD)
-def test_torch_prunings_dependency_graph_finds_the_same_but_behind_flattenings_it_has_no_rule_for(name, mode):
-    model = made(GOOD[name][0]).requires_grad_(False)
+def test_groups_do_not_depend_on_gradients(name, mode):
+    plain = NetworkGraph(made(GOOD[name][0]), X, residual=True).groups
     with mode():
-        groups = NetworkGraph(model, X, residual=True).groups
-    assert {group.traced for group in groups} == {name not in ("cat_flatten", "channels_last_flatten")}
+        groups = NetworkGraph(made(GOOD[name][0]).requires_grad_(False), X, residual=True).groups
+    assert [(each.name, each.size, each.writers) for each in groups] == [
+        (each.name, each.size, each.writers) for each in plain
+    ]
 
 
-def test_a_network_that_the_dependency_graph_cannot_trace_is_left_as_it_was_and_understood_by_experiment():
+def test_a_network_is_left_as_it_was():
     model = Of(lambda m, x: m.b(m.a(x.flatten(1)).detach().relu()), a=nn.Linear(72, 6), b=nn.Linear(6, 4))
     model.train()
     model.a.requires_grad_(False)
     [group] = NetworkGraph(model, X).groups
-    assert (group.name, group.traced) == ("a", False)
+    assert group.name == "a"
     assert all(module.training and not module._forward_hooks for module in model.modules())
     assert [parameter.requires_grad for parameter in model.parameters()] == [False, False, True, True]
 
@@ -180,8 +182,8 @@ def test_columns_behind_a_concatenation_and_a_flattening_are_those_of_each_branc
 def test_gates_and_sums_are_coupled_with_what_they_meet():
     group = NetworkGraph(made(squeeze_excitation), X, residual=True).find("a")
     assert group.writers == ("a", "up") and [reader.name for reader in group.readers] == ["down", "head"]
-    left = NetworkGraph(made(squeeze_excitation), X).left_alone
-    assert "residual" in left["a"]
+    assert NetworkGraph(made(squeeze_excitation), X).find("a").writers == group.writers  # a gate is no residual stream
+    assert "residual" in NetworkGraph(made(cat_of_residual), X).left_alone["a"]
     sums = NetworkGraph(made(cat_of_residual), X, residual=True)
     assert sums.find("a").writers == ("a", "b") and sums.find("a").readers[0].columns.shape == (6, 2)
 
