@@ -15,6 +15,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -203,11 +204,15 @@ class Mockup:
         reads: list[dict[str, list[Tensor]]] = []
         for shifts in steps:
             seen: dict[str, list[Tensor]] = defaultdict(list)
-            change = {
-                path: (lambda out, value=level + STEP * shift: torch.full_like(out, value))
-                for path, level, shift in zip((first, second), HIGH, shifts, strict=True)
+            levels = {
+                path: level + STEP * shift for path, level, shift in zip((first, second), HIGH, shifts, strict=True)
             }
-            self._run(change, lambda path, read, seen=seen: seen[path].append(read.double().clone()))
+            change = {path: partial(torch.full_like, fill_value=level) for path, level in levels.items()}
+
+            def keep(path: str, read: Tensor, seen: dict[str, list[Tensor]] = seen) -> None:
+                seen[path].append(read.double().clone())
+
+            self._run(change, keep)
             reads.append(seen)
         for path in self._channelled & reads[0].keys():
             for base, one, other, both in zip(*(seen[path] for seen in reads), strict=True):
