@@ -6,6 +6,7 @@ becomes W A. For edges, the kept weights of each output unit are refitted so tha
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -16,6 +17,7 @@ from torch import Tensor
 from methods.errors import BadInput
 from methods.layers.ridge import RidgeInverse, solve_ridge
 from methods.layers.seen import EdgeLayer, NodeLayer
+from methods.network.kinds.registry import write_parameters
 from methods.progress import track
 
 
@@ -80,14 +82,18 @@ class LeastSquares(Compensation):
     al. 2020, section 2); with no ridge it is DIVNET's fusing (Mariet & Sra 2016) and, for edges, the reweighting of
     Acharyya et al. 2020.
 
+    ``conf/compensation/least_squares.yaml`` sets ``ridge`` and ``refit`` to the same values whoever selects, so that a
+    comparison of selections compares nothing else; ``conf/compensation/published_least_squares.yaml`` leaves both to
+    the selection's own paper, which is what None means here.
+
     Args:
-        ridge: None uses the selection's own ridge (spectral: tau = k lambda tau'_J; others: none, the minimum-norm
-            solution). A number lambda uses, for every selection, the uniform ridge lambda x Tr S / m.
+        ridge: a number lambda is the uniform ridge lambda x Tr S / m of every selection. None: the selection's own
+            (spectral: tau = k lambda tau'_J; others: none, the minimum-norm solution).
         intercept: also fit a constant and put it into the reader's bias (readers without a bias go without). Not in the
-            papers.
-        refit: regress the original network's features on those of the partly pruned network, layer by layer from the
-            input, so that errors do not add up. None does so exactly for selections that look at the partly pruned
-            network (DIVNET: the targets stay the original next-layer inputs); for spectral pruning it is our extension.
+            papers. Nodes only.
+        refit: regress what the original network computes on the features of the partly pruned network, layer by layer
+            from the input, so that errors do not add up. None: exactly for selections that look at the partly pruned
+            network (DIVNET: the targets stay the original next-layer inputs); for all others it is our extension.
     """
 
     units = frozenset({"node", "edge"})
@@ -127,24 +133,47 @@ class LeastSquares(Compensation):
             / len(second)
         )
 
+    @torch.no_grad()
     def edge_weights(
         self, layers: Sequence[EdgeLayer], masks: Mapping[str, Tensor], selection: OwnRidge
     ) -> dict[str, Tensor]:
-        """Per output unit, the kept weights that least change its pre-activation on the calibration data."""
-        return {
-            layer.name: self._refit_layer(layer, masks[layer.name]) for layer in track(layers, "least squares on edges")
-        }
+        """Per output unit, the kept weights that least change its pre-activation on the calibration data.
 
-    def _refit_layer(self, layer: EdgeLayer, mask: Tensor) -> Tensor:
-        relative = self.relative_ridge or 0.0
-        second = layer.moments.second
-        ridge = relative * second.trace() / len(second)
-        weight = layer.weight * mask
+        With ``refit`` the inputs are those of the network whose earlier layers are pruned and repaired already.
+        """
+        refit = selection.order == "forward" if self.refit is None else self.refit
+        current = copy.deepcopy(layers[0].model) if refit and layers else None
+        result = {}
+        for layer in track(layers, "least squares on edges"):
+            mask = masks[layer.name]
+            if current is None or layer.paired is None:
+                second = layer.moments.second
+                cross = second
+            else:
+                cross, second = (moments.second for moments in layer.paired(current))
+            result[layer.name] = self._fitted(layer.weight, mask, cross, second)
+            if current is not None:
+                write_parameters(current.get_submodule(layer.name), result[layer.name])
+        return result
+
+    def _fitted(self, weight: Tensor, mask: Tensor, cross: Tensor, second: Tensor) -> Tensor:
+        """(out, d) weights on the mask: row by row the least squares of w x by w~ x~, with x~ what is read now.
+
+        Args:
+            weight: (out, d) of the original network.
+            mask: (out, d) which weights stay.
+            cross: (d, d) E[x x~^T] of what the original and the pruned network read.
+            second: (d, d) E[x~ x~^T].
+        """
+        ridge = (self.relative_ridge or 0.0) * second.trace() / len(second)
+        fitted = weight * mask
+        same = cross is second
         for row in range(len(weight)):
             kept = mask[row].nonzero().squeeze(1)
-            if 0 < len(kept) < mask.shape[1]:
-                # the correction, not the weight, is what the ridge shrinks: the error can only fall
-                gone = (layer.weight[row] - weight[row]) @ second[:, kept]
-                tau = torch.full((len(kept),), float(ridge), dtype=second.dtype, device=second.device)
-                weight[row, kept] += solve_ridge(second[kept][:, kept], gone[:, None], tau).squeeze(1)
-        return weight
+            if len(kept) == 0 or (same and len(kept) == mask.shape[1]):
+                continue
+            # the correction, not the weight, is what the ridge shrinks: the error can only fall
+            missed = (weight[row] @ cross - fitted[row] @ second)[kept]
+            tau = ridge.expand(len(kept))
+            fitted[row, kept] += solve_ridge(second[kept][:, kept], missed[:, None], tau).squeeze(1)
+        return fitted

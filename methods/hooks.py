@@ -1,9 +1,13 @@
 """What a method that prunes *during* training may do at each point of it; the trainer calls these, methods derive."""
 
+from abc import abstractmethod
 from typing import Any
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from methods.budgets.budget import Budget
+from methods.schedule import Schedule
 
 
 class TrainingHook:
@@ -36,3 +40,33 @@ class TrainingHook:
 
     def restore(self, model: nn.Module, state: dict[str, Any]) -> None:
         """Take back ``state`` and give ``model`` the structure that it had when ``state`` was made."""
+
+
+class TrainingSchedule(TrainingHook, Schedule):
+    """A schedule that prunes while the network trains from scratch: what the benchmark needs of such a method.
+
+    As a schedule of the pruner alone, without a training, it is one-shot.
+
+    Attributes:
+        method: name of the method that the schedule is the whole of, because selection, allocation and compensation
+            are its own; None where it goes with any.
+        widths: nodes left by group, once training has ended.
+        log: one row per removal, for the record's curve; ``note`` of the last one becomes the record's.
+    """
+
+    method: str | None = None
+    widths: dict[str, int]
+    log: list[dict[str, Any]]
+
+    @abstractmethod
+    def begin(self, model: nn.Module, example: Tensor, budget: Budget, epochs: int, seed: int = 0) -> None:
+        """Say what the training is to end with; called once before it.
+
+        Args:
+            model: the untrained network.
+            example: a batch of inputs, for tracing.
+            budget: what the network may cost in the end.
+            epochs: length of the training.
+            seed: root of the method's random streams.
+        """
+        raise NotImplementedError

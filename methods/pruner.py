@@ -130,10 +130,12 @@ class Pruner:
             result.steps.append({"requested": target.value, **result.achieved, **sparsity, "layers": layers})
             if rewind is not None:
                 _take_weights(result.model, rewind, result.masks)
+                if self.schedule.rewind == "new":
+                    _keep_scale(result.model, model, result.masks)
             limit = budget.remaining * dense.of(budget.kind)
             if target == budget and cost.of(budget.kind) <= limit * (1 + budget.tolerance):
                 break  # nothing is left to prune; more training would only repeat the last one
-            if train is not None and number < len(targets) - 1:
+            if train is not None and self.schedule.between and number < len(targets) - 1:
                 train(result.model, result.masks, number)
         result.warnings = warnings_of(model, result)
         result.predictions = self.selection.predictions(model, result, calibration)
@@ -381,3 +383,18 @@ def _take_weights(model: nn.Module, source: nn.Module, masks: Mapping[str, Tenso
         if name in inside:
             continue
         parameter.copy_(values[name] * masks[name] if name in masks else values[name])
+
+
+@torch.no_grad()
+def _keep_scale(model: nn.Module, dense: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    """Weights drawn for the dense network get the spread that the inputs which are left call for.
+
+    Initial weights are drawn so that a unit's output has a fixed variance, with a variance that falls as the inputs'
+    number d rises; k of d inputs (live weights of a masked unit, on average) therefore take sqrt(d / k) times as much.
+    """
+    before = dict(dense.named_parameters())
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1 and name in before:
+            inputs = before[name][0].numel()
+            live = int(masks[name].sum()) / len(parameter) if name in masks else parameter[0].numel()
+            parameter.mul_((inputs / max(live, 1)) ** 0.5)

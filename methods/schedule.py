@@ -14,10 +14,27 @@ class Schedule:
 
     Attributes:
         rewind: ``none`` goes on training from the pruned weights, ``init`` puts the survivors back to their initial
-            values, an integer k to those after epoch k of the dense training (0: the initial ones).
+            values, ``new`` gives them other initial values, an integer k those after epoch k of the dense training (0:
+            the initial ones).
+        recipe: which of the trainer's recipes follows each pruning: ``train``, the dense network's (what is left of it
+            after the epoch gone back to), or ``finetune``. A network that was rewound has to learn anew, so that it
+            gets the full recipe (Frankle & Carbin 2019; Liu et al. 2019), others are fine-tuned.
+        between: whether there is training between the steps.
     """
 
     rewind: str | int = "none"
+    between: bool = True
+    _recipe: str | None = None
+
+    @property
+    def recipe(self) -> str:
+        """``train`` or ``finetune``, see the class."""
+        return self._recipe or ("finetune" if self.rewind == "none" else "train")
+
+    @property
+    def first_epoch(self) -> int:
+        """Epochs of the full recipe that the weights which survivors are rewound to have had."""
+        return self.rewind if isinstance(self.rewind, int) else 0
 
     def targets(self, budget: Budget) -> list[Budget]:
         """The budgets of the steps, the last one being the request."""
@@ -31,10 +48,19 @@ class Iterative(Schedule):
         steps: number of steps n.
         shape: ``linear`` 1 - (1 - r) t/n; ``cubic`` r + (1 - r)(1 - t/n)^3 (Zhu & Gupta, 2017); ``exponential`` r^(t/n)
             (the same fraction of the survivors at each step, as in the lottery ticket procedure).
-        rewind: ``none``, ``init`` or an epoch number; see :class:`Schedule`.
+        rewind: ``none``, ``init``, ``new`` or an epoch number; see :class:`Schedule`.
+        recipe: ``train`` or ``finetune``; None: as :class:`Schedule` says.
+        between: False takes what the method measures (curvature, moments) anew at each step and trains only at the end.
     """
 
-    def __init__(self, steps: int = 5, shape: str = "exponential", rewind: str | int = "none") -> None:
+    def __init__(
+        self,
+        steps: int = 5,
+        shape: str = "exponential",
+        rewind: str | int = "none",
+        recipe: str | None = None,
+        between: bool = True,
+    ) -> None:
         if steps > MOST_STEPS:
             raise BadInput(
                 f"schedule.steps={steps} is above {MOST_STEPS}, and each step trains the network: type schedule.steps=5"
@@ -45,9 +71,16 @@ class Iterative(Schedule):
             )
         if shape not in SHAPES:
             raise BadInput(f"schedule.shape={shape} is unknown; choose from {', '.join(SHAPES)}")
-        if not (rewind in ("none", "init") or (isinstance(rewind, int) and rewind >= 0)):
-            raise BadInput(f"schedule.rewind={rewind} is unknown; choose none, init or an epoch number such as 2")
-        self.steps, self.shape, self.rewind = steps, shape, rewind
+        if not (rewind in ("none", "init", "new") or (isinstance(rewind, int) and rewind >= 0)):
+            raise BadInput(f"schedule.rewind={rewind} is unknown; choose none, init, new or an epoch number such as 2")
+        if recipe not in (None, "train", "finetune"):
+            raise BadInput(f"schedule.recipe={recipe} is unknown; choose train or finetune, or null for the usual one")
+        if not between and rewind != "none":
+            raise BadInput(
+                "schedule.between=false goes from step to step without training, and rewound weights were never "
+                "trained: type schedule.rewind=none"
+            )
+        self.steps, self.shape, self.rewind, self._recipe, self.between = steps, shape, rewind, recipe, between
 
     def targets(self, budget: Budget) -> list[Budget]:
         """Budgets after each of the n steps."""

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.cells.chance import Chance
 from benchmarks.cells.during_training import prunes_while_training, train_and_prune
 from benchmarks.cells.parts import build_pruner, check
 from benchmarks.cells.preparation import calibrate, trained_network
@@ -36,12 +37,14 @@ from benchmarks.records.record import Record, short_traceback
 from benchmarks.records.store import Store
 from benchmarks.storage.lease import Lost
 from benchmarks.storage.paths import Paths
+from benchmarks.training.loop import History
 from benchmarks.training.optimisation import TrainerSettings
 from benchmarks.training.scoring import evaluate
 from benchmarks.training.trainer import fit
 from methods.budgets.budget import Budget
 from methods.errors import BadInput, Collapsed, Skipped
 from methods.pruned import Pruned
+from methods.schedule import Schedule
 from methods.seeds import derive_seed
 from methods.theories.predictions import Theories
 
@@ -132,7 +135,7 @@ def _pipeline(
         tracker.log({f"train/{name}": value for name, value in row.items()}, int(row["epoch"]))
     pruned, states = _prune(config, data, trained.model, paths.cache / "cells" / key)
     before_tuning = copy.deepcopy(pruned.model)
-    settings = TrainerSettings.from_config(config["trainer"]["finetune"], "trainer.finetune")
+    settings, first_epoch = _recipe(config, build_pruner(config).schedule)
     tuning = fit(
         pruned.model,
         data,
@@ -144,15 +147,18 @@ def _pipeline(
         on_epoch=lambda row: tracker.log(
             {f"finetune/{name}": value for name, value in row.items()}, epochs + int(row["epoch"])
         ),
+        first_epoch=first_epoch,
     )
+    collapsed = _collapsed(pruned.model, data, tuning)
+    pruned.note = "; ".join(filter(None, (pruned.note, tuning.setback))) or None
     renewed = None
     if batch_norms(before_tuning):
         renewed = recalibrated(before_tuning, calibrate(data, config["calibration"], seed))
     networks = _Networks(trained.model, before_tuning, renewed, pruned.model)
     example = data.train.to_inputs(torch.arange(min(len(data.train), 256)))
     result: dict[str, Any] = {
-        "status": "collapsed" if tuning.collapsed else "done",
-        "reason": tuning.collapsed,
+        "status": "collapsed" if collapsed else "done",
+        "reason": collapsed,
         "unit": pruned.unit,
         "fingerprint": _fingerprint(config) | {"data": data.checksum},
         "budget": heading(config, key)["budget"] | {"achieved": pruned.achieved, "note": pruned.note},
@@ -196,7 +202,7 @@ def _prune(
     """
     pruner = build_pruner(config)
     seed = config["seed"]
-    settings = TrainerSettings.from_config(config["trainer"]["finetune"], "trainer.finetune")
+    settings, first_epoch = _recipe(config, pruner.schedule)
     budget = Budget.parse(config["budget"])
     if prunes_while_training(pruner.schedule):
         return train_and_prune(pruner.schedule, config, data, budget, folder)
@@ -205,7 +211,8 @@ def _prune(
     def train(network: nn.Module, masks: Mapping[str, Tensor], step: int) -> None:
         before = states.score(network)
         own = derive_seed(seed, "step", step)
-        fit(network, data, settings, own, masks=masks, checkpoint=folder / f"step{step}", label=f"step {step + 1}")
+        files, label = folder / f"step{step}", f"step {step + 1}"
+        fit(network, data, settings, own, masks=masks, checkpoint=files, label=label, first_epoch=first_epoch)
         states.add(network, masks, before)
 
     calibration = calibrate(data, config["calibration"], seed)
@@ -216,12 +223,30 @@ def _prune(
     return pruned, states
 
 
+def _recipe(config: Mapping[str, Any], schedule: Schedule) -> tuple[TrainerSettings, int]:
+    """What a pruned network is trained with, and how many epochs of it the rewound weights have had."""
+    section = schedule.recipe
+    return TrainerSettings.from_config(config["trainer"][section], f"trainer.{section}"), (
+        schedule.first_epoch if section == "train" else 0
+    )
+
+
+def _collapsed(model: nn.Module, data: Data, tuning: History) -> str | None:
+    """Why what is left is no network: its training broke off without one, or it is no better than guessing."""
+    if tuning.collapsed:
+        return tuning.collapsed
+    if not len(data.validation):
+        return None
+    return Chance.of(data.validation.targets).explains(evaluate(model, data.validation))
+
+
 def _rewind(config: Mapping[str, Any], data: Data, point: str | int) -> nn.Module | None:
-    """The network whose weights survivors go back to: as initialised, or after some epochs of the dense training."""
+    """The network whose weights survivors take: as initialised, anew, or after some epochs of the dense training."""
     if point == "none":
         return None
-    model = build(config["model"], data.shape, data.classes, config["seed"])
-    if point not in ("init", 0):
+    own = derive_seed(config["seed"], "scratch") if point == "new" else config["seed"]
+    model = build(config["model"], data.shape, data.classes, own)
+    if point not in ("init", "new", 0):
         settings = TrainerSettings.from_config(config["trainer"]["train"], "trainer.train")
 
         def stop(row: Mapping[str, float]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from benchmarks.data.splits import Data
 from benchmarks.models import build
@@ -12,24 +12,24 @@ from benchmarks.training.optimisation import TrainerSettings
 from benchmarks.training.trainer import fit
 from methods.budgets.budget import Budget, NodeCost
 from methods.errors import Collapsed
-from methods.hooks import TrainingHook
+from methods.hooks import TrainingSchedule
 from methods.network.graph import NetworkGraph
 from methods.pruned import Pruned
 from methods.seeds import derive_seed
 
 
-def prunes_while_training(schedule: object) -> bool:
+def prunes_while_training(schedule: object) -> TypeGuard[TrainingSchedule]:
     """Whether ``schedule`` visits the training loop instead of pruning a trained network."""
-    return isinstance(schedule, TrainingHook)
+    return isinstance(schedule, TrainingSchedule)
 
 
 def train_and_prune(
-    schedule: Any, config: Mapping[str, Any], data: Data, budget: Budget, folder: Path
+    schedule: TrainingSchedule, config: Mapping[str, Any], data: Data, budget: Budget, folder: Path
 ) -> tuple[Pruned, list[dict[str, Any]]]:
     """Train a fresh network with the settings of the dense one while ``schedule`` prunes it.
 
     Args:
-        schedule: a training hook with ``begin(model, example, budget, epochs, seed)``, ``widths`` by group and ``log``.
+        schedule: what prunes.
         config: the cell's configuration.
         data: what to train on.
         budget: what the network may cost in the end.

@@ -19,6 +19,7 @@ from benchmarks.storage.console import first_line
 from methods.allocation import Rounded
 from methods.budgets.budget import Budget
 from methods.errors import BadInput
+from methods.hooks import TrainingSchedule
 from methods.pruner import Pruner
 from methods.schedule import Schedule
 
@@ -74,7 +75,7 @@ def build(section: Mapping[str, Any], name: str) -> Any:
 
 def _check_schedule(config: Mapping[str, Any], schedule: Schedule) -> None:
     """Refuse a point to rewind to that the dense training never passes, and schedules that are another method."""
-    whole = getattr(schedule, "method", None)
+    whole = schedule.method if isinstance(schedule, TrainingSchedule) else None
     if whole is not None and config["method"]["name"] != whole:
         raise BadInput(
             f"this schedule is the whole of method={whole}: it would ignore what makes up "
@@ -88,7 +89,7 @@ def _check_schedule(config: Mapping[str, Any], schedule: Schedule) -> None:
             "trained elsewhere\ntype schedule.rewind=none, or leave out dense.checkpoint"
         )
     epochs = config["trainer"]["train"]["epochs"]
-    if schedule.rewind != "init" and int(schedule.rewind) > epochs:
+    if schedule.rewind not in ("init", "new") and int(schedule.rewind) > epochs:
         raise BadInput(
             f"schedule.rewind={schedule.rewind} is after the end of the dense training of {epochs} epochs; "
             f"type schedule.rewind={epochs} or less"

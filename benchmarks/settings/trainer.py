@@ -39,6 +39,7 @@ class TrainerSettings(Section):
     warmup_epochs: float = Field(default=0.0, ge=0)  # linear from 0; every schedule but onecycle, which has its own
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     clip_norm: float | None = Field(default=None, gt=0)
+    include_start: bool | None = None  # whether the network as it came is a candidate among the epochs
     augment: bool = True  # the data set's own augmentation, where it has one
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False

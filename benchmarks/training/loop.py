@@ -43,12 +43,30 @@ STATE = "training"  # name of the checkpoint in its folder
 
 @dataclass
 class History:
-    """How a training went: one row per finished epoch, counted from 1 in the rows and in ``best_epoch``."""
+    """How a training went: one row per finished epoch, counted from 1 in the rows and in ``best_epoch``.
+
+    ``best_epoch`` is 0 where no epoch was better than the network as it came, which ``start`` has the score of.
+    """
 
     epochs: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int | None = None
     seconds: float = 0.0
     collapsed: str | None = None
+    start: dict[str, float] | None = None
+
+    @property
+    def setback(self) -> str | None:
+        """A note that training lost accuracy (a regression: loss) on the validation split; None where it did not."""
+        if self.start is None or not self.epochs:
+            return None
+        name, sign = ("validation_accuracy", 1) if "validation_accuracy" in self.start else ("validation_loss", -1)
+        first, last = self.start[name], self.epochs[-1].get(name)
+        if last is None or not sign * last < sign * first:
+            return None
+        what = name.removeprefix("validation_")
+        values = f"{first:.2%} to {last:.2%}" if what == "accuracy" else f"{first:.4g} to {last:.4g}"
+        stays = "the pruned network as it was" if self.best_epoch == 0 else f"epoch {self.best_epoch}"
+        return f"fine-tuning ended with a worse validation {what} than it began with ({values}); kept: {stays}"
 
 
 def train(
@@ -62,12 +80,13 @@ def train(
     label: str,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     hooks: Sequence[TrainingHook] = (),
+    first_epoch: int = 0,
 ) -> History:
     """What :func:`fit` does, in each process that ``fabric`` has launched."""
     device = device_of(model)
     with keep_modes(model), torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
         try:
-            training = _Training(fabric, model, data, settings, seed, masks, hooks, checkpoint)
+            training = _Training(fabric, model, data, settings, seed, masks, hooks, checkpoint, first_epoch)
             training.run(label or data.name, on_epoch)
         finally:
             model.to(device)
@@ -89,7 +108,9 @@ class _Training:
         masks: Mapping[str, Tensor],
         hooks: Sequence[TrainingHook],
         checkpoint: Path | None,
+        first_epoch: int,
     ) -> None:
+        self.first_epoch = first_epoch
         self.fabric, self.model, self.data, self.settings, self.seed = fabric, model, data, settings, seed
         self.masks, self.hooks, self.checkpoint = masks, hooks, checkpoint
         self.history = History()
@@ -102,6 +123,8 @@ class _Training:
         self._set_up({})
         if checkpoint:
             self._resume(checkpoint)
+        if settings.include_start and self.history.start is None and not self.history.epochs:
+            self._remember_start()
 
     def _set_up(self, old_state: Mapping[Tensor, dict[str, Any]]) -> None:
         """Hand the network as it is now to Fabric and build its optimizer; again whenever a hook has changed it."""
@@ -120,7 +143,7 @@ class _Training:
 
     def run(self, label: str, on_epoch: Callable[[dict[str, float]], None] | None) -> None:
         """All epochs that are not done yet."""
-        done = len(self.history.epochs)
+        done = self.first_epoch + len(self.history.epochs)
         remaining = (self.settings.epochs - done) * self.steps_per_epoch
         with _ticks(label, remaining) as ticks:
             while done < self.settings.epochs and not self.history.collapsed:
@@ -214,6 +237,16 @@ class _Training:
         for parameter, mask in self.masked:
             parameter.mul_(mask)
 
+    def _remember_start(self) -> None:
+        """The network as it came, as the first candidate; without a validation split there is nothing to judge by."""
+        if not len(self.data.validation):
+            return
+        score = evaluate(self.model, self.data.validation, device=self.fabric.device)
+        named = {"validation_accuracy": score.accuracy, "validation_loss": score.loss}
+        self.history.start = {name: value for name, value in named.items() if value is not None}
+        if math.isfinite(score.loss):
+            self._remember_if_best(-1, score)
+
     def _remember_if_best(self, epoch: int, score: Score | None) -> None:
         ranks = () if score is None else tuple(v for v in (score.accuracy, -score.loss) if v is not None)
         if self.best is None or ranks >= self.best_score:
@@ -230,7 +263,7 @@ class _Training:
             "weights": store.checksum(store.to_bytes(self.model.state_dict())),
             "hooks": [type(hook).__qualname__ for hook in self.hooks],
             "masks": store.checksum(store.to_bytes(dict(self.masks))),
-        }
+        } | ({"first_epoch": self.first_epoch} if self.first_epoch else {})
         return store.checksum(repr(facts).encode())
 
     def _save(self, folder: Path) -> None:

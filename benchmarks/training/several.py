@@ -43,6 +43,7 @@ def fit_on_several(
     checkpoint: Path | None,
     label: str,
     on_epoch: Callable[[dict[str, float]], None] | None,
+    first_epoch: int = 0,
 ) -> History:
     """Train ``model`` as :func:`benchmarks.training.trainer.fit` does, on several devices.
 
@@ -56,7 +57,7 @@ def fit_on_several(
     fabric = fabric_of(settings.model_copy(update={"strategy": SPAWN}))
     with tempfile.TemporaryDirectory(prefix="secateurs-") as folder:
         launch: Any = fabric.launch  # typed as if the function took Fabric alone
-        launch(_train, model.cpu(), data, settings, seed, dict(masks), checkpoint, label, Path(folder))
+        launch(_train, model.cpu(), data, settings, seed, dict(masks), checkpoint, label, Path(folder), first_epoch)
         stored = store.load(Path(folder), NAME)
     if stored is None:
         raise RuntimeError("the processes of the training left no result")
@@ -85,11 +86,12 @@ def _train(
     checkpoint: Path | None,
     label: str,
     folder: Path,
+    first_epoch: int,
 ) -> None:
     """One process of the training; the first one saves what came out."""
     from benchmarks.training.loop import train
 
-    history: Any = train(fabric, model, data, settings, seed, masks, checkpoint, label)
+    history: Any = train(fabric, model, data, settings, seed, masks, checkpoint, label, first_epoch=first_epoch)
     if fabric.is_global_zero:
         store.save(folder, NAME, model.state_dict(), {"history": asdict(history)})
     fabric.barrier()

@@ -35,11 +35,14 @@ def fit(
     label: str = "",
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     hooks: Sequence[TrainingHook] = (),
+    first_epoch: int = 0,
 ) -> History:
     """Train ``model`` in place; it ends on its own device, in its own mode, with the best weights by validation.
 
     Best is the highest validation accuracy; among equals the lowest validation loss, and then the latest epoch. For
-    regression it is the lowest validation loss. Without validation samples it is the last epoch.
+    regression it is the lowest validation loss. Without validation samples it is the last epoch. With
+    ``settings.include_start`` the weights that ``model`` came with are a candidate, too (epoch 0), so that the training
+    cannot make it worse on the validation split; of equals an epoch is taken.
 
     A loss that is not finite ends the training: ``History.collapsed`` says so, and the model has the best weights that
     it had before, or, if it never had any, whatever is left.
@@ -57,20 +60,22 @@ def fit(
         label: what is trained, for the progress display.
         on_epoch: called with the row of each epoch, after the checkpoint was written.
         hooks: methods that prune while training.
+        first_epoch: epochs of the recipe that are left out at its beginning, because ``model`` has had them: its
+            learning rates and orders of samples are those from there on.
 
     Raises:
         BadInput: a mask that does not fit, or hardware that is not there.
     """
-    if settings.epochs == 0:
+    if settings.epochs <= first_epoch:
         return History()
     _check_masks(model, masks or {})
     if takes_several(settings):
         if hooks:
             raise BadInput("methods that prune while training run on one device; type trainer.train.devices=1")
-        return fit_on_several(model, data, settings, seed, masks or {}, checkpoint, label, on_epoch)
+        return fit_on_several(model, data, settings, seed, masks or {}, checkpoint, label, on_epoch, first_epoch)
     fabric = fabric_of(settings)
     fabric.launch()
-    return train(fabric, model, data, settings, seed, masks or {}, checkpoint, label, on_epoch, hooks)
+    return train(fabric, model, data, settings, seed, masks or {}, checkpoint, label, on_epoch, hooks, first_epoch)
 
 
 def _check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:

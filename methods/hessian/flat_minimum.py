@@ -33,12 +33,11 @@ from methods.curvature.flatness import TopVectors, batch_radius, hessian_radius,
 from methods.curvature.kfac import Factors, factorable, kfac_radius, relatively_damped, split_matrix, weight_matrix
 from methods.errors import BadInput, Collapsed
 from methods.hessian.kronecker import group_update, kron_obd_cost, kron_obs_cost
-from methods.hooks import TrainingHook
+from methods.hooks import TrainingSchedule
 from methods.network.graph import NetworkGraph, NodeGroup
 from methods.network.kinds.registry import kind_of, write_parameters
 from methods.network.parameters import bias_of, weight_of
 from methods.network.surgery import remove_in_training
-from methods.schedule import Schedule
 from methods.seeds import stream
 from methods.selection import largest
 
@@ -66,7 +65,7 @@ def pruning_times(epochs: int, start: float, end: float, period: int) -> dict[in
     return {epoch - 1: (number + 1) / len(done) for number, epoch in enumerate(done)}
 
 
-class FlatMinimum(TrainingHook, Schedule):
+class FlatMinimum(TrainingSchedule):
     """Trains and prunes at once: a schedule that is a hook of the common trainer. :meth:`begin` comes before training.
 
     As a schedule of the pruner alone, without a training, it is one-shot.

@@ -203,6 +203,8 @@ class EdgeLayer(_Shown):
         name: module path.
         model, calibration, generator, shared: as for :class:`NodeLayer`.
         live: (out, d) which weights have not been pruned by an earlier step.
+        paired: called with the partly pruned network, the moments that tie ``model`` to it, E[x x~^T] and E[x~ x~^T],
+            both (d, d), of what the layer reads; for repairs fitted on the pruned network's own features.
     """
 
     name: str
@@ -212,6 +214,7 @@ class EdgeLayer(_Shown):
     collect: Callable[[], Moments]
     live: Tensor
     shared: dict[Hashable, Any] = field(default_factory=dict)
+    paired: Callable[[nn.Module], tuple[Moments, Moments]] | None = None
     unit = "edge"
 
     @property

@@ -94,10 +94,21 @@ def edge_views(
     collected: dict[str, Moments] = {}
     modules = {name: model.get_submodule(name) for name in names}
 
+    def require_common(name: str) -> None:
+        if kind_of(modules[name]).groups(modules[name]) > 1:
+            raise Skipped(f"{name}: the inputs of a grouped convolution have no common second moment")
+
+    def pair(name: str) -> Callable[[nn.Module], tuple[Moments, Moments]]:
+        def of_layer(pruned: nn.Module) -> tuple[Moments, Moments]:
+            require_common(name)
+            rows = patch_rows(modules[name])
+            return cross_moments(model, pruned, name, (rows, rows), calibration)
+
+        return of_layer
+
     def collect(name: str) -> Callable[[], Moments]:
         def of_layer() -> Moments:
-            if kind_of(modules[name]).groups(modules[name]) > 1:
-                raise Skipped(f"{name}: the inputs of a grouped convolution have no common second moment")
+            require_common(name)
             if name not in collected:
                 following = [each for each in names[names.index(name) :] if each not in collected]
                 views = {each: (each, patch_rows(modules[each])) for each in _in_one_pass(modules, following)}
@@ -112,7 +123,8 @@ def edge_views(
         kind = kind_of(modules[name])
         alive = torch.ones_like(kind.matrix(modules[name]), dtype=torch.bool) if mask is None else kind.as_matrix(mask)
         live = alive.flatten(1)
-        layers.append(EdgeLayer(name, model, calibration, stream(0, seed, name), collect(name), live, shared))
+        own = stream(0, seed, name)
+        layers.append(EdgeLayer(name, model, calibration, own, collect(name), live, shared, pair(name)))
     shared["layers"] = layers
     return layers
 

@@ -212,10 +212,11 @@ class UntilBudget(Iterative):
     Args:
         steps: largest number of pruning steps T; training happens T + 1 times.
         rewind: ``init``, ``none`` or an epoch number; see ``methods.schedule.Schedule``.
+        recipe: ``train`` or ``finetune``; None: as ``methods.schedule.Schedule`` says.
     """
 
-    def __init__(self, steps: int = 15, rewind: str | int = "init") -> None:
-        super().__init__(steps=steps, rewind=rewind)
+    def __init__(self, steps: int = 15, rewind: str | int = "init", recipe: str | None = None) -> None:
+        super().__init__(steps=steps, rewind=rewind, recipe=recipe)
 
     def targets(self, budget: Budget) -> list[Budget]:
         """The final budget, n times."""

@@ -15,6 +15,7 @@ from methods.pruner import Pruner
 
 def config(folder, *words):
     small = ["dataset=digits", "dataset.limit=400", "model.widths=[20,16]", "trainer.train.epochs=2", "measure=none"]
+    small += ["trainer.train.batch_size=16"]  # enough steps to be better than guessing
     small += [
         "trainer.finetune.epochs=2",
         "track=none",
