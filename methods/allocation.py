@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from methods.budgets.budget import Counts, Family
+from methods.budgets.multiplier import CoupledPrices, Spend
 from methods.errors import BadInput, Skipped
 from methods.layers.seen import EdgeLayer, NodeLayer
 from methods.selection import Seen, Selection, checked_scores
@@ -33,6 +34,13 @@ class Allocation:
         """Counts per layer as a monotone function of s in [0, 1]."""
         raise NotImplementedError
 
+    def family_within(self, layers: Sequence[Seen], selection: Selection[Seen], spend: Spend) -> Family:
+        """As :meth:`family`, for allocations that also heed what the units cost; ``spend`` is what the budget counts.
+
+        The pruner calls this one. Most allocations do not look at costs.
+        """
+        return self.family(layers, selection)
+
 
 class Uniform(Allocation):
     """The same fraction of units in every layer."""
@@ -46,13 +54,23 @@ class Uniform(Allocation):
 class Global(Allocation):
     """One ranking of all units of the network by score; what lies above a common threshold stays.
 
+    With ``per_cost`` the ranking is by score per unit of what the budget counts (nodes, parameters, MACs). Where scores
+    add up to a loss, that is the solution of
+
+        max  sum of the kept scores   subject to   cost <= limit
+
+    by its Lagrangian: everything stays that is worth more than mu times its cost, and the pruner finds the one
+    multiplier mu at which the budget is met, by bisection (Everett, Operations Research 1963). Scores that do not add
+    up to a loss (norms) are squared first, as a removed part's share of an output's mean square is.
+
     Args:
+        per_cost: rank by score per cost; False: by the score alone, whatever a unit costs, as most papers do.
         normalise: divide each layer's scores by ``mean``, by ``max``, or leave them (``none``), so that layers of
             different scale can be compared.
         floor: fraction of a layer that always stays, against collapsed layers.
     """
 
-    def __init__(self, normalise: str = "none", floor: float = 0.0) -> None:
+    def __init__(self, normalise: str = "none", floor: float = 0.0, per_cost: bool = False) -> None:
         if normalise not in ("none", "mean", "max"):
             raise BadInput(f"allocation.normalise={normalise} is unknown; choose none, mean or max")
         if not 0 <= floor < 1:
@@ -61,12 +79,32 @@ class Global(Allocation):
             )
         self.normalise = normalise
         self.floor = floor
+        self.per_cost = per_cost
 
     def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
         """The best round(s M) of all M units by score, at least ``floor`` of each layer and one unit."""
-        scores = [self._scores(layer, selection) for layer in layers]
+        return self._ranking(layers, [self._scores(layer, selection) for layer in layers])
+
+    def family_within(self, layers: Sequence[Seen], selection: Selection[Seen], spend: Spend) -> Family:
+        """:meth:`family`, or with ``per_cost`` the counts that maximise kept score - mu x cost, for falling mu."""
+        if not self.per_cost:
+            return self.family(layers, selection)
+        gains = [self._gains(layer, selection) for layer in layers]
+        if all(isinstance(layer, EdgeLayer) for layer in layers):
+            sizes = {layer.name: layer.size for layer in layers}
+            full = spend(sizes)  # a layer's weights cost the same each, whatever else stays
+            prices = [(full - spend(sizes | {name: 0})) / size for name, size in sizes.items()]
+            return self._ranking(layers, [gain / price for gain, price in zip(gains, prices, strict=True)])
+        least = [max(1, round(self.floor * layer.size)) for layer in layers]
+        return CoupledPrices([layer.name for layer in layers], [gain.cpu() for gain in gains], least, spend).family()
+
+    def _gains(self, layer: Seen, selection: Selection[Seen]) -> Tensor:
+        gains = self._scaled(selection.gains(layer))
+        return gains if selection.additive else torch.where(gains.isfinite(), gains.square(), gains)
+
+    def _ranking(self, layers: Sequence[Seen], scores: Sequence[Tensor]) -> Family:
         owner = torch.repeat_interleave(torch.arange(len(layers)), torch.tensor([len(score) for score in scores]))
-        order = torch.sort(torch.cat(scores), descending=True, stable=True).indices
+        order = torch.sort(torch.cat(list(scores)), descending=True, stable=True).indices
         ranked = owner[order.cpu()]
         names = [layer.name for layer in layers]
         least = [max(1, round(self.floor * layer.size)) for layer in layers]
@@ -81,7 +119,9 @@ class Global(Allocation):
         scores = checked_scores(selection, layer)
         if isinstance(layer, EdgeLayer):
             scores = scores.masked_fill(~layer.live, -torch.inf)
-        scores = scores.flatten()
+        return self._scaled(scores.flatten())
+
+    def _scaled(self, scores: Tensor) -> Tensor:
         if self.normalise == "none":
             return scores
         finite = scores[scores.isfinite()].abs()
@@ -201,7 +241,13 @@ class Rounded(Allocation):
 
     def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
         """The inner counts at the nearest allowed size, the larger one of two."""
-        inner = self.inner.family(layers, selection)
+        return self._rounded(layers, self.inner.family(layers, selection))
+
+    def family_within(self, layers: Sequence[Seen], selection: Selection[Seen], spend: Spend) -> Family:
+        """The same for an inner allocation that heeds costs."""
+        return self._rounded(layers, self.inner.family_within(layers, selection, spend))
+
+    def _rounded(self, layers: Sequence[Seen], inner: Family) -> Family:
         allowed = {}
         for layer in layers:
             if not isinstance(layer, NodeLayer):

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from methods.allocation import Allocation, Uniform
-from methods.budgets.budget import Budget, Cost, Count, EdgeCost, NodeCost, meet, shortfall
+from methods.budgets.budget import Budget, Cost, Count, CountCost, EdgeCost, NodeCost, meet, shortfall
 from methods.budgets.joint import choose_jointly, spread_of
+from methods.budgets.multiplier import Spend
 from methods.budgets.stopwatch import TimedCost
 from methods.compensation import Compensation, Reconstruction
 from methods.curvature.eigenbasis import RotatedLayer
@@ -179,7 +180,7 @@ class Pruner:
             timed = NetworkGraph.of(original, groups)
             cost = TimedCost(timed, counted, result.dense, calibration.inputs[: target.batch])
         layers = node_views(original, groups, calibration, seed)
-        family = self.allocation.family(layers, selection)
+        family = self.allocation.family_within(layers, selection, _spend(counted, target))
         counts, note = meet(target, family, cost, dense, self.allocation.partial, self.allocation.steps)
         kept = _select_nodes(selection, layers, counts)
         for layer in layers if kept else ():
@@ -250,7 +251,7 @@ class Pruner:
         names = edge_layers(model, example)
         cost = EdgeCost(model, example, names)
         layers = edge_views(copy.deepcopy(model), names, result.masks, calibration, seed)
-        family = at_most_live(self.allocation.family(layers, selection), layers)
+        family = at_most_live(self.allocation.family_within(layers, selection, _spend(cost, target)), layers)
         counts, note = meet(target, family, cost, dense, self.allocation.partial)
         if selection.joint and note is None:  # with a note the allocation's rule, not the budget, sets the sizes
             masks = choose_jointly(
@@ -284,6 +285,12 @@ class Pruner:
         # a method that chooses jointly over the network may spread the units otherwise than the allocation did
         actual = cost({name: int(mask.sum()) for name, mask in masks.items()})
         return report, actual, note or shortfall(target, actual, dense, "the selection's own distribution")
+
+
+def _spend(cost: CountCost, target: Budget) -> Spend:
+    """What the budget counts, at given counts; a time of a forward pass is taken to go with the MACs."""
+    kind = "speedup" if target.measured else target.kind
+    return lambda counts: cost(counts).of(kind)
 
 
 def _select_nodes(

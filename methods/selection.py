@@ -31,11 +31,14 @@ class Selection(Generic[Seen]):
             already pruned and repaired; ``backward`` goes from the output to the input and knows which rows of its
             readers stay.
         joint: whether it heeds only the sum of the layers' counts and spreads the units by itself.
+        additive: whether scores are increases of a loss, in units that all layers share and that add up over units, so
+            that a global ranking may divide them by what a unit costs.
     """
 
     unit: str = "node"
     order: str = "independent"
     joint: bool = False
+    additive: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Take the unit from what stands in the brackets.
@@ -59,6 +62,16 @@ class Selection(Generic[Seen]):
             f"{type(self).__name__} chooses sets of units, it has no score per unit to rank globally; "
             "use allocation=uniform, or a selection with scores such as magnitude"
         )
+
+    def gains(self, layer: Seen) -> Tensor:
+        """(size,) what the best unit is worth, the second best in addition, ...: scores in descending order.
+
+        Selections that choose sets give what their loss falls by along their path.
+        """
+        scores = self.scores(layer)
+        if isinstance(layer, EdgeLayer):
+            scores = scores.masked_fill(~layer.live, -torch.inf)
+        return scores.flatten().sort(descending=True).values
 
     def select(self, layer: Seen, k: Count) -> Tensor:
         """The ``k`` units that stay: sorted indices (k,) for nodes, a boolean mask (out, d) for edges."""

@@ -149,8 +149,8 @@ def _pipeline(
         ),
         first_epoch=first_epoch,
     )
-    collapsed = _collapsed(pruned.model, data, tuning)
-    pruned.note = "; ".join(filter(None, (pruned.note, tuning.setback))) or None
+    collapsed, doubt = _collapsed(trained.model, pruned.model, data, tuning)
+    pruned.warnings += filter(None, (tuning.setback, doubt))
     renewed = None
     if batch_norms(before_tuning):
         renewed = recalibrated(before_tuning, calibrate(data, config["calibration"], seed))
@@ -231,13 +231,20 @@ def _recipe(config: Mapping[str, Any], schedule: Schedule) -> tuple[TrainerSetti
     )
 
 
-def _collapsed(model: nn.Module, data: Data, tuning: History) -> str | None:
-    """Why what is left is no network: its training broke off without one, or it is no better than guessing."""
+def _collapsed(dense: nn.Module, model: nn.Module, data: Data, tuning: History) -> tuple[str | None, str | None]:
+    """Why what is left is no network, and a note: its training broke off, or it is no better than guessing.
+
+    Where the dense network is no better than guessing either, pruning has destroyed nothing; then a note says so.
+    """
     if tuning.collapsed:
-        return tuning.collapsed
+        return tuning.collapsed, None
     if not len(data.validation):
-        return None
-    return Chance.of(data.validation.targets).explains(evaluate(model, data.validation))
+        return None, None
+    chance = Chance.of(data.validation.targets)
+    reason = chance.explains(evaluate(model, data.validation))
+    if reason and chance.explains(evaluate(dense, data.validation)):
+        return None, "neither the dense nor the pruned network is better than guessing"
+    return reason, None
 
 
 def _rewind(config: Mapping[str, Any], data: Data, point: str | int) -> nn.Module | None:

@@ -54,25 +54,49 @@ def least_contribution(contributions: Tensor, k: int) -> Tensor:
     m = len(contributions)
     if not 0 <= k <= m:
         raise BadInput(f"{k} nodes to keep were asked of a layer with {m}; choose a number between 0 and {m}")
+    gone = torch.tensor([node for node, _ in removals(contributions, m - k)], dtype=torch.int64)
+    stays = torch.ones(m, dtype=torch.bool)
+    stays[gone] = False
+    return stays.nonzero().flatten().to(contributions.device)
+
+
+def removals(contributions: Tensor, count: int) -> list[tuple[int, float]]:
+    """The first ``count`` nodes that the greedy removal takes, each with what 1_T^T Q 1_T grows by.
+
+    Args:
+        contributions: (m, m) Q.
+        count: number of nodes that go.
+    """
+    m = len(contributions)
     cost = contributions.diagonal().clone()
     size = cost.abs()
     stays = torch.ones(m, dtype=torch.bool, device=contributions.device)
-    for _ in range(m - k):
+    taken = []
+    for _ in range(count):
         open_cost = cost.masked_fill(~stays, torch.inf)
         best = open_cost.argmin()
         tied = stays & (open_cost <= open_cost[best] + TIE * torch.maximum(size, size[best]))
         gone = tied.nonzero()[-1, 0]
+        taken.append((int(gone), float(cost[gone])))
         stays[gone] = False
         cost += 2 * contributions[gone]
         size += 2 * contributions[gone].abs()
-    return stays.nonzero().flatten()
+    return taken
 
 
 class ThiNetSelection(Selection[NodeLayer]):
     """Keeps the k nodes left over when those of least joint contribution to the readers are removed."""
 
+    additive = True  # mean squared changes of the readers' outputs
+
     def select(self, layer: NodeLayer, k: Count) -> Tensor:
         """The k kept nodes, sorted."""
-        return least_contribution(
-            contribution_matrix([moments.second for moments in layer.moments], layer.outgoing), int(k)
-        )
+        return least_contribution(self._contributions(layer), int(k))
+
+    def gains(self, layer: NodeLayer) -> Tensor:
+        """(m,) what the objective falls by with the first kept node, the second, ...: the removals' costs backwards."""
+        costs = [cost for _, cost in removals(self._contributions(layer), layer.size)]
+        return torch.tensor(costs[::-1], dtype=torch.float64, device=layer.incoming.device)
+
+    def _contributions(self, layer: NodeLayer) -> Tensor:
+        return contribution_matrix([moments.second for moments in layer.moments], layer.outgoing)

@@ -49,6 +49,8 @@ class FilterOBD(Selection[NodeLayer]):
         batch_size: samples whose gradients are held at a time, for one layer after the other.
     """
 
+    additive = True
+
     def __init__(self, labels: str = "sampled", batch_size: int = 64) -> None:
         self.labels = labels
         self.batch_size = batch_size

@@ -80,6 +80,8 @@ class HAPSelection(Selection[NodeLayer]):
         clip: whether negative traces count as 0.
     """
 
+    additive = True
+
     def __init__(self, curvature: str = "hessian", probes: int = 300, samples: int = 512, clip: bool = True) -> None:
         if curvature not in ("hessian", "fisher"):
             raise BadInput(f"selection.curvature={curvature} is unknown; choose hessian or fisher")

@@ -93,6 +93,7 @@ def shared_factors(layer: NodeLayer, labels: str) -> dict[str, Factors]:
 class KroneckerSelection(Selection[NodeLayer]):
     """Score of a node = sum over the layers that write it of the cost of its row."""
 
+    additive = True
     cost: Callable[[Tensor, Factors], Tensor]
 
     def __init__(self, damping: float, labels: str = "sampled") -> None:

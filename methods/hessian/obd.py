@@ -34,6 +34,8 @@ class OBDSelection(Selection[EdgeLayer]):
         memory_gb: bound on the memory of the gradients in flight.
     """
 
+    additive = True
+
     def __init__(self, samples: int | None = None, labels: str = "sampled", memory_gb: float = 4.0) -> None:
         self.settings = Samples(samples, labels, memory_gb)
 

@@ -200,6 +200,8 @@ class OBSSelection(Selection[EdgeLayer]):
         memory_gb: bound on the memory of the gradients.
     """
 
+    additive = True
+
     def __init__(
         self,
         samples: int | None = None,

@@ -229,6 +229,8 @@ class SpectralSelection(Selection[NodeLayer]):
         self.procedure, self.normalisation, self.constraint = procedure, normalisation, constraint
         self.order = "backward" if procedure == "backward" else "independent"
 
+    additive = True
+
     def select(self, layer: NodeLayer, k: Count) -> Tensor:
         """The k kept nodes, sorted."""
         covariance, k = layer.covariance, int(k)
@@ -253,6 +255,18 @@ class SpectralSelection(Selection[NodeLayer]):
     def explained(self, layer: NodeLayer) -> Tensor:
         """(m + 1,) share of L(empty) that the best k nodes explain, for ``allocation=information``."""
         return explained_ratio_curve(layer.covariance, self.metric(layer))
+
+    def gains(self, layer: NodeLayer) -> Tensor:
+        """(m,) what the mean squared error of the readers' outputs falls by with each node of a greedy path.
+
+        The output loss with the readers' weights as they are, whatever theta and normalisation: only that is in one
+        unit for all layers.
+        """
+        covariance = layer.covariance
+        ridge = PATH_RIDGE * covariance.diagonal()
+        metric = output_metric(layer.outgoing, 0.0, normalisation="raw")
+        losses = greedy_path(covariance, layer.size, ridge, metric).losses
+        return (losses[:-1] - losses[1:]).clamp_min(0)
 
     def metric(self, layer: NodeLayer) -> Metric | None:
         """M for a layer; None, the identity, for theta = 1."""

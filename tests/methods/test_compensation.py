@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from methods.baselines.magnitude import MagnitudeSelection
+from methods.budgets.budget import Budget
 from methods.compensation import LeastSquares
 from methods.layers.ridge import solve_ridge
 from methods.layers.seen import NodeLayer
 from methods.layers.statistics import Calibration, Moments
 from methods.network.graph import NetworkGraph
+from methods.pruner import Pruner
 from methods.seeds import stream
 
 ITEMS = 5
@@ -117,3 +119,40 @@ def test_reconstruction_is_the_least_squares_solution_of_each_reader(refit, inte
         assert (each.shift is not None) == fitted
         if each.shift is not None:
             assert torch.allclose(each.shift, expected[:, 3], atol=1e-9)
+
+
+def test_the_presets_repair_is_the_same_whoever_selects():
+    """A selection's order and its own ridge change nothing once ridge and refit are given."""
+    rows, now = [features(0), features(1)], [features(2), features(3)]
+    layer, kept = layer_of(TwoReaders(), rows, now), torch.tensor([0, 2, 4])
+
+    class Forward(MagnitudeSelection):
+        order = "forward"
+
+        def ridge(self, layer, kept):
+            return torch.full((len(kept),), 7.0, dtype=torch.float64)
+
+    same = LeastSquares(ridge=1e-3, refit=True)
+    for one, other in zip(
+        same.reconstruction(layer, kept, MagnitudeSelection()), same.reconstruction(layer, kept, Forward()), strict=True
+    ):
+        assert torch.equal(one.matrix, other.matrix)
+    published = LeastSquares()
+    one, other = (published.reconstruction(layer, kept, each)[0].matrix for each in (MagnitudeSelection(), Forward()))
+    assert not torch.allclose(one, other)
+
+
+def test_refitted_edges_are_the_regression_on_what_the_pruned_network_reads():
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).double()
+    inputs = torch.randn(200, 6, generator=generator, dtype=torch.float64)
+    data = Calibration(inputs, torch.zeros(200, dtype=torch.int64), torch.arange(200))
+    pruner = Pruner(MagnitudeSelection("edge"), compensation=LeastSquares(ridge=0.0, refit=True))
+    pruned = pruner.prune(model, data, Budget("keep", 0.5))
+    with torch.no_grad():
+        target = model[1](model[0](inputs)) @ model[2].weight.T
+        read = pruned.model[1](pruned.model[0](inputs))
+        mask = pruned.masks["2.weight"]
+        for row in range(4):
+            best = torch.linalg.lstsq(read[:, mask[row]], target[:, [row]], driver="gelsd").solution.squeeze(1)
+            assert torch.allclose(pruned.model[2].weight[row, mask[row]], best, atol=1e-6)
