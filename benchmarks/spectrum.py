@@ -63,29 +63,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_intermixed_args(arguments)
     if given.widths < 0 or given.samples < 1:
         raise BadInput("--widths must be 0 or more and --samples 1 or more; for instance --widths 6 --samples 200")
-    config = _configuration(given.words)
+    from benchmarks.sweeps.single import one_network
+
+    config = one_network(given.words)
     found = examine(config, given.widths, given.samples)
     folder = given.out or Paths.of(config["paths"]).results / "runs" / "spectra"
     name = safe_name(f"{config['dataset']['name']}-{config['model']['name']}-seed{config['seed']}")
     picture, page = write(found, folder, name)
     output_console().print(f"{picture}\n{page}", highlight=False)
     return 0
-
-
-def _configuration(words: Sequence[str]) -> dict[str, Any]:
-    from benchmarks.cells.parts import check
-    from benchmarks.settings.home import CONF
-    from benchmarks.sweeps.composition import Composer
-    from benchmarks.sweeps.words import expand
-
-    networks = expand(words)
-    if len(networks) > 1:
-        raise BadInput("several values for one key are several networks; type one of them")
-    config = Composer(CONF).cell([*networks[0], "track=none"])
-    if type(config["seed"]) is not int:  # YAML's true is an int to isinstance
-        raise BadInput(f"seed={config['seed']} is not a whole number; type for instance seed=1")
-    check(config)
-    return config
 
 
 def examine(config: dict[str, Any], widths: int, samples: int) -> Found:

@@ -1,0 +1,192 @@
+"""What can be pruned of a network, before any training: ``python -m benchmarks.groups model=lenet5 dataset=mnist``.
+
+Every group of nodes with its units and its share of the network's parameters and MACs; and every layer that is left
+alone, with the reason. The words are those of run.py. No data is read: shape and classes come from the configuration,
+the weights are random.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from benchmarks.boards.tables import NONE, Table
+from benchmarks.measure.count import count_layers
+from benchmarks.storage.command import end
+from benchmarks.storage.console import output_console
+from methods.errors import BadInput
+from methods.network.graph import NetworkGraph, call_order
+from methods.network.kinds.registry import find_kind
+from methods.seeds import stream
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+OUTPUT = "its units are the network's outputs"
+ROW = 0.28  # inches of the picture per row
+
+
+@dataclass(frozen=True)
+class Part:
+    """A group of nodes, or a layer that is in none.
+
+    Attributes:
+        name: path of the group's first writer, or of the layer; empty for the network itself.
+        layers: paths of the modules that write and carry the nodes.
+        units: nodes, or output units of a layer that is left alone; None where it has none.
+        parameters, macs: of ``layers``, for one sample; over all parts they add up to the network's.
+        reason: why the layer cannot be pruned; empty for a group.
+    """
+
+    name: str
+    layers: tuple[str, ...]
+    units: int | None
+    parameters: int
+    macs: int
+    reason: str = ""
+
+
+def parts_of(model: nn.Module, shape: Sequence[int], residual: bool, seed: int = 0) -> list[Part]:
+    """All parts of a network, in the order of its modules.
+
+    Args:
+        model: the network, left as it is.
+        shape: of one input, without the batch.
+        residual: whether groups with several writers (residual streams) count as prunable.
+        seed: of the random inputs on which the network is tried.
+    """
+    example = torch.randn(2, *shape, generator=stream(seed, "groups"))
+    graph = NetworkGraph(model, example, residual=residual)
+    # a residual stream that is left alone is shown with all of its layers, too
+    everything = graph if residual else NetworkGraph(model, example, residual=True)
+    reasons = everything.left_alone | graph.left_alone
+    counts = {layer.name: layer for layer in count_layers(model, example)}
+    parts, inside = [], set[str]()
+    for group in everything.groups:
+        layers = tuple(dict.fromkeys((*group.writers, *group.carriers)))
+        own = [counts[path] for path in layers if path in counts and path not in inside]
+        inside.update(layers)
+        sums = sum(layer.parameters for layer in own), sum(layer.macs for layer in own)
+        parts.append(Part(group.name, layers, group.size, *sums, reasons.get(group.name, "")))
+    last = [path for path in call_order(model, example) if find_kind(model.get_submodule(path)) is not None][-1:]
+    for path in dict.fromkeys((*counts, *reasons)):
+        if path not in inside:
+            module, own = model.get_submodule(path), [counts[path]] if path in counts else []
+            reason = reasons.get(path) or (OUTPUT if [path] == last else _reason(module))
+            sums = sum(layer.parameters for layer in own), sum(layer.macs for layer in own)
+            parts.append(Part(path, (path,), _units(module), *sums, reason))
+    order = {path: place for place, (path, _) in enumerate(model.named_modules())}
+    return sorted(parts, key=lambda part: order[part.name])
+
+
+def _units(module: nn.Module) -> int | None:
+    kind = find_kind(module)
+    return None if kind is None else len(kind.matrix(module))
+
+
+def _reason(module: nn.Module) -> str:
+    """Why a module is in no group, where the search for groups has nothing to say about it."""
+    if find_kind(module) is None:
+        return "has no units of its own"
+    return "goes with a layer that is left alone"
+
+
+def table_of(title: str, parts: Sequence[Part]) -> Table:
+    """One row per part; shares are of the whole network."""
+    parameters, macs = sum(part.parameters for part in parts), sum(part.macs for part in parts)
+    rows = [
+        [
+            part.name or "(the network)",
+            NONE if part.units is None else f"{part.units:,}",
+            _percent(part.parameters, parameters),
+            _percent(part.macs, macs),
+            (part.reason or "yes") + (f"; with {', '.join(part.layers[1:])}" if part.layers[1:] else ""),
+        ]
+        for part in parts
+    ]
+    free = [part for part in parts if not part.reason]
+    notes = [
+        f"{len(free)} groups of {sum(part.units or 0 for part in free):,} units can be pruned. Their layers hold "
+        f"{_percent(sum(part.parameters for part in free), parameters)} % of {parameters:,} parameters and "
+        f"{_percent(sum(part.macs for part in free), macs)} % of {macs:,} MACs.",
+        "Shares are those of the layers that write and carry the units; pruning also narrows their readers.",
+    ]
+    columns = ["layer", "units", "parameters %", "MACs %", "can it be pruned"]
+    return Table(title, columns, rows, {"layer", "can it be pruned"}, notes)
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.2f}" if whole else NONE
+
+
+def draw(title: str, parts: Sequence[Part]) -> Figure:
+    """Shares of parameters and of MACs, one bar per part, with the reason beside what is left alone."""
+    from benchmarks.reproductions.figures import COLOURS, canvas
+
+    figure, axes = canvas(2, width=5.5, height=max(2.4, 1.2 + ROW * len(parts)))
+    places = range(len(parts))
+    colours = [COLOURS[7] if part.reason else COLOURS[0] for part in parts]
+    for axis, label, sizes in (
+        (axes[0], "parameters", [part.parameters for part in parts]),
+        (axes[1], "MACs", [part.macs for part in parts]),
+    ):
+        axis.barh(places, [100 * size / max(1, sum(sizes)) for size in sizes], color=colours)
+        axis.set(xlabel=f"share of {label}, %", ylim=(len(parts) - 0.4, -0.6))
+        axis.set_yticks(places)
+    named = [f"{part.name or '(the network)'} ({NONE if part.units is None else part.units})" for part in parts]
+    axes[0].set_yticklabels(named, fontsize="small", parse_math=False)
+    axes[1].set_yticklabels(["" for _ in parts])
+    for place, part in enumerate(parts):
+        if part.reason:
+            short = part.reason if len(part.reason) <= 60 else f"{part.reason[:59]}…"
+            axes[1].annotate(
+                short, (1.0, place), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize="x-small",
+                parse_math=False,
+            )  # fmt: skip
+    figure.suptitle(f"{title}: blue can be pruned, grey is left alone", parse_math=False)
+    return figure
+
+
+def examine(config: dict[str, Any]) -> tuple[str, list[Part]]:
+    """A title and the parts of the network that a configuration describes."""
+    from benchmarks.models.build import build
+
+    shape, classes = config["dataset"]["shape"], config["dataset"].get("classes")
+    if not isinstance(classes, int):
+        raise BadInput("dataset.classes is not a number; expected how many outputs the network has: dataset.classes=10")
+    model = build(config["model"], shape, classes, config["seed"])
+    residual = bool(config.get("prune_residual"))
+    title = f"{config['model']['name']} on {config['dataset']['name']}"
+    return title, parts_of(model, shape, residual, config["seed"])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command ``python -m benchmarks.groups``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.groups", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("words", nargs="*", help="as for run.py: dataset=mnist model=lenet5 prune_residual=true ...")
+    parser.add_argument("--figure", type=Path, metavar="FILE.png", help="also draw the shares into this file")
+    given = parser.parse_intermixed_args(arguments)
+    if given.figure is not None and given.figure.suffix != ".png":
+        raise BadInput(f"--figure {given.figure} is no PNG file; type for instance --figure groups.png")
+    from benchmarks.sweeps.single import one_network
+
+    title, parts = examine(one_network(given.words, data=False))
+    console = output_console()
+    table_of(title, parts).show(console)
+    if given.figure is not None:
+        given.figure.parent.mkdir(parents=True, exist_ok=True)
+        draw(title, parts).savefig(given.figure, dpi=150, metadata={"Software": None})
+        console.print(str(given.figure), markup=False)
+    return 0
+
+
+if __name__ == "__main__":
+    end(main)

@@ -1,0 +1,92 @@
+"""What can be pruned of a network: the groups, their shares, the reasons, and the command."""
+
+import pytest
+import torch
+from networks import NETWORKS, make
+from torch import nn
+
+from benchmarks import groups
+from benchmarks.measure.count import count
+from methods.errors import BadInput
+from methods.network.graph import NetworkGraph
+
+
+def test_lenets_parts_have_the_numbers_that_one_counts_by_hand():
+    _, parts = groups.examine(config("lenet5"))
+    found = [(part.name, part.units, part.parameters, part.macs, not part.reason) for part in parts]
+    assert found == [
+        ("conv1", 6, 6 * 25 + 6, 6 * 25 * 28 * 28, True),
+        ("conv2", 16, 16 * 6 * 25 + 16, 16 * 6 * 25 * 10 * 10, True),
+        ("fc1", 120, 400 * 120 + 120, 400 * 120, True),
+        ("fc2", 84, 120 * 84 + 84, 120 * 84, True),
+        ("fc3", 10, 84 * 10 + 10, 84 * 10, False),
+    ]
+    assert parts[-1].reason == "its units are the network's outputs"
+
+
+def config(model, dataset=None):
+    section = dataset or {"name": "mnist", "shape": [1, 28, 28], "classes": 10}
+    return {"model": {"name": model, "_target_": "benchmarks.models.LeNet5"}, "dataset": section, "seed": 0}
+
+
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_parts_add_up_to_the_network_and_are_those_of_the_pruner(name, residual):
+    model = make(name)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    parts = groups.parts_of(model, (1, 8, 8), residual)
+    whole = count(model, torch.zeros(1, 1, 8, 8))
+    assert (sum(part.parameters for part in parts), sum(part.macs for part in parts)) == (whole.parameters, whole.macs)
+    graph = NetworkGraph(model, torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0)), residual=residual)
+    assert {p.name: p.units for p in parts if not p.reason} == {group.name: group.size for group in graph.groups}
+    reasons = {part.name: part.reason for part in parts}
+    assert all(reasons[path] == reason for path, reason in graph.left_alone.items())
+    layers = [path for part in parts for path in part.layers]
+    assert len(layers) == len(set(layers))
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_a_residual_stream_is_one_part_with_its_layers_and_the_way_to_prune_it():
+    parts = {part.name: part for part in groups.parts_of(make("residual"), (1, 8, 8), residual=False)}
+    assert parts["stem"].layers == ("stem", "first.3", "norm") and "prune_residual=true" in parts["stem"].reason
+    assert parts["first.0"].reason == "" and parts["first.0"].layers == ("first.0", "first.1")
+
+
+def test_a_layer_whose_nodes_cannot_go_is_named_with_the_reason():
+    class Summed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.last(self.first(x).cumsum(1))
+
+    model = Summed()
+    parts = {part.name: part for part in groups.parts_of(model, (6,), residual=False)}
+    reason = NetworkGraph(model, torch.randn(2, 6, generator=torch.Generator().manual_seed(0))).left_alone["first"]
+    assert reason and parts["first"].reason == reason and parts["first"].units == 8
+    [row, _] = groups.table_of("net", list(parts.values())).rows
+    assert row == ["first", "8", f"{100 * 56 / 83:.2f}", f"{100 * 48 / 72:.2f}", reason]
+
+
+def test_the_command_reads_no_data(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("SECATEURS_DATA", str(tmp_path / "nothing"))
+    monkeypatch.setenv("SECATEURS_CACHE", str(tmp_path / "cache"))
+    picture = tmp_path / "pictures" / "groups.png"
+    assert groups.main(["model=lenet5", "dataset=mnist", "--figure", str(picture)]) == 0
+    said = capsys.readouterr().out
+    assert "lenet5 on mnist" in said and "4 groups of 226 units" in said and "the network's outputs" in said
+    assert picture.read_bytes().startswith(b"\x89PNG") and not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize(
+    "words,said",
+    [
+        (["model=lenet5", "dataset=mnist", "--figure", "x.pdf"], "is no PNG file; type for instance"),
+        (["model=lenet5,mlp", "dataset=mnist"], "several networks; type one of them"),
+        (["model=lenet5", "dataset=mnist", "dataset.classes=null"], "dataset.classes"),
+    ],
+)
+def test_bad_words_are_refused(words, said):
+    with pytest.raises(BadInput, match=said):
+        groups.main(words)
