@@ -53,20 +53,13 @@ def test_a_residual_stream_is_one_part_with_its_layers_and_the_way_to_prune_it()
 
 
 def test_a_layer_whose_nodes_cannot_go_is_named_with_the_reason():
-    class Summed(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.first, self.last = nn.Linear(6, 8), nn.Linear(8, 3)
-
-        def forward(self, x):
-            return self.last(self.first(x).cumsum(1))
-
-    model = Summed()
-    parts = {part.name: part for part in groups.parts_of(model, (6,), residual=False)}
-    reason = NetworkGraph(model, torch.randn(2, 6, generator=torch.Generator().manual_seed(0))).left_alone["first"]
-    assert reason and parts["first"].reason == reason and parts["first"].units == 8
-    [row, _] = groups.table_of("net", list(parts.values())).rows
-    assert row == ["first", "8", f"{100 * 56 / 83:.2f}", f"{100 * 48 / 72:.2f}", reason]
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.GroupNorm(2, 8), nn.Conv2d(8, 3, 3), nn.Flatten(), nn.Linear(48, 2))
+    parts = {part.name: part for part in groups.parts_of(model, (1, 8, 8), residual=False)}
+    assert "1 (GroupNorm)" in parts["0"].reason and parts["0"].units == 8
+    assert parts["1"].units is None and parts["1"].parameters == 16 and parts["2"].reason == ""
+    rows = {row[0]: row[1:] for row in groups.table_of("net", list(parts.values())).rows}
+    whole = 80 + 16 + 219 + 98
+    assert rows["0"][:2] == ["8", f"{100 * 80 / whole:.2f}"] and rows["0"][-1] == parts["0"].reason
 
 
 def test_the_command_reads_no_data(tmp_path, capsys, monkeypatch):
