@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -16,7 +16,6 @@ from methods.budgets.joint import choose_jointly, spread_of
 from methods.budgets.multiplier import Spend
 from methods.budgets.stopwatch import TimedCost
 from methods.compensation import Compensation, Reconstruction
-from methods.curvature.eigenbasis import RotatedLayer
 from methods.errors import BadInput, Skipped
 from methods.layers.seen import NodeLayer
 from methods.layers.statistics import Calibration
@@ -42,6 +41,17 @@ from methods.selection import AnySelection, Seen, Selection, require_exact, sele
 
 Train = Callable[[nn.Module, Mapping[str, Tensor], int], None]
 STRUCTURE_TOLERANCE = 1e-3  # relative; a misunderstood structure is off by orders of magnitude more
+
+
+@runtime_checkable
+class Restructured(Protocol):
+    """A module that a restructuring has put in the place of a layer, and that can take over that layer's weights."""
+
+    def take_coordinates(self, source: nn.Module) -> None:
+        """Become, as nearly as its form allows, what ``source``, a layer of the old shape, is."""
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """As every module has them."""
 
 
 @runtime_checkable
@@ -382,7 +392,9 @@ def _take_weights(model: nn.Module, source: nn.Module, masks: Mapping[str, Tenso
     A layer that was split in its eigenbasis keeps its directions and takes its coordinates in them.
     """
     values = dict(source.named_parameters())
-    split = {path: module for path, module in model.named_modules() if isinstance(module, RotatedLayer)}
+    split: dict[str, Restructured] = {
+        path: module for path, module in model.named_modules() if isinstance(module, Restructured)
+    }
     for path, module in split.items():
         module.take_coordinates(source.get_submodule(path))
     inside = {f"{path}.{name}" for path, module in split.items() for name, _ in module.named_parameters()}

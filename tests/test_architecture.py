@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -120,3 +122,24 @@ def test_no_file_imports_private_names_of_another():
             if private and not (near and modules):
                 offenders.append(f"{path.relative_to(ROOT)}: {', '.join(private)}")
     assert offenders == []
+
+
+@pytest.mark.slow
+def test_a_cell_imports_only_what_its_configuration_needs():
+    """Without latency, memory and theory: no runtime, no theory, and of the methods only the one that prunes."""
+    script = (
+        "import sys, tempfile\n"
+        "from benchmarks.cells import cell\n"
+        "from benchmarks.settings.home import CONF\n"
+        "from benchmarks.sweeps.composition import Composer\n"
+        "folder = tempfile.mkdtemp()\n"
+        "words = ['dataset=digits', 'dataset.limit=120', 'trainer=tiny', 'measure=none', 'track=none']\n"
+        "words += ['method=magnitude', 'model.widths=[12]', 'calibration.samples=16']\n"
+        "words += [f'paths.results={folder}/r', f'paths.cache={folder}/c']\n"
+        "assert cell.run(Composer(CONF).cell(words)).status == 'done'\n"
+        "rooms = ('methods.hessian.', 'methods.dpp.', 'methods.lq.', 'methods.spectral.', 'methods.curvature.')\n"
+        "rooms += ('methods.theories.', 'benchmarks.measure.runtimes', 'benchmarks.measure.latency', 'torch_pruning')\n"
+        "print(sorted(name for name in sys.modules if name.startswith(rooms)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.strip().splitlines()[-1] == "[]", done.stdout + done.stderr

@@ -24,8 +24,6 @@ from benchmarks.cells.steps import States
 from benchmarks.cells.tracker import Tracker, summary_of, tracking
 from benchmarks.data.splits import Data, load
 from benchmarks.measure.count import count
-from benchmarks.measure.latency import measure_latency
-from benchmarks.measure.memory import measure_memory
 from benchmarks.measure.recalibration import batch_norms, recalibrated
 from benchmarks.measure.size import measure_size
 from benchmarks.models import build
@@ -46,7 +44,6 @@ from methods.errors import BadInput, Collapsed, Skipped
 from methods.pruned import Pruned
 from methods.schedule import Schedule
 from methods.seeds import derive_seed
-from methods.theories.predictions import Theories
 
 
 def run(config: Mapping[str, Any], holds: Callable[[], bool] | None = None) -> Record:
@@ -177,9 +174,14 @@ def _pipeline(
         },
     }
     timing, batch = config["measure"].get("latency"), config["measure"].get("memory")
-    result["latency"] = measure_latency(networks.dense, networks.pruned, example, timing) if timing else None
+    if timing:
+        from benchmarks.measure.latency import measure_latency  # with its runtimes, for those who ask
+
+        result["latency"] = measure_latency(networks.dense, networks.pruned, example, timing)
     result["size"] = {"dense": asdict(measure_size(trained.model)), "pruned": asdict(measure_size(pruned.model))}
     if batch:
+        from benchmarks.measure.memory import measure_memory
+
         result["memory"] = measure_memory(networks.dense, networks.pruned, config, data.shape, data.classes)
     if config.get("save"):
         if holds is not None and not holds():
@@ -219,6 +221,8 @@ def _prune(
     rewind = _rewind(config, data, pruner.schedule.rewind)
     pruned = pruner.prune(model, calibration, budget, derive_seed(seed, "prune"), train, rewind)
     if config["measure"].get("theory"):
+        from methods.theories.predictions import Theories
+
         pruned.predictions += Theories(model, pruned, pruner, calibration).rows(lambda net: states.score(net).accuracy)
     return pruned, states
 
