@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -68,12 +67,12 @@ def _tensors_of(path: Path) -> dict[str, Tensor]:
         reason = first_line(error)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise BadInput(
-            f"dense.checkpoint={path} is not a safetensors file, and torch.load(weights_only=True) refuses "
-            "it: it holds more than weights, or is damaged\nsave a state dict: torch.save(model.state_dict(), FILE)"
-        ) from None
-    except Exception:  # a file of another kind fails in many ways
+    except Exception as error:  # a file of another kind fails in many ways
+        if type(error).__name__ == "UnpicklingError":
+            raise BadInput(
+                f"dense.checkpoint={path} is not a safetensors file, and torch.load(weights_only=True) refuses "
+                "it: it holds more than weights, or is damaged\nsave a state dict: torch.save(model.state_dict(), FILE)"
+            ) from None
         raise BadInput(
             f"dense.checkpoint={path} is not a safetensors file ({reason}), nor one of torch.save\n"
             "expected a state dict"

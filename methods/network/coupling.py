@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -148,7 +149,7 @@ def _is_stream(mockup: Mockup, group: NodeGroup) -> bool:
     """Whether branches are added to the nodes; not so for heads, hidden states, and gates, which meet in products."""
     if len(group.writers) < 2 or group.width > 1 or group.recurrent:
         return False
-    return any(mockup.adds(group.writers[0], other) for other in group.writers[1:])
+    return any(mockup.adds(one, other) for one, other in combinations(group.writers, 2))
 
 
 def _components(mockup: Mockup, influences: Mapping[str, Influence]) -> Iterator[tuple[NodeGroup, str | None]]:

@@ -31,7 +31,8 @@ STEP = 10.0  # of a change, against random outputs of standard deviation 1: no a
 CHANGED = 1e-3  # what counts as a change, relative to the largest value read
 MOST_AT_ONCE = 2**24  # numbers in one changed output
 MOST_ALONE = 4096  # units that are tried one by one
-HIGH = (40.0, 60.0)  # where activations let additions through and gates are open or grow: levels of two layers
+LEVELS = ((0.3, 0.8), (-0.4, 0.9), (0.9, -0.3), (40.0, 60.0))  # of two layers, where their sum or product is looked at
+SHIFT = 0.4  # small enough for activations that saturate
 
 
 @dataclass
@@ -197,17 +198,19 @@ class Mockup:
     def adds(self, first: str, second: str) -> bool:
         """Whether the outputs of two layers are added, seen by some module that reads both.
 
-        High up, where activations let everything through, a sum answers to each of its terms, and to both together as
-        to one after the other. A product does not, and a gate that is wide open does not answer at all.
+        A sum answers to both together as to one after the other (whatever its terms went through before), or does not
+        care which of them has risen (whatever the sum goes through after). A product does neither.
         """
-        steps = ((0, 0), (1, 0), (0, 1), (1, 1))
+        return any(self._adds_at({first: one, second: other}) for one, other in LEVELS)
+
+    def _adds_at(self, levels: Mapping[str, float]) -> bool:
         reads: list[dict[str, list[Tensor]]] = []
-        for shifts in steps:
+        for shifts in ((0, 0), (1, 0), (0, 1), (1, 1)):
             seen: dict[str, list[Tensor]] = defaultdict(list)
-            levels = {
-                path: level + STEP * shift for path, level, shift in zip((first, second), HIGH, shifts, strict=True)
+            change = {
+                path: partial(torch.full_like, fill_value=level + SHIFT * shift)
+                for (path, level), shift in zip(levels.items(), shifts, strict=True)
             }
-            change = {path: partial(torch.full_like, fill_value=level) for path, level in levels.items()}
 
             def keep(path: str, read: Tensor, seen: dict[str, list[Tensor]] = seen) -> None:
                 seen[path].append(read.double().clone())
@@ -216,9 +219,12 @@ class Mockup:
             reads.append(seen)
         for path in self._channelled & reads[0].keys():
             for base, one, other, both in zip(*(seen[path] for seen in reads), strict=True):
-                least = CHANGED * base.abs().max().clamp_min(1)
-                answers = ((one - base).abs() > least) & ((other - base).abs() > least)
-                if bool(answers.any()) and bool(((both - one - other + base).abs()[answers] <= least).all()):
+                up, across = (one - base).abs(), (other - base).abs()
+                answers = (up > CHANGED) & (across > CHANGED)
+                least = 1e-2 * torch.minimum(up, across)[answers]
+                in_turn = (both - one - other + base).abs()[answers] <= least
+                alike = (one - other).abs()[answers] <= least
+                if bool(answers.any()) and (bool(in_turn.all()) or bool(alike.all())):
                     return True
         return False
 

@@ -75,7 +75,7 @@ def extra_networks(monkeypatch):
 def original(name, seed=0):
     """The configuration of a network, and the network with random weights and batch-norm statistics."""
     if name in networks.NETWORKS:
-        return {"_target_": f"networks.{networks.NETWORKS[name].__name__}"}, make(name, seed)
+        return {"_target_": f"secateurs.examples.{networks.NETWORKS[name].__name__}"}, make(name, seed)
     config = {"_target_": f"networks.{name}"}
     return config, build(config, SHAPE, 4, seed).eval()
 

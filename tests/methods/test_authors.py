@@ -21,7 +21,7 @@ from methods.pruner import Pruner
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "authors.json").read_text(encoding="utf-8"))
 
 
-def numbers(*shape, step, phase=0.0):
+def numbers(*shape, step, phase=0.1):
     i = torch.arange(math.prod(shape), dtype=torch.float64)
     return torch.sin(step * i * i + phase + 0.5 * i).reshape(shape).float()
 

@@ -101,8 +101,8 @@ def test_a_sweep_with_workers_and_a_network_of_ones_own(environment, outside):
         (["seed=0,1"], 2, "type secateurs -m seed=0,1"),
         (["leaderbord"], 2, "'leaderbord' is no command; commands are: conformance, export"),
         (["leaderboard", "--help"], 0, "usage: secateurs leaderboard"),
-        (["leaderboard", "--results", "nothing"], 1, "secateurs -m method=spectral,dpp"),
-        (["conformance", "method=spectrall"], 1, "unknown method 'spectrall'"),
+        (["leaderboard", "--results", "nothing"], 2, "secateurs -m method=spectral,dpp"),
+        (["conformance", "method=spectrall"], 2, "unknown method 'spectrall'"),
     ],
 )
 def test_messages_name_the_command_that_was_typed(environment, outside, words, code, message):

@@ -239,4 +239,4 @@ def test_the_command_checks_a_method_outside_of_the_clone(tmp_path):
 def test_the_command_says_what_is_wrong(words, message, tmp_path):
     shutil.copytree(ROOT / "conf", tmp_path / "conf")
     code, said, wrong = command(tmp_path, *words)
-    assert code == 1 and said == "" and message in wrong and len(wrong.splitlines()) <= 2
+    assert code == 2 and said == "" and message in wrong and len(wrong.splitlines()) <= 2

@@ -101,19 +101,19 @@ ATTACKS = {
 
 @pytest.mark.parametrize("key", ["dataset.name", "model.name", "method.name"])
 def test_a_name_that_leads_out_of_the_folders_is_refused(key, tmp_path, folders, capsys):
-    assert main(["method=random", f"++{key}='../../x'", *TINY, *folders]) == 1
+    assert main(["method=random", f"++{key}='../../x'", *TINY, *folders]) == 2
     said = capsys.readouterr().err
-    assert f"{key}='../../x' is no name" in said and f"{key}=_.._x" in said
+    assert f"{key}=../../x is no name: expected letters" in said
     assert not (tmp_path / "x").exists() and not (tmp_path / "results").exists()
 
 
 def test_a_record_that_is_a_pipe_or_too_large_is_refused_at_once(tmp_path, folders, capsys):
     os.mkfifo(tmp_path / "pipe.json")
-    assert main([f"+from_record={tmp_path}/pipe.json", *folders]) == 1
+    assert main([f"+from_record={tmp_path}/pipe.json", *folders]) == 2
     assert "a named pipe, not a file" in capsys.readouterr().err
     with (tmp_path / "large.json").open("wb") as file:
         file.truncate(10**8)
-    assert main([f"+from_record={tmp_path}/large.json", *folders]) == 1
+    assert main([f"+from_record={tmp_path}/large.json", *folders]) == 2
     assert "larger than 10,000,000 bytes" in capsys.readouterr().err
 
 
@@ -238,10 +238,21 @@ def sources():
     return [path for folder in ("methods", "benchmarks") for path in (ROOT / folder).rglob("*.py")]
 
 
+def only_weights(call):
+    """torch.load(..., weights_only=True) builds tensors and nothing else."""
+    return ast.unparse(call.func) == "torch.load" and any(
+        keyword.arg == "weights_only" and ast.unparse(keyword.value) == "True" for keyword in call.keywords
+    )
+
+
 def test_no_source_of_ours_names_a_loader_that_runs_code():
     assert len(sources()) > 50
     for path in sources():
-        for node in ast.walk(ast.parse(path.read_text())):
+        tree = ast.parse(path.read_text())
+        weights = {id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call) and only_weights(node)}
+        for node in ast.walk(tree):
+            if id(node) in weights:
+                continue
             if isinstance(node, ast.Import):
                 assert not {alias.name.split(".")[0] for alias in node.names} & FORBIDDEN, path
             elif isinstance(node, ast.ImportFrom):
@@ -268,7 +279,7 @@ def test_a_cell_that_trains_resumes_and_reads_its_cache_unpickles_nothing(folder
 
 
 @pytest.mark.parametrize(
-    "words,code", [(["method=random"], 0), (["method=random", "model._target_=torch.nn.Bilinear"], 1)]
+    "words,code", [(["method=random"], 0), (["method=random", "model._target_=torch.nn.Bilinear"], 2)]
 )
 def test_the_key_of_the_tracker_is_in_no_file_and_no_line(words, code, tmp_path, folders, monkeypatch, capfd):
     secret = "5ec2e7" * 6 + "abcd"

@@ -172,7 +172,7 @@ SWEEPS = {
     "shuffle": ["seed=shuffle(7,7)"],
     "lists": ["model.widths=[3,4],[5,6]"],
     "mappings": ["budget={keep:0.5},{keep:0.4}"],
-    "quoted": ["+note='a, b',\"c d\""],
+    "quoted": ["trainer.train.schedule='cosine',\"constant\""],
     "deleted": ["~dataset.levels", "seed=1,2"],
     "environment": ["seed=${oc.env:MYSEED},2"],
     "mode": ["hydra.mode=MULTIRUN", "seed=1,2"],

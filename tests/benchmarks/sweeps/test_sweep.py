@@ -91,7 +91,7 @@ def test_failed_cells_are_missing_collapsed_ones_are_not(words):
 
 
 def test_the_command_of_a_sweep_survives_a_shell(words, slow_cell, tmp_path):
-    given = ["+note='two words'", "seed=0,1", *words]
+    given = ["hydra.job.name='two words'", "seed=0,1", *words]
     run(Request(given, multirun=True))
     [manifest] = read_manifests(tmp_path / "results/runs")[0]
     assert shlex.split(manifest.command) == ["python", "run.py", "-m", *given]

@@ -239,3 +239,39 @@ def test_why_nothing_can_be_pruned_is_true():
     empty = NetworkGraph(nn.Sequential(nn.Flatten(), nn.ReLU()), IMAGES)
     with pytest.raises(Skipped, match="no layer of a known kind"):
         empty.require_groups()
+
+
+STREAMS = {
+    "sum": lambda m, y, b: y + b,
+    "bounded sum": lambda m, y, b: functional.relu6(y + b),
+    "squashed branch": lambda m, y, b: y + b.tanh(),
+    "squashed sum": lambda m, y, b: (y + b).tanh(),
+    "rectified sum": lambda m, y, b: (y + b).relu(),
+    "gated sum": lambda m, y, b: m.gate(y.detach() * 0 + 1).sigmoid() * (y + b),
+    "branch added twice": lambda m, y, b: y + b + b,
+}
+GATES = {
+    "product": lambda m, y, b: y * b,
+    "sigmoid": lambda m, y, b: y * b.sigmoid(),
+    "tanh": lambda m, y, b: y.tanh() * b,
+    "hard": lambda m, y, b: functional.hardswish(y) * functional.hardsigmoid(b),
+    "gelu": lambda m, y, b: functional.gelu(y) * b,
+}
+
+
+@pytest.mark.parametrize(("name", "streams"), [*((n, True) for n in STREAMS), *((n, False) for n in GATES)])
+def test_sums_are_streams_and_products_are_gates(name, streams):
+    meet = (STREAMS if streams else GATES)[name]
+
+    def build():
+        def run(m, x):
+            y = m.stem(x.flatten(1))
+            return m.head(meet(m, y, m.branch(m.inner(y).relu())))
+
+        parts = {"stem": nn.Linear(64, 12), "inner": nn.Linear(12, 9), "branch": nn.Linear(9, 12)}
+        return Of(run, **parts, gate=nn.Linear(12, 12), head=nn.Linear(12, 10))
+
+    groups, reasons = left_alone(build)
+    assert "inner" in groups
+    assert ("residual stream" in reasons.get("stem", "")) is streams
+    assert ("stem" in groups) is not streams
