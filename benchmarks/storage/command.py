@@ -17,6 +17,11 @@ RUNS = '__name__ == "__main__"'
 FAILED, WRONG = 1, 2  # exit codes: what was asked for could not be done; the command itself was wrong
 
 
+def forget_output() -> None:
+    """Nobody reads the standard output any more, as behind ``head``: what is still to be written goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def end(main: Callable[[], int]) -> NoReturn:
     """Run ``main`` and leave the process with its exit code; 2 and a plain message when the input was bad."""
     try:
@@ -24,7 +29,7 @@ def end(main: Callable[[], int]) -> NoReturn:
         sys.stdout.flush()
     except (BadInput, OSError) as error:
         if isinstance(error, BrokenPipeError):  # the reader, `head` for instance, has seen enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            forget_output()
             sys.exit(0)
         sys.stderr.write(f"{printable(str(error))}\n")
         sys.exit(WRONG if isinstance(error, BadInput) else FAILED)

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
-from benchmarks.storage.command import INTERRUPTED
+from benchmarks.storage.command import INTERRUPTED, forget_output
 from benchmarks.storage.console import printable
 from benchmarks.sweeps.request import RAISING, Request, carrying_out
 from methods.errors import BadInput
@@ -52,12 +52,16 @@ def main(arguments: Sequence[str]) -> int:
             from benchmarks.sweeps.application import carry_out
 
             carry_out(call)
+            sys.stdout.flush()
             return call.outcome.code
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted; finished cells are kept. The same command goes on where this one stopped.\n")
         return INTERRUPTED
     except SystemExit as end:  # after --help, for instance
         return end.code if isinstance(end.code, int) else WRONG if end.code else 0
+    except BrokenPipeError:
+        forget_output()
+        return 0
     except (BadInput, OSError) as error:
         if os.environ.get(RAISING):
             traceback.print_exc()

@@ -333,3 +333,10 @@ def test_a_checkpoint_of_ones_own_replaces_dense_training(command, tmp_path):
     [record] = records(command)
     assert record["metrics"]["dense"]["accuracy"] < 0.4
     assert Store(command.results / "runs", command.results / "cells").load()[1] == []
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    command = f"'{sys.executable}' run.py --cfg job | head -n 1"
+    done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert len(done.stdout.splitlines()) == 1
+    assert done.stderr == ""
