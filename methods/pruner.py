@@ -191,7 +191,8 @@ class Pruner:
             cost = TimedCost(timed, counted, result.dense, calibration.inputs[: target.batch])
         layers = node_views(original, groups, calibration, seed)
         family = self.allocation.family_within(layers, selection, _spend(counted, target))
-        counts, note = meet(target, family, cost, dense, self.allocation.partial, self.allocation.steps)
+        with _naming(result.left_alone):
+            counts, note = meet(target, family, cost, dense, self.allocation.partial, self.allocation.steps)
         kept = _select_nodes(selection, layers, counts)
         for layer in layers if kept else ():
             if len(kept[layer.name]) < layer.size:
@@ -262,7 +263,8 @@ class Pruner:
         cost = EdgeCost(model, example, names)
         layers = edge_views(copy.deepcopy(model), names, result.masks, calibration, seed)
         family = at_most_live(self.allocation.family_within(layers, selection, _spend(cost, target)), layers)
-        counts, note = meet(target, family, cost, dense, self.allocation.partial)
+        with _naming(result.left_alone):
+            counts, note = meet(target, family, cost, dense, self.allocation.partial)
         if selection.joint and note is None:  # with a note the allocation's rule, not the budget, sets the sizes
             masks = choose_jointly(
                 target,
@@ -301,6 +303,19 @@ def _spend(cost: CountCost, target: Budget) -> Spend:
     """What the budget counts, at given counts; a time of a forward pass is taken to go with the MACs."""
     kind = "speedup" if target.measured else target.kind
     return lambda counts: cost(counts).of(kind)
+
+
+@contextmanager
+def _naming(left_alone: Mapping[str, str]) -> Iterator[None]:
+    """A budget that cannot be reached is said with what was left alone: that is often why."""
+    try:
+        yield
+    except BadInput as error:
+        if not left_alone:
+            raise
+        first, *others = left_alone.items()
+        more = f", and {len(others)} more" if others else ""
+        raise BadInput(f"{error}\nleft alone: {first[0]} ({first[1]}){more}; see python -m benchmarks.groups") from None
 
 
 def _select_nodes(

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from methods.baselines.magnitude import MagnitudeSelection
 from methods.budgets.budget import Budget, NodeCost
-from methods.errors import Skipped
+from methods.errors import BadInput, Skipped
 from methods.layers.statistics import Calibration
 from methods.network.graph import NetworkGraph, gated
 from methods.pruner import Pruner
@@ -275,3 +275,9 @@ def test_sums_are_streams_and_products_are_gates(name, streams):
     assert "inner" in groups
     assert ("residual stream" in reasons.get("stem", "")) is streams
     assert ("stem" in groups) is not streams
+
+
+def test_a_budget_that_cannot_be_reached_names_what_is_left_alone():
+    samples = Calibration(IMAGES, torch.zeros(len(IMAGES), dtype=torch.long), torch.arange(len(IMAGES)))
+    with pytest.raises(BadInput, match=r"cannot be reached: .*\nleft alone: embed \(residual stream"):
+        Pruner(MagnitudeSelection("node")).prune(made(gated_perceptron), samples, Budget("compression", 50))
