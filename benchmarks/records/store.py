@@ -6,7 +6,7 @@ and ``cells`` (reviewed, under version control).
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -222,6 +222,17 @@ class Store:
         """Remove what a killed writer of the record ``key`` left; only for who holds the cell's lease."""
         for path in self.runs.glob(f"*/*/.{key}.json.*.tmp"):
             path.unlink(missing_ok=True)
+
+    def drop_second_names(self, keys: Container[str]) -> None:
+        """Remove the temporary names of placed records ``keys``, whose writers ended between placing and removing.
+
+        Nobody needs the lease for it: a name of the very file that is in place has nothing left to do.
+        """
+        for path in self.runs.glob("*/*/.*.json.*.tmp"):
+            placed = path.with_name(path.name[1:].rpartition(".json.")[0] + ".json")
+            with suppress(OSError):
+                if placed.stem in keys and placed.samefile(path):
+                    path.unlink()
 
     def load(self) -> tuple[list[Record], list[Problem]]:
         """All records, sorted by data set, model, method and key, and the files that could not be used.

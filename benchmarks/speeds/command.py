@@ -15,8 +15,8 @@ def measure(quick: bool) -> Iterator[Finding]:
     """Whole processes, from the shell's point of view."""
     for words, code, answer in (
         (["--help"], 0, "Groups"),
-        (["method=spectrl"], 1, "choose from"),
-        (["-m", "method=spectral,random", "model=lenet6"], 1, "choose from"),
+        (["method=spectrl"], 2, "choose from"),
+        (["-m", "method=spectral,random", "model=lenet6"], 2, "choose from"),
     ):
         outcome = _run("run.py", *words)
         [times] = alternate(partial(_run, "run.py", *words), lambda: _run("-c", ""), pairs=2 if quick else 7, warm_up=0)

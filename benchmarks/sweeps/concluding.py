@@ -48,7 +48,9 @@ def conclude(console: Console, plan: Plan, faults: Sequence[str]) -> Outcome:
     _sweep_up(plan.paths.boards)
     records = store.find_all(cell.key for cell in plan.cells)
     with suppress(OSError):  # results that cannot be written can still be shown
-        sweep_up(plan.paths.runs / RUNNING, {key for key, record in records.items() if record.finished})
+        finished = {key for key, record in records.items() if record.finished}
+        sweep_up(plan.paths.runs / RUNNING, finished)
+        store.drop_second_names(finished)
     if records:
         try:
             render(store, plan.paths.boards, console, only=frozenset(cell.key for cell in plan.cells))

@@ -171,13 +171,14 @@ def test_watch_ends_when_everything_is_there(store, tmp_path, capsys, monkeypatc
 
 
 def test_retrying_runs_the_failed_cells_and_no_others(tmp_path, capsys, monkeypatch):
-    """A real sweep whose data was not there at first."""
+    """A real sweep whose weights were damaged at first."""
     from benchmarks.sweeps.commandline import main as run
 
     monkeypatch.setenv("SECATEURS_DATA", "")
     tiny = ["trainer=tiny", "dataset.limit=200", "measure=none", "track=none", "calibration.samples=64"]
     folders = [f"paths.results={tmp_path}", f"paths.cache={tmp_path}/cache"]
     checkpoint = tmp_path / "weights.safetensors"
+    checkpoint.write_bytes(b"no weights")
     words = ["-m", "method=random", "seed=0,1", f"dense.checkpoint={checkpoint}", *tiny, *folders]
     assert run(words) == 1
     from safetensors.torch import save_file

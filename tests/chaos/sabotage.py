@@ -116,6 +116,11 @@ def killed_at(number):
     return acts(lambda _: os.kill(os.getpid(), signal.SIGKILL), number)
 
 
+def killed_after(seconds):
+    """Sabotage: the kernel ends the process after so much processor time, however busy the machine is."""
+    return lambda _root: signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
 def count_acts(root, words=None):
     """How many changes of the file system an undisturbed run makes."""
     counter = root / "acts"

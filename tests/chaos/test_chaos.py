@@ -8,6 +8,7 @@ import importlib
 import json
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 import pytest
 import torch
 import warm
-from sabotage import GRID, TINY, Run, acts, board, check_whole, compose, count_acts, killed_at, records
+from sabotage import GRID, TINY, Run, acts, board, check_whole, compose, count_acts, killed_after, killed_at, records
 
 REPOSITORY = Path(__file__).parents[2]
 SEED = int(os.environ.get("CHAOS_SEED", "20261121"))
@@ -79,21 +80,38 @@ def test_killed_at_many_moments_of_writing(tmp_path, reference, how_many, long):
     assert codes.count(-signal.SIGKILL) >= min(50, len(numbers) - 4)
 
 
+def test_killed_between_placing_a_record_and_removing_its_temporary_name(tmp_path, reference):
+    def arrange(root):
+        def hook(event, arguments):
+            if event == "os.remove" and ".json." in str(arguments[0]) and "/runs/digits/" in str(arguments[0]):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sys.addaudithook(hook)
+
+    assert Run(tmp_path, sabotage=arrange).run() == -signal.SIGKILL
+    assert list(tmp_path.glob("results/runs/digits/*/.*.tmp"))
+    check_whole(tmp_path, reference)
+
+
 def test_killed_at_random_times_again_and_again(tmp_path, reference, long):
     """Training and pruning, where nothing is written; and each time what the former runs left is there."""
-    started = time.monotonic()
+    before = _seconds_of_children()
     assert Run(tmp_path / "timed").run() == 0
-    whole, generator, killed = time.monotonic() - started, random.Random(SEED), 0
+    whole, generator, killed = _seconds_of_children() - before, random.Random(SEED), 0
     cases, kills = (4, 5) if long else (1, 5)
     for case in range(cases):
         root = tmp_path / str(case)
         for _ in range(kills):
-            run = Run(root).start()
-            time.sleep(generator.uniform(0.1, 0.7) * whole)
-            os.kill(run.pid, signal.SIGKILL)
-            killed += run.wait() == -signal.SIGKILL
+            code = Run(root, sabotage=killed_after(generator.uniform(0.1, 0.7) * whole)).run()
+            assert code in (-signal.SIGPROF, 0)  # 0: what was left to do took less
+            killed += code == -signal.SIGPROF
         check_whole(root, reference)
     assert killed >= (8 if long else 1)
+
+
+def _seconds_of_children():
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
 
 
 # ------------------------------------------------------------------------------------------------ asked to stop

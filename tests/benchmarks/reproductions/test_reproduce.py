@@ -119,6 +119,8 @@ def test_cells_without_a_record_stop_a_reproduction(tmp_path, monkeypatch):
 
 def test_a_failed_cell_stops_a_reproduction_with_its_reason(tmp_path):
     work = Workplace(tmp_path, tmp_path / "results", tmp_path / "cache")
-    words = ["dataset=mnist", "dataset.source=/no/such/folder", "method=random", "measure=none", "track=none"]
-    with pytest.raises(BadInput, match=r"cell [0-9a-f]{16} \(mnist, random\) failed: .*no/such/folder"):
+    weights = tmp_path / "damaged.safetensors"
+    weights.write_bytes(b"no weights")
+    words = [f"dense.checkpoint={weights}", "method=random", "measure=none", "track=none"]
+    with pytest.raises(BadInput, match=r"cell [0-9a-f]{16} \(digits, random\) failed: .*damaged"):
         work.cells(words)
