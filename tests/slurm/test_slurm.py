@@ -106,7 +106,7 @@ def test_a_sweep_of_array_jobs(sweep, tmp_path):
 
 
 def test_a_job_that_is_killed_is_submitted_again(sweep, cluster, tmp_path):
-    process = sweep("method=random,magnitude", "seed=1", "trainer.train.epochs=150")
+    process = sweep("method=random,magnitude", "seed=1", "trainer.train.epochs=150", "budget.keep=0.9")
     wait_for(lambda: len(epochs(tmp_path)) >= 3)
     first = sorted(jobs(cluster))[0]
     subprocess.run(["scancel", "--signal=KILL", "--full", first], env=cluster, check=True)
@@ -116,7 +116,7 @@ def test_a_job_that_is_killed_is_submitted_again(sweep, cluster, tmp_path):
 
 
 def test_a_job_that_is_requeued_goes_on_with_its_training(sweep, cluster, tmp_path):
-    process = sweep("method=random", "seed=2", "trainer.train.epochs=150")
+    process = sweep("method=random", "seed=2", "trainer.train.epochs=150", "budget.keep=0.9")
     wait_for(lambda: len(epochs(tmp_path)) >= 15)
     [job] = jobs(cluster)
     before = epochs(tmp_path)
