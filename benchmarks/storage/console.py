@@ -35,6 +35,12 @@ def _console(**options: Any) -> Console:
     from rich.segment import Segment
 
     class Unsteered(Console):
+        def print(self, *objects: Any, **options: Any) -> None:
+            # A line in a log is searched and a command in it copied: only terminals wrap them.
+            if not self.is_terminal and all(isinstance(thing, str) for thing in objects):
+                options.setdefault("soft_wrap", True)
+            super().print(*objects, **options)
+
         def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
             for segment in super().render(renderable, options):
                 text, style, control = segment

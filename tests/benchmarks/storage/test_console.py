@@ -48,3 +48,13 @@ def test_colours_of_our_own_still_do():
     coloured.print(f"[red]x{STEERING}[/]")
     said = coloured.file.getvalue()
     assert "\x1b[31m" in said and "\x1b[2J" not in said and "\x1b]0" not in said
+
+
+def test_a_log_keeps_each_line_whole_and_a_terminal_wraps_it():
+    line = "python run.py " + " ".join(f"method=m{number}" for number in range(60))
+    console = output_console()
+    logged, shown = io.StringIO(), io.StringIO()
+    type(console)(file=logged, width=120).print(line)
+    type(console)(file=shown, width=120, force_terminal=True, color_system=None).print(line)
+    assert logged.getvalue() == f"{line}\n"
+    assert max(map(len, shown.getvalue().splitlines())) <= 120
