@@ -38,7 +38,8 @@ MADE_BY = (
 )
 NOT_THE_SETTING = frozenset({"seed", "budget", "measure"})  # what is measured changes no accuracy
 THE_METHOD = frozenset({"method", *PARTS})
-HIDDEN = (*STAMP, "config")  # of no use in a query
+RUN = "_run"  # the column of :func:`run_of`
+HIDDEN = (*STAMP, "config", RUN)  # of no use in a query
 
 
 def row_of(record: Record) -> Row:
@@ -65,6 +66,7 @@ def row_of(record: Record) -> Row:
         "trials": (record.tuning or {}).get("trials"),
         "predicted": bool(record.predictions),
         "curve_steps": len(record.curve or []),
+        RUN: json.dumps(_run(config)),
     }
     row["value"] = None if row["value"] is None else float(row["value"])
     if record.latency:
@@ -85,6 +87,19 @@ def config_of(row: Row) -> Mapping[str, Any]:
 def without(config: Mapping[str, Any], names: Set[str]) -> dict[str, Any]:
     """``config`` without the sections ``names``."""
     return {name: part for name, part in config.items() if name not in names}
+
+
+def _run(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a board says of the data and the trainings of its cells, see :func:`run_of`."""
+    data, trainer = config.get("dataset") or {}, config.get("trainer") or {}
+    epochs = {name: (trainer.get(name) or {}).get("epochs") for name in ("train", "finetune")}
+    return {name: _clean(data.get(name)) for name in ("name", "limit", "validation")} | {"epochs": epochs}
+
+
+def run_of(row: Row) -> dict[str, Any]:
+    """``name`` of the data set, ``limit`` of its images, share for ``validation``, and ``epochs`` of both trainings."""
+    found: dict[str, Any] = json.loads(row[RUN])
+    return found
 
 
 def context_of(row: Row) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.boards.board import LONGEST_REASON, QUANTITIES, RECALIBRATED, Board, Row
-from benchmarks.boards.frame import config_of
+from benchmarks.boards.frame import run_of
 from benchmarks.boards.labels import reconstruction
 from benchmarks.boards.stats import ALPHA, spread
 from benchmarks.boards.tables import NONE, Table, csv_text, plus_minus, probability, seconds, short, times, whole
@@ -157,18 +157,16 @@ def provenance(board: Board) -> list[str]:
         return []
     count = Counter(cell["context"] for cell in board.cells)
     usual = max(count, key=lambda context: (count[context], context))
-    config = config_of(min((c for c in board.cells if c["context"] == usual), key=lambda cell: str(cell["key"])))
-    data, trainer = config.get("dataset") or {}, config.get("trainer") or {}
-    share = data.get("validation")
-    limit = data.get("limit")
+    run = run_of(min((c for c in board.cells if c["context"] == usual), key=lambda cell: str(cell["key"])))
+    share, limit = run["validation"], run["limit"]
     parts = [f"{limit:,} training images" if isinstance(limit, int) else "all training images"]
     if isinstance(share, float):
         parts[0] += f", {share:.0%} of them for validation"
     for name, words in (("train", "epochs"), ("finetune", "epochs of fine-tuning")):
-        if (epochs := (trainer.get(name) or {}).get("epochs")) is not None:
+        if (epochs := run["epochs"][name]) is not None:
             parts.append(f"{epochs} {words}")
     marks = sorted({str(cell["data"]) for cell in board.cells if cell.get("data")})
-    origin = [f"{IMAGES.get(mark, str(data.get('name')))} (checksum {mark[:8]})" for mark in marks] or ["unknown"]
+    origin = [f"{IMAGES.get(mark, str(run['name']))} (checksum {mark[:8]})" for mark in marks] or ["unknown"]
     parts.append(f"data {' or '.join(origin)}")
     parts.append(f"seeds {', '.join(map(str, sorted({cell['seed'] for cell in board.cells})))}")
     return ["run: " + "; ".join(parts)]

@@ -16,7 +16,7 @@ from hydra.experimental.callback import Callback
 from benchmarks.records.manifest import Manifest, write_manifest
 from benchmarks.storage.console import output_console
 from benchmarks.sweeps.concluding import conclude
-from benchmarks.sweeps.planning import Plan, paths_of
+from benchmarks.sweeps.planning import Plan, paths_of, records_of
 from benchmarks.sweeps.request import Call, current_call
 from benchmarks.sweeps.searching import SEARCH, noted
 
@@ -48,5 +48,6 @@ def _end(call: Call, name: str, config: DictConfig) -> None:
     command = shlex.join(["python", "run.py", "-m", *(word for word in words if not word.startswith("hydra.mode="))])
     write_manifest(paths.runs, Manifest(name=name, command=command, cells=cells))
     stopped = call.outcome.code
-    call.outcome = conclude(output_console(), Plan(name, words, cells, {}, paths), [])
+    plan = Plan(name, words, cells, {}, paths)
+    call.outcome = conclude(output_console(), plan, [], records_of(plan))
     call.outcome.code = call.outcome.code or stopped

@@ -27,10 +27,9 @@ LONG_AGO = 3600.0  # seconds; no file takes as long to write
 SHOWN = 20  # missing cells that are named one by one
 
 
-def list_cells(console: Console, plan: Plan) -> None:
-    """Print each cell and whether its result is there."""
-    store = Store.of(plan.paths)
-    found, reviewed = store.find_all(cell.key for cell in plan.cells), store.reviewed()
+def list_cells(console: Console, plan: Plan, found: Mapping[str, Record]) -> None:
+    """Print each cell and whether its result is there; ``found`` are the records by their keys."""
+    reviewed = Store.of(plan.paths).reviewed()
     for cell in plan.cells:
         record = found.get(cell.key)
         state = record.status if record else "reviewed" if cell.key in reviewed else "missing"
@@ -40,13 +39,19 @@ def list_cells(console: Console, plan: Plan) -> None:
         console.print("reviewed: its result came with the project; a sweep computes it anew here", highlight=False)
 
 
-def conclude(console: Console, plan: Plan, faults: Sequence[str]) -> Outcome:
-    """Print the boards of these cells and what went wrong."""
+def conclude(console: Console, plan: Plan, faults: Sequence[str], records: Mapping[str, Record]) -> Outcome:
+    """Print the boards of these cells and what went wrong.
+
+    Args:
+        console: where to print.
+        plan: with the cells.
+        faults: what left no record, in words.
+        records: of the cells that have one, by their keys.
+    """
     from benchmarks.boards.rendering import render
 
     store = Store.of(plan.paths)
     _sweep_up(plan.paths.boards)
-    records = store.find_all(cell.key for cell in plan.cells)
     with suppress(OSError):  # results that cannot be written can still be shown
         finished = {key for key, record in records.items() if record.finished}
         sweep_up(plan.paths.runs / RUNNING, finished)
@@ -85,9 +90,8 @@ def conclude(console: Console, plan: Plan, faults: Sequence[str]) -> Outcome:
     return outcome_of(plan, faults, records)
 
 
-def outcome_of(plan: Plan, faults: Sequence[str], found: Mapping[str, Record] | None = None) -> Outcome:
-    """How the cells of ``plan`` ended, where ``faults`` left no record; ``found`` are the records, if they are read."""
-    found = Store.of(plan.paths).find_all(cell.key for cell in plan.cells) if found is None else found
+def outcome_of(plan: Plan, faults: Sequence[str], found: Mapping[str, Record]) -> Outcome:
+    """How the cells of ``plan`` ended, where ``faults`` left no record; ``found`` are the records by their keys."""
     records = [found[cell.key] for cell in plan.cells if cell.key in found]
     unfinished = len(records) < len(plan.cells) or any(record.status == "failed" for record in records)
     return Outcome(1 if unfinished or faults else 0, plan.cells, records, list(faults))

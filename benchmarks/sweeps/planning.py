@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from benchmarks.records.heading import heading
 from benchmarks.records.keys import cell_key, variant_key
 from benchmarks.records.manifest import PlannedCell
+from benchmarks.records.record import Record
 from benchmarks.records.store import Store
 from benchmarks.settings.sections import check_types
 from benchmarks.storage.paths import Paths
@@ -182,23 +183,31 @@ def _cell(words: Sequence[str], config: Mapping[str, Any]) -> tuple[PlannedCell,
     return cell, variant_key(config)
 
 
-def missing_cells(plan: Plan) -> list[PlannedCell]:
-    """The cells of ``plan`` that have no result yet."""
-    found = Store.of(plan.paths).find_all(cell.key for cell in plan.cells)
+def records_of(plan: Plan) -> dict[str, Record]:
+    """The records that cells of ``plan`` have by now, by their keys."""
+    return Store.of(plan.paths).find_all(cell.key for cell in plan.cells)
+
+
+def missing_cells(plan: Plan, found: Mapping[str, Record] | None = None) -> list[PlannedCell]:
+    """The cells of ``plan`` that have no result yet; ``found`` are the records, if they are read."""
+    found = records_of(plan) if found is None else found
     return [cell for cell in plan.cells if not is_complete(found.get(cell.key), plan.paths, plan.save)]
 
 
-def sound_missing(composer: Composer, plan: Plan, only: Mapping[str, Any] | None = None) -> list[PlannedCell]:
+def sound_missing(
+    composer: Composer, plan: Plan, found: Mapping[str, Record], only: Mapping[str, Any] | None = None
+) -> list[PlannedCell]:
     """What :func:`missing_cells` gives, after a look at one of each variant: nonsense is refused before any runs.
 
     Args:
         composer: of the configurations.
         plan: with the cells.
+        found: the records of those that have one.
         only: the configuration of its only cell, where it is composed already.
     """
     from benchmarks.cells.parts import check
 
-    missing = missing_cells(plan)
+    missing = missing_cells(plan, found)
     firsts: dict[str, PlannedCell] = {}
     for cell in missing:
         firsts.setdefault(plan.variants[cell.key], cell)

@@ -33,6 +33,7 @@ from benchmarks.sweeps.planning import (
     experiment_of,
     make_plan,
     plan_one,
+    records_of,
     sound_missing,
     with_controls,
 )
@@ -145,11 +146,11 @@ def _carry_out(
 ) -> Outcome:
     """Run the cells of ``plan`` that have no result yet, and their controls where they are wanted; say how it ended."""
     console = output_console()
+    found = records_of(plan)
+    missing = sound_missing(composer, plan, found, only)
     if dry_run:
-        sound_missing(composer, plan, only)
-        list_cells(console, plan)
+        list_cells(console, plan, found)
         return Outcome(0, plan.cells)
-    missing = sound_missing(composer, plan, only)
     here = len(plan.cells) - len(missing)
     console.print(f"{len(plan.cells)} cell{'s' * (len(plan.cells) != 1)}: {here} done already, {len(missing)} to run")
     if only is not None and experiment_of(plan.words):
@@ -160,12 +161,13 @@ def _carry_out(
     faults = _run_missing(run, plan, missing)
     if plan.controls:
         plan = with_controls(composer, plan, Store.of(plan.paths))
-        missing = sound_missing(composer, plan)
+        found = records_of(plan)
+        missing = sound_missing(composer, plan, found)
         console.print(f"{len(plan.cells)} cells with their controls: {len(missing)} to run")
         faults += _run_missing(run, plan, missing)
-    if not call.request.concluded:
-        return outcome_of(plan, faults)
-    return conclude(console, plan, faults)
+    if missing:
+        found = records_of(plan)
+    return conclude(console, plan, faults, found) if call.request.concluded else outcome_of(plan, faults, found)
 
 
 def _run_missing(run: Run, plan: Plan, missing: Sequence[PlannedCell]) -> list[str]:
