@@ -27,10 +27,9 @@ from benchmarks.measure.runtimes.eager import in_inference_mode
 from benchmarks.measure.runtimes.onnx import OnnxRuntime, open_session, to_onnx
 from benchmarks.measure.size import measure_size
 from benchmarks.models.saved import DESCRIPTION, WEIGHTS, load_network, network_folder, probe, read_network
-from benchmarks.storage.checkpoint import write_atomic
 from benchmarks.storage.command import end
 from benchmarks.storage.console import first_line, output_console
-from benchmarks.storage.paths import Paths
+from benchmarks.storage.paths import Paths, write_atomically
 from methods.errors import BadInput
 
 __all__ = ["Exported", "export", "load_network", "main"]
@@ -101,8 +100,7 @@ def export(folder: Path, kind: str, target: Path) -> Exported:
             )
     for suffix, content in contents.items():
         path = target / suffix if kind == "safetensors" else target.with_name(target.name + suffix)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, content)
+        write_atomically(path, content)
     total = sum(len(content) for content in contents.values())
     return Exported(target if kind == "safetensors" else path, predict, total, difference)
 

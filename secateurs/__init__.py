@@ -10,11 +10,10 @@ Nothing is imported before it is used. The page with examples is ``docs/python.m
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from benchmarks.records.record import Record
@@ -28,8 +27,7 @@ if TYPE_CHECKING:
     from methods.schedule import Iterative, Schedule
     from methods.selection import Selection
     from secateurs.pruning import prune
-    from secateurs.result import PrunedNetwork
-    from secateurs.storing import load
+    from secateurs.result import PrunedNetwork, load
     from secateurs.tables import records, run
 
 __version__ = "0.1.0"
@@ -49,7 +47,7 @@ _HOMES = {
     "Schedule": "methods.schedule",
     "Selection": "methods.selection",
     "Skipped": "methods.errors",
-    "load": "secateurs.storing",
+    "load": "secateurs.result",
     "prune": "secateurs.pruning",
     "records": "secateurs.tables",
     "run": "secateurs.tables",
@@ -106,14 +104,6 @@ def _find_own_rooms() -> None:
 _find_own_rooms()
 
 
-def __getattr__(name: str) -> Any:
-    """The public name ``name``, imported from its home when it is first asked for."""
-    if name not in _HOMES:
-        raise AttributeError(f"secateurs has no {name}; it has {', '.join(__all__)}")
-    found = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
-    return found
+from methods.door import door  # noqa: E402 (of the room that has just been found)
 
-
-def __dir__() -> list[str]:
-    """The public names, imported or not."""
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = door(__name__, _HOMES)

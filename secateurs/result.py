@@ -125,9 +125,10 @@ class PrunedNetwork:
         Raises:
             BadInput: the network could not be read again as it is; nothing is written then.
         """
-        from secateurs.storing import save
+        from secateurs.storing import FACTS, save
 
-        return save(self, Path(folder))
+        facts = {name: getattr(self, name) for name in FACTS}
+        return save(Path(folder), self.model, self.masks, self.needed_example(), facts)
 
     def to_onnx(self, file: Path | str) -> Path:
         """Write the network as ONNX for any number of samples at once.
@@ -143,7 +144,7 @@ class PrunedNetwork:
         """
         from secateurs.storing import to_onnx
 
-        return to_onnx(self, Path(file))
+        return to_onnx(self.model, self.needed_example(), Path(file))
 
     def needed_example(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of a call with a few samples.
@@ -154,3 +155,23 @@ class PrunedNetwork:
         if self.example is None:
             raise BadInput("this network was saved by a cell, without samples; python -m benchmarks.export exports it")
         return self.example
+
+
+def load(folder: Path | str, model: nn.Module | None = None) -> PrunedNetwork:
+    """The network that :meth:`PrunedNetwork.save` has written to ``folder``, or a cell with ``save=true``.
+
+    Args:
+        folder: where it lies. It names classes, which are imported: read only folders that you trust.
+        model: the network that was pruned, or another one of the same class and structure, of any weights; needed only
+            where a class or an attribute has no name outside of its program. It is left as it is.
+
+    Returns:
+        The network on the CPU, in evaluation mode, with its masks.
+
+    Raises:
+        BadInput: there is none, it is damaged, a later version wrote it, or ``model`` is needed.
+    """
+    from secateurs.storing import read
+
+    found = read(Path(folder), model)
+    return PrunedNetwork(found.model, masks=found.masks, example=found.example, **found.facts)

@@ -14,17 +14,17 @@ import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.models.saved import DESCRIPTION, load_network
-from benchmarks.storage.checkpoint import checksum, to_bytes, write_atomic
+from benchmarks.storage.checkpoint import checksum, to_bytes
+from benchmarks.storage.paths import write_atomically
 from methods.errors import BadInput
 from methods.network.reading import evaluating
 from secateurs.inputs import tensor_of
-from secateurs.result import PrunedNetwork
 
 if TYPE_CHECKING:
     from torch.export import Dim
@@ -33,6 +33,7 @@ FORMAT = 1
 TREE, WEIGHTS = "pruned.json", "weights.safetensors"
 FACTS = ("achieved", "layers", "left_alone", "unit", "note", "steps", "seconds")
 OWN = frozenset(vars(nn.Module()))  # what every module has beside its own attributes
+Call = tuple[tuple[Any, ...], dict[str, Any]]  # arguments, positional and by keyword
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -40,54 +41,55 @@ class _Nameless(Exception):
     """A value that no name stands for."""
 
 
-def save(pruned: PrunedNetwork, folder: Path) -> Path:
-    """Write the network; see :meth:`secateurs.PrunedNetwork.save`."""
-    args, kwargs = pruned.needed_example()
+class Stored(NamedTuple):
+    """What a folder holds of a pruned network.
+
+    Attributes:
+        model: the network.
+        masks: for edges, parameter name -> boolean mask of the living weights.
+        example: the arguments (positional, by keyword) of a call with a few samples; None where none were kept.
+        facts: :data:`FACTS` by their names.
+    """
+
+    model: nn.Module
+    masks: dict[str, Tensor]
+    example: Call | None
+    facts: dict[str, Any]
+
+
+def save(folder: Path, model: nn.Module, masks: Mapping[str, Tensor], example: Call, facts: Mapping[str, Any]) -> Path:
+    """Write a network; see :meth:`secateurs.PrunedNetwork.save` and :class:`Stored`."""
     tensors: dict[str, Tensor] = {}
-    tree = _described(pruned.model, "", tensors, {}, {})
-    for name, mask in pruned.masks.items():
+    tree = _described(model, "", tensors, {}, {})
+    for name, mask in masks.items():
         tensors[f"mask/{name}"] = mask
-    places, values = _examples(args, kwargs)
+    places, values = _examples(*example)
     tensors |= values
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     content = to_bytes(tensors)
     description = {
         "format": FORMAT,
         "tree": tree,
-        "masks": sorted(pruned.masks),
+        "masks": sorted(masks),
         "example": places,
         "weights": {"file": WEIGHTS, "sha256": checksum(content)},
-        **{name: _plain(getattr(pruned, name)) for name in FACTS},
+        **{name: _plain(facts[name]) for name in FACTS},
     }
     text = json.dumps(description, indent=1)
-    again = _restored(json.loads(text), tensors, pruned.model)
-    if not _equal(pruned.model, again.model, args, kwargs):
-        raise BadInput(f"{type(pruned.model).__name__} would compute something else when it is read again; not saved")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / WEIGHTS, content)
-    write_atomic(folder / TREE, f"{text}\n".encode())
+    again = _restored(json.loads(text), tensors, model)
+    if not _equal(model, again.model, *example):
+        raise BadInput(f"{type(model).__name__} would compute something else when it is read again; not saved")
+    write_atomically(folder / WEIGHTS, content)
+    write_atomically(folder / TREE, f"{text}\n")
     return folder / TREE
 
 
-def load(folder: Path | str, model: nn.Module | None = None) -> PrunedNetwork:
-    """The network that :meth:`PrunedNetwork.save` has written to ``folder``, or a cell with ``save=true``.
-
-    Args:
-        folder: where it lies. It names classes, which are imported: read only folders that you trust.
-        model: the network that was pruned, or another one of the same class and structure, of any weights; needed only
-            where a class or an attribute has no name outside of its program. It is left as it is.
-
-    Returns:
-        The network on the CPU, in evaluation mode, with its masks.
-
-    Raises:
-        BadInput: there is none, it is damaged, a later version wrote it, or ``model`` is needed.
-    """
+def read(folder: Path, model: nn.Module | None) -> Stored:
+    """What lies in ``folder``, on the CPU and in evaluation mode; see :func:`secateurs.load`."""
     from safetensors.torch import load as read_tensors
 
-    folder = Path(folder)
     if not (folder / TREE).is_file() and (folder / DESCRIPTION).is_file():
-        return PrunedNetwork(load_network(folder))
+        return Stored(load_network(folder), {}, None, {})
     try:
         description = json.loads((folder / TREE).read_text(encoding="utf-8"))
         wrote, name, digest = description["format"], WEIGHTS, description["weights"]["sha256"]
@@ -105,24 +107,23 @@ def load(folder: Path | str, model: nn.Module | None = None) -> PrunedNetwork:
     return found
 
 
-def to_onnx(pruned: PrunedNetwork, file: Path) -> Path:
-    """Write the network as ONNX; see :meth:`secateurs.PrunedNetwork.to_onnx`."""
+def to_onnx(model: nn.Module, example: Call, file: Path) -> Path:
+    """Write a network as ONNX; see :meth:`secateurs.PrunedNetwork.to_onnx`."""
     from benchmarks.measure.runtimes.onnx import OnnxRuntime, exported
 
     packages = [name for name in OnnxRuntime.missing() if name != "onnxruntime"]
     if packages:
         raise BadInput(f"to_onnx needs {', '.join(packages)}, not installed here; type {OnnxRuntime.install}")
-    args, kwargs = pruned.needed_example()
-    device = next((parameter.device for parameter in pruned.model.parameters()), torch.device("cpu"))
-    model = copy.deepcopy(pruned.model) if device.type != "cpu" else pruned.model
+    args, kwargs = example
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    model = copy.deepcopy(model) if device.type != "cpu" else model
     try:
         with evaluating(model):
             content = exported(model.cpu(), args, kwargs, _any_batch(model, args, kwargs))
     except Exception as error:  # the exporter raises whatever a forward pass does, and much of its own
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise BadInput(f"{type(model).__name__} cannot be exported to ONNX: {reason[:300]}") from error
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(file, content)
+    write_atomically(file, content)
     return file
 
 
@@ -236,7 +237,7 @@ def _shared(key: str, tensors: Mapping[str, Tensor], memory: dict[str, Any]) -> 
     return memory.setdefault(f"buffer {key}", tensors[key].clone())  # type: ignore[no-any-return]  # a tensor
 
 
-def _restored(description: Mapping[str, Any], tensors: Mapping[str, Tensor], model: nn.Module | None) -> PrunedNetwork:
+def _restored(description: Mapping[str, Any], tensors: Mapping[str, Tensor], model: nn.Module | None) -> Stored:
     network = _made(description["tree"], "", tensors, model, {})
     args, kwargs = description["example"]
     example = (
@@ -245,7 +246,7 @@ def _restored(description: Mapping[str, Any], tensors: Mapping[str, Tensor], mod
     )
     masks = {name: tensors[f"mask/{name}"] for name in description["masks"]}
     facts = {name: description[name] for name in FACTS}
-    return PrunedNetwork(network, masks=masks, example=example, **facts)
+    return Stored(network, masks, example, facts)
 
 
 def _examples(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Tensor]]:

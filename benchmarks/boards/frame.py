@@ -6,8 +6,10 @@ never the source of truth and holds nothing that is not in a record.
 """
 
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,7 +19,7 @@ from benchmarks.records.keys import dense_key, dense_part, identity, variant_key
 from benchmarks.records.record import Record, flat
 from benchmarks.records.store import Problem, Store, read
 from benchmarks.settings.home import PARTS
-from benchmarks.storage.paths import REPOSITORY
+from benchmarks.storage.paths import REPOSITORY, write_atomically
 from methods.errors import BadInput
 
 if TYPE_CHECKING:
@@ -189,14 +191,10 @@ def _write_cache(store: Store, digest: str, rows: list[Row]) -> list[Row]:
 
     names = sorted({name for row in rows for name in row})
     table = pyarrow.table({name: [row.get(name) for row in rows] for name in names})
-    target = store.runs / CACHE
-    temporary = target.with_suffix(f".{id(table):x}.tmp")
-    try:
-        store.runs.mkdir(parents=True, exist_ok=True)
-        parquet.write_table(table.replace_schema_metadata({"digest": digest}), temporary)
-        temporary.replace(target)
-    except OSError:  # a read-only store is slower, nothing else
-        temporary.unlink(missing_ok=True)
+    content = io.BytesIO()
+    parquet.write_table(table.replace_schema_metadata({"digest": digest}), content)
+    with suppress(BadInput, OSError):  # a read-only store is slower, nothing else
+        write_atomically(store.runs / CACHE, content.getvalue())
     return table.to_pylist()
 
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.models import build
-from benchmarks.storage.checkpoint import checksum, to_bytes, unshared, write_atomic
+from benchmarks.storage.checkpoint import checksum, to_bytes, unshared
+from benchmarks.storage.paths import write_atomically
 from methods.errors import BadInput
 from methods.network.reading import evaluating
 from methods.seeds import stream
@@ -63,8 +64,7 @@ def save_of_cell(model: nn.Module, config: Mapping[str, Any], shape: Sequence[in
         save_network(folder, model, config["model"], shape, classes, facts)
     except BadInput as error:
         LOG.warning("save=true: %s", error)
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / DESCRIPTION, json.dumps({"format": FORMAT, "refused": str(error)}).encode())
+        write_atomically(folder / DESCRIPTION, json.dumps({"format": FORMAT, "refused": str(error)}))
 
 
 def lacks_network(record: Record, results: Path) -> bool:
@@ -115,10 +115,9 @@ def save_network(
     }
     if not _equal(model, _restored(description, tensors), shape):
         raise BadInput("this network cannot be described by its sizes: it would compute something else when loaded")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / WEIGHTS, content)
+    write_atomically(folder / WEIGHTS, content)
     path = folder / DESCRIPTION
-    write_atomic(path, (json.dumps(description, indent=1) + "\n").encode())
+    write_atomically(path, json.dumps(description, indent=1) + "\n")
     return path
 
 

@@ -8,13 +8,13 @@ the valid one. Whatever is cut short before leaves the old pair untouched.
 import hashlib
 import json
 import logging
-import os
-import uuid
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from benchmarks.storage.paths import write_atomically
 
 LOG = logging.getLogger(__name__)
 
@@ -32,32 +32,18 @@ def checksum(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a file that is either there as a whole or not at all, also after a crash of the machine."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def save(folder: Path, name: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Path:
     """Store ``tensors`` and ``facts`` as the state ``name`` in ``folder``, in place of the former one.
 
     Returns:
         The path of the tensors file.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     content = to_bytes(tensors)
     digest = checksum(content)
     path = folder / f"{name}-{digest[:16]}.safetensors"
-    write_atomic(path, content)
+    write_atomically(path, content)
     facts = {**facts, "tensors": {"file": path.name, "sha256": digest}}
-    write_atomic(folder / f"{name}.json", json.dumps(facts, indent=1).encode())
+    write_atomically(folder / f"{name}.json", json.dumps(facts, indent=1).encode())
     for old in folder.glob(f"{name}-*.safetensors"):
         if old != path:
             old.unlink(missing_ok=True)

@@ -90,19 +90,23 @@ def require_name(text: object, key: str) -> str:
     )
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` so that a reader, or a crash, sees the old content or the new and never a part.
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write ``content`` to ``path`` so that a reader, or a crash, sees the old content or the new and never a part.
+
+    Args:
+        path: its folder is made if need be.
+        content: bytes, or text, which becomes UTF-8 with the line ends that it has.
 
     Raises:
         BadInput: the folder cannot be made or written.
         OSError: the disk is full, or another fault of the file system; no temporary file is left.
     """
-    with _beside(path, text) as temporary:
+    with _beside(path, content) as temporary:
         temporary.replace(path)
 
 
-def write_first(path: Path, text: str) -> bool:
-    """Write ``text`` to ``path`` if nothing is there; False, and nothing is changed, if something is.
+def write_first(path: Path, content: str | bytes) -> bool:
+    """Write ``content`` to ``path`` if nothing is there; False, and nothing is changed, if something is.
 
     Of several writers exactly one succeeds, where the file system has hard links.
 
@@ -110,7 +114,7 @@ def write_first(path: Path, text: str) -> bool:
         BadInput: the folder cannot be made or written.
         OSError: the disk is full, or another fault of the file system; no temporary file is left.
     """
-    with _beside(path, text) as temporary:
+    with _beside(path, content) as temporary:
         try:
             os.link(temporary, path)
         except FileExistsError:
@@ -125,20 +129,20 @@ def write_first(path: Path, text: str) -> bool:
 
 
 @contextmanager
-def _beside(path: Path, text: str) -> Iterator[Path]:
-    """A temporary file with ``text`` in the folder of ``path``, all of it on the disk; gone afterwards."""
+def _beside(path: Path, content: str | bytes) -> Iterator[Path]:
+    """A temporary file with ``content`` in the folder of ``path``, all of it on the disk; gone afterwards."""
     # The same folder, since os.replace is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = temporary.open("x", encoding="utf-8", newline="\n")
+        file = temporary.open("xb")
     except OSError as error:
         if error.errno in UNWRITABLE:
             raise _unwritable(path, error) from None
         raise _unsaved(path, error) from error
     try:
         with file:
-            file.write(text)
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         yield temporary
@@ -151,7 +155,7 @@ def _beside(path: Path, text: str) -> Iterator[Path]:
 def _unwritable(path: Path, error: OSError) -> BadInput:
     return BadInput(
         f"Cannot write in {path.parent} ({error.strerror}).\n"
-        "Expected a writable folder: change its permissions, or choose another with paths.results=FOLDER."
+        "Expected a writable folder: change its permissions, or choose another (of results: paths.results=FOLDER)."
     )
 
 

@@ -1,13 +1,13 @@
 """How good a network is on a split of the data."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from methods.network.reading import evaluating
 
 if TYPE_CHECKING:
     from benchmarks.data.splits import Split
@@ -40,8 +40,7 @@ def evaluate(
     if len(split) == 0:
         raise ValueError("cannot score a network on an empty split")
     losses, hits, hits5, count = [], [], [], 0
-    with keep_modes(model):
-        model.eval()
+    with evaluating(model):
         for x, y in split.batches(batch_size, device=device or device_of(model)):
             outputs = model(x)
             losses.append(loss_of(outputs, y, reduction="sum"))
@@ -71,17 +70,6 @@ def loss_of(outputs: Tensor, y: Tensor, reduction: str = "mean", label_smoothing
 def device_of(model: nn.Module) -> torch.device:
     """The device of the model's parameters."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-
-@contextmanager
-def keep_modes(model: nn.Module) -> Iterator[None]:
-    """Put every module back into its own train or eval mode; modules added meanwhile get the model's."""
-    modes, default = {module: module.training for module in model.modules()}, model.training
-    try:
-        yield
-    finally:
-        for module in model.modules():
-            module.training = modes.get(module, default)
 
 
 def _sum(parts: list[Tensor]) -> float:

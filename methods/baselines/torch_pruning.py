@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.curvature.gradients import sample_losses
 from methods.deadline import within
 from methods.errors import BadInput, Skipped
+from methods.layers.gradients import sample_losses
 from methods.layers.seen import NodeLayer
 from methods.layers.statistics import Calibration
 from methods.progress import track

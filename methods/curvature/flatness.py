@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from methods.curvature.gradients import sample_losses
 from methods.curvature.hessian import HessianProduct, Radius, spectral_radius
 from methods.curvature.kfac import Factors, outer_sum, patches, positions_last, recording, sample_labels
+from methods.layers.gradients import sample_losses
 from methods.network.graph import NodeGroup
 from methods.network.kinds.registry import matrix_of
 from methods.network.reading import evaluating

@@ -6,7 +6,7 @@ A product H v with the Hessian costs one more backward pass through the gradient
 
 and is enough for the largest |eigenvalue| rho(H) by power iteration, its gradient sign(lambda) v^T (grad H) v, and
 unbiased traces E[z^T H z] with Rademacher z (Hutchinson 1990). Vectors are flat, (d,), in the order of the parameters
-given. Single-sample gradients and the Fisher matrix are in ``methods.curvature.gradients``.
+given. Single-sample gradients and the Fisher matrix are in ``methods.layers.gradients``.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from methods.curvature.gradients import LABELS, sample_losses
 from methods.errors import BadInput, Skipped
+from methods.layers.gradients import LABELS, sample_losses
 from methods.layers.statistics import Calibration
 from methods.network.kinds.registry import find_kind, kind_of, matrix_of
 from methods.network.parameters import bias_of

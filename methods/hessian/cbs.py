@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from methods.curvature.gradients import Samples, sample_losses, shared_gradients
 from methods.errors import BadInput, Collapsed
+from methods.layers.gradients import Samples, sample_losses, shared_gradients
 from methods.layers.seen import EdgeLayer
 from methods.network.kinds.registry import kind_of
 from methods.network.parameters import weight_of

@@ -20,10 +20,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from methods.curvature.gradients import sample_losses
 from methods.curvature.hessian import HessianProduct, hutchinson_diagonal
 from methods.errors import BadInput
 from methods.hessian.filter_obs import shared_diagonal
+from methods.layers.gradients import sample_losses
 from methods.layers.seen import NodeLayer
 from methods.network.kinds.registry import is_layer, kind_of, matrix_of
 from methods.network.parameters import weight_of

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from methods.curvature.gradients import Samples, fisher_diagonal
+from methods.layers.gradients import Samples, fisher_diagonal
 from methods.layers.seen import EdgeLayer
 from methods.selection import Selection
 

@@ -28,8 +28,8 @@ from torch import Tensor
 
 from methods.compensation import Compensation, OwnRidge
 from methods.curvature.damping import checked_damping
-from methods.curvature.gradients import Gradients, Samples, shared_gradients
 from methods.errors import BadInput
+from methods.layers.gradients import Gradients, Samples, shared_gradients
 from methods.layers.seen import EdgeLayer
 from methods.progress import track
 from methods.selection import Selection

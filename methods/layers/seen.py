@@ -55,13 +55,13 @@ class _Shown:
 
     def _mean_gradient(self, name: str) -> Tensor:
         """(out, in / groups, *kernel) float64 gradient of the mean loss by the weight of one module."""
-        from methods.curvature.gradients import mean_gradients
+        from methods.layers.gradients import mean_gradients
 
         return self.once(("mean gradient", name), lambda: mean_gradients(self.model, [name], self.calibration)[name])
 
     def _sample_gradients(self, name: str) -> Tensor:
         """(n, out, d) gradients of every sample's loss by the weight of one module, in the network's precision."""
-        from methods.curvature.gradients import Samples, collect_gradients
+        from methods.layers.gradients import Samples, collect_gradients
 
         gradients = collect_gradients(self.model, [name], self.calibration, Samples()).of(name)
         return gradients.unflatten(1, (len(matrix_of(self.model.get_submodule(name))), -1))

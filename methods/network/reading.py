@@ -15,15 +15,24 @@ Rows = Callable[[Tensor], Tensor]  # what a module reads -> (features, samples x
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, every module's own mode restored afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
+def keep_modes(model: nn.Module) -> Iterator[None]:
+    """Put every module back into its own train or eval mode; modules added meanwhile get the model's."""
+    modes, default = {module: module.training for module in model.modules()}, model.training
     try:
         yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for module, mode in modes.items():  # also of modules that were taken out meanwhile
+            module.training = mode
+        for module in model.modules():
+            module.training = modes.get(module, default)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, every module's own mode restored afterwards as by :func:`keep_modes`."""
+    with keep_modes(model):
+        model.eval()
+        yield
 
 
 def fewest(model: nn.Module, example: Tensor) -> Tensor:

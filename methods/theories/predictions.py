@@ -30,8 +30,8 @@ import torch
 from torch import Tensor, nn
 
 from methods.curvature.flatness import top_eigenpair
-from methods.curvature.gradients import draw_labels, per_sample_gradients, sample_losses
 from methods.curvature.kfac import Factors, factorable, kfac_factors
+from methods.layers.gradients import draw_labels, per_sample_gradients, sample_losses
 from methods.layers.statistics import Calibration
 from methods.network.reading import evaluating
 from methods.progress import track

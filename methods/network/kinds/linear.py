@@ -1,4 +1,4 @@
-"""``nn.Linear``: every position (token) by itself, channels last."""
+"""Layers of channels last, where every position (token) is multiplied by itself; the first of them is ``nn.Linear``."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from methods.network.kinds.base import Kind, runs
 from methods.network.parameters import weight_of
 
 
-class Linear(Kind):
-    """Linear layers; whatever lies between the sample and the channel is a position."""
+class ByPosition(Kind):
+    """What linear layers have in common, however they store their weight.
+
+    Whatever lies between the sample and the channel is a position.
+    """
 
     channel = -1
-
-    def owns(self, module: nn.Module) -> bool:
-        """Linear layers and subclasses that compute the same."""
-        return runs(module, nn.Linear)
 
     def patches(self, module: nn.Module, read: Tensor) -> Tensor:
         """(n, in, T)."""
@@ -44,7 +43,7 @@ class Linear(Kind):
 
     @torch.no_grad()
     def like(self, module: nn.Module, matrix: Tensor, bias: Tensor | None, *, pointwise: bool = False) -> nn.Module:
-        """A linear layer with this weight."""
+        """An ``nn.Linear`` with this weight."""
         old = weight_of(module)
         out, inputs = matrix.shape[:2]
         # initial values would be drawn from the global random state
@@ -53,3 +52,11 @@ class Linear(Kind):
         if bias is not None:
             layer.bias.copy_(bias)
         return layer.train(module.training)
+
+
+class Linear(ByPosition):
+    """``nn.Linear``."""
+
+    def owns(self, module: nn.Module) -> bool:
+        """Linear layers and subclasses that compute the same."""
+        return runs(module, nn.Linear)

@@ -1,10 +1,11 @@
-"""Which kind a module is of. Kinds are found by themselves: every subclass of ``Kind`` in a file of this folder."""
+"""Which kind a module is of. Kinds are found by themselves: every whole subclass of ``Kind`` in this folder."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
 from functools import cache
+from inspect import isabstract
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,14 @@ def all_kinds() -> tuple[Kind, ...]:
     """One object of every kind, in the order of the files' names."""
     for found in pkgutil.iter_modules(folder.__path__):
         importlib.import_module(f"{folder.__name__}.{found.name}")
-    return tuple(kind() for kind in sorted(Kind.__subclasses__(), key=lambda kind: (kind.__module__, kind.__name__)))
+    kinds = sorted(_below(Kind), key=lambda kind: (kind.__module__, kind.__name__))
+    return tuple(kind() for kind in kinds if not isabstract(kind))
+
+
+def _below(kind: type) -> set[type]:
+    """All subclasses, with theirs."""
+    own: list[type] = kind.__subclasses__()
+    return {each for one in own for each in (one, *_below(one))}
 
 
 def find_kind(module: nn.Module) -> Kind | None:

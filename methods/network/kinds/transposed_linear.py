@@ -10,19 +10,15 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from methods.network.kinds.base import Kind
 from methods.network.kinds.cutting import take
-from methods.network.kinds.linear import Linear
+from methods.network.kinds.linear import ByPosition
 from methods.network.parameters import bias_of, weight_of
 from methods.seeds import stream
 
 
-class TransposedLinear(Kind):
+class TransposedLinear(ByPosition):
     """Modules that compute x @ weight + bias; channels last."""
-
-    channel = -1
 
     def __init__(self) -> None:
         self._known: WeakKeyDictionary[type[nn.Module], bool] = WeakKeyDictionary()  # what a class does, once tried
@@ -43,32 +39,6 @@ class TransposedLinear(Kind):
     def as_stored(self, matrix: Tensor) -> Tensor:
         """(..., in, out)."""
         return matrix.transpose(-1, -2)
-
-    def patches(self, module: nn.Module, read: Tensor) -> Tensor:
-        """(n, in, T)."""
-        return self.by_position(module, read)
-
-    def rows(self, module: nn.Module, read: Tensor) -> Tensor:
-        """(in, n x T), a view."""
-        return read.reshape(-1, read.shape[-1]).T
-
-    def gradients(self, module: nn.Module, read: Tensor, slopes: Tensor) -> Tensor:
-        """(n, out x in), summed over positions."""
-        if read.ndim == 2:
-            return torch.einsum("no,ni->noi", slopes, read).flatten(1)
-        return torch.einsum("npo,npi->noi", slopes.flatten(1, -2), read.flatten(1, -2)).flatten(1)
-
-    def by_position(self, module: nn.Module, values: Tensor) -> Tensor:
-        """(n, channels, T)."""
-        return values.flatten(1, -2).transpose(1, 2) if values.ndim > 2 else values.unsqueeze(2)
-
-    def like(self, module: nn.Module, matrix: Tensor, bias: Tensor | None, *, pointwise: bool = False) -> nn.Module:
-        """An ``nn.Linear``: of these layers none goes without a bias."""
-        return Linear().like(module, matrix, bias)
-
-    def compute(self, module: nn.Module, read: Tensor, matrix: Tensor) -> Tensor:
-        """The product with ``matrix`` (out, in)."""
-        return functional.linear(read, matrix)
 
     def cut_outputs(self, module: nn.Module, gone: Tensor) -> None:
         """The second dimension of the stored weight."""

@@ -8,8 +8,8 @@ from torch import nn
 
 from methods.baselines.magnitude import MagnitudeSelection
 from methods.baselines.torch_pruning import IMPORTANCES, TorchPruningSelection
-from methods.curvature.gradients import sample_losses
 from methods.errors import BadInput, Skipped
+from methods.layers.gradients import sample_losses
 from methods.layers.seen import NodeLayer
 from methods.layers.statistics import Calibration
 from methods.network.graph import NetworkGraph, NodeGroup, Reader

@@ -5,7 +5,9 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.func import functional_call, hessian
 
-from methods.curvature.gradients import (
+from methods.curvature.hessian import HessianProduct, hutchinson_diagonal, spectral_radius, spectral_radius_gradient
+from methods.errors import BadInput
+from methods.layers.gradients import (
     GIB,
     Samples,
     collect_gradients,
@@ -14,8 +16,6 @@ from methods.curvature.gradients import (
     per_sample_gradients,
     sample_losses,
 )
-from methods.curvature.hessian import HessianProduct, hutchinson_diagonal, spectral_radius, spectral_radius_gradient
-from methods.errors import BadInput
 from methods.layers.statistics import Calibration
 from methods.seeds import stream
 
@@ -149,7 +149,7 @@ def test_weights_pruned_earlier_have_zero_gradients():
 def test_a_bound_that_is_too_small_is_refused_before_any_work(monkeypatch):
     model, names, inputs, labels = network("tokens")
     calibration = Calibration(inputs, labels, torch.arange(7))
-    monkeypatch.setattr("methods.curvature.gradients.per_sample_gradients", lambda *_: pytest.fail("work was started"))
+    monkeypatch.setattr("methods.layers.gradients.per_sample_gradients", lambda *_: pytest.fail("work was started"))
     with pytest.raises(BadInput, match="memory_gb"):
         collect_gradients(model, names, calibration, Samples(memory_gb=1e-6))
     with pytest.raises(BadInput, match="8 gradients were asked for"):

@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from methods.baselines.magnitude import MagnitudeSelection
-from methods.curvature.gradients import Gradients
 from methods.errors import BadInput
 from methods.hessian.obd import obd_saliency
 from methods.hessian.obs import (
@@ -21,6 +20,7 @@ from methods.hessian.obs import (
     sum_update,
     woodfisher_inverse,
 )
+from methods.layers.gradients import Gradients
 from methods.layers.seen import EdgeLayer
 from methods.layers.statistics import Calibration
 
@@ -316,7 +316,7 @@ def test_weights_pruned_earlier_stay_out_of_it():
 
 
 def test_gradients_are_computed_once_for_selection_and_update(monkeypatch):
-    from methods.curvature import gradients as module
+    from methods.layers import gradients as module
 
     calls = []
     collect = module.collect_gradients
