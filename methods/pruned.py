@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,11 +56,7 @@ class Pruned:
 
 def warnings_of(dense: nn.Module, pruned: Pruned) -> list[str]:
     """A line for each layer that keeps under 1 % of its units, or whose largest weight grew tenfold."""
-    found = [
-        f"{layer['name']} keeps {layer['kept']} of {layer['units']} units, under 1 %"
-        for layer in pruned.layers
-        if layer["kept"] < LITTLE * layer["units"]
-    ]
+    found = little_kept(pruned.layers)
     before = dict(dense.named_modules())
     for path, module in pruned.model.named_modules():
         kind = find_kind(module)
@@ -69,3 +66,12 @@ def warnings_of(dense: nn.Module, pruned: Pruned) -> list[str]:
         if new >= GROWTH * old > 0:
             found.append(f"the largest weight of {path} grew from {old:.3g} to {new:.3g}")
     return found
+
+
+def little_kept(layers: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each of ``layers`` (``name``, ``units``, ``kept``) that keeps under 1 % of its units."""
+    return [
+        f"{layer['name']} keeps {layer['kept']} of {layer['units']} units, under 1 %"
+        for layer in layers
+        if layer["kept"] < LITTLE * layer["units"]
+    ]

@@ -25,6 +25,7 @@ from methods.errors import BadInput
 ORDER = ("done", "missed", "collapsed", "skipped", "failed")
 TASK = ("dataset", "model", "budget", "value")
 LONGEST_NAME = 34
+NAMED = 3  # rows that a note names
 LONGEST_REASON = 240
 SMALLER_IS_BETTER = ("loss", "parameters", "nonzero", "macs", "seconds", "memory", "bytes", "reason")
 SIZES = ("parameters", "nonzero", "macs", "macs_effective")
@@ -94,6 +95,7 @@ class Board:
     keys: frozenset[str] = frozenset()
     verdicts: dict[str, Verdicts] = field(default_factory=dict)  # by unit; names are those of :meth:`ranked`
     margin: float | None = None
+    dense_differs: list[str] = field(default_factory=list)  # where records disagree on one dense network
 
     @property
     def tasks(self) -> int:
@@ -201,7 +203,9 @@ def _board(group: dict[str, Any], cells: list[Cell], question: Question) -> Boar
             *(row.full, row.name),
         )
     )
-    board.rows[:0] = _dense_rows(cells, metric, footnotes)
+    dense, board.dense_differs = _dense_networks(cells)
+    across = len({(cell["dataset"], cell["model"]) for cell in cells}) > 1
+    board.rows[:0] = _dense_rows(dense, across, metric, footnotes)
     return board
 
 
@@ -300,13 +304,51 @@ def _compare(board: Board, baseline: str, prior: Prior) -> None:
         rows[name].versus = verdict
 
 
-def _dense_rows(cells: Sequence[Cell], metric: str, footnotes: dict[str, str]) -> list[Row]:
-    """The networks before pruning, each counted once however many cells start from it."""
-    variants: dict[str, dict[str, Cell]] = defaultdict(dict)
-    across = len({(cell["dataset"], cell["model"]) for cell in cells}) > 1
+def _dense_networks(cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
+    """A cell for each dense network, and a note for each on which its cells disagree.
+
+    The network of one configuration and seed has one accuracy. Where records tell several, it was trained on different
+    machines, by different code, or somebody changed a record; that of most cells is shown, and who differs is said.
+    """
+    networks: dict[str, list[Cell]] = defaultdict(list)
     for cell in sorted(cells, key=lambda cell: cell["key"]):
         if any(cell.get(f"dense_{name}") is not None for name in ("accuracy", "loss", "parameters")):
-            variants["" if across else cell["dense_variant"]].setdefault(cell["dense_key"], cell)
+            networks[cell["dense_key"]].append(cell)
+    chosen, notes = [], []
+    for members in networks.values():
+        values: dict[str, list[Cell]] = defaultdict(list)
+        for cell in members:
+            values[_dense_value(cell)].append(cell)
+        (value, usual), *others = sorted(values.items(), key=lambda item: (-len(item[1]), item[0]))
+        chosen.append(usual[0])
+        if others:
+            other = "; ".join(f"{v} in {len(own)} ({_names(own)})" for v, own in others)
+            notes.append(
+                f"dense, seed {usual[0]['seed']}: records disagree on this network, so that what was pruned of it is "
+                f"not quite comparable: {value} in {len(usual)} of {len(members)} records, which is shown; {other}"
+            )
+    return chosen, notes
+
+
+def _dense_value(cell: Cell) -> str:
+    """What a cell says of its dense network, as far as other hardware and rounding leave it alone."""
+    accuracy, loss = cell.get("dense_accuracy"), cell.get("dense_loss")
+    figures = [f"{100 * accuracy:.2f} %"] if accuracy is not None else [f"loss {loss:.3g}"] if loss is not None else []
+    if (parameters := cell.get("dense_parameters")) is not None:
+        figures.append(f"{parameters:,} parameters")
+    return ", ".join(figures)
+
+
+def _names(cells: Sequence[Cell]) -> str:
+    names = sorted({str(cell["name"]) for cell in cells})
+    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
+
+
+def _dense_rows(dense: Sequence[Cell], across: bool, metric: str, footnotes: dict[str, str]) -> list[Row]:
+    """The networks before pruning, all in one row where the board is ``across`` data sets or models."""
+    variants: dict[str, dict[str, Cell]] = defaultdict(dict)
+    for cell in dense:
+        variants["" if across else cell["dense_variant"]][cell["dense_key"]] = cell
     suffixes = {}
     if len(variants) > 1:
         first = {variant: next(iter(members.values())) for variant, members in variants.items()}

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from benchmarks.boards import labels
 from benchmarks.records.fingerprint import pace
 from benchmarks.records.keys import dense_key, dense_part, identity, variant_key
-from benchmarks.records.record import Record, flat
-from benchmarks.records.store import Problem, Store, read
+from benchmarks.records.record import FINISHED, Record, flat
+from benchmarks.records.store import Problem, Store, once, read
 from benchmarks.settings.home import PARTS
 from benchmarks.storage.paths import REPOSITORY, write_atomically
 from methods.errors import BadInput
@@ -65,6 +65,7 @@ def row_of(record: Record) -> Row:
         "data": mark.get("data"),
         "note": record.budget.note,
         "left_alone": "; ".join(f"{each.layer}: {each.reason}" for each in record.left_alone or ()) or None,
+        "warnings": "; ".join(record.warnings or ()) or None,
         "trials": (record.tuning or {}).get("trials"),
         "predicted": bool(record.predictions),
         "curve_steps": len(record.curve or []),
@@ -152,14 +153,13 @@ def load(store: Store, committed_only: bool = False) -> tuple[list[Row], list[Pr
         current.append(row)
     if fresh and not committed_only:
         current = _write_cache(store, digest, current)
-    best: dict[str, Row] = {}
-    for row in current:
-        best[row["key"]] = max(best.get(row["key"], row), row, key=_preference)
-    return sorted(best.values(), key=lambda r: (r["dataset"], r["model"], r["method"], r["key"])), problems
+    found_at = [(row["_committed"], Path(row["_file"]), row) for row in current]
+    kept, doubles = once(found_at, lambda committed, row: (row["key"], _preference(committed, row)))
+    return sorted(kept, key=lambda r: (r["dataset"], r["model"], r["method"], r["key"])), [*problems, *doubles]
 
 
-def _preference(row: Row) -> tuple[bool, str, bool]:
-    return row["status"] != "failed", row["created"], row["_committed"]
+def _preference(committed: bool, row: Row) -> tuple[bool, bool, str, bool]:
+    return row["status"] in FINISHED, not row["unsigned"], row["created"], committed
 
 
 def _digest() -> str:

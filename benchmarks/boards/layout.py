@@ -173,12 +173,16 @@ def provenance(board: Board) -> list[str]:
 
 
 def _remarks(board: Board) -> list[str]:
-    """What the records remark: layers that were left alone, how far a budget was missed."""
+    """What the records remark: layers left alone, a budget that was missed, strange results, a missing checksum."""
     found: dict[tuple[str, str], set[int]] = defaultdict(set)
     for cell in board.cells:
-        for name, words in (("left_alone", "left alone: "), ("note", "")):
+        for name, words in (("left_alone", "left alone: "), ("note", ""), ("warnings", "")):
             if cell.get(name):
                 found[cell["name"], one_line(words + cell[name], LONGEST_REASON)].add(cell["seed"])
+        if cell.get("unsigned"):
+            found[cell["name"], "unsigned: the record has no checksum, so a change of it would not be seen"].add(
+                cell["seed"]
+            )
     return [
         f"{name}, seed {', '.join(map(str, sorted(seeds)))}: {text}" for (name, text), seeds in sorted(found.items())
     ]
@@ -219,7 +223,7 @@ def _notes(board: Board, interval: bool) -> list[str]:
     notes += [f"[{mark}] {full}" for mark, full in board.footnotes.items()]
     marked = {method: reconstruction(method) for method in sorted({row.method for row in board.rows})}
     notes += [f"{method}: reconstruction, not the paper's own: {words}" for method, words in marked.items() if words]
-    notes += _remarks(board)
+    notes += [*board.dense_differs, *_remarks(board)]
     notes += [f"{row.name} {row.status} (n = {row.n}): {row.reason}" for row in board.rows if row.reason]
     return notes
 

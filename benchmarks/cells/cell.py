@@ -161,7 +161,6 @@ def _pipeline(
         "budget": heading(config, key)["budget"] | {"achieved": pruned.achieved, "note": pruned.note},
         "layers": pruned.layers,
         "left_alone": [{"layer": path, "reason": reason} for path, reason in pruned.left_alone.items()] or None,
-        "warnings": pruned.warnings or None,
         "predictions": pruned.predictions or None,
         "curve": (states if isinstance(states, list) else states.finished(pruned, before_tuning)) or None,
         "history": {"train": trained.history.epochs, "finetune": tuning.epochs},
@@ -190,7 +189,7 @@ def _pipeline(
     result["metrics"] = {
         name: _measure(model, data, example) for name, model in vars(networks).items() if model is not None
     }
-    result["warnings"] = remarks(pruned.layers, trained.model, networks.tuned, result["metrics"]) or None
+    result["warnings"] = [*pruned.warnings, *remarks(trained.model, networks.tuned, result["metrics"])] or None
     return _without_nonsense(result)
 
 

@@ -14,7 +14,7 @@ from methods.budgets.budget import Budget, NodeCost
 from methods.errors import Collapsed
 from methods.hooks import TrainingSchedule
 from methods.network.graph import NetworkGraph
-from methods.pruned import Pruned
+from methods.pruned import Pruned, little_kept
 from methods.seeds import derive_seed
 
 
@@ -45,7 +45,8 @@ def train_and_prune(
     settings = TrainerSettings.from_config(config["trainer"]["train"], "trainer.train")
     model = build(config["model"], data.shape, data.classes, seed)
     example = data.train.to_inputs(slice(0, 2))
-    groups = NetworkGraph(model, example).groups
+    graph = NetworkGraph(model, example)
+    groups = graph.groups
     cost = NodeCost(model, example, groups)
     schedule.begin(model, example, budget, settings.epochs, derive_seed(seed, "prune"))
     name = config["method"]["name"]
@@ -56,4 +57,6 @@ def train_and_prune(
     achieved = cost(counts).achieved(cost(cost.sizes))
     layers = [{"name": group.name, "units": group.size, "kept": counts[group.name]} for group in groups]
     note = schedule.log[-1].get("note") if schedule.log else None
-    return Pruned(model, "node", layers=layers, achieved=achieved, note=note, seconds=history.seconds), schedule.log
+    pruned = Pruned(model, "node", layers=layers, achieved=achieved, note=note, seconds=history.seconds)
+    pruned.left_alone, pruned.warnings = graph.left_alone, little_kept(layers)
+    return pruned, schedule.log

@@ -1,31 +1,23 @@
-"""What a reader should know of a cell that ended well: results that are numbers, but strange ones."""
+"""What a reader should know of a cell that ended well, beside what pruning remarks: numbers, but strange ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-FEWEST = 0.01  # of a layer's units
 GROWTH = 10.0  # of the largest weight
 
 
-def remarks(
-    layers: Sequence[Mapping[str, Any]], dense: nn.Module, tuned: nn.Module, metrics: Mapping[str, Mapping[str, Any]]
-) -> list[str]:
+def remarks(dense: nn.Module, tuned: nn.Module, metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Sentences on what is strange; none usually.
 
     Args:
-        layers: rows with ``name``, ``units`` and ``kept``.
         dense: the network before pruning.
         tuned: the pruned and fine-tuned one.
         metrics: of the stages ``pruned`` and ``tuned``, each with ``accuracy`` (a fraction) or None there.
     """
-    found = [
-        f"{layer['name']} keeps {layer['kept']} of {layer['units']} units, under {FEWEST:.0%}"
-        for layer in layers
-        if layer["kept"] < FEWEST * layer["units"]
-    ]
+    found = []
     before, after = _largest(dense), _largest(tuned)
     if before > 0 and after >= GROWTH * before:
         found.append(f"the largest weight grew from {before:.3g} to {after:.3g}, {after / before:.0f} times")

@@ -6,6 +6,7 @@ Several processes that need the same network at the same time agree by a lease: 
 import inspect
 import json
 import logging
+import math
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 NAME = "dense"
+TURNS = 5  # attempts to get a network that others remove or take over
+SCORED: set[Path] = set()  # files that this process has trained, or scored and found to be what their history says
 
 __all__ = ["Dense", "dense_network", "load_weights"]
 
@@ -65,8 +68,9 @@ def dense_network(
         settings: the configuration's ``trainer.train`` section.
         seed: root of the initial weights and of all randomness of training.
         cache: root of all caches; this network's folder is ``<cache>/dense/<key>``.
-        key: names everything that the network depends on but the code of its class; a cached network of other code is
-            not used.
+        key: names everything that the network depends on but the code of its classes and of what they call. A cached
+            network is not used where its classes have changed, nor where it scores otherwise on the validation split
+            than at the end of its training.
         checkpoint: a file of weights to use instead of training; see :func:`benchmarks.training.weights.load_weights`.
 
     Raises:
@@ -92,17 +96,23 @@ def dense_network(
     if _joins_another():
         history = fit(model, data, settings, seed, checkpoint=folder, label=label)
         return Dense(model.eval(), history, history.seconds, True, folder)
-    with first_come(folder, lambda: _read(model, folder, code, warn=False) is not None, f"training {label}") as mine:
-        if mine:
-            history = fit(model, data, settings, seed, checkpoint=folder, label=label)
-            facts = {"history": asdict(history), "seconds": history.seconds, "key": key, "code": code}
-            path = store.save(folder, NAME, model.state_dict(), facts)
-            store.remove(folder, "training")
-            return Dense(model.eval(), history, history.seconds, True, path)
-    dense = _from_cache(model, folder, code, data, warn=True)
-    if dense is None:
-        raise RuntimeError(f"the dense network in {folder} was removed while it was being read")
-    return dense
+    fresh = {name: value.clone() for name, value in model.state_dict().items()}
+    for _ in range(TURNS):
+        with first_come(folder, lambda: _read(model, folder, code, False) is not None, f"training {label}") as mine:
+            if mine:
+                history = fit(model, data, settings, seed, checkpoint=folder, label=label)
+                if mine.held():
+                    facts = {"history": asdict(history), "seconds": history.seconds, "key": key, "code": code}
+                    path = store.save(folder, NAME, model.state_dict(), facts)
+                    SCORED.add(path)
+                    store.remove(folder, "training")
+                    return Dense(model.eval(), history, history.seconds, True, path)
+                model.load_state_dict(fresh)  # stopped for too long: another has the turn, and the last word
+        dense = _from_cache(model, folder, code, data, warn=True)
+        if dense is not None:
+            store.remove(folder, "training")  # which one who was stopped may have gone on writing
+            return dense
+    raise RuntimeError(f"the dense network in {folder} was removed {TURNS} times while it was being read")
 
 
 def _joins_another() -> bool:
@@ -113,8 +123,8 @@ def _joins_another() -> bool:
 def code_of(model: nn.Module) -> str:
     """A digest of the source of all classes of ``model`` that PyTorch does not bring, in order of their modules.
 
-    What a class calls elsewhere is not in it, nor a class whose source cannot be read; the validation accuracy shows
-    such a change, see :func:`_differs`.
+    What a class calls elsewhere is not in it, nor a class whose source cannot be read; the score on the validation
+    split shows such a change, see :func:`_differs`.
     """
     sources: dict[str, str] = {}
     for module in model.modules():
@@ -135,30 +145,36 @@ def _from_cache(model: nn.Module, folder: Path, code: str, data: "Data", warn: b
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.load_state_dict(tensors)
     history = History(**facts["history"])
-    if facts.get("code") is None and (found := _differs(model, data, history)):
-        if warn:
-            LOG.warning("the network in %s %s: it was trained by other code; training it afresh", folder, found)
-        model.load_state_dict(before)
-        store.remove(folder, NAME)  # else whoever waits for it would take it
-        return None
     path = next(folder.glob(f"{NAME}-*.safetensors"))
+    if path not in SCORED:
+        if found := _differs(model, data, history):
+            if warn:
+                LOG.warning("the network in %s %s: it was trained by other code; training it afresh", folder, found)
+            model.load_state_dict(before)
+            store.remove(folder, NAME)  # else whoever waits for it would take it
+            return None
+        SCORED.add(path)
     return Dense(model.eval(), history, facts["seconds"], False, path)
 
 
 def _differs(model: nn.Module, data: "Data", history: History) -> str | None:
-    """How far ``model`` is from the validation accuracy of its history; None where that agrees or is unknown.
+    """How far ``model`` is from the validation scores of its history; None where they agree or are unknown.
 
-    Half a percent, and two samples, are left to other hardware and versions.
+    What other hardware, versions and number formats change of the scores of the same weights is far less than allowed
+    here: half a percent of the samples, and two of them, or two percent of the loss.
     """
-    row = next((row for row in history.epochs if row["epoch"] == history.best_epoch), None)
-    then = None if row is None else row.get("validation_accuracy")
-    if then is None or not len(data.validation):
+    rows = [{"epoch": 0.0, **(history.start or {})}, *history.epochs]
+    then = next((row for row in rows if row["epoch"] == history.best_epoch), {})
+    names = [name for name in ("accuracy", "loss") if math.isfinite(then.get(f"validation_{name}") or math.inf)]
+    if history.collapsed or not names or not len(data.validation):
         return None
-    now = evaluate(model, data.validation).accuracy
-    assert now is not None  # where there was one there is one
-    if abs(now - then) <= max(0.005, 2.5 / len(data.validation)):
-        return None
-    return f"has a validation accuracy of {now:.4f}, not {then:.4f} as at the end of its training"
+    score = evaluate(model, data.validation)
+    for name in names:
+        before, now = then[f"validation_{name}"], getattr(score, name)
+        room = max(0.005, 2.5 / len(data.validation)) if name == "accuracy" else max(0.005, 0.02 * abs(before))
+        if now is None or not abs(now - before) <= room:
+            return f"has a validation {name} of {now:.4g}, not {before:.4g} as at the end of its training"
+    return None
 
 
 def _read(model: nn.Module, folder: Path, code: str, warn: bool) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

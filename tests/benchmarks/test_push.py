@@ -2,12 +2,11 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 import yaml
 from sample_records import made
-from test_track import entries, name_of
+from wandb_files import runs
 from wandb_service import BROKEN, WELL, Service
 
 from benchmarks.cells.tracker import summary_of, tracking
@@ -35,36 +34,6 @@ def whole(seed, **fields):
     history = {"train": [{"epoch": e, "train_loss": 1 / e} for e in (1, 2, 3)], "finetune": [{"epoch": 1, "lr": 0.1}]}
     fields = {"history": history, "created": f"2026-01-0{seed + 1}T00:00:00+00:00"} | fields
     return made(seed, settings=config, **fields)
-
-
-def runs(folder):
-    """Every offline run; W&B's own process writes the last bytes a moment after the end."""
-    for _ in range(200):
-        if (found := runs_now(folder)) and all(run["exit"] is not None for run in found):
-            return found
-        time.sleep(0.05)
-    raise AssertionError("a run was never finished")
-
-
-def runs_now(folder):
-    found = []
-    for path in sorted(folder.glob("wandb/*run-[0-9]*/*.wandb")):
-        run = {"summary": {}, "history": [], "config": {}, "artifacts": [], "exit": None}
-        for message in entries(path):
-            kind = message.WhichOneof("record_type")
-            if kind == "run":
-                run |= {"id": message.run.run_id, "name": message.run.display_name, "group": message.run.run_group}
-                run["config"] |= {name_of(item): json.loads(item.value_json) for item in message.run.config.update}
-            elif kind == "history":
-                run["history"].append({name_of(item): json.loads(item.value_json) for item in message.history.item})
-            elif kind == "summary":
-                run["summary"] |= {name_of(item): json.loads(item.value_json) for item in message.summary.update}
-            elif kind == "artifact":
-                run["artifacts"] += [entry.path for entry in message.artifact.manifest.contents]
-            elif kind == "exit":
-                run["exit"] = message.exit.exit_code
-        found.append(run)
-    return found
 
 
 def pushed(tmp_path, *words):

@@ -20,6 +20,8 @@ import pytest
 import torch
 import warm
 from sabotage import GRID, TINY, Run, acts, board, check_whole, compose, count_acts, killed_after, killed_at, records
+from sample_records import made
+from wandb_files import entries
 
 REPOSITORY = Path(__file__).parents[2]
 SEED = int(os.environ.get("CHAOS_SEED", "20261121"))
@@ -139,9 +141,6 @@ def test_asked_to_stop_it_ends_the_cell_closes_the_tracker_and_says_how_to_go_on
 
 
 def _exit_code(folder):
-    sys.path.insert(0, str(REPOSITORY / "tests/benchmarks"))
-    from test_track import entries
-
     [path] = folder.glob("*.wandb")
     for _ in range(200):
         codes = [m.exit.exit_code for m in entries(path) if m.WhichOneof("record_type") == "exit"]
@@ -305,9 +304,6 @@ def test_a_worker_that_dies_each_time_is_named_and_the_others_are_done(tmp_path,
 def race(root, keys, seed):
     from benchmarks.records.store import Store
     from benchmarks.storage.lease import first_come
-
-    sys.path.insert(0, str(REPOSITORY / "tests/benchmarks"))
-    from sample_records import made
 
     store, done = Store(root / "runs", root / "cells"), []
     order = list(range(keys))

@@ -1,6 +1,7 @@
 import csv
 import io
 import itertools
+import json
 import statistics
 
 import pytest
@@ -873,3 +874,88 @@ def test_networks_whose_words_are_alike_are_told_apart(conf):
     names = {board.group["model"] for board in boards(records)}
     assert len(names) == 3
     assert all("train.a 2, train.b 2, train.c 2, 1 more, " in name for name in names - {"mlp"})
+
+
+# -------------------------------------------------------------------------------------- nothing is merged unsaid
+
+
+def pruned_of(dense, seed=0, method="spectral", **fields):
+    metrics = {"dense": {"accuracy": dense, "parameters": 1000}, "tuned": {"accuracy": 0.9, "parameters": 250}}
+    return made(seed, method=method, metrics=metrics, settings={"method": {"name": method}}, **fields)
+
+
+def test_two_accuracies_of_one_dense_network_are_said_with_who_has_which(conf, store, tmp_path, capsys):
+    for record in (pruned_of(0.98, method="a"), pruned_of(0.98, method="b"), pruned_of(0.71, method="c")):
+        store.write(record)
+    store.write(pruned_of(0.97, seed=1, method="a"))
+    assert main(["--results", str(tmp_path / "results")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    page = (tmp_path / "results/boards/leaderboard.md").read_text()
+    for text in (said, page):
+        assert "dense, seed 0: records disagree on this network" in text
+        assert "98.00 %, 1,000 parameters in 2 of 3 records, which is shown; 71.00 %, 1,000 parameters in 1 (c)" in text
+        assert "dense, seed 1" not in text
+    [found] = boards([pruned_of(0.98, method="a"), pruned_of(0.98, method="b"), pruned_of(0.71, method="c")])
+    assert found.rows[0].name == "dense" and found.rows[0].values["tuned_accuracy"].mean == 0.98
+
+
+def test_two_losses_of_one_dense_network_are_said_and_rounding_is_not(conf):
+    def regression(loss, method):
+        metrics = {"dense": {"loss": loss}, "tuned": {"loss": 0.3}}
+        return made(0, method=method, metrics=metrics, settings={"method": {"name": method}})
+
+    assert boards([regression(0.2, "a"), regression(0.2000001, "b")])[0].dense_differs == []
+    [note] = boards([regression(0.2, "a"), regression(0.3, "b")])[0].dense_differs
+    assert "loss 0.2 in 1 of 2" in note and "loss 0.3 in 1 (b)" in note
+
+
+def test_dense_networks_of_other_data_share_no_board_though_task_and_seed_are_the_same(conf):
+    records = [
+        pruned_of(0.98, method="a", fingerprint={"data": "a" * 64}),
+        pruned_of(0.71, method="b", fingerprint={"data": "b" * 64}),
+    ]
+    found = boards(records)
+    assert len(found) == 2 and {board.rows[0].values["tuned_accuracy"].mean for board in found} == {0.98, 0.71}
+    assert not any(board.dense_differs for board in found)
+    [merged] = boards(records, group_by=("dataset",))
+    assert len(merged.dense_differs) == 1 and all(v in merged.dense_differs[0] for v in ("98.00 %", "71.00 %"))
+
+
+def test_of_two_files_of_one_cell_the_better_counts_and_the_other_is_named(conf, store, capsys):
+    path = store.write(scored(0, 0.5, 0.9))
+    other = path.parents[1] / "other" / path.name
+    other.parent.mkdir()
+    other.write_text(scored(0, 0.5, 0.8, created="2025-01-01T00:00:00+00:00").text())
+    for _ in range(2):  # the second time from the cache
+        rows, [problem] = load(store)
+        assert [row["tuned_accuracy"] for row in rows] == [0.9]
+        assert problem.path == other and f"the same cell as {path}" in problem.reason
+    assert main(["--results", str(store.runs.parent)]) == 0
+    assert "the same cell as" in " ".join(capsys.readouterr().out.split())
+
+
+def without_checksum(record):
+    content = json.loads(record.model_copy(update={"version": 1}).text())
+    del content["checksum"]
+    return json.dumps(content)
+
+
+def test_an_unsigned_record_is_called_so_on_the_board_and_never_counts_before_a_signed_one(conf, store, capsys):
+    path = store.write(scored(4, 0.5, 0.9))
+    path.write_text(without_checksum(scored(4, 0.5, 0.95)))
+    store.write(scored(5, 0.5, 0.8))
+    assert [row["unsigned"] for row in load(store)[0]] == [row["seed"] == 4 for row in load(store)[0]]
+    note = "spectral, seed 4: unsigned: the record has no checksum, so a change of it would not be seen"
+    assert note in table_of(board.boards(load(store)[0])[0]).notes
+    assert main(["--results", str(store.runs.parent), "--where", "unsigned"]) == 0
+    said = capsys.readouterr().out
+    assert "unsigned: the record has no checksum" in said and "80.00" not in said
+    store.write(scored(4, 0.5, 0.9, created="2025-01-01T00:00:00+00:00"), store.cells)
+    assert {row["tuned_accuracy"] for row in load(store)[0]} == {0.9, 0.8}
+    assert not any(row["unsigned"] for row in load(store)[0])
+
+
+def test_what_a_record_warns_of_is_on_the_board(conf):
+    record = scored(4, 0.5, 0.4, warnings=["fine-tuning lowered the accuracy from 0.5000 to 0.4000"])
+    notes = table_of(boards([record])[0]).notes
+    assert "spectral, seed 4: fine-tuning lowered the accuracy from 0.5000 to 0.4000" in notes

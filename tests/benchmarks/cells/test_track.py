@@ -2,7 +2,6 @@ import json
 import logging
 import os
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -12,67 +11,17 @@ from pathlib import Path
 
 import pytest
 from sample_records import made
+from wandb_files import entries, name_of, runs
 from wandb_service import BROKEN, SILENT, WELL, Service
 
 from benchmarks.cells.tracker import tracking
 from benchmarks.records.record import flat
 from methods.errors import BadInput
 
-BLOCK, HEADER = 32768, 7
-FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
-
-
-def entries(path):
-    """The messages of a W&B file: LevelDB's log format (blocks of 32 KiB, records in fragments) of protobufs."""
-    from wandb.proto import wandb_internal_pb2
-
-    content, position, parts = path.read_bytes(), HEADER, []
-    while position + HEADER <= len(content):
-        left = BLOCK - position % BLOCK
-        if left < HEADER:
-            position += left
-            continue
-        _, length, kind = struct.unpack("<IHB", content[position : position + HEADER])
-        if position + HEADER + length > len(content):
-            return  # still being written
-        parts.append(content[position + HEADER : position + HEADER + length])
-        position += HEADER + length
-        if kind in (FULL, LAST):
-            message = wandb_internal_pb2.Record()
-            message.ParseFromString(b"".join(parts))
-            parts = []
-            yield message
-
-
-def name_of(item):
-    return item.key or "/".join(item.nested_key)
-
 
 def read_run(folder):
-    """The finished run in ``folder``; W&B's own process writes the last bytes a moment after ``finish`` returns."""
-    for _ in range(200):
-        run = read_now(folder)
-        if run["exit"] is not None:
-            return run
-        time.sleep(0.05)
-    raise AssertionError(f"the run was never finished: {run}")
-
-
-def read_now(folder):
-    (path,) = folder.glob("wandb/*run-[0-9]*/*.wandb")
-    run = {"summary": {}, "history": [], "config": {}, "exit": None}
-    for message in entries(path):
-        kind = message.WhichOneof("record_type")
-        if kind == "run":
-            run |= {"name": message.run.display_name, "group": message.run.run_group, "project": message.run.project}
-            run["tags"] = list(message.run.tags)
-            run["config"] |= {name_of(item): json.loads(item.value_json) for item in message.run.config.update}
-        elif kind == "history":
-            run["history"].append({name_of(item): json.loads(item.value_json) for item in message.history.item})
-        elif kind == "summary":
-            run["summary"] |= {name_of(item): json.loads(item.value_json) for item in message.summary.update}
-        elif kind == "exit":
-            run["exit"] = message.exit.exit_code
+    """The one run in ``folder``, finished."""
+    [run] = runs(folder)
     return run
 
 
@@ -148,10 +97,10 @@ def test_cells_of_one_process_are_runs_of_their_own(tmp_path, fresh_wandb):
             tracker.log({"a": cell}, 0)
             tracker.log({"a": cell}, 0)  # a second phase counts its steps anew
             tracker.summary({"b": cell})
-    runs = [read_run(tmp_path / str(cell)) for cell in range(3)]
-    assert [run["name"] for run in runs] == ["cell 0", "cell 1", "cell 2"]
-    assert [run["summary"]["b"] for run in runs] == [0, 1, 2]
-    assert [[row["a"] for row in run["history"]] for run in runs] == [[0, 0], [1, 1], [2, 2]]
+    found = [read_run(tmp_path / str(cell)) for cell in range(3)]
+    assert [run["name"] for run in found] == ["cell 0", "cell 1", "cell 2"]
+    assert [run["summary"]["b"] for run in found] == [0, 1, 2]
+    assert [[row["a"] for row in run["history"]] for run in found] == [[0, 0], [1, 1], [2, 2]]
 
 
 def test_disabled_writes_nothing_and_imports_nothing(tmp_path):

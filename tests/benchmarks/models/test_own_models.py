@@ -1,5 +1,7 @@
 """Networks that users bring: their own factories, and those of packages that may be missing or broken."""
 
+import os
+import subprocess
 import sys
 
 import pytest
@@ -7,7 +9,8 @@ import pytest
 from benchmarks.cells.parts import check
 from benchmarks.models import build
 from benchmarks.models.build import factory_of
-from benchmarks.storage.paths import REPOSITORY
+from benchmarks.records.store import Store
+from benchmarks.storage.paths import REPOSITORY, Paths
 from benchmarks.sweeps.commandline import parse
 from benchmarks.sweeps.composition import Composer
 from methods.errors import BadInput
@@ -99,3 +102,41 @@ def masked(*, shape, classes):
     )
     with pytest.raises(BadInput, match=r"the weight of 1 is computed anew[^$]*torch\.nn\.utils\.prune\.remove\(1, "):
         build({"_target_": "brought.masked", "name": None}, (1, 8, 8), 5, 0)
+
+
+CALLING = """
+import torch
+from torch import nn
+from own_helpers import activation
+
+
+class Calling(nn.Module):
+    def __init__(self, shape, classes):
+        super().__init__()
+        self.first, self.second = nn.Linear(64, 20), nn.Linear(20, classes)
+
+    def forward(self, x):
+        return self.second(activation(self.first(x.flatten(1))))
+"""
+
+
+@pytest.mark.slow
+def test_a_dense_network_is_not_used_by_an_edited_factory(tmp_path):
+    """ReLU -> Sigmoid in a function of another file: the same class, shapes and key, but another network."""
+    words = ["model._target_=own_network.Calling", "trainer=tiny", "trainer.train.epochs=6", "dataset.limit=900"]
+    words += ["measure=none", "track=none", f"paths.cache={tmp_path}/cache"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path), "SECATEURS_DATA": "", "COLUMNS": "300"}
+    (tmp_path / "own_network.py").write_text(CALLING)
+    accuracies = []
+    for number, function in enumerate(("torch.relu(x)", "torch.relu(x)", "torch.sigmoid(6 * x - 3)")):
+        (tmp_path / "own_helpers.py").write_text(f"import torch\n\n\ndef activation(x):\n    return {function}\n")
+        command = [sys.executable, "run.py", *words, f"paths.results={tmp_path}/results{number}", "method=random"]
+        result = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+        assert result.returncode == 0, result.stdout + result.stderr
+        said = " ".join((result.stdout + result.stderr).split())
+        assert ("it was trained by other code; training it afresh" in said) == (number == 2)
+        [record] = Store.of(Paths(tmp_path / f"results{number}")).load()[0]
+        accuracies.append(record.metrics.dense.accuracy)
+        validation = max(row["validation_accuracy"] for row in record.history["train"])
+        assert abs(record.metrics.dense.accuracy - validation) < 0.15
+    assert accuracies[0] == accuracies[1] != accuracies[2]

@@ -1,6 +1,7 @@
 import json
 import os
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -251,8 +252,72 @@ def test_a_network_cached_without_its_code_is_scored_again(tmp_path, trainings, 
     facts = json.loads(file.read_text())
     del facts["code"]
     file.write_text(json.dumps(facts))
+    dense_module.SCORED.clear()  # as in another process
     assert not get(tmp_path).trained
+    dense_module.SCORED.clear()
     row = facts["history"]["epochs"][first.history.best_epoch - 1]
     row["validation_accuracy"] = row["validation_accuracy"] + 0.2
     file.write_text(json.dumps(facts))
     assert get(tmp_path).trained and len(trainings) == 2 and "validation accuracy" in caplog.text
+
+
+def activation(x):
+    """What the network calls, outside of its class."""
+    return torch.relu(x)
+
+
+class Calling(nn.Module):
+    """A network whose class does not show what it computes."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 8), nn.Linear(8, classes)
+
+    def forward(self, x):
+        return self.second(activation(self.first(x.flatten(1))))
+
+
+@pytest.mark.parametrize("targets", ["classes", "numbers"])
+def test_a_network_whose_helper_was_edited_is_trained_afresh(tmp_path, trainings, caplog, monkeypatch, targets):
+    """ReLU -> Sigmoid in a function that the class calls: same class, same shapes, another network."""
+
+    def made(model_cfg, shape, classes, seed):
+        torch.manual_seed(seed)
+        return Calling(classes)
+
+    def found():
+        dense_module.SCORED.clear()  # as in another process
+        data = make_data()
+        if targets == "numbers":
+            splits = [replace(split, targets=split.targets.float()[:, None]) for split in (data.train, data.validation)]
+            data = replace(data, train=splits[0], validation=splits[1], classes=1)
+        return dense_network(CONFIG, data, TrainerSettings(epochs=5, batch_size=16), 0, tmp_path, "abc")
+
+    monkeypatch.setattr(sys.modules["benchmarks.models"], "build", made)
+    first = found()
+    assert first.trained and not found().trained
+    monkeypatch.setattr(sys.modules[__name__], "activation", lambda x: torch.sigmoid(x) - 2)
+    again = found()
+    assert again.trained and len(trainings) == 2 and "as at the end of its training" in caplog.text
+    assert not same_bits(first.model, again.model) and not found().trained
+
+
+def test_who_was_stopped_for_longer_than_its_lease_does_not_write_over_the_network(tmp_path, trainings, monkeypatch):
+    """Another one trains it meanwhile; what the first made is thrown away."""
+    theirs = get(tmp_path / "theirs")
+    folder = tmp_path / "ours/dense/abc"
+
+    def stopped(*arguments, **options):
+        history = fit(*arguments, **options)
+        if not list(folder.glob("dense-*")):
+            for path in folder.glob("lease.*"):
+                path.unlink()
+            for path in theirs.path.parent.iterdir():
+                (folder / path.name).write_bytes(path.read_bytes())
+        return history
+
+    monkeypatch.setattr(dense_module, "fit", stopped)
+    found = get(tmp_path / "ours")
+    assert not found.trained and same_bits(found.model, theirs.model)
+    assert sorted(path.name for path in folder.iterdir()) == sorted(path.name for path in theirs.path.parent.iterdir())
+    assert (folder / "dense.json").read_bytes() == (theirs.path.parent / "dense.json").read_bytes()
