@@ -4,12 +4,12 @@ A node is a neuron, a channel or an attention head. Nodes that meet in an additi
 unit of removal is a group: its *writers* are the layers whose output units the nodes are, its *readers* the layers that
 take them in, its *carriers* everything in between with parameters per node (batch norm, depthwise convolution, PReLU).
 
-The groups are found by experiment (:mod:`methods.network.mockup`): units of one layer change, and what every other
-layer then reads differently is what they feed. A group is only offered for pruning after the network was seen to do
-without half of it: a structure that is not understood is left alone, with a reason.
+The groups are found by experiment (:mod:`methods.network.influence`): units of layers change, and what other modules
+then read differently is what they feed. A group is only offered for pruning after the network was seen to do without
+half of it: a structure that is not understood is left alone, with a reason.
 
 Nodes also meet in a product: a gate and what it lets through are one group. That is not a residual stream, where
-branches are added to what has passed by; the two are told apart by experiment too (:meth:`Mockup.adds`).
+branches are added to what has passed by; the two are told apart by experiment too (:mod:`methods.network.trials`).
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
+from methods.network.influence import Influence, find_influences
 from methods.network.kinds.convolution import depthwise
 from methods.network.kinds.registry import find_kind
-from methods.network.mockup import Influence, Mockup
+from methods.network.mockup import Mockup
 from methods.network.ownership import borrowed_weights
 from methods.network.reading import Rows, node_rows
+from methods.network.trials import Part, adds, each_without, product_macs
 from methods.seeds import stream
 
 
@@ -128,38 +130,45 @@ def find_groups(model: nn.Module, example: Tensor, residual: bool) -> tuple[list
 
 
 def _tried(mockup: Mockup, residual: bool) -> tuple[list[NodeGroup], dict[str, str]]:
-    influences = {path: mockup.influence(path) for path in mockup.layers}
-    groups: list[NodeGroup] = []
-    left_alone: dict[str, str] = {}
+    influences = find_influences(mockup)
     borrowed = borrowed_weights(mockup.model)
+    reasons: dict[str, str | None] = {}
+    candidates: list[NodeGroup] = []
     for group, reason in _components(mockup, influences):
         reason = _obstacle(mockup, group, influences, borrowed) or reason
         if reason is None and not residual and _is_stream(mockup, group):
             reason = "residual stream (prune it with prune_residual=true)"
+        reasons[group.name] = reason
         if reason is None:
-            group, reason = _without_half(mockup, group)
-        if reason is None:
-            groups.append(group)
-        else:
-            left_alone[group.name] = reason
-    return groups, left_alone
+            candidates.append(group)
+    halves = [_half(mockup, group) for group in candidates]
+    reasons |= zip((group.name for group in candidates), each_without(mockup, halves), strict=True)
+    macs = product_macs(mockup, {})
+    groups = []
+    for group, (rows, _) in zip(candidates, halves, strict=True):
+        if reasons[group.name] is None:
+            gone = group.size - len(rows[group.name]) // group.width
+            groups.append(replace(group, product_macs=(macs - product_macs(mockup, rows)) // gone if macs else 0))
+    return groups, {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def _is_stream(mockup: Mockup, group: NodeGroup) -> bool:
     """Whether branches are added to the nodes; not so for heads, hidden states, and gates, which meet in products."""
     if len(group.writers) < 2 or group.width > 1 or group.recurrent:
         return False
-    return any(mockup.adds(one, other) for one, other in combinations(group.writers, 2))
+    return any(adds(mockup, one, other) for one, other in combinations(group.writers, 2))
 
 
 def _components(mockup: Mockup, influences: Mapping[str, Influence]) -> Iterator[tuple[NodeGroup, str | None]]:
     """Groups of layers whose output units meet, and why they cannot be pruned, where that shows already."""
     units, channels = _labels(mockup, influences)
+    seen = {path: set(own[:, 1].tolist()) for path, own in channels.items()}
     for writers in _coupled(units):
         labels = torch.cat([units[path] for path in writers])
         node_of = {label: node for node, label in enumerate(dict.fromkeys(labels.tolist()))}
         rows = {path: _by_node(units[path], torch.arange(len(units[path])), node_of) for path in writers}
-        reached = {path: _by_node(own[:, 1], own[:, 0], node_of) for path, own in channels.items()}
+        near = [path for path in channels if not seen[path].isdisjoint(node_of)]
+        reached = {path: _by_node(channels[path][:, 1], channels[path][:, 0], node_of) for path in near}
         uneven = [path for path, own in {**rows, **reached}.items() if own is None]
         blank = torch.zeros(len(node_of), 0, dtype=torch.int64)
         parts = {path: blank if own is None else own for path, own in reached.items() if own is None or len(own)}
@@ -251,8 +260,8 @@ def _obstacle(
     return None
 
 
-def _without_half(mockup: Mockup, group: NodeGroup) -> tuple[NodeGroup, str | None]:
-    """The group, with what attention costs per node, and why the network cannot do without half of it, if it cannot."""
+def _half(mockup: Mockup, group: NodeGroup) -> Part:
+    """Half of the nodes: the output units of its writers, and the channels that its readers and carriers then see."""
     kept = torch.randperm(group.size, generator=stream(0, "half", group.name))[: (group.size + 1) // 2].sort().values
     if group.size > 3 and bool((kept.diff() == kept.diff()[0]).all()):
         kept = torch.cat([kept[:1], kept[-1:]])  # a regular half could fit a structure by chance
@@ -263,8 +272,4 @@ def _without_half(mockup: Mockup, group: NodeGroup) -> tuple[NodeGroup, str | No
         stays = torch.ones(mockup.channels(path), dtype=torch.bool)
         stays[channels] = False
         columns[path] = stays.nonzero().flatten()
-    rows, _ = group.of_nodes(kept)
-    reason = mockup.without(rows, columns)
-    if reason is not None:
-        return group, reason
-    return replace(group, product_macs=mockup.product_macs(rows) // (group.size - len(kept))), None
+    return group.of_nodes(kept)[0], columns

@@ -1,0 +1,127 @@
+"""Experiments on a mock-up that settle what a group of nodes is, and whether a network can do without some of it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from methods.network.codes import patterns
+from methods.network.counting import products
+from methods.network.mockup import Change, Mockup
+
+ANSWERS = 1e-3  # what counts as an answer to a change of a layer by SHIFT
+LEVELS = ((0.3, 0.8), (-0.4, 0.9), (0.9, -0.3), (40.0, 60.0))  # of two layers, where their sum or product is looked at
+SHIFT = 0.4  # small enough for activations that saturate
+FEW = 4  # parts that are tried one by one
+
+
+def adds(mockup: Mockup, first: str, second: str) -> bool:
+    """Whether the outputs of two layers are added, seen by some module that reads both.
+
+    A sum answers to both together as to one after the other (whatever its terms went through before), or does not
+    care which of them has risen (whatever the sum goes through after). A product does neither.
+    """
+    return any(_adds_at(mockup, {first: one, second: other}) for one, other in LEVELS)
+
+
+def _adds_at(mockup: Mockup, levels: Mapping[str, float]) -> bool:
+    reads: list[dict[str, list[Tensor]]] = []
+    for shifts in ((0, 0), (1, 0), (0, 1), (1, 1)):
+        seen: dict[str, list[Tensor]] = defaultdict(list)
+        change = {
+            path: partial(torch.full_like, fill_value=level + SHIFT * shift)
+            for (path, level), shift in zip(levels.items(), shifts, strict=True)
+        }
+
+        def keep(path: str, read: Tensor, seen: dict[str, list[Tensor]] = seen) -> None:
+            seen[path].append(read.double().clone())
+
+        mockup.run(change, keep)
+        reads.append(seen)
+    for path in mockup.channelled & reads[0].keys():
+        for base, one, other, both in zip(*(seen[path] for seen in reads), strict=True):
+            up, across = (one - base).abs(), (other - base).abs()
+            answers = (up > ANSWERS) & (across > ANSWERS)
+            least = 1e-2 * torch.minimum(up, across)[answers]
+            in_turn = (both - one - other + base).abs()[answers] <= least
+            alike = (one - other).abs()[answers] <= least
+            if bool(answers.any()) and (bool(in_turn.all()) or bool(alike.all())):
+                return True
+    return False
+
+
+def without(mockup: Mockup, rows: Mapping[str, Tensor], columns: Mapping[str, Tensor]) -> str | None:
+    """Why the network cannot do with only the output units ``rows`` of some layers; None if it can.
+
+    It can if every module then reads, of what it read before, exactly its input channels ``columns`` (all, if it is
+    not named), and the network's output is the same.
+    """
+    calls: dict[str, int] = defaultdict(int)
+
+    def observe(reader: str, read: Tensor) -> None:
+        expected = mockup.reads[reader][calls[reader]] if reader else mockup.output
+        calls[reader] += 1
+        if reader in columns:
+            expected = expected.index_select(mockup.dimension(reader), columns[reader].to(expected.device))
+        same = torch.equal(read, expected)  # nearly always, and much faster than the tolerant comparison
+        if not same and (read.shape != expected.shape or not torch.allclose(read, expected, rtol=1e-4, atol=1e-4)):
+            raise _Unlike(reader or "the network's output")
+
+    try:
+        mockup.run(_only(mockup, rows), observe)
+    except _Unlike as error:
+        return f"{error} does not see the remaining nodes as before"
+    except Exception as error:  # a user's forward pass may fail in any way
+        return f"the forward pass has fixed sizes ({(str(error).splitlines() or [type(error).__name__])[0][:120]})"
+    return None
+
+
+Part = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]  # what is kept: output units of layers, channels of readers
+
+
+def each_without(mockup: Mockup, parts: Sequence[Part]) -> list[str | None]:
+    """For each part the answer of :func:`without`, most from runs in which half of the others are left out, too.
+
+    For any two parts there is a run with the one and without the other. Where a run fails, all that were left out in it
+    are tried alone.
+    """
+    alone = set(range(len(parts)))
+    if len(parts) > FEW:
+        alone = set()
+        for pattern in patterns(len(parts)):
+            chosen = pattern.nonzero().flatten().tolist()
+            rows, columns = (_common([parts[number][side] for number in chosen]) for side in (0, 1))
+            if not alone.issuperset(chosen) and without(mockup, rows, columns) is not None:
+                alone.update(chosen)
+    return [without(mockup, *part) if number in alone else None for number, part in enumerate(parts)]
+
+
+def _common(kept: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """For each module the indices that all who name it keep."""
+    result: dict[str, Tensor] = {}
+    for own in kept:
+        for path, indices in own.items():
+            result[path] = indices[torch.isin(indices, result[path])] if path in result else indices
+    return result
+
+
+def product_macs(mockup: Mockup, rows: Mapping[str, Tensor]) -> int:
+    """MACs of the products of activations (attention) with only the output units ``rows`` of some layers."""
+    with mockup.standing(), mockup.trying(_only(mockup, rows), lambda _path, _read: None):
+        found = products(mockup.model, mockup.example)
+    return sum(product.macs for product in found if product.layer not in mockup.passing)
+
+
+def _only(mockup: Mockup, rows: Mapping[str, Tensor]) -> dict[str, Change]:
+    def selecting(path: str, kept: Tensor) -> Change:
+        return lambda out: out.index_select(mockup.dimension(path), kept.to(out.device))
+
+    return {path: selecting(path, kept) for path, kept in rows.items()}
+
+
+class _Unlike(Exception):
+    """A module reads something else than expected."""
