@@ -1,4 +1,4 @@
-"""Leaderboards: one table per (data set, model, budget) and one over all tasks, rendered from nothing but the records.
+"""Leaderboards: one table per (data set, model, budget), and over networks, rendered from nothing but the records.
 
     python -m benchmarks.leaderboard
     python -m benchmarks.leaderboard --where "dataset == 'mnist' and budget == 'speedup'" --baseline random

@@ -1,219 +1,198 @@
-"""All tasks together: mean ranks, Friedman's test, Nemenyi's critical difference and its diagram.
+"""All networks together: which methods are better over several data sets and architectures.
 
-A task is a (data set, model, requested budget); a method's score on it is the mean over its seeds. Only methods with a
-result on every task can be ranked; a network larger than was asked for is no result. So tasks that many methods lack (a
-study of one method, or a size that most cannot reach) and methods that lack many tasks are left out, and named. Tasks
-with one seed are left out beside others with several, and variants of methods beside methods as published.
+One network (a data set and a model) is one observation: budgets of one network are not independent, so a method's
+scores are averaged over them first. Then methods are ranked within each network, and compared over networks with the
+Skillings-Mack test and Nemenyi's comparison of all pairs (:mod:`benchmarks.boards.blocks`). A method without results on
+a network is missing there, and the network still counts for the others; a method on one network cannot be compared over
+several and is named. A seed that collapsed counts with its accuracy; a network larger than was asked for is no result.
 
-Many tasks and many methods are not to be had at once where costly methods have not been run on every network. So there
-are two comparisons, if need be: one over many tasks, and one of all methods that share enough of them.
+Nodes and edges are ranked apart. Variants of methods (with another repair, say) are ranked in a table of their own,
+beside the methods as published; controls with the layer sizes of another method belong to that and are shown on boards.
 """
 
 import io
 from collections import defaultdict
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from benchmarks.boards.board import Question, default_metric, smaller_is_better
+from benchmarks.boards.blocks import COMMON, Ranked, averaged, ranked
+from benchmarks.boards.board import Question, default_metric, smaller_is_better, unit_order
 from benchmarks.boards.frame import Row as Cell
+from benchmarks.boards.layout import place
 from benchmarks.boards.naming import task_of, with_names
-from benchmarks.boards.stats import ALPHA, Comparison, Friedman, friedman, holm, signed_rank
+from benchmarks.boards.stats import ALPHA
 from benchmarks.boards.tables import NONE, Table, probability
+from benchmarks.boards.verdicts import Verdict, Verdicts
 
-FEWEST = 3  # methods that Friedman's test can compare
-ENOUGH = 10  # tasks for a comparison of more methods
-BEAM = 500  # sets of tasks that the search for it follows at most
-Task = tuple[object, ...]
+Network = tuple[str, str]
 SALT = "secateurs"  # fixed, so that the same diagram has the same bytes
+COUNTED = ("done", "collapsed")
 
 
 @dataclass(frozen=True)
 class Overall:
-    """The comparison over tasks; ``scores`` are means over seeds, oriented so that larger is better."""
+    """The comparison of the methods of one unit over networks.
+
+    Attributes:
+        unit: of what is pruned; empty where records do not say.
+        published: whether it is of methods with their presets' own parts only.
+        networks: for each network how many of its tasks (budgets) and how many seeds were run.
+        scores: for each method its score by network, oriented so that larger is better.
+        ranks, verdicts: what they come to.
+        single: settings with results on one network only, which cannot be compared over several.
+        unusual: settings in other surroundings, which are not ranked here.
+        versus: verdicts of the others against ``baseline``.
+    """
 
     metric: str
-    tasks: list[Task]
-    scores: dict[str, list[float]]
-    test: Friedman
-    left_out: list[str]
-    skipped: list[Task]
+    unit: str
+    published: bool
+    networks: Mapping[Network, tuple[int, int]]
+    scores: Mapping[str, Mapping[Network, float]]
+    ranks: Ranked
+    verdicts: Verdicts
+    single: Sequence[str]
     unusual: int
-    variants: int
     baseline: str | None
-    versus: dict[str, Comparison]
+    versus: Mapping[str, Verdict]
+
+    @property
+    def name(self) -> str:
+        """Fit for a file."""
+        return "_".join([word for word in (self.unit,) if word] + ([] if self.published else ["all_settings"]))
 
 
 def comparisons(cells: Sequence[Cell], question: Question | None = None) -> list[Overall]:
-    """The comparison over many tasks and, where that leaves methods out, one of more methods; none without results.
+    """The comparisons over networks, of each unit: of methods as published and, where there are more, of all settings.
 
-    Both are of methods that have a result on every one of the tasks.
+    A comparison needs three methods and two networks.
     """
     question = question or Question()
     cells = with_names(cells)
     unusual = len({cell["name"] for cell in cells if not cell["usual"]})
-    cells = [cell for cell in cells if cell["usual"]]
-    every = {cell["name"] for cell in cells}
-    cells = _as_published(cells)
-    ranked = {cell["name"] for cell in cells}
-    by_task: dict[Task, list[Cell]] = defaultdict(list)
+    cells = [cell for cell in cells if cell["usual"] and not cell["copied"]]
+    units: dict[str, list[Cell]] = defaultdict(list)
+    methods = {cell["method"]: cell["unit"] for cell in cells if cell["unit"]}
+    for cell in cells:  # a cell that failed may not know its unit
+        units[cell["unit"] or methods.get(cell["method"]) or ""].append(cell)
+    found = []
+    for unit in sorted(units, key=unit_order):
+        published = [cell for cell in units[unit] if cell["name"] == cell["method"]]
+        for some, plain in ((published, True), (units[unit], False)):
+            if plain or len(some) > len(published):
+                comparison = _compared(some, unit, plain, unusual, question)
+                found += [comparison] if comparison else []
+    return found
+
+
+def _compared(cells: Sequence[Cell], unit: str, published: bool, unusual: int, question: Question) -> Overall | None:
+    networks: dict[Network, list[Cell]] = defaultdict(list)
     for cell in cells:
-        by_task[task_of(cell)].append(cell)
-    tasks, several = sorted(by_task), _with_spread(by_task)
-    means: dict[str, dict[Task, float]] = defaultdict(dict)
-    for task, members in several.items():
-        metric = question.metric or default_metric(members)
-        sign = -1.0 if smaller_is_better(metric) else 1.0
-        values: dict[str, list[float]] = defaultdict(list)
-        for cell in sorted(members, key=lambda cell: cell["key"]):
-            if cell["status"] == "done" and cell.get(metric) is not None:
-                values[cell["name"]].append(sign * cell[metric])
-        for label, found in values.items():
-            means[label][task] = sum(found) / len(found)
-    results = {label: set(found) for label, found in means.items()}
-    many, more = covered(results), shared(results, ENOUGH)
-    chosen = [many, more] if len(more[0]) > len(many[0]) else [many]
-    comparison = []
-    for complete, kept in chosen:
-        own = [task for task in tasks if task in kept]
-        scores = {label: [means[label][task] for task in own] for label in complete}
-        if (test := friedman(scores)) is None:
-            continue
-        baseline = _baseline(question.baseline, cells, complete)
-        comparison.append(
-            Overall(
-                metric=question.metric or default_metric(cells),
-                tasks=own,
-                scores=scores,
-                test=test,
-                left_out=sorted(ranked - set(complete)),
-                skipped=[task for task in tasks if task not in kept],
-                unusual=unusual,
-                variants=len(every - ranked),
-                baseline=baseline,
-                versus=_versus(scores, baseline) if baseline else {},
-            )
-        )
-    return comparison
+        networks[network_of(cell)].append(cell)
+    every: dict[str, dict[Network, float]] = defaultdict(dict)
+    sizes = {}
+    for network, members in sorted(networks.items()):
+        for name, value in averaged(_means(members, question.metric)).items():
+            every[name][network] = value
+        sizes[network] = len({task_of(cell) for cell in members}), len({cell["seed"] for cell in members})
+    single = sorted(name for name, own in every.items() if len(own) < COMMON)
+    scores = {name: own for name, own in every.items() if len(own) >= COMMON}
+    ranks = ranked(scores)
+    if ranks is None or (
+        not published and all(cell["name"] == cell["method"] for cell in cells if cell["name"] in scores)
+    ):
+        return None
+    verdicts = _said(ranks)
+    baseline = _baseline(question.baseline, cells, ranks.names)
+    versus = {}
+    for name, p in ranks.against(baseline).items() if baseline else ():
+        known = verdicts.of(name, baseline or "")
+        word = "undecided" if p is None or p >= ALPHA else "better" if (known.difference or 0) < 0 else "worse"
+        versus[name] = Verdict(known.n, known.difference, p, word)  # type: ignore[arg-type]  # one of the words
+    metric = question.metric or default_metric(cells)
+    return Overall(metric, unit, published, sizes, scores, ranks, verdicts, single, unusual, baseline, versus)
 
 
-def _as_published(cells: Sequence[Cell]) -> list[Cell]:
-    """The methods with their presets' own parts; all cells where there are fewer than three such methods.
-
-    Variants (a method with another compensation, say) tend to be run on one network: all together they would shrink the
-    comparison to the tasks of that network.
-    """
-    published = [cell for cell in cells if cell["name"] == cell["method"]]
-    return published if len({cell["method"] for cell in published}) >= FEWEST else list(cells)
+def network_of(cell: Cell) -> Network:
+    """The network of a cell; those of other widths or training count as more tasks of the one they are made from."""
+    return cell["dataset"], str(cell["model"]).partition(" [")[0]
 
 
-def _with_spread(by_task: Mapping[Task, list[Cell]]) -> dict[Task, list[Cell]]:
-    """The tasks that were run with several seeds; all of them if none was: one seed is luck beside a mean of five."""
-    several = {task: members for task, members in by_task.items() if len({cell["seed"] for cell in members}) > 1}
-    return several or dict(by_task)
+def _means(cells: Sequence[Cell], asked: str | None) -> dict[str, dict[object, float]]:
+    """For each setting its mean over seeds by task, oriented so that larger is better."""
+    metric = asked or default_metric(cells)
+    sign = -1.0 if smaller_is_better(metric) else 1.0
+    values: dict[tuple[str, object], list[float]] = defaultdict(list)
+    for cell in sorted(cells, key=lambda cell: cell["key"]):
+        if cell["status"] in COUNTED and cell.get(metric) is not None:
+            values[cell["name"], task_of(cell)].append(sign * cell[metric])
+    means: dict[str, dict[object, float]] = defaultdict(dict)
+    for (name, task), found in values.items():
+        means[name][task] = sum(found) / len(found)
+    return means
 
 
-def covered(results: Mapping[str, Set[Task]]) -> tuple[list[str], set[Task]]:
-    """Methods and tasks such that each of these methods has a result on each of these tasks.
-
-    Whatever lacks the largest share of the others goes first, a method before a task where they lack the same share.
-    """
-    methods, tasks = set(results), {task for found in results.values() for task in found}
-    while methods and tasks:
-        by_method = {name: len(tasks - results[name]) / len(tasks) for name in sorted(methods)}
-        by_task = {task: sum(task not in results[name] for name in methods) / len(methods) for task in sorted(tasks)}
-        method, task = max(by_method, key=by_method.__getitem__), max(by_task, key=by_task.__getitem__)
-        if max(by_method[method], by_task[task]) == 0:
-            break
-        if by_method[method] >= by_task[task]:
-            methods.discard(method)
-        else:
-            tasks.discard(task)
-    return sorted(methods), tasks
+def _said(ranks: Ranked) -> Verdicts:
+    pairs = {}
+    for (first, second), p in ranks.adjusted().items():
+        word = "better" if p is not None and p < ALPHA else "undecided"
+        difference = ranks.ranks[first] - ranks.ranks[second]
+        pairs[first, second] = Verdict(ranks.common[first, second], difference, p, word)  # type: ignore[arg-type]
+    return Verdicts(ranks.names, pairs)
 
 
-def shared(results: Mapping[str, Set[Task]], enough: int) -> tuple[list[str], set[Task]]:
-    """The most methods that have ``enough`` tasks in common, of equally many those with most tasks; and these tasks.
-
-    Nothing where no method has enough. Whatever methods share is an intersection of their sets of tasks. Where there
-    are very many of those, only the BEAM most promising are followed, and the result may be one of a few methods less.
-    """
-    tasks = sorted({task for found in results.values() for task in found})
-    bit = {task: 1 << number for number, task in enumerate(tasks)}
-    owned = {name: sum(bit[task] for task in found) for name, found in sorted(results.items())}
-    merits: dict[int, tuple[int, int]] = {}  # of each intersection: methods so far that have all of it, and its tasks
-    seen: list[int] = []
-    for own in owned.values():
-        seen.append(own)
-        candidates = {own, *merits, *(each & own for each in merits)}
-        merits = {
-            each: (sum(each & other == each for other in seen), each.bit_count())
-            for each in candidates
-            if each.bit_count() >= enough
-        }
-        if len(merits) > BEAM:
-            merits = dict(sorted(merits.items(), key=lambda item: (item[1], item[0]), reverse=True)[:BEAM])
-    if not merits:
-        return [], set()
-    best = max(merits, key=lambda each: (merits[each], each))
-    return [name for name, own in owned.items() if best & own == best], {task for task in tasks if bit[task] & best}
-
-
-def _baseline(asked: str | None, cells: Sequence[Cell], complete: Sequence[str]) -> str | None:
-    if asked is None or asked in complete:
+def _baseline(asked: str | None, cells: Sequence[Cell], names: Sequence[str]) -> str | None:
+    if asked is None or asked in names:
         return asked
     methods = {cell["name"]: cell["method"] for cell in cells}
-    return next((label for label in complete if methods[label] == asked), None)
-
-
-def _versus(scores: dict[str, list[float]], baseline: str) -> dict[str, Comparison]:
-    others = [label for label in scores if label != baseline]
-    results = [signed_rank([a - b for a, b in zip(scores[o], scores[baseline], strict=True)]) for o in others]
-    adjusted = holm([result.p for result in results])
-    return {
-        label: Comparison(result.n, result.difference, result.std, p, result.test)
-        for label, result, p in zip(others, results, adjusted, strict=True)
-    }
+    return next((name for name in names if methods[name] == asked), None)
 
 
 def table_of(found: Overall) -> Table:
-    """The mean ranks, best first, with the groups that Nemenyi's test does not separate."""
-    test = found.test
-    groups = {name: "" for name in test.mean_ranks}
-    for position, group in enumerate(test.groups):
-        for name in group:
-            groups[name] += chr(ord("A") + position % 26)
-    columns = ["method", "mean rank", "not told apart"]
-    rows = [[name, f"{rank:.2f}", groups[name] or NONE] for name, rank in test.mean_ranks.items()]
+    """The methods by mean rank, with their places, and how many others they are better than."""
+    ranks, size = found.ranks, len(found.ranks.names)
+    places = found.verdicts.standings()
+    columns = ["place", "method", "networks", "mean rank", "better than", "worse than", "undecided"]
+    rows = []
+    for name in ranks.names:
+        at = places[name]
+        counts = [str(at.better_than), str(at.first - 1), str(at.undecided)]
+        rows.append([place(at), name, str(ranks.found_in[name]), f"{ranks.ranks[name]:.2f}", *counts])
     if found.baseline:
-        columns += ["better", "p"]
+        columns += [f"against {found.baseline}", "p"]
         for row in rows:
-            versus = found.versus.get(row[0])
-            row += [NONE, NONE] if versus is None else [_wins(found, row[0]), probability(versus.p)]
+            versus = found.versus.get(row[1])
+            row += [NONE, NONE] if versus is None else [versus.word, probability(versus.p)]
+    metric = found.metric.replace("_", " ")
+    of = "methods as published" if found.published else "settings of methods"
+    title = f"{found.unit or 'all'}: {size} {of} over {len(found.networks)} networks, by {metric} on the test split"
+    return Table(title, columns, rows, {"method", f"against {found.baseline}"}, _notes(found))
+
+
+def _notes(found: Overall) -> list[str]:
+    ranks = found.ranks
+    counts = found.verdicts.counts
+    differ = "the methods differ" if ranks.p < ALPHA else "undecided whether the methods differ at all"
     notes = [
-        f"Friedman's chi-square = {test.statistic:.2f}, {len(rows) - 1} degrees of freedom, p {_equals(test.p)}: "
-        + ("the methods differ" if test.p < ALPHA else "no evidence that the methods differ"),
-        f"critical difference (Nemenyi, {ALPHA:g}) = {test.critical_difference:.2f} ranks; methods that share a letter "
-        "are closer than that",
-        "a task is a data set, model and budget; those that share a network are not independent: p is too small",
+        f"{len(found.verdicts.pairs)} pairs: {counts['better']} better, {counts['undecided']} undecided (Nemenyi's "
+        f"comparison of mean ranks, {ALPHA:g} for all pairs together; ranks have no margin, so none is said to be "
+        f"equal; undecided, too, where two share fewer than {COMMON} networks)",
+        f"Skillings-Mack chi-square = {ranks.statistic:.2f}, {ranks.freedom} degrees of freedom, p {_equals(ranks.p)}: "
+        + differ,
+        "a network counts once: a method's mean over its budgets is ranked among those of the others, 1 is best; what "
+        "was not run is missing, and the mean ranks allow for that",
     ]
     if found.baseline:
-        notes.append(f"better: tasks on which it beats {found.baseline}; p: Wilcoxon over tasks, Holm's correction")
-    if found.skipped:
-        names = ", ".join(
-            " ".join(f"{part:g}" if isinstance(part, float) else str(part) for part in t) for t in found.skipped
-        )
-        notes.append(f"tasks left out, since many methods have no result on them, or one seed only: {names}")
-    if found.variants:
-        notes.append(
-            f"{found.variants} variants of methods (other parts than as published) are ranked on the boards only"
-        )
+        notes.append(f"against {found.baseline}: p after Holm's correction over these comparisons alone")
+    names = []
+    for (data, model), (tasks, seeds) in sorted(found.networks.items()):
+        names.append(f"{data} {model} ({tasks} budget{'s' * (tasks > 1)}, {seeds} seed{'s' * (seeds > 1)})")
+    notes.append(f"networks: {', '.join(names)}")
+    if found.single:
+        notes.append(f"on one network only, which no test over networks can use: {', '.join(found.single)}")
     if found.unusual:
         notes.append(f"{found.unusual} settings with other training or calibration than the rest are not ranked here")
-    if found.left_out:
-        notes.append(f"not ranked, for want of a result on every one of these tasks: {', '.join(found.left_out)}")
-    metric = found.metric.replace("_", " ")
-    title = f"{len(rows)} methods over {test.tasks} tasks: mean rank by {metric} on the test split, 1 is best"
-    return Table(title, columns, rows, {"method", "not told apart"}, notes)
+    return notes
 
 
 def _equals(p: float) -> str:
@@ -221,13 +200,8 @@ def _equals(p: float) -> str:
     return text if text.startswith("<") else f"= {text}"
 
 
-def _wins(found: Overall, name: str) -> str:
-    pairs = zip(found.scores[name], found.scores[found.baseline or ""], strict=True)
-    return f"{sum(a > b for a, b in pairs)} of {len(found.tasks)}"
-
-
 def diagram(found: Overall, form: str = "svg") -> bytes:
-    """The critical-difference diagram as an SVG or PNG file: methods by rank, bars join those not told apart.
+    """The methods by mean rank as an SVG or PNG file; bars join those of which no pair is decided.
 
     The same comparison gives the same bytes.
     """
@@ -236,15 +210,15 @@ def diagram(found: Overall, form: str = "svg") -> bytes:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    names = list(found.test.mean_ranks)
+    names = list(found.ranks.names)
     p_values = pd.DataFrame(1.0, index=names, columns=names)
-    for (a, b), p in found.test.nemenyi.items():
-        p_values.loc[a, b] = p_values.loc[b, a] = p
+    for (a, b), p in found.ranks.adjusted().items():
+        p_values.loc[a, b] = p_values.loc[b, a] = 1.0 if p is None else p
     with rc_context({"svg.hashsalt": f"{SALT} {len(names)}", "svg.fonttype": "none", "font.family": "DejaVu Sans"}):
         figure = Figure(figsize=(9, 1.2 + 0.22 * len(names)), layout="constrained")
         axes = figure.subplots()
         scikit_posthocs.critical_difference_diagram(
-            found.test.mean_ranks,
+            dict(found.ranks.ranks),
             p_values,
             alpha=ALPHA,
             ax=axes,
@@ -253,7 +227,7 @@ def diagram(found: Overall, form: str = "svg") -> bytes:
             label_fmt_right="({rank:.2f}) {label}",
         )
         axes.set_title(
-            f"mean rank over {found.test.tasks} tasks (1 is best); CD = {found.test.critical_difference:.2f}",
+            f"{found.unit or 'all'}: mean rank over {len(found.networks)} networks (1 is best); bars: undecided",
             fontsize=10,
         )
         buffer = io.BytesIO()

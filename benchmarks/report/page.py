@@ -40,7 +40,7 @@ class Figure:
 
 @dataclass
 class Ranking:
-    """A comparison over tasks: its table, and its diagram for the page and as a file."""
+    """A comparison over networks: its table, and its diagram for the page and as a file."""
 
     name: str
     table: Table
@@ -117,10 +117,14 @@ def make(
 
 
 def _rankings(found: Sequence[overall.Overall]) -> list[Ranking]:
-    names = ["critical_difference", "critical_difference_more_methods"]
     return [
-        Ranking(name, overall.table_of(each), _inline_svg(overall.diagram(each).decode()), overall.diagram(each, "png"))
-        for name, each in zip(names, found, strict=False)
+        Ranking(
+            f"mean_ranks_{each.name}".rstrip("_"),
+            overall.table_of(each),
+            _inline_svg(overall.diagram(each).decode()),
+            overall.diagram(each, "png"),
+        )
+        for each in found
     ]
 
 
@@ -251,7 +255,7 @@ def _inline_svg(text: str) -> str:
     element = text[text.index("<svg") :]
     for ink in ("#000000", "black"):
         element = element.replace(ink, "currentColor")
-    return element.replace("<svg", '<svg role="img" aria-label="critical-difference diagram" fill="currentColor"', 1)
+    return element.replace("<svg", '<svg role="img" aria-label="mean ranks" fill="currentColor"', 1)
 
 
 @cache

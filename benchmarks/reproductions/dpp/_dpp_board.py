@@ -64,7 +64,7 @@ def compare(rows: Sequence[Mapping[str, object]], first: str, second: str, varia
     overall = paired_t(list(differences.groupby(["network", "draw"]).mean()))
     mean, p = overall.difference or 0.0, overall.p
     seen = None if p is None or p >= ALPHA else mean > 0
-    said = "no difference" if seen is None else ("better" if seen else "worse")
+    said = "undecided" if seen is None else ("better" if seen else "worse")
     listed = "; ".join(f"{kept}: {result.difference:+.2f}" for kept, result in each.items())
     chance = "not testable" if p is None else f"p = {p:.2g}"
     return Claim(

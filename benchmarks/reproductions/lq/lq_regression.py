@@ -126,7 +126,7 @@ def _claims(frame: pd.DataFrame) -> list[Claim]:
 
 
 def _lower(wide: pd.DataFrame, first: str, second: str, repair: str) -> Claim:
-    """Paired over seeds at each size; seen where the mean over sizes is significantly lower."""
+    """Paired over seeds at each size; seen where the mean over sizes is lower, undecided at p of 5 % or more."""
     differences = (wide[first] - wide[second]).loc[repair]
     each = [f"keep {keep:g}: {own.mean():+.3f}" for keep, own in differences.groupby("keep")]
     result = paired_t(list(differences.groupby("seed").mean()))

@@ -1,6 +1,5 @@
 import csv
 import io
-import itertools
 import json
 import statistics
 
@@ -422,101 +421,73 @@ def test_metric_chooses_what_ranks_and_in_which_direction(conf):
     assert "prune seconds" in table.columns
 
 
-def test_overall_names_its_tests_and_the_methods_it_leaves_out(conf, store, tmp_path):
-    cells = [*grid(values=(0.1, 0.2, 0.3, 0.4)), *grid(methods=("only_once",), values=(0.1, 0.05))]
+def test_overall_names_its_test_and_speaks_in_the_three_words(conf, store, tmp_path):
+    data = [f"data{number}" for number in range(9)]
+    cells = [*grid(values=(0.1, 0.2), datasets=data), *grid(methods=("once",), values=(0.1,), datasets=data[:1])]
     for record in cells:
         store.write(record)
     console = Console(record=True, width=120, file=io.StringIO())
     render(store, tmp_path, console, question=board.Question(baseline="c"))
     said = console.export_text()
-    assert "3 methods over 4 tasks: mean rank" in said and "critical difference (Nemenyi, 0.05) = 1.66" in said
-    assert "not ranked, for want of a result on every one of these tasks: only_once" in said
-    assert (
-        "tasks left out, since many methods have no result on them, or one seed only: digits mlp keep 0.05"
-        in " ".join(said.split())
-    )
-    assert "4 of 4" in said and "over 4 tasks" in (tmp_path / "leaderboard.md").read_text()
+    assert "node: 3 methods as published over 9 networks" in said and "Skillings-Mack chi-square = 18.00" in said
+    assert "3 pairs: 1 better, 2 undecided" in said and "which no test over networks can use: once" in said
+    text = " ".join((tmp_path / "leaderboard.md").read_text().split())
+    assert "| 1–2 | a | 9 | 1.00 | 1 | 0 | 1 | better | \\<0.001 |" in text
+    assert "| 2–3 | c | 9 | 3.00 | 0 | 1 | 1 | – | – |" in text
     assert max(map(len, said.splitlines())) <= 120
 
 
-def first_comparison(rows):
-    return overall.comparisons(rows)[0]
+def test_budgets_of_one_network_are_one_observation(conf):
+    assert overall.comparisons(rows_of(list(grid(values=(0.1, 0.2, 0.3, 0.4, 0.5))))) == []
+    few = rows_of(list(grid(values=(0.1,), datasets=("digits", "mnist"))))
+    many = rows_of(list(grid(values=(0.1, 0.2, 0.3, 0.4), datasets=("digits", "mnist"))))
+    [one], [four] = overall.comparisons(few), overall.comparisons(many)
+    assert (one.ranks.statistic, one.ranks.blocks) == (four.ranks.statistic, four.ranks.blocks)
+    assert four.networks == {("digits", "mlp"): (4, 4), ("mnist", "mlp"): (4, 4)}
 
 
-def test_overall_leaves_out_tasks_with_one_seed_and_variants_unless_there_is_nothing_else(conf):
-    several = list(grid(values=(0.1, 0.2)))
-    single = [record for record in grid(values=(0.3,)) if record.seed == 0]
-    found = first_comparison(rows_of([*several, *single]))
-    assert [task[-1] for task in found.tasks] == [0.1, 0.2] and [task[-1] for task in found.skipped] == [0.3]
-    assert [task[-1] for task in first_comparison(rows_of(single + one_more(single))).tasks] == [0.3, 0.4]
-    variants = [cell | {"label": f"{cell['label']} (x)", "variant": "x" + cell["variant"]} for cell in rows_of(several)]
-    assert first_comparison([*rows_of(several), *variants]).variants == len({cell["label"] for cell in variants})
-    assert set(first_comparison(variants).scores) == {cell["label"] for cell in variants}
+def test_networks_trained_otherwise_are_not_another_observation(conf):
+    records = list(grid(values=(0.1,), datasets=("digits", "mnist")))
+    other = {"trainer": {"train": {"epochs": 9}}, "budget": {"keep": 0.1}, "dataset": {"name": "digits"}}
+    records += [scored(0, 0.5, 0.6, method=m, settings={**other, "method": {"name": m}}) for m in "abc"]
+    [found] = overall.comparisons(rows_of(records))
+    assert set(found.networks) == {("digits", "mlp"), ("mnist", "mlp")} and found.networks["digits", "mlp"][0] == 2
 
 
-def one_more(records):
-    """The same cells at another budget."""
-    keys = {record.key: f"{number:016x}" for number, record in enumerate(records)}
-    budget = {"requested": {"keep": 0.4}, "achieved": {"keep": 0.4}}
-    return [Record(**(record.model_dump() | {"key": keys[record.key], "budget": budget})) for record in records]
+def test_a_method_without_results_on_a_network_is_missing_there_and_nothing_else_is(conf):
+    data = ("digits", "mnist", "cifar10", "flowers")
+    records = [*grid(datasets=data), *grid(methods=("a", "x"), datasets=data[:2])]
+    records = list({record.key: record for record in records}.values())
+    [found] = overall.comparisons(rows_of(records))
+    assert len(found.networks) == 4 and set(found.ranks.names) == {"a", "b", "c", "x"}
+    assert found.ranks.found_in == {"a": 4, "b": 4, "c": 4, "x": 2}
+    assert {row[1]: row[2] for row in overall.table_of(found).rows} == {"a": "4", "b": "4", "c": "4", "x": "2"}
 
 
-def test_a_size_beyond_most_methods_costs_a_task_and_a_rare_method_itself():
-    tasks = [("mnist", "net", "speedup", float(value)) for value in (2, 4, 8, 32)]
-    results = {name: set(tasks[:3]) for name in "abcde"} | {name: set(tasks) for name in "fg"} | {"h": {tasks[0]}}
-    assert overall.covered(results) == (list("abcdefg"), set(tasks[:3]))
-    assert overall.covered({}) == ([], set())
+def test_one_seed_counts_too_and_so_do_collapsed_ones(conf):
+    records = [record for record in grid(values=(0.1,), datasets=("digits", "mnist")) if record.seed == 0]
+    [found] = overall.comparisons(rows_of(records))
+    assert found.networks["digits", "mlp"] == (1, 1) and found.ranks.names == ("a", "b", "c")
+    worst = [record.model_copy(update={"status": "collapsed", "reason": "chance"}) for record in records]
+    worst = [r.model_copy(update={"metrics": scored(0, 0.1, 0.1).metrics}) if r.method == "a" else r for r in worst]
+    [found] = overall.comparisons(rows_of(worst))
+    assert found.ranks.names[-1] == "a"
 
 
-def test_methods_that_the_many_tasks_leave_out_are_compared_over_fewer(conf):
-    values = [round(0.05 * number, 2) for number in range(1, 13)]
-    everywhere = list(grid(methods=("a", "b", "c"), seeds=(0, 1), values=values, datasets=("digits", "mnist")))
-    costly = grid(methods=("d", "e", "costly"), seeds=(0, 1), values=values, datasets=("digits",))
-    records = [*everywhere, *(record for record in costly if record.method == "costly")]
-    many, more = overall.comparisons(rows_of(records))
-    assert (set(many.scores), len(many.tasks), many.left_out) == (set("abc"), 24, ["costly"])
-    assert (set(more.scores), len(more.tasks), more.left_out) == ({*"abc", "costly"}, 12, [])
-    titles = [overall.table_of(found).title for found in (many, more)]
-    assert [title.partition(":")[0] for title in titles] == ["3 methods over 24 tasks", "4 methods over 12 tasks"]
-    # the second need not hold all methods of the first
-    elsewhere = grid(methods=("a", *"uvwxyz"), seeds=(0, 1), values=values, datasets=("cifar10",))
-    first, second = overall.comparisons(rows_of([*everywhere, *elsewhere]))
-    assert (set(first.scores), len(first.tasks)) == (set("abc"), 24)
-    assert (set(second.scores), len(second.tasks)) == ({*"auvwxyz"}, 12)
-    # nothing more to show where few tasks are shared, or no method is left out
-    few = [record for record in records if record.method != "costly" or record.budget.requested["keep"] < 0.3]
-    assert len(overall.comparisons(rows_of(few))) == len(overall.comparisons(rows_of(everywhere))) == 1
-
-
-def test_methods_that_each_lack_another_task_are_compared_over_the_others():
-    tasks = [(number,) for number in range(40)]
-    results = {f"m{number}": set(tasks) - {tasks[number]} for number in range(30)}
-    assert overall.shared(results, 10) == (sorted(results), set(tasks[30:]))
-
-
-@given(
-    st.dictionaries(st.text("abcdef", min_size=1, max_size=2), st.sets(st.tuples(st.integers(0, 5))), max_size=7),
-    st.integers(1, 5),
-)
-def test_no_more_methods_share_enough_tasks(results, enough):
-    methods, tasks = overall.shared(results, enough)
-    sizes = [
-        (len(some), len(common))
-        for count in range(1, len(results) + 1)
-        for some in itertools.combinations(results, count)
-        if len(common := set.intersection(*(set(results[name]) for name in some))) >= enough
+def test_nodes_edges_and_variants_have_comparisons_of_their_own(conf):
+    data = ("digits", "mnist")
+    nodes = rows_of(list(grid(datasets=data)))
+    edges = [row | {"unit": "edge", "method": f"{row['method']}e", "label": f"{row['label']}e"} for row in nodes]
+    variants = [row | {"label": f"{row['label']} (x)", "variant": "x" + row["variant"]} for row in nodes]
+    controls = [row | {"label": "random (layers of a)", "variant": "y", "copied": "a"} for row in nodes]
+    found = overall.comparisons([*nodes, *edges, *variants, *controls])
+    assert [(each.unit, each.published, len(each.ranks.names)) for each in found] == [
+        ("node", True, 3),
+        ("node", False, 6),
+        ("edge", True, 3),
     ]
-    assert (len(methods), len(tasks)) == max(sizes, default=(0, 0))
-    assert not methods or tasks == set.intersection(*(set(results[name]) for name in methods))
-
-
-@given(st.dictionaries(st.text("abcdef", min_size=1, max_size=2), st.sets(st.tuples(st.integers(0, 5))), max_size=8))
-def test_what_is_covered_is_complete_and_nothing_complete_is_lost(results):
-    methods, tasks = overall.covered(results)
-    assert all(tasks <= results[name] for name in methods)
-    full = {task for found in results.values() for task in found}
-    if results and all(found == full for found in results.values()):
-        assert (methods, tasks) == (sorted(results), full)
+    assert "node: 6 settings of methods" in overall.table_of(found[1]).title
+    assert [each.published for each in overall.comparisons(variants)] == [False]
 
 
 def unequal(means, seeds, unit="node", scatter=0.001):
@@ -781,8 +752,9 @@ def test_a_name_is_one_setting_at_all_budgets(conf):
     _usual, other = sorted((10, 0), key=lambda epochs: rows_of(list(cells(epochs, 0)))[0]["context"], reverse=True)
     names = {f"{method}{suffix}" for method in "abc" for suffix in ("", f" [finetune.epochs {other}]")}
     assert {row["name"] for row in with_names(rows)} == names
-    found = first_comparison(rows)
-    assert set(found.test.mean_ranks) == set("abc") and found.unusual == 3
+    elsewhere = [row | {"dataset": "mnist", "key": row["key"][::-1]} for row in rows]
+    [found] = overall.comparisons([*rows, *elsewhere])
+    assert set(found.ranks.names) == set("abc") and found.unusual == 3
     for each in boards(records):
         assert {row.full for row in each.rows if not row.control} == names
         assert {row.n for row in each.rows} == {3}
