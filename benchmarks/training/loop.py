@@ -39,6 +39,7 @@ LOG = logging.getLogger(__name__)
 CHECK_EVERY = 200  # steps between two looks at whether the loss is finite; each look waits for the device
 
 
+OnEpoch = Callable[[dict[str, float]], None]  # is told the row of each epoch
 STATE = "training"  # name of the checkpoint in its folder
 
 
@@ -70,28 +71,33 @@ class History:
         return f"fine-tuning ended with a worse validation {what} than it began with ({values}); kept: {stays}"
 
 
-def train(
-    fabric: Fabric,
-    model: nn.Module,
-    data: Data,
-    settings: TrainerSettings,
-    seed: int,
-    masks: Mapping[str, Tensor],
-    checkpoint: Path | None,
-    label: str,
-    on_epoch: Callable[[dict[str, float]], None] | None = None,
-    hooks: Sequence[TrainingHook] = (),
-    first_epoch: int = 0,
-) -> History:
+@dataclass  # not frozen: Fabric, which hands it to other processes, would refuse that
+class Task:
+    """What is trained, and how: what every process of a training has to know.
+
+    Attributes are arguments of :func:`benchmarks.training.trainer.fit`, which says what they mean.
+    """
+
+    model: nn.Module
+    data: Data
+    settings: TrainerSettings
+    seed: int
+    masks: Mapping[str, Tensor]
+    checkpoint: Path | None
+    label: str
+    first_epoch: int
+
+
+def train(fabric: Fabric, task: Task, on_epoch: OnEpoch | None = None, hooks: Sequence[TrainingHook] = ()) -> History:
     """What :func:`fit` does, in each process that ``fabric`` has launched."""
-    device = device_of(model)
+    model, device = task.model, device_of(task.model)
     with keep_modes(model), torch.random.fork_rng(devices=[fabric.device] if fabric.device.type == "cuda" else []):
         try:
-            training = _Training(fabric, model, data, settings, seed, masks, hooks, checkpoint, first_epoch)
-            training.run(label or data.name, on_epoch)
+            training = _Training(fabric, task, hooks)
+            training.run(on_epoch)
         finally:
             model.to(device)
-            if settings.channels_last:  # how a network lies in memory is for whoever measures its speed to choose
+            if task.settings.channels_last:  # how a network lies in memory is for whoever measures its speed to choose
                 model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # as below
     return training.history
 
@@ -99,32 +105,20 @@ def train(
 class _Training:
     """The state of one training, and its loop."""
 
-    def __init__(
-        self,
-        fabric: Fabric,
-        model: nn.Module,
-        data: Data,
-        settings: TrainerSettings,
-        seed: int,
-        masks: Mapping[str, Tensor],
-        hooks: Sequence[TrainingHook],
-        checkpoint: Path | None,
-        first_epoch: int,
-    ) -> None:
-        self.first_epoch = first_epoch
-        self.fabric, self.model, self.data, self.settings, self.seed = fabric, model, data, settings, seed
-        self.masks, self.hooks, self.checkpoint = masks, hooks, checkpoint
+    def __init__(self, fabric: Fabric, task: Task, hooks: Sequence[TrainingHook]) -> None:
+        self.fabric, self.task, self.hooks = fabric, task, hooks
+        self.model, self.data, self.settings = task.model, task.data, task.settings
         self.history = History()
         self.best: dict[str, Tensor] | None = None
         self.best_score: tuple[float, ...] = ()
         # A last batch of one sample is left out: batch norm cannot train on it.
-        full, rest = divmod(len(data.train), settings.batch_size)
+        full, rest = divmod(len(self.data.train), self.settings.batch_size)
         self.steps_per_epoch = full + (rest > 1 or full == 0)
-        self.identity = self._identity() if checkpoint else ""
+        self.identity = self._identity() if task.checkpoint else ""
         self._set_up({})
-        if checkpoint:
-            self._resume(checkpoint)
-        if settings.include_start and self.history.start is None and not self.history.epochs:
+        if task.checkpoint:
+            self._resume(task.checkpoint)
+        if self.settings.include_start and self.history.start is None and not self.history.epochs:
             self._remember_start()
 
     def _set_up(self, old_state: Mapping[Tensor, dict[str, Any]]) -> None:
@@ -139,20 +133,20 @@ class _Training:
             if parameter in old_state:
                 self.optimizer.state[parameter] = old_state[parameter]
         named = dict(self.model.named_parameters())
-        self.masked = [(named[name], mask.to(named[name])) for name, mask in self.masks.items()]
+        self.masked = [(named[name], mask.to(named[name])) for name, mask in self.task.masks.items()]
         self._zero_masked()
 
-    def run(self, label: str, on_epoch: Callable[[dict[str, float]], None] | None) -> None:
+    def run(self, on_epoch: OnEpoch | None) -> None:
         """All epochs that are not done yet."""
-        done = self.first_epoch + len(self.history.epochs)
+        done = self.task.first_epoch + len(self.history.epochs)
         remaining = (self.settings.epochs - done) * self.steps_per_epoch
-        with _ticks(label, remaining) as ticks:
+        with _ticks(self.task.label or self.data.name, remaining) as ticks:
             while done < self.settings.epochs and not self.history.collapsed:
                 row = self._epoch(done, ticks)
                 if row is not None:
                     self.history.epochs.append(row)
-                if self.checkpoint and self.fabric.is_global_zero:
-                    self._save(self.checkpoint)
+                if self.task.checkpoint and self.fabric.is_global_zero:
+                    self._save(self.task.checkpoint)
                 if row is not None and on_epoch:
                     on_epoch(row)
                 done += 1
@@ -187,8 +181,8 @@ class _Training:
     def _train(self, epoch: int, ticks: Iterator[int]) -> float:
         """One pass over the training data; returns the mean loss, which is not finite if any batch's was not."""
         rank, world = self.fabric.global_rank, self.fabric.world_size
-        torch.manual_seed(derive_seed(self.seed, "dropout", epoch, rank))
-        order = stream(self.seed, "train", epoch)
+        torch.manual_seed(derive_seed(self.task.seed, "dropout", epoch, rank))
+        order = stream(self.task.seed, "train", epoch)
         settings, first, count = self.settings, epoch * self.steps_per_epoch, 0
         total = torch.zeros((), device=self.fabric.device)
         batches = self.data.train.batches(
@@ -258,13 +252,13 @@ class _Training:
         """What makes a checkpoint one of this same training."""
         facts = {
             "settings": self.settings.training_facts(),
-            "seed": self.seed,
+            "seed": self.task.seed,
             "data": [self.data.name, len(self.data.train), len(self.data.validation)],
             "targets": store.checksum(store.to_bytes({"y": self.data.train.targets})),
             "weights": store.checksum(store.to_bytes(self.model.state_dict())),
             "hooks": [type(hook).__qualname__ for hook in self.hooks],
-            "masks": store.checksum(store.to_bytes(dict(self.masks))),
-        } | ({"first_epoch": self.first_epoch} if self.first_epoch else {})
+            "masks": store.checksum(store.to_bytes(dict(self.task.masks))),
+        } | ({"first_epoch": self.task.first_epoch} if self.task.first_epoch else {})
         return store.checksum(repr(facts).encode())
 
     def _save(self, folder: Path) -> None:

@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
-
 from benchmarks.storage import checkpoint as store
+from benchmarks.training.loop import History, OnEpoch, Task, fabric_of, train
 from methods.errors import BadInput
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-    from benchmarks.data.splits import Data
-    from benchmarks.training.loop import History
     from benchmarks.training.optimisation import TrainerSettings
 
 SPAWN = "ddp_spawn"
@@ -34,35 +30,24 @@ def takes_several(settings: TrainerSettings) -> bool:
     return settings.strategy in ("ddp", SPAWN) and settings.devices not in (1, "1") and "LOCAL_RANK" not in os.environ
 
 
-def fit_on_several(
-    model: nn.Module,
-    data: Data,
-    settings: TrainerSettings,
-    seed: int,
-    masks: Mapping[str, Tensor],
-    checkpoint: Path | None,
-    label: str,
-    on_epoch: Callable[[dict[str, float]], None] | None,
-    first_epoch: int = 0,
-) -> History:
-    """Train ``model`` as :func:`benchmarks.training.trainer.fit` does, on several devices.
+def fit_on_several(task: Task, on_epoch: OnEpoch | None) -> History:
+    """Train as :func:`benchmarks.training.trainer.fit` does, on several devices.
 
     ``on_epoch`` is called at the end.
 
     Raises:
         BadInput: the hardware is not there, or ``on_epoch`` would have stopped the training early.
     """
-    from benchmarks.training.loop import History, fabric_of
-
-    fabric = fabric_of(settings.model_copy(update={"strategy": SPAWN}))
+    fabric = fabric_of(task.settings.model_copy(update={"strategy": SPAWN}))
+    task.model.cpu()
     with tempfile.TemporaryDirectory(prefix="secateurs-") as folder:
         launch: Any = fabric.launch  # typed as if the function took Fabric alone
-        launch(_train, model.cpu(), data, settings, seed, dict(masks), checkpoint, label, Path(folder), first_epoch)
+        launch(_train, task, Path(folder))
         stored = store.load(Path(folder), NAME)
     if stored is None:
         raise RuntimeError("the processes of the training left no result")
     tensors, facts = stored
-    model.load_state_dict(tensors)
+    task.model.load_state_dict(tensors)
     history = History(**facts["history"])
     try:
         if on_epoch:
@@ -76,22 +61,9 @@ def fit_on_several(
     return history
 
 
-def _train(
-    fabric: Fabric,
-    model: nn.Module,
-    data: Data,
-    settings: TrainerSettings,
-    seed: int,
-    masks: Mapping[str, Tensor],
-    checkpoint: Path | None,
-    label: str,
-    folder: Path,
-    first_epoch: int,
-) -> None:
+def _train(fabric: Fabric, task: Task, folder: Path) -> None:
     """One process of the training; the first one saves what came out."""
-    from benchmarks.training.loop import train
-
-    history: Any = train(fabric, model, data, settings, seed, masks, checkpoint, label, first_epoch=first_epoch)
+    history = train(fabric, task)
     if fabric.is_global_zero:
-        store.save(folder, NAME, model.state_dict(), {"history": asdict(history)})
+        store.save(folder, NAME, task.model.state_dict(), {"history": asdict(history)})
     fabric.barrier()

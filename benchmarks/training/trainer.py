@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from benchmarks.training.loop import History, fabric_of, train
+from benchmarks.training.loop import History, Task, fabric_of, train
 from benchmarks.training.optimisation import TrainerSettings
 from benchmarks.training.scoring import Score, evaluate
 from benchmarks.training.several import fit_on_several, takes_several
@@ -69,13 +69,14 @@ def fit(
     if settings.epochs <= first_epoch:
         return History()
     _check_masks(model, masks or {})
+    task = Task(model, data, settings, seed, dict(masks or {}), checkpoint, label, first_epoch)
     if takes_several(settings):
         if hooks:
             raise BadInput("methods that prune while training run on one device; type trainer.train.devices=1")
-        return fit_on_several(model, data, settings, seed, masks or {}, checkpoint, label, on_epoch, first_epoch)
+        return fit_on_several(task, on_epoch)
     fabric = fabric_of(settings)
     fabric.launch()
-    return train(fabric, model, data, settings, seed, masks or {}, checkpoint, label, on_epoch, hooks, first_epoch)
+    return train(fabric, task, on_epoch, hooks)
 
 
 def _check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:

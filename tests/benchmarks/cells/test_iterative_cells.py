@@ -101,7 +101,7 @@ def test_a_killed_cell_continues_at_its_step_and_ends_bit_identical(tmp_path, mo
 
     def counting(self, number, ticks):
         row = original(self, number, ticks)
-        trained.append((len([m for m in self.masks.values() if not bool(m.all())]) > 0, number))
+        trained.append(number)
         return row
 
     monkeypatch.setattr(loop._Training, "_epoch", counting)
