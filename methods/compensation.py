@@ -82,9 +82,9 @@ class LeastSquares(Compensation):
     al. 2020, section 2); with no ridge it is DIVNET's fusing (Mariet & Sra 2016) and, for edges, the reweighting of
     Acharyya et al. 2020.
 
-    ``conf/compensation/equal_repair.yaml`` sets ``ridge`` and ``refit`` to the same values whoever selects, so that a
-    comparison of selections compares nothing else; ``conf/compensation/least_squares.yaml`` leaves both to
-    the selection's own paper, which is what None means here.
+    ``conf/compensation/least_squares.yaml`` sets ``ridge`` and ``refit`` to the same values whoever selects, so that a
+    comparison of selections compares nothing else; ``conf/compensation/as_published.yaml`` leaves both to the
+    selection's own paper, which is what None means here.
 
     Args:
         ridge: a number lambda is the uniform ridge lambda x Tr S / m of every selection. None: the selection's own

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 BUDGETS = ("keep", "compression", "speedup", "latency")
+DEFAULTS = (("compression", "default_compression"), ("keep", "default_keep"))  # the second in older configurations
 
 
 def heading(config: Mapping[str, Any], key: str) -> dict[str, Any]:
@@ -18,7 +19,7 @@ def heading(config: Mapping[str, Any], key: str) -> dict[str, Any]:
         "method": config["method"]["name"],
         "seed": config["seed"],
         "sweep": config.get("_sweep"),
-        "budget": {"requested": given or {"keep": budget["default_keep"]}},
+        "budget": {"requested": given or {kind: budget[default] for kind, default in DEFAULTS if budget.get(default)}},
     }
 
 

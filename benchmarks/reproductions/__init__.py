@@ -24,6 +24,13 @@ if TYPE_CHECKING:
     from benchmarks.records.record import Record
     from benchmarks.sweeps.composition import Composer
 
+FINE_TUNING = (
+    "trainer.finetune.include_start=null",
+    "trainer.finetune.clip_norm=${trainer.train.clip_norm}",
+    "trainer.finetune.warmup_epochs=0",
+)
+"""Words for fine-tuning as papers have it: from the first step at the full rate, gradients as in the dense training."""
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -83,11 +90,14 @@ class Workplace:
         return Composer(CONF)
 
     def config(self, words: Sequence[str]) -> dict[str, Any]:
-        """The configuration of the cell that the command-line ``words`` describe."""
-        return self._composer.cell([*words, *self._folders])
+        """The configuration of the cell that the command-line ``words`` describe, fine-tuned as papers have it."""
+        return self._composer.cell([*FINE_TUNING, *words, *self._folders])
 
     def cells(self, words: Sequence[str]) -> list[Record]:
         """Run the sweep that the command-line ``words`` ask for, as far as it is missing; its records in order.
+
+        Fine-tuning is as papers have it; a method's own repair and allocation, where these are not the preset's, stand
+        in the words (``# As published:`` in the method's file).
 
         Raises:
             BadInput: a cell failed, or has no record: a table without it would be another table.
@@ -96,7 +106,7 @@ class Workplace:
         from benchmarks.sweeps.application import run
         from benchmarks.sweeps.request import Request
 
-        outcome = run(Request([*words, *self._folders], multirun=True, concluded=False))
+        outcome = run(Request([*FINE_TUNING, *words, *self._folders], multirun=True, concluded=False))
         store = Store(self.results / "runs", self.results / "cells")
         found = [store.find(cell.key, committed=True) for cell in outcome.cells]
         records = [record for record in found if record is not None]

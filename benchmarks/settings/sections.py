@@ -189,6 +189,7 @@ class Budget(Section):
         "speedup": "2",
         "latency": "2",
         "latency_batch": "32",
+        "default_compression": "4",
         "default_keep": "0.2",
     }
 
@@ -197,7 +198,14 @@ class Budget(Section):
     speedup: float | None = None
     latency: float | None = None
     latency_batch: Batch | None = None
-    default_keep: float = Field(gt=0, le=1)
+    default_compression: float | None = Field(None, ge=1)
+    default_keep: float | None = Field(None, gt=0, le=1)  # of older configurations
+
+    @model_validator(mode="after")
+    def _has_a_default(self) -> Budget:
+        if (self.default_compression is None) == (self.default_keep is None):
+            raise ValueError("default_compression is what a cell is asked for that names no budget; expected a number")
+        return self
 
 
 class Latency(Section):

@@ -31,7 +31,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "model": ("_target_",),
     "trainer": ("train",),
     "method": ("name",),
-    "budget": ("default_keep",),
+    "budget": ("default_compression",),
     "measure": (),
     "calibration": (),
     "track": (),

@@ -61,15 +61,16 @@ class Budget:
 
     @classmethod
     def parse(cls, section: Mapping[str, float | None]) -> Budget:
-        """The one budget of a configuration section whose other entries are null; ``default_keep`` if all are."""
+        """The one budget of a configuration section whose other entries are null; ``default_compression`` if all are.
+
+        Records of older configurations have ``default_keep`` in its place.
+        """
         given = {kind: value for kind in KINDS if (value := section.get(kind)) is not None}
         if len(given) > 1:
             listed = " and ".join(f"budget.{kind}={value:g}" for kind, value in given.items())
             raise BadInput(f"two budgets at once: {listed}; expected one: set the other to null")
         if not given:
-            default = section["default_keep"]
-            assert default is not None  # conf/budget/default.yaml has it
-            return cls("keep", float(default))
+            given = {kind: value for kind in KINDS if (value := section.get(f"default_{kind}")) is not None}
         [(kind, value)] = given.items()
         batch = section.get("latency_batch")
         if batch is None:

@@ -244,7 +244,7 @@ def test_explicit_widths_that_do_not_exist_are_named():
 )
 def test_nonsense_budgets_are_refused(section, message):
     with pytest.raises(BadInput, match=message):
-        Budget.parse({"default_keep": 0.2, **section})
+        Budget.parse({"default_compression": 4, **section})
 
 
 @pytest.mark.parametrize("name", ["chain", "residual"])

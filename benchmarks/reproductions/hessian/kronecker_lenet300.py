@@ -42,9 +42,9 @@ def run(work: Workplace) -> Outcome:
         common = ["dataset=digits", "model=mlp_digits", "seed=0,1", "trainer.train.epochs=5"]
     common += ["trainer.finetune.epochs=1", "measure=none", "track=none"]
     keeps = KEEP[1:2] if work.quick else KEEP
-    methods = ",".join(name for name in NAMES if name != "eigendamage")
-    sizes = ",".join(f"{keep:g}" for keep in keeps)
-    rows = tabulate(work.cells([f"method={methods}", f"budget.keep={sizes}", *common]))
+    sizes = f"budget.keep={','.join(f'{keep:g}' for keep in keeps)}"
+    curved = ["method=kron_obd,kron_obs,obd_filter,obs_filter", "allocation=global_floor"]
+    rows = tabulate([*work.cells([*curved, sizes, *common]), *work.cells(["method=magnitude,random", sizes, *common])])
     for keep in keeps:
         matched = [row["compression"] for row in rows if row["method"] == "kron_obs" and row["keep"] == keep]
         words = [

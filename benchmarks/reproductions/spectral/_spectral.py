@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from benchmarks.records.record import Record
 
-COMMON = ("method=spectral", "trainer.finetune.epochs=0", "measure=none", "track=none")
+COMMON = ("method=spectral", "compensation=as_published", "trainer.finetune.epochs=0", "measure=none", "track=none")
 DIGITS = ("dataset=digits", "model=mlp_digits", "seed=0,1,2,3,4")
 MNIST = ("dataset=mnist", "model=lenet300", "trainer.train.epochs=10", "seed=0,1,2")
 FOUR_COLUMNS = 36  # characters of a legend that fit below a panel side by side

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PAPER = "Suzuki et al., IJCAI 2020 (arXiv 1808.08558), section 5, taken apart; the grid itself is ours"
 SELECTIONS = ("spectral", "thinet", "magnitude", "random", "dpp")
-COMPENSATIONS = ("least_squares", "none")
+COMPENSATIONS = ("as_published", "none")
 STAGES = {"pruned": "without fine-tuning", "tuned": "fine-tuned"}
 CLOSE = 0.02  # "about equal": the difference of two mean accuracies over all settings
 

@@ -32,16 +32,17 @@ TASK = (
     "measure=none",
     "track=none",
 )
+OWN = "compensation=as_published"
 LONG = "spectral with reconstruction, fine-tuned as long as trained"
 ROWS: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("spectral with reconstruction", ("method=spectral_rnn",)),
-    (LONG, ("method=spectral_rnn", "trainer.finetune.epochs=12")),
+    ("spectral with reconstruction", ("method=spectral_rnn", OWN)),
+    (LONG, ("method=spectral_rnn", OWN, "trainer.finetune.epochs=12")),
     ("spectral without reconstruction", ("method=spectral_rnn", "compensation=none")),
-    ("spectral with reconstruction, state loss only", ("method=spectral_rnn", "selection.thetas=[1,0,0]")),
-    ("random states with reconstruction", ("method=random", "compensation=least_squares")),
+    ("spectral with reconstruction, state loss only", ("method=spectral_rnn", OWN, "selection.thetas=[1,0,0]")),
+    ("random states with reconstruction", ("method=random", OWN)),
     ("random states without reconstruction", ("method=random",)),
-    ("magnitude states with reconstruction", ("method=magnitude", "compensation=least_squares")),
-    ("magnitude of single weights", ("method=magnitude_edge",)),
+    ("magnitude states with reconstruction", ("method=magnitude", OWN)),
+    ("magnitude of single weights", ("method=magnitude_edge", "allocation=global")),
 )
 DENSE, SCRATCH = f"dense {HIDDEN}", f"{KEPT} from scratch"
 

@@ -94,8 +94,10 @@ def test_latency_of_masked_weights_is_refused():
 
 
 def test_parsing():
-    section = {"keep": None, "compression": None, "speedup": None, "latency": 2, "default_keep": 0.2}
+    section = {"keep": None, "compression": None, "speedup": None, "latency": 2, "default_compression": 4}
     assert Budget.parse(section) == Budget("latency", 2.0, 32)
+    assert Budget.parse({**section, "latency": None}) == Budget("compression", 4.0)
+    assert Budget.parse({"default_keep": 0.2}) == Budget("keep", 0.2), "of a record from before"
     assert Budget.parse({**section, "latency_batch": 4}).at(0.25) == Budget("latency", 4.0, 4)
     with pytest.raises(BadInput, match="latency_batch=0"):
         Budget.parse({**section, "latency_batch": 0})
