@@ -27,8 +27,18 @@ def test_commands_and_named_experiments_exist(page):
         assert f"\n{target}:" in (ROOT / "Makefile").read_text() or f" {target} " in (ROOT / "Makefile").read_text()
 
 
+def reviewed():
+    """The reviewed board; without one the README must not show any."""
+    path = ROOT / "results/boards/reviewed/leaderboard.md"
+    if not path.is_file():
+        readme = (ROOT / "README.md").read_text()
+        assert "| rank | method |" not in readme and "| mean rank |" not in readme
+        pytest.skip("no reviewed board, and none in the README")
+    return path.read_text()
+
+
 def test_the_readmes_board_is_a_part_of_the_reviewed_one():
-    board = (ROOT / "results/boards/reviewed/leaderboard.md").read_text()
+    board = reviewed()
     readme = (ROOT / "README.md").read_text()
     [kind] = re.findall(r"compression of (\d+) on digits", readme)
     whole = board[board.index(f"## digits · mlp · compression {kind}:") :].split("\n## ")[0]
@@ -46,7 +56,7 @@ def test_the_readmes_board_is_a_part_of_the_reviewed_one():
 
 
 def test_the_readmes_ranks_are_those_of_the_reviewed_board():
-    board = (ROOT / "results/boards/reviewed/leaderboard.md").read_text()
+    board = reviewed()
     readme = (ROOT / "README.md").read_text()
     words = {10: "ten", 19: "nineteen"}
     rankings = board.split("\n## ")[1:3]
