@@ -109,9 +109,11 @@ def test_dense_networks_are_those_of_old_records(composed):
 def test_reproductions_fine_tune_as_papers_do(tmp_path):
     old = next(old["config"] for old in OLD if old["config"]["dataset"]["name"] == "digits")
     config = Workplace(tmp_path).config(["trainer=digits"])
-    assert canonical(config["trainer"]["finetune"]) | {"accelerator": None} == canonical(
-        old["trainer"]["finetune"]
-    ) | {"accelerator": None, "devices": 1, "strategy": "auto"}
+    assert canonical(config["trainer"]["finetune"]) | {"accelerator": None} == canonical(old["trainer"]["finetune"]) | {
+        "accelerator": None,
+        "devices": 1,
+        "strategy": "auto",
+    }
     assert Workplace(tmp_path).config(["trainer=row_mnist"])["trainer"]["finetune"]["clip_norm"] == 1.0
 
 
