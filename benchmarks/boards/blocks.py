@@ -82,7 +82,6 @@ def ranked(scores: Mapping[str, Mapping[Any, float]]) -> Ranked | None:
         scores: for each method its score by block, larger is better; a method may lack blocks.
     """
     import numpy as np
-    from scipy.stats import chi2, rankdata
 
     names = sorted(name for name, own in scores.items() if own)
     blocks = sorted({block for name in names for block in scores[name]}, key=str)
@@ -91,6 +90,8 @@ def ranked(scores: Mapping[str, Mapping[Any, float]]) -> Ranked | None:
     table = table[(~np.isnan(table)).sum(axis=1) > 1]
     if len(names) < FEWEST or len(table) < 2:
         return None
+    from scipy.stats import chi2, rankdata  # which takes a second, for a board that has no use of it
+
     size = len(names)
     sums, spread = np.zeros(size), np.zeros((size, size))
     common = np.zeros((size, size), dtype=int)

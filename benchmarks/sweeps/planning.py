@@ -205,9 +205,11 @@ def sound_missing(
         found: the records of those that have one.
         only: the configuration of its only cell, where it is composed already.
     """
-    from benchmarks.cells.parts import check
-
     missing = missing_cells(plan, found)
+    if not missing:
+        return []
+    from benchmarks.cells.parts import check  # with torch, which takes longer than looking up a thousand cells
+
     firsts: dict[str, PlannedCell] = {}
     for cell in missing:
         firsts.setdefault(plan.variants[cell.key], cell)

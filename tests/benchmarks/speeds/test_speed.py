@@ -47,12 +47,12 @@ def test_the_command_prints_a_table_and_writes_nothing_unasked(capsys, tmp_path)
 
 @pytest.mark.slow
 def test_the_claims_about_whole_processes_and_cells_run():
-    rows = list(speed.measure("command", quick=True)) + list(speed.measure("cell", quick=True))
-    assert len(rows) == 4 and not any(row.agree is False for row in rows)
+    rows = [row for name in ("command", "cell", "plan") for row in speed.measure(name, quick=True)]
+    assert len(rows) == 6 and not any(row.agree is False for row in rows)
 
 
 def test_no_claim_is_left_without_a_test():
-    assert set(speed.claims()) == {*COMPARED, *ONLY_RUN, "epoch", "command", "cell"}
+    assert set(speed.claims()) == {*COMPARED, *ONLY_RUN, "epoch", "command", "cell", "plan"}
 
 
 @pytest.mark.parametrize("words", [["epok"], ["kfac", "--quick", "--save"]])
