@@ -1,4 +1,4 @@
-"""What holds for every test, which tests count as slow, and how long the chaos tests go on."""
+"""What holds for every test: where it computes, how long the chaos tests go on, which gaps are allowed."""
 
 import os
 import sys
@@ -10,16 +10,6 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
-
-# Whole commands, every method on every network, real files of every format: seconds each, minutes together.
-SLOW_FILES = {
-    "test_architectures", "test_chaos", "test_commandline", "test_conformance", "test_copying", "test_data",
-    "test_export", "test_flat_minimum", "test_latency", "test_leaderboard", "test_models", "test_own_models",
-    "test_report", "test_security", "test_size", "test_sparse_reproductions", "test_spectral_reproductions",
-    "test_hessian_reproductions", "test_dpp_reproductions", "test_spectral_surgery", "test_spectrum", "test_speed",
-    "test_sweep", "test_teacher_student", "test_track", "test_trainer", "test_push", "test_steps", "test_resume",
-}  # fmt: skip
-
 
 # Reasons for which a test may be left out in continuous integration; any other is a gap that nobody would see.
 # LaTeX, Slurm, a browser and the runtimes are installed there, so that their absence is not on the list.
@@ -83,9 +73,6 @@ WAITING_FILES = {"test_slurm", "test_track", "test_push"}
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.stem not in WAITING_FILES)
-    for item in items:
-        if item.path.stem in SLOW_FILES:
-            item.add_marker("slow")
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,7 @@ def label(record: Record, conf: Path | None = None) -> str:
     For instance ``spectral (no compensation, theta 0.2)``. A method without a preset file is just named.
     """
     conf = conf or CONF
-    preset = _preset(conf, record.method)
+    preset = preset_of(conf, record.method)
     if preset is None:
         return record.method
     differences = []
@@ -100,7 +100,8 @@ def _part(config: Mapping[str, Any], part: str) -> Mapping[str, Any] | None:
 
 
 @cache
-def _preset(conf: Path, method: str) -> dict[str, Mapping[str, Any]] | None:
+def preset_of(conf: Path, method: str) -> dict[str, Mapping[str, Any]] | None:
+    """The parts that a method's preset chooses, each with its options; None where there is no such file."""
     content = _yaml(conf / "method" / f"{safe_name(method)}.yaml")  # a record may name anything
     if content is None:
         return None

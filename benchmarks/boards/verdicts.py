@@ -13,7 +13,9 @@ each variance is shrunk towards it:
 
 Our own additions, since pairs are not independent as genes are, and there are few of them:
 
-* d0 + d is at most the degrees of freedom of a design with seeds as blocks, (methods - 1)(seeds - 1) of each board.
+* d0 + d is at most the degrees of freedom of a design with seeds as blocks, (methods - 1)(seeds - 1) of each board,
+  and d0 at most 20. Variances of few seeds look more alike than they are, and with ten seeds of equal spread the
+  share of boards with a false claim, 4.8 % without this bound, is then 4.1 % (20,000 simulated boards).
 * The variance of log s^2 that d0 is fitted to is taken larger by a factor 1 + 18 / r^2 (twice as much at n = 2),
   with r the number of independent differences: with few methods or two seeds d0 is poorly known, and too large a d0
   makes false claims. The factor was chosen by simulation.
@@ -40,6 +42,7 @@ MARGIN = 0.005  # half a point of accuracy: differences inside it matter to nobo
 MOST_SEEDS = 100  # beyond it, no number of seeds is named
 FEWEST = 5  # rows of a board that make a prior
 DOUBT = 18.0  # how much less certain the prior is taken to be than it looks; see above
+MOST_FREEDOM = 20.0  # of the prior, however alike the variances look; see above
 SMALLEST = 1e-5  # of the median variance, as in limma: log s^2 of an exact zero says nothing
 Word = Literal["better", "worse", "equal", "undecided", "order only", "no common seed"]
 Scores = Mapping[str, Mapping[Hashable, float]]
@@ -139,7 +142,7 @@ def prior_of(families: Sequence[Pairs]) -> Prior:
     logs = np.log(variances) - digamma(freedom / 2) + np.log(freedom / 2)
     doubt = 1 + DOUBT * max(1.0, 2 / float(freedom.mean())) / independent**2
     spread = float(logs.var(ddof=1)) * doubt - float(polygamma(1, freedom / 2).mean())
-    most = max(sum(pairs.freedom for pairs in families) - float(freedom.mean()), 0.0)
+    most = min(max(sum(pairs.freedom for pairs in families) - float(freedom.mean()), 0.0), MOST_FREEDOM)
     own = min(2 * _inverse_trigamma(spread), most) if spread > 0 else most
     if own <= 0:
         return Prior(0.0, 0.0, smallest)

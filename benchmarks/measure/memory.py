@@ -46,9 +46,9 @@ def measure_memory(
     figures: dict[str, Any] = {"batch": batch}
     notes = []
     for name, model in (("dense_mb", dense), ("pruned_mb", pruned)):
-        figures[name], note = _inference(model, config["model"], shape, classes, batch)
+        figures[name], note = inference_memory(model, config["model"], shape, classes, batch)
         notes.append(note)
-    figures["prune_mb"], note = _in_child({"what": "pruning", "config": config})
+    figures["prune_mb"], note = in_child({"what": "pruning", "config": config})
     notes.append(note)
     return figures | {"note": "; ".join(sorted({note for note in notes if note})) or None}
 
@@ -61,9 +61,10 @@ def check_memory(config: Mapping[str, Any]) -> int:
     return batch
 
 
-def _inference(
+def inference_memory(
     model: nn.Module, model_cfg: Mapping[str, Any], shape: Sequence[int], classes: int, batch: int
 ) -> tuple[float | None, str | None]:
+    """Megabytes that one forward pass of ``batch`` samples takes, weights included; or None, and the reason."""
     from benchmarks.models.saved import save_network
 
     with tempfile.TemporaryDirectory() as folder:
@@ -71,14 +72,15 @@ def _inference(
             save_network(Path(folder), model, model_cfg, shape, classes)
         except BadInput as error:
             return None, str(error)
-        activations, note = _in_child({"what": "inference", "folder": folder, "batch": batch})
+        activations, note = in_child({"what": "inference", "folder": folder, "batch": batch})
     if activations is None:
         return None, note
     weights = sum(tensor.numel() * tensor.element_size() for tensor in unshared(model).values())
     return activations + weights / 2**20, note
 
 
-def _in_child(request: Mapping[str, Any]) -> tuple[float | None, str | None]:
+def in_child(request: Mapping[str, Any]) -> tuple[float | None, str | None]:
+    """Megabytes that a task takes in a process of its own (``main`` reads the request); or None, and the reason."""
     environment = {**os.environ, **ALLOCATOR, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path])}
     try:
         child = subprocess.run(

@@ -218,7 +218,9 @@ def curves(points: list[Point], looks: Looks, y: str) -> Spec:
     base = alt.Chart(alt.Data(values=points))
     base = base if budgets == [TRAINING] else base.transform_filter("datum.budget == budget")
     base = base.encode(
-        x=alt.X("epoch:Q", title="epoch", scale=alt.Scale(nice=False), axis=alt.Axis(values=_ticks(last), format="d")),
+        x=alt.X(
+            "epoch:Q", title="epoch", scale=alt.Scale(nice=False), axis=alt.Axis(values=epoch_ticks(last), format="d")
+        ),
         color=alt.Color("method:N", scale=scales["color"], legend=_legend()),
     )
     band = base.mark_area().encode(
@@ -236,7 +238,7 @@ def curves(points: list[Point], looks: Looks, y: str) -> Spec:
     return finished(alt.layer(band, line).add_params(*choices, pick))
 
 
-def _ticks(last: int) -> list[int]:
+def epoch_ticks(last: int) -> list[int]:
     """Epochs to mark, a dozen at most and the first: whole ones, in steps of 1, 2 or 5 times a power of ten."""
     step = next(digit * 10**power for power in count() for digit in (1, 2, 5) if last <= 12 * digit * 10**power)
     return [1, *range(step, last + 1, step)] if step > 1 else list(range(1, last + 1))

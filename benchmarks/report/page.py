@@ -105,7 +105,7 @@ def make(
     return Report(
         summary=_summary(cells, count),
         sections=[_section(pair, cells, records, labels, looks, question) for pair in gather.pairs(cells)],
-        theory_figures=_theory(theory.points(records)),
+        theory_figures=theory_figures(theory.points(records)),
         theory_tables=theory.tables(theory.points(records)),
         rankings=_rankings(overall.comparisons(cells, question)),
         checklist=checklist.table_of(checklist.examine(cells)),
@@ -222,7 +222,8 @@ def _section(
     return section
 
 
-def _theory(points: Sequence[Any]) -> list[Figure]:
+def theory_figures(points: Sequence[Any]) -> list[Figure]:
+    """One figure for each theory, unit and scope of which there are enough points (:class:`theory.Point`)."""
     figures = []
     for name, unit, scope in sorted({(point.theory, point.unit or "its own unit", point.scope) for point in points}):
         own = [p for p in points if (p.theory, p.unit or "its own unit", p.scope) == (name, unit, scope)]

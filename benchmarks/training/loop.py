@@ -337,12 +337,12 @@ def fabric_of(settings: TrainerSettings) -> Fabric:
         wanted = f"accelerator={settings.accelerator}, devices={settings.devices}, strategy={settings.strategy}"
         raise BadInput(f"the trainer cannot run with {wanted}: {first_line(error)}") from None
     if settings.precision == "bf16" and fabric.device.type == "cpu":
-        _warn_of_emulation()
+        warn_of_emulation()
     return fabric
 
 
 @functools.cache
-def _warn_of_emulation() -> None:
+def warn_of_emulation() -> None:
     """Says once that bf16 costs time instead of saving it: x86 processors compute in it only from AVX-512 on."""
     capability = torch.backends.cpu.get_cpu_capability()
     if platform.machine().lower() in ("x86_64", "amd64") and capability in ("DEFAULT", "NO AVX", "AVX2"):

@@ -93,7 +93,7 @@ class HAPSelection(Selection[NodeLayer]):
 
     def scores(self, layer: NodeLayer) -> Tensor:
         """(m,) sensitivities, summed over the layers that write the nodes."""
-        traces = self._traces(layer)
+        traces = self.traces(layer)
         total = torch.zeros(layer.size, dtype=torch.float64, device=layer.incoming.device)
         for name in layer.writers:
             trace = traces[name].clamp_min(0) if self.clip else traces[name]
@@ -102,10 +102,10 @@ class HAPSelection(Selection[NodeLayer]):
 
     def report(self, layer: NodeLayer, kept: Tensor) -> dict[str, float]:
         """How many channels of this layer have a negative trace, and the sum of all their traces."""
-        trace = torch.stack([self._traces(layer)[name] for name in layer.writers]).sum(0)
+        trace = torch.stack([self.traces(layer)[name] for name in layer.writers]).sum(0)
         return {"negative_traces": float((trace < 0).sum()), "trace": float(trace.sum())}
 
-    def _traces(self, layer: NodeLayer) -> Mapping[str, Tensor]:
+    def traces(self, layer: NodeLayer) -> Mapping[str, Tensor]:
         """Traces of all layers of the network, computed once per pruning step."""
         key = ("hap", self.curvature, self.probes, self.samples)
         if key not in layer.shared:

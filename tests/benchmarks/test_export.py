@@ -8,7 +8,7 @@ import sys
 import networks
 import pytest
 import torch
-from networks import calibration, make
+from networks import calibration, make, noise
 from torch import nn
 
 from benchmarks import export as exporting
@@ -26,6 +26,8 @@ from methods.baselines.random import RandomSelection
 from methods.budgets.budget import Budget
 from methods.errors import BadInput
 from methods.pruner import Pruner
+
+pytestmark = pytest.mark.slow
 
 SHAPE = (1, 8, 8)
 
@@ -86,7 +88,7 @@ def pruned(model, keep=0.5, unit="node"):
 
 
 def same(first, second):
-    x = torch.randn(5, *SHAPE)
+    x = noise(5, *SHAPE)
     with torch.no_grad():
         return torch.equal(first(x), second(x))
 
@@ -115,7 +117,7 @@ def test_a_masked_network_keeps_its_zeros(tmp_path):
 
 def test_shared_weights_stay_shared(tmp_path):
     config, model = original("Tied")
-    nn.init.normal_(model.first.weight)
+    model.first.weight.data = noise(*model.first.weight.shape)
     save_network(tmp_path, model, config, SHAPE, 4)
     loaded = load_network(tmp_path)
     assert loaded.first.weight is loaded.second.weight
@@ -241,7 +243,7 @@ def test_a_file_gives_the_same_classes_on_the_test_split(cell, kind, tmp_path):
 def test_what_is_written_can_be_read_by_the_formats_own_software(cell, tmp_path):
     config, record = cell
     folder = network_folder(Paths.of(config["paths"]).results, record.key)
-    x = torch.randn(3, *SHAPE)
+    x = noise(3, *SHAPE)
     with torch.no_grad():
         expected = load_network(folder)(x)
     program = torch.export.load(export(folder, "torch_export", tmp_path / "a").path)

@@ -21,7 +21,7 @@ from benchmarks.sweeps.words import expand
 from benchmarks.track import main, sweep_configuration
 from methods.errors import BadInput
 
-pytestmark = pytest.mark.usefixtures("fresh_wandb")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("fresh_wandb")]
 
 
 @pytest.fixture
@@ -96,7 +96,6 @@ def test_without_a_service_nothing_is_lost_and_it_is_said(store, tmp_path, monke
         main(["push", "--results", str(tmp_path / "nothing")])
 
 
-@pytest.mark.slow
 def test_a_service_that_recovers_gets_what_it_did_not_get_before(store, tmp_path):
     for seed in (0, 1):
         store.write(whole(seed))

@@ -18,6 +18,8 @@ from benchmarks.report.__main__ import main
 from benchmarks.reproductions import published
 from methods.errors import BadInput
 
+pytestmark = pytest.mark.slow
+
 HOSTILE = '</script><script>window.hacked = 1</script><img src=x onerror="window.hacked = 1">'
 PATIENCE = 180_000  # milliseconds that a busy machine gets for one step of the browser
 LEAST_SQUARES = {"_target_": "methods.compensation.LeastSquares"}
@@ -169,7 +171,7 @@ def test_dense_training_is_a_chart_of_its_own(results):
 
 @given(st.integers(1, 5000))
 def test_epochs_are_marked_by_whole_numbers_each_once(last):
-    ticks = charts._ticks(last)
+    ticks = charts.epoch_ticks(last)
     assert ticks == sorted(set(ticks)) and ticks[0] == 1 and ticks[-1] <= last and len(ticks) <= 13
     assert len(ticks) >= min(last, 5)
     assert last > 12 or ticks == list(range(1, last + 1))
@@ -221,7 +223,7 @@ def test_figures_whose_names_are_cut_alike_keep_apart():
         for end in ("one thing", "another")
         for seed in range(4)
     ]
-    names = [figure.name for figure in page._theory(points)]
+    names = [figure.name for figure in page.theory_figures(points)]
     assert len(names) == 2 == len(set(names))
 
 
@@ -303,7 +305,6 @@ def browser():
         found.close()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (390, "light")])
 def test_in_a_browser(browser, built, width, scheme):
     view = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
@@ -328,7 +329,6 @@ def test_in_a_browser(browser, built, width, scheme):
     view.close()
 
 
-@pytest.mark.slow
 def test_tables_sort_and_filter_in_a_browser(browser, built):
     view = browser.new_page()
     view.set_default_timeout(PATIENCE)

@@ -24,6 +24,8 @@ from methods.errors import BadInput
 from methods.pruner import Pruner
 from methods.spectral.selection import SpectralSelection, reconstruction_matrix
 
+pytestmark = pytest.mark.slow
+
 DATA = calibration(96)
 
 

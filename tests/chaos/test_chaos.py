@@ -26,7 +26,7 @@ from wandb_files import entries
 REPOSITORY = Path(__file__).parents[2]
 SEED = int(os.environ.get("CHAOS_SEED", "20261121"))
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from networks import NETWORKS, calibration, make
+from networks import NETWORKS, calibration, make, permutation
 from torch import nn
 
 from methods.allocation import Explicit, Global, Uniform
@@ -47,7 +47,7 @@ def test_gated_equals_removed(name, residual):
     before = copy.deepcopy(model)
     graph = NetworkGraph(model, DATA.inputs, residual=residual)
     groups = graph.groups
-    kept = {group.name: torch.randperm(group.size)[: group.size // 2].sort().values for group in groups}
+    kept = {group.name: permutation(group.size)[: group.size // 2].sort().values for group in groups}
     with gated(before, groups, kept):
         expected = outputs(before)
     for key, nodes in kept.items():

@@ -69,7 +69,7 @@ def run(work: Workplace) -> Outcome:
     """All networks at three sizes; about a minute."""
     rows = [row for chain in _chains(work) for share in SHARES for row in examine(chain, share)]
     table = _table(rows)
-    return Outcome(table, _claims(rows), SETTING, _figure(rows, work.folder))
+    return Outcome(table, claims_of(rows), SETTING, _figure(rows, work.folder))
 
 
 def examine(chain: Chain, share: float) -> Iterator[dict[str, object]]:
@@ -203,7 +203,8 @@ def _table(rows: Sequence[dict[str, object]]) -> pd.DataFrame:
 RECURSIONS = ("recursion, exact", "recursion, bound", "closed form")
 
 
-def _claims(rows: Sequence[dict[str, object]]) -> list[Claim]:
+def claims_of(rows: Sequence[dict[str, object]]) -> list[Claim]:
+    """What the rows of :func:`examine` say of the theorems."""
     import pandas as pd
     from scipy.stats import spearmanr
 

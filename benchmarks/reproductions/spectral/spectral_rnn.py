@@ -71,7 +71,7 @@ def run(work: Workplace) -> Outcome:
         "trace, thetas (0.2, 0.4, 0.4); the paper's lambda and thetas are not known. Single weights are pruned to the "
         "same number of parameters in all layers together, uniformly. n is the number of seeds."
     )
-    return Outcome(table, _claims(rows), setting, _plot(table, work.folder))
+    return Outcome(table, claims_of(rows), setting, _plot(table, work.folder))
 
 
 def _parameters(hidden: int) -> int:
@@ -112,7 +112,8 @@ def _differences(rows: Sequence[dict[str, Any]], first: tuple[str, str], second:
     return [one - other for one, other in pairs if one is not None and other is not None]
 
 
-def _claims(rows: Sequence[dict[str, Any]]) -> list[Claim]:
+def claims_of(rows: Sequence[dict[str, Any]]) -> list[Claim]:
+    """What the accuracies of the seeds say of the paper's statements; undecided where no seed has both."""
     spectral = ROWS[0][0]
     statements = (
         ("without fine-tuning, the reconstruction helps a lot", (spectral, "pruned"), (ROWS[2][0], "pruned")),

@@ -23,6 +23,8 @@ from benchmarks.report.__main__ import main as report
 from benchmarks.storage.paths import REPOSITORY, Paths
 from methods.errors import BadInput
 
+pytestmark = pytest.mark.slow
+
 PRESETS = {
     "config.yaml": "defaults:\n  - allocation: uniform\n  - compensation@compensation: none\n  - _self_\n",
     "allocation/uniform.yaml": "_target_: methods.allocation.Uniform\n",
@@ -344,7 +346,6 @@ def test_spread_against_the_definition(values):
         assert result.std is None and plus_minus(result).endswith("–")
 
 
-@pytest.mark.slow
 def test_ten_thousand_records(conf, store, tmp_path):
     for seed in range(10_000):
         path = store.path_of(record := scored(seed, 0.5, 0.9))
@@ -698,7 +699,7 @@ def test_cache_follows_the_files_and_the_presets(conf, store):
     store.write(relabelled)
     assert "spectral" in {row["label"] for row in load(store)[0]}
     (conf / "method" / "spectral.yaml").write_text("method: {name: spectral}\n")
-    labels._preset.cache_clear()
+    labels.preset_of.cache_clear()
     assert "spectral (least_squares)" in {row["label"] for row in load(store)[0]}
 
 

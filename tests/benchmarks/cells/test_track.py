@@ -18,6 +18,8 @@ from benchmarks.cells.tracker import tracking
 from benchmarks.records.record import flat
 from methods.errors import BadInput
 
+pytestmark = pytest.mark.slow
+
 
 def read_run(folder):
     """The one run in ``folder``, finished."""
@@ -210,7 +212,6 @@ def test_online_without_a_network_goes_on_offline(tmp_path):
     assert read_run(tmp_path / "w")["summary"]["b"] == 2
 
 
-@pytest.mark.slow
 def test_online_with_a_server_that_stalls_goes_on_offline_within_20_seconds(tmp_path, silent_server):
     port, taken = silent_server
     waited, whole, said = run_child("online", tmp_path / "w", port, key="k" * 40)
@@ -233,7 +234,6 @@ with tracking({"mode": "online", "dir": sys.argv[1]}, "n", "g", {"seed": 1}) as 
 """
 
 
-@pytest.mark.slow
 def test_online_with_a_service_that_fails_or_stalls_and_recovers(tmp_path):
     """Two cases side by side, the longest first: most of their time they wait."""
     cases = [(BROKEN, False), (SILENT, False), (BROKEN, True), (SILENT, True), (WELL, False)]
@@ -276,7 +276,6 @@ def go_on_with(folder, mood, recovers):
     assert any(name_of(item) == "b" for summary in summaries for item in summary.update), "nothing is lost"
 
 
-@pytest.mark.slow
 def test_online_with_a_service_that_is_broken_from_the_start_goes_on_offline(tmp_path):
     with Service() as service:
         service.mood = BROKEN

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import noise
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -20,6 +21,8 @@ from benchmarks.data.augment import Augmentation, crop_and_flip
 from benchmarks.data.splits import Split, carve, load
 from benchmarks.sweeps.composition import Composer
 from methods.errors import BadInput
+
+pytestmark = pytest.mark.slow
 
 CONF = Path(conf.__file__).parent / "dataset"
 ROOT = os.environ.get("SECATEURS_DATA")  # of the real images, before the fixture below hides it
@@ -145,7 +148,6 @@ def test_hub_and_folder_of_the_same_files_give_the_same_data(tmp_path, monkeypat
 
 
 @pytest.mark.skipif(not ROOT, reason="SECATEURS_DATA is not set")
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "size", "tolerance"), [("mnist", 60000, 2e-4), ("cifar10", 50000, 3e-3)])
 def test_real_images_have_the_moments_that_the_configuration_names(workplace, name, size, tolerance):
     data = load(cfg := config(name, source=str(Path(ROOT) / name)), 0, workplace.cache)
@@ -443,7 +445,7 @@ def test_augmentation_without_generator_is_refused():
 
 
 def test_float_inputs_are_taken_as_they_are():
-    part = Split(torch.randn(7, 3), torch.zeros(7, 1))
+    part = Split(noise(7, 3), torch.zeros(7, 1))
     assert torch.equal(next(part.batches(7))[0], part.inputs)
 
 

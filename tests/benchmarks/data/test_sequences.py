@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from networks import noise
 
 from benchmarks.data import readers
 from benchmarks.data.readers import Raw, image_sequences
@@ -50,7 +51,7 @@ def test_shapes_that_do_not_fit_are_refused(own, pictures, tmp_path):
 
 def test_the_irnn_is_built_by_its_configuration():
     model = build({"_target_": "benchmarks.models.ElmanRNN", "name": "irnn", "hidden": 7}, (4, 6), 10, 0)
-    assert model(torch.randn(2, 4, 6)).shape == (2, 10)
+    assert model(noise(2, 4, 6)).shape == (2, 10)
     assert torch.equal(model.recurrent.weight, torch.eye(7))
     with pytest.raises(BadInput, match="row_mnist"):
         build({"_target_": "benchmarks.models.ElmanRNN", "name": "irnn"}, (1, 8, 8), 10, 0)

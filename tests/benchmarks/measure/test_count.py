@@ -5,7 +5,7 @@ import torch
 import torch_pruning as tp
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import make
+from networks import make, noise
 from torch import nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
@@ -135,7 +135,7 @@ class Steps(nn.Module):
         self.encoder = nn.Linear(6, 4, bias=False)
         self.cell = nn.Linear(4, 4)
         self.decoder = nn.Linear(4, 6, bias=False)
-        self.decoder.weight = nn.Parameter(torch.randn(6, 4))
+        self.decoder.weight = nn.Parameter(noise(6, 4))
         self.embedding = nn.Embedding(9, 6)
         self.logits = nn.Linear(6, 9, bias=False)
         self.logits.weight = self.embedding.weight
@@ -244,14 +244,14 @@ def test_the_network_is_left_as_it_was():
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
     random = torch.get_rng_state()
-    count(model, torch.randn(2, 1, 8, 8))
+    count(model, noise(2, 1, 8, 8))
     random_after_drawing = torch.get_rng_state()
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert torch.nn.modules.module._global_forward_hooks == {}
     torch.set_rng_state(random)
-    torch.randn(2, 1, 8, 8)
+    noise(2, 1, 8, 8)
     assert torch.equal(torch.get_rng_state(), random_after_drawing)
 
 

@@ -13,7 +13,7 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import make
+from networks import make, noise
 from torch import nn
 
 from benchmarks.measure import latency
@@ -26,6 +26,8 @@ from benchmarks.measure.runtimes.sparse_2_4 import Sparse24, layers_with_2_of_4
 from benchmarks.records.record import Latency
 from benchmarks.storage.paths import REPOSITORY
 from methods.errors import BadInput
+
+pytestmark = pytest.mark.slow
 
 QUICK = {"runtimes": ["eager"], "batches": [1, 8], "pairs": 3, "threads": 1, "target": 10, "max_seconds": 0.01}
 
@@ -111,7 +113,7 @@ def test_the_bootstrap_interval_is_in_the_data_and_reproducible(values):
 
 def test_rows_say_how_they_were_taken():
     threads = torch.get_num_threads()
-    rows = measure_latency(make("residual"), make("residual", 1), torch.randn(3, 1, 8, 8), QUICK)
+    rows = measure_latency(make("residual"), make("residual", 1), noise(3, 1, 8, 8), QUICK)
     assert [row["batch"] for row in rows] == [1, 8]
     for row in rows:
         assert {"runtime": "eager", "threads": 1, "precision": "float32"}.items() <= row.items()
@@ -125,7 +127,7 @@ def test_rows_say_how_they_were_taken():
 def test_networks_are_left_as_they_were():
     dense = make("batch_norm").train()
     before = {name: tensor.clone() for name, tensor in dense.state_dict().items()}
-    measure_latency(dense, make("batch_norm"), torch.randn(3, 1, 8, 8), QUICK)
+    measure_latency(dense, make("batch_norm"), noise(3, 1, 8, 8), QUICK)
     assert dense.training and all(parameter.requires_grad for parameter in dense.parameters())
     assert all(torch.equal(before[name], tensor) for name, tensor in dense.state_dict().items())
 
@@ -135,7 +137,7 @@ def test_masked_networks_are_timed_as_they_are_and_the_row_says_so():
     masked = copy.deepcopy(dense)
     with torch.no_grad():
         masked[1].weight[:10] = 0
-    example = torch.randn(3, 1, 8, 8)
+    example = noise(3, 1, 8, 8)
     notes = [measure_latency(dense, other, example, QUICK)[0]["note"] or "" for other in (masked, make("chain", 1))]
     assert "masked" in notes[0] and "masked" not in notes[1]
 
@@ -158,7 +160,7 @@ def test_a_runtime_that_computes_something_else_is_not_timed(monkeypatch):
     monkeypatch.setitem(RUNTIMES, "wrong", Wrong)
     monkeypatch.setitem(RUNTIMES, "broken", Broken)
     chosen = QUICK | {"runtimes": ["wrong", "broken", "eager"], "batches": [2]}
-    wrong, broken, eager = measure_latency(make("chain"), make("chain"), torch.randn(3, 1, 8, 8), chosen)
+    wrong, broken, eager = measure_latency(make("chain"), make("chain"), noise(3, 1, 8, 8), chosen)
     assert "outputs differ" in wrong["note"] and "ratio" not in wrong
     assert broken["note"] == "cannot run here: RuntimeError: no kernel for this"
     assert eager["ratio"] > 0
@@ -181,7 +183,7 @@ def test_runtimes_compute_what_eager_computes(name, conditions, network, toleran
     runtime = RUNTIMES[name]()
     if runtime.missing():
         pytest.skip(f"{name} is not installed")
-    model, inputs = make(network), torch.randn(4, 1, 8, 8)
+    model, inputs = make(network), noise(4, 1, 8, 8)
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, nn.Linear):
@@ -213,7 +215,7 @@ def test_only_linear_layers_with_zeros_become_sparse():
     with torch.no_grad():
         model[0].weight.zero_()
         model[6].weight[:, 0] = 0
-    runtime, inputs = SparseCsr(), torch.randn(2, 1, 8, 8)
+    runtime, inputs = SparseCsr(), noise(2, 1, 8, 8)
     changed = with_sparse_layers(copy.deepcopy(model))
     assert [type(module) for module in changed] == [
         SparseLinear if index == 6 else type(module) for index, module in enumerate(model)
@@ -227,7 +229,7 @@ def test_sparse_layers_take_tokens():
     layer = nn.Linear(6, 4)
     with torch.no_grad():
         layer.weight[0] = 0
-    x = torch.randn(3, 5, 6)
+    x = noise(3, 5, 6)
     assert torch.allclose(SparseLinear(layer)(x), layer(x), atol=1e-6)
 
 
@@ -249,7 +251,7 @@ def test_layers_for_the_sparse_cores_have_two_zeros_in_four_and_sizes_that_fit()
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_the_sparse_cores_compute_what_eager_computes():
-    model, inputs = nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 32)), torch.randn(16, 128)
+    model, inputs = nn.Sequential(nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 32)), noise(16, 128)
     with torch.no_grad():
         for index in (0, 2):
             model[index].weight[:, ::2] = 0
@@ -342,5 +344,5 @@ def test_without_a_lock_to_be_had_measurements_go_on(tmp_path):
 def test_a_measurement_beside_another_one_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(latency, "one_at_a_time", lambda: one_at_a_time(tmp_path, patience=0))
     with one_at_a_time(tmp_path):
-        [row, _] = measure_latency(make("chain"), make("chain"), torch.randn(2, 1, 8, 8), QUICK)
+        [row, _] = measure_latency(make("chain"), make("chain"), noise(2, 1, 8, 8), QUICK)
     assert "another measurement" in row["note"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import make
+from networks import make, noise, uniform
 from safetensors.torch import load, save_file
 from torch import nn
 
@@ -17,6 +17,8 @@ from benchmarks.models import MLP, build
 from benchmarks.storage.checkpoint import to_bytes, unshared
 from methods.errors import BadInput
 
+pytestmark = pytest.mark.slow
+
 
 @settings(deadline=None, max_examples=50)
 @given(
@@ -25,7 +27,7 @@ from methods.errors import BadInput
     dtype=st.sampled_from([torch.float32, torch.float64, torch.int64, torch.bfloat16]),
 )
 def test_the_sparse_encoding_can_be_undone(shape, keep, dtype):
-    tensor = (torch.randn(shape) * 10 * (torch.rand(shape) < keep)).to(dtype)
+    tensor = (noise(*shape) * 10 * (uniform(*shape) < keep)).to(dtype)
     encoded = encode({"layer.weight": tensor, "other": torch.ones(3)})
     stored = load(to_bytes(encoded))
     decoded = decode(stored)
@@ -46,7 +48,7 @@ def test_masks_save_only_in_the_sparse_encoding():
     with torch.no_grad():
         for module in masked.modules():
             if isinstance(module, nn.Linear):
-                module.weight *= torch.rand_like(module.weight) < 0.1
+                module.weight *= uniform(*module.weight.shape) < 0.1
     smaller = MLP((40, 80), shape=(1, 8, 8), classes=10)
     sizes = {name: measure_size(m) for name, m in (("dense", dense), ("masked", masked), ("smaller", smaller))}
     assert sizes["masked"].bytes == sizes["dense"].bytes > sizes["smaller"].bytes
@@ -66,14 +68,13 @@ def test_shared_tensors_are_stored_once():
     assert apart.bytes - measure_size(model).bytes >= 4 * 900
 
 
-@pytest.mark.slow
 def test_peak_memory_of_inference_grows_with_the_widths():
     """First convolution of a small ResNet: 64 x 32 x 32 activations per channel and tensor."""
     config = {"_target_": "benchmarks.models.ResNet", "depth": 8, "width": 1.0}
     peaks = {}
     for width in (1.0, 0.25):
         model = build(config | {"width": width}, (3, 32, 32), 10, seed=0)
-        peaks[width], note = memory._inference(model, config, (3, 32, 32), 10, batch=64)
+        peaks[width], note = memory.inference_memory(model, config, (3, 32, 32), 10, batch=64)
         assert note is None
     one = 64 * 16 * 32 * 32 * 4 / 2**20  # a tensor of the widest stage, in megabytes; at least two live at once
     assert peaks[1.0] >= 2 * one
@@ -81,7 +82,7 @@ def test_peak_memory_of_inference_grows_with_the_widths():
 
 
 def test_a_child_that_fails_gives_a_reason_and_no_number():
-    megabytes, note = memory._in_child({"what": "inference", "folder": "/nowhere", "batch": 1})
+    megabytes, note = memory.in_child({"what": "inference", "folder": "/nowhere", "batch": 1})
     assert megabytes is None and "no network in /nowhere" in note
 
 

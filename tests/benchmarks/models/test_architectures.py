@@ -18,6 +18,8 @@ from methods.layers.statistics import Calibration
 from methods.network.graph import NetworkGraph, gated
 from methods.seeds import stream
 
+pytestmark = pytest.mark.slow
+
 CONF = REPOSITORY / "conf"
 SHAPE, CLASSES = (1, 8, 8), 4
 SMALL = {

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import noise
 from omegaconf import OmegaConf
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -11,6 +12,8 @@ import conf
 from benchmarks.models import MLP, VGG, LeNet5, ResNet, build
 from methods.errors import BadInput
 from methods.network.graph import NetworkGraph
+
+pytestmark = pytest.mark.slow
 
 CONF = Path(conf.__file__).parent / "model"
 ELSEWHERE = {"own", "irnn"}  # a user's own network; sequences
@@ -107,7 +110,7 @@ def test_perceptron_sizes_by_hand(name, shape):
 def test_every_model_takes_its_shape_and_gives_its_classes(name):
     model = build(config(name), home_shape(name), 7, 0)
     assert model.training
-    assert model(torch.randn(2, *home_shape(name))).shape == (2, 7)
+    assert model(noise(2, *home_shape(name))).shape == (2, 7)
     assert config(name).name == name
 
 
@@ -147,7 +150,7 @@ def test_vgg_depth_counts_two_more_linear_layers_than_there_are(depth):
 def test_nothing_works_in_place_and_the_forward_can_be_traced(name):
     model = build(config(name, **({"width": 0.25} if "width" in config(name) else {})), home_shape(name), 10, 0)
     assert not any(getattr(module, "inplace", False) for module in model.modules())
-    x = torch.randn(2, *home_shape(name))
+    x = noise(2, *home_shape(name))
     torch.testing.assert_close(torch.fx.symbolic_trace(model.eval())(x), model(x))
 
 
@@ -159,11 +162,11 @@ def test_hidden_nodes_can_be_removed_by_the_dependency_graph(name):
     model = build(config(name), shape, 10, 0).eval()
     first = next(module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear))
     prune = tp.prune_conv_out_channels if isinstance(first, nn.Conv2d) else tp.prune_linear_out_channels
-    graph = tp.DependencyGraph().build_dependency(model, torch.randn(1, *shape))
+    graph = tp.DependencyGraph().build_dependency(model, noise(1, *shape))
     before = parameters(model)
     graph.get_pruning_group(first, prune, [0, 2]).prune()
     assert parameters(model) < before
-    assert model(torch.randn(2, *shape)).shape == (2, 10)
+    assert model(noise(2, *shape)).shape == (2, 10)
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if "resnet" not in name or name == "resnet20"])
@@ -212,7 +215,7 @@ def test_activation_stands_between_layers_only(activation, kind):
 
 def test_perceptron_without_biases_is_homogeneous():
     model = build(config("mlpnet"), MNIST, 10, 0)
-    x = torch.randn(3, *MNIST)
+    x = noise(3, *MNIST)
     assert all(module.bias is None for module in model.modules() if isinstance(module, nn.Linear))
     torch.testing.assert_close(model(3 * x), 3 * model(x))
 

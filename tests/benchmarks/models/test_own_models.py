@@ -15,6 +15,8 @@ from benchmarks.sweeps.commandline import parse
 from benchmarks.sweeps.composition import Composer
 from methods.errors import BadInput
 
+pytestmark = pytest.mark.slow
+
 SOURCE = """
 from torch import nn
 

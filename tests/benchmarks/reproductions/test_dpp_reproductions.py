@@ -19,8 +19,9 @@ from methods.pruner import Pruner
 from methods.seeds import stream
 from methods.selection import Selection
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_teacher_student(workplace):
     outcome = module_of("dpp_teacher_student").run(workplace)
     table = outcome.table
@@ -130,7 +131,6 @@ def test_paired_claims():
     assert row["n"] == 9 and row["difference"] == pytest.approx(1.1)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif("SECATEURS_DATA" not in os.environ, reason="needs the images: SECATEURS_DATA=FOLDER")
 @pytest.mark.parametrize("name", ["dpp_mnist", "dpp_cifar10"])
 def test_real_data(name, workplace):

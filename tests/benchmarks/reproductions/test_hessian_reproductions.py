@@ -22,6 +22,8 @@ from methods.layers.statistics import Calibration
 from methods.layers.views import edge_layers
 from methods.pruner import Pruner
 
+pytestmark = pytest.mark.slow
+
 needs_images = pytest.mark.skipif("SECATEURS_DATA" not in os.environ, reason="needs the images: SECATEURS_DATA=FOLDER")
 
 
@@ -73,7 +75,6 @@ def test_published_weights_say_where_they_come_from(monkeypatch, tmp_path):
     assert published_weights("mlpnet_mnist.safetensors", "checkpoints/x.ckpt").parent == tmp_path
 
 
-@pytest.mark.slow
 @needs_images
 def test_mlpnet(tmp_path, workplace, monkeypatch):
     if "SECATEURS_CHECKPOINTS" not in os.environ:  # any weights will do to see that it runs
@@ -90,7 +91,6 @@ def test_mlpnet(tmp_path, workplace, monkeypatch):
         assert outcome.claims[0].seen and outcome.claims[1].seen
 
 
-@pytest.mark.slow
 def test_kronecker(workplace):
     outcome = module_of("kronecker_lenet300").run(workplace)
     assert len(outcome.table) == 7 and set(outcome.table["n"]) == {2}
@@ -100,7 +100,6 @@ def test_kronecker(workplace):
     assert all(path.is_file() for path in outcome.figures)
 
 
-@pytest.mark.slow
 def test_flat_minimum(workplace):
     outcome = module_of("flat_minimum_mnist").run(workplace)
     table = outcome.table.set_index("method")
@@ -132,7 +131,6 @@ def theirs(model):
     return state
 
 
-@pytest.mark.slow
 @needs_images
 def test_published_weights_are_pruned_where_they_are_at_hand(tmp_path, workplace, monkeypatch):
     torch.manual_seed(0)
@@ -152,7 +150,6 @@ def test_published_weights_are_pruned_where_they_are_at_hand(tmp_path, workplace
     assert all(path.is_file() for path in outcome.figures)
 
 
-@pytest.mark.slow
 @needs_images
 def test_resnet(workplace, monkeypatch):
     monkeypatch.delenv("SECATEURS_CHECKPOINTS", raising=False)

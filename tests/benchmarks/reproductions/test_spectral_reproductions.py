@@ -8,6 +8,8 @@ import pytest
 from benchmarks.reproductions import module_of
 from benchmarks.reproductions.spectral._spectral import compared, equal, larger, summary
 
+pytestmark = pytest.mark.slow
+
 ON_DIGITS = ("selection_x_compensation", "spectral_lambda", "spectral_samples", "spectral_theta")
 ON_MNIST = ("spectral_nn3", "spectral_rnn", "spectral_bias_variance")
 
@@ -40,13 +42,12 @@ def test_missing_accuracies_leave_their_pair_out():
 
 
 def test_recurrent_claims_without_a_pair_are_undecided():
-    claims = module_of("spectral_rnn")._claims([])
+    claims = module_of("spectral_rnn").claims_of([])
     assert claims and {(claim.seen, claim.evidence) for claim in claims} == {(None, "no pairs")}
     means = summary(table([0.9, None, 0.92], [0.7, 0.72, 0.71]), ["keep", "theta"]).set_index("theta")
     assert means.loc[0.3, "n"] == 2 and means.loc[0.3, "accuracy"] == pytest.approx(0.91)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [*ON_DIGITS, *ON_MNIST])
 def test_quick_version(name, workplace):
     if name in ON_MNIST and not os.environ.get("SECATEURS_DATA"):

@@ -18,6 +18,8 @@ from benchmarks.reproductions.dpp._erf_students import (
 from benchmarks.reproductions.dpp._teacher_student import METHODS, edge_error, node_errors, statement, study
 from methods.seeds import stream
 
+pytestmark = pytest.mark.slow
+
 SIZE = (2, 3, 4.0)  # M, z, v* of the published experiment
 FRACTIONS = (0.166, 0.332, 0.5, 0.666, 0.834)
 

@@ -8,6 +8,8 @@ from benchmarks import speed
 from benchmarks.measure.side_by_side import Finding, Promise, Times, alone, alternate, as_ratio
 from methods.errors import BadInput
 
+pytestmark = pytest.mark.slow
+
 COMPARED = {  # claims that are cheap when quick -> how many of their rows must compare results
     "spectral_search": 2,
     "statistics_pass": 1,
@@ -45,7 +47,6 @@ def test_the_command_prints_a_table_and_writes_nothing_unasked(capsys, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
 def test_the_claims_about_whole_processes_and_cells_run():
     rows = [row for name in ("command", "cell", "plan") for row in speed.measure(name, quick=True)]
     assert len(rows) == 6 and not any(row.agree is False for row in rows)

@@ -25,6 +25,8 @@ from benchmarks.sweeps.composition import Composer
 from benchmarks.sweeps.rerun import check_targets
 from methods.errors import BadInput
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 TINY = ["trainer=tiny", "dataset.limit=200", "measure=none", "calibration.samples=64", "track=none"]
 

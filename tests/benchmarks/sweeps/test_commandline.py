@@ -304,19 +304,19 @@ def test_the_test_split_is_read_only_when_everything_is_decided(tmp_path, monkey
             assert open_now, f"the test split's {name} was read before the end"
             return getattr(self._split, name)
 
-    load, measure = benchmarks.cells.cell.load, benchmarks.cells.cell._measure
+    load, score = benchmarks.cells.cell.load, benchmarks.cells.cell.evaluate
 
     def guarded_load(*arguments):
         data = load(*arguments)
         data.test = Guarded(data.test)
         return data
 
-    def opened_measure(*arguments):
-        open_now.append(True)
-        return measure(*arguments)
+    def scored(model, split):
+        open_now.append(isinstance(split, Guarded))
+        return score(model, split)
 
     monkeypatch.setattr(benchmarks.cells.cell, "load", guarded_load)
-    monkeypatch.setattr(benchmarks.cells.cell, "_measure", opened_measure)
+    monkeypatch.setattr(benchmarks.cells.cell, "evaluate", scored)
     words = [*TINY, f"paths.results={tmp_path}/results", f"paths.cache={tmp_path}/cache"]
     record = benchmarks.cells.cell.run(Composer(CONF).cell(["method=spectral", *words]))
     assert (record.status, record.reason) == ("done", None)

@@ -15,6 +15,8 @@ from benchmarks.sweeps.copying import control_words, resolved
 from methods.allocation import Copied, Rounded
 from methods.errors import BadInput
 
+pytestmark = pytest.mark.slow
+
 LAYERS = [{"name": "fc1", "units": 150, "kept": 40}, {"name": "fc2", "units": 300, "kept": 9}]
 
 
@@ -93,7 +95,6 @@ def test_controls_have_no_controls_and_masks_get_those_of_their_kind(tmp_path):
     assert control_words([(["method=obd"], record.model_copy(update={"status": "collapsed"}))]) == []
 
 
-@pytest.mark.slow
 def test_a_sweep_with_controls_runs_them_after_their_donors_and_only_once(tmp_path):
     from benchmarks.sweeps.commandline import parse
 

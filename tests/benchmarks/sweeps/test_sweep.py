@@ -28,6 +28,8 @@ from benchmarks.sweeps.composition import Composer
 from benchmarks.sweeps.planning import make_plan, missing_cells
 from benchmarks.sweeps.request import Request
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 TINY = ["trainer=tiny", "dataset.limit=300", "measure=none", "track=none", "calibration.samples=64"]
 
@@ -261,7 +263,6 @@ def test_workers_of_one_machine_share_its_cores():
             assert (seen, int(given)) == (expected, expected)
 
 
-@pytest.mark.slow
 def test_a_cell_on_two_devices_is_the_cell_on_one(tmp_path):
     """Two processes on the CPU (gloo), the same global batch: one record, the same figures within rounding."""
     found = {}

@@ -14,13 +14,14 @@ from hydra import compose, initialize_config_module
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from networks import noise, uniform
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
 from benchmarks.data.splits import Data, Split, load
 from benchmarks.models import build
-from benchmarks.training.loop import _warn_of_emulation
+from benchmarks.training.loop import warn_of_emulation
 from benchmarks.training.optimisation import TrainerSettings, build_optimizer, learning_rate
 from benchmarks.training.trainer import evaluate, fit
 from methods.errors import BadInput
@@ -99,7 +100,7 @@ def test_evaluate_changes_nothing_and_restores_each_modules_mode():
 def test_top5_is_absent_below_six_classes_and_accuracy_for_regression():
     split = make_split(30, 0, classes=5)
     assert evaluate(nn.Sequential(nn.Flatten(), nn.Linear(16, 5)), split).top5 is None
-    rows = Split(torch.randn(20, 3), torch.randn(20, 2), levels=1.0)
+    rows = Split(noise(20, 3), noise(20, 2, seed=1), levels=1.0)
     model = nn.Linear(3, 2)
     score = evaluate(model, rows, batch_size=7)
     assert score.accuracy is None and score.top5 is None
@@ -303,7 +304,7 @@ def test_regression_trains_on_the_squared_error():
 def test_masked_weights_stay_exactly_zero(optimizer):
     data, model = make_data(), make_model()
     fit(model, data, some(epochs=1), 0)
-    masks = {"0.weight": torch.rand(4, 1, 3, 3) < 0.5, "5.weight": torch.rand(6, 64) < 0.3}
+    masks = {"0.weight": uniform(4, 1, 3, 3) < 0.5, "5.weight": uniform(6, 64) < 0.3}
     settings = some(optimizer=optimizer, weight_decay=0.1, nesterov=optimizer == "sgd", clip_norm=1.0)
     fit(model, data, settings, 0, masks=masks)
     for name, mask in masks.items():
@@ -345,14 +346,14 @@ def test_bf16_and_channels_last_train_and_leave_a_plain_fp32_network():
     ("AVX2", "x86_64", 1), ("DEFAULT", "AMD64", 1), ("AVX512", "x86_64", 0), ("DEFAULT", "arm64", 0),
 ])  # fmt: skip
 def test_bf16_on_a_processor_that_emulates_it_is_said_once(monkeypatch, caplog, capability, machine, warned):
-    _warn_of_emulation.cache_clear()
+    warn_of_emulation.cache_clear()
     monkeypatch.setattr("torch.backends.cpu.get_cpu_capability", lambda: capability)
     monkeypatch.setattr("platform.machine", lambda: machine)
     for precision in ("fp32", "bf16", "bf16"):
         fit(make_model(), make_data(train=32), some(epochs=1, precision=precision), 0)
         assert precision == "bf16" or not caplog.records
     assert caplog.text.count("type trainer.train.precision=fp32") == warned
-    _warn_of_emulation.cache_clear()
+    warn_of_emulation.cache_clear()
 
 
 def fitted(model, settings):

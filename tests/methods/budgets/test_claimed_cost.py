@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from networks import noise
 from torch import nn
 from torch.nn import functional
 
@@ -26,8 +27,7 @@ class Conv1D(nn.Module):
     def __init__(self, nf, nx):
         super().__init__()
         self.nf = nf
-        self.weight, self.bias = nn.Parameter(torch.empty(nx, nf)), nn.Parameter(torch.empty(nf))
-        nn.init.normal_(self.weight), nn.init.normal_(self.bias)
+        self.weight, self.bias = nn.Parameter(noise(nx, nf)), nn.Parameter(noise(nf))
 
     def forward(self, x):
         return torch.addmm(self.bias, x.reshape(-1, x.shape[-1]), self.weight).reshape(*x.shape[:-1], self.nf)

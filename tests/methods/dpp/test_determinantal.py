@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import uniform
 from scipy.stats import chi2
 
 from methods.dpp.determinantal import (
@@ -288,14 +289,14 @@ def test_bad_kernels_and_counts(kernel, k, message):
 @pytest.mark.parametrize("beta", [0.0, -1.0, math.nan, math.inf])
 def test_bad_beta(beta):
     with pytest.raises(BadInput, match="beta"):
-        similarity_kernel(torch.rand(5, 3), beta=beta)
+        similarity_kernel(uniform(5, 3), beta=beta)
 
 
 def test_other_bad_input():
     with pytest.raises(BadInput, match="calibration"):
         similarity_kernel(torch.empty(0, 3))
     with pytest.raises(BadInput, match="jitter"):
-        similarity_kernel(torch.rand(5, 3), jitter=-1)
+        similarity_kernel(uniform(5, 3), jitter=-1)
     with pytest.raises(BadInput, match="non-negative"):
         log_elementary_symmetric(torch.tensor([-1.0]), 1)
     with pytest.raises(BadInput, match="odds"):

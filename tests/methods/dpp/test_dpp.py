@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import calibration, make
+from networks import calibration, make, noise, uniform
 from torch import nn
 
 from methods.allocation import Explicit, Uniform
@@ -146,7 +146,7 @@ def test_edge_kernels_from_the_shared_second_moment(seed, inputs):
 
 
 def test_every_unit_keeps_its_number_of_edges():
-    x, weight = torch.rand(40, 10, dtype=torch.float64), torch.randn(7, 10, dtype=torch.float64)
+    x, weight = uniform(40, 10, dtype=torch.float64), noise(7, 10, dtype=torch.float64)
     mask = DPPEdgeSelection().select(edge_layer(x, weight), 7 * 4)
     assert mask.dtype == torch.bool and mask.sum(1).tolist() == [4] * 7
     counts = torch.tensor([0, 1, 2, 3, 4, 5, 10])
@@ -157,7 +157,7 @@ def test_every_unit_keeps_its_number_of_edges():
 
 
 def test_units_have_independent_streams():
-    x, weight = torch.rand(40, 10, dtype=torch.float64), torch.randn(7, 10, dtype=torch.float64)
+    x, weight = uniform(40, 10, dtype=torch.float64), noise(7, 10, dtype=torch.float64)
     first = DPPEdgeSelection().select(edge_layer(x, weight), torch.full((7,), 4))
     counts = torch.full((7,), 4)
     counts[2] = 6
@@ -169,7 +169,7 @@ def test_units_have_independent_streams():
 
 
 def test_several_edge_draws_share_one_decomposition():
-    x, weight = torch.rand(40, 10, dtype=torch.float64), torch.randn(5, 10, dtype=torch.float64)
+    x, weight = uniform(40, 10, dtype=torch.float64), noise(5, 10, dtype=torch.float64)
     counts = torch.tensor([[3] * 5, [3] * 5, [8] * 5])
     masks = sample_edges(weight, x.T @ x / 40, 40, counts, generator(), DPPKernel())
     assert torch.equal(masks.sum(2), counts)
@@ -292,8 +292,8 @@ def test_convolutions(name, selection):
 
 
 def test_grouped_convolutions_are_skipped():
-    weight = torch.randn(4, 3, dtype=torch.float64)
-    layer = edge_layer(torch.rand(20, 3, dtype=torch.float64), weight)
+    weight = noise(4, 3, dtype=torch.float64)
+    layer = edge_layer(uniform(20, 3, dtype=torch.float64), weight)
     second = torch.eye(6, dtype=torch.float64)
     layer.collect = lambda: Moments(second, second[0], 20)
     with pytest.raises(Skipped, match="grouped"):

@@ -26,6 +26,8 @@ from methods.hooks import TrainingHook
 from methods.network.graph import NetworkGraph, gated
 from methods.network.surgery import remove_in_training
 
+pytestmark = pytest.mark.slow
+
 
 def mlp(seed=0, hidden=(8, 6)):
     torch.manual_seed(seed)

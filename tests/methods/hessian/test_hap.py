@@ -138,7 +138,7 @@ def test_fisher_traces_are_mean_squared_single_gradients_of_the_weights_without_
     model, samples = network().eval(), calibration(4)
     selection = HAPSelection("fisher")
     [first, _] = layers(model, samples)
-    traces = selection._traces(first)
+    traces = selection.traces(first)
     labels = sample_labels(model(samples.inputs), samples.labels, label_stream(samples, "sampled"))
     expected = {name: 0 for name in layer_names(model)}
     for x, y in zip(samples.inputs, labels, strict=True):

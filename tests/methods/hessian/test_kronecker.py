@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import noise
 from torch import nn
 from torch.nn import functional
 
@@ -146,7 +147,7 @@ def test_the_sum_over_patches_equals_that_of_their_outer_products(kernel, paddin
     if padding == 0:
         size = (size[0] + kernel, size[1] + kernel)
     layer = nn.Conv2d(3, 2, kernel, padding=kernel // 2 if padding == "half" else padding, bias=False)
-    read = torch.randn(4, 3, *size, dtype=torch.float64)
+    read = noise(4, 3, *size, dtype=torch.float64)
     columns = patches(layer, read)
     expected = torch.einsum("ndt,net->de", columns, columns)
     torch.testing.assert_close(patch_sum(layer, read), expected, rtol=1e-12, atol=1e-12)
@@ -218,7 +219,7 @@ def test_a_layer_without_factors_is_skipped_and_an_unused_one_is_an_error():
             return self.used(x)
 
     with pytest.raises(BadInput, match="unused"):
-        kfac_factors(Unused(), ["unused"], torch.randn(2, 4), torch.tensor([0, 1]))
+        kfac_factors(Unused(), ["unused"], noise(2, 4), torch.tensor([0, 1]))
 
 
 def test_an_in_place_activation_behind_a_layer_changes_nothing():

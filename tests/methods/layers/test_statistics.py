@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from networks import noise
 from torch import nn
 
 from methods.network.reading import patch_rows
@@ -21,5 +22,5 @@ def test_rows_of_a_convolution_give_its_output(mode, options):
 
 def test_rows_of_a_linear_layer_give_its_output_on_tokens():
     layer = nn.Linear(4, 3, bias=False).double()
-    read = torch.randn(2, 5, 4, dtype=torch.float64)
+    read = noise(2, 5, 4, dtype=torch.float64)
     assert torch.allclose(layer.weight @ patch_rows(layer)(read), layer(read).flatten(0, 1).T)

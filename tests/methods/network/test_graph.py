@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+from networks import noise, uniform
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
@@ -38,10 +39,8 @@ def conv(inputs, outputs, size=3, **options):
 
 def norm(size):
     module = nn.BatchNorm2d(size)
-    nn.init.uniform_(module.weight, 0.5, 1.5)
-    nn.init.normal_(module.bias, std=0.3)
-    module.running_mean.normal_(std=0.3)
-    module.running_var.uniform_(0.5, 2)
+    module.weight.data, module.bias.data = 0.5 + uniform(size), 0.3 * noise(size)
+    module.running_mean, module.running_var = 0.3 * noise(size, seed=1), 0.5 + 1.5 * uniform(size, seed=1)
     return module
 
 
@@ -86,7 +85,7 @@ def depthwise():
 
 def norm_after_flatten():
     module = nn.BatchNorm1d(5 * 36)
-    module.running_var.uniform_(0.5, 2)
+    module.running_var = 0.5 + 1.5 * uniform(5 * 36)
     return Of(lambda m, x: m.head(m.norm(m.a(x).relu().flatten(1))), a=conv(2, 5), norm=module, head=nn.Linear(180, 4))
 
 
@@ -218,7 +217,7 @@ def fixed_view():
 
 def scaled():
     model = Of(lambda m, x: m.head((m.a(x) * m.scale).relu().mean((2, 3))), a=conv(2, 6), head=nn.Linear(6, 4))
-    model.scale = nn.Parameter(torch.rand(1, 6, 1, 1))
+    model.scale = nn.Parameter(uniform(1, 6, 1, 1))
     return model
 
 

@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from networks import noise
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrizations, prune
@@ -62,7 +63,7 @@ class LowRank(nn.Linear):
 
     def __init__(self):
         super().__init__(24, 24)
-        self.a, self.b = nn.Parameter(torch.randn(2, 24)), nn.Parameter(torch.randn(24, 2))
+        self.a, self.b = nn.Parameter(noise(2, 24)), nn.Parameter(noise(24, 2, seed=1))
 
     def forward(self, x: Tensor) -> Tensor:
         return functional.linear(x, self.weight + self.b @ self.a, self.bias)

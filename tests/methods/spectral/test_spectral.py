@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import uniform, whole_numbers
 from torch import nn
 
 from methods.budgets.budget import Budget
@@ -96,7 +97,7 @@ def test_more_nodes_never_raise_the_loss_at_a_fixed_ridge(seed):
 
 
 def test_the_order_of_the_kept_nodes_only_moves_columns():
-    covariance, tau = second(features(1)), torch.rand(8).double()
+    covariance, tau = second(features(1)), uniform(8, dtype=torch.float64)
     kept = torch.tensor([6, 1, 4])
     ordered = kept.sort()
     matrix = reconstruction_matrix(covariance, kept, tau[kept])
@@ -346,7 +347,7 @@ def test_few_samples_dead_and_constant_nodes_and_extreme_scales_are_safe(scale, 
 
 def test_pruning_reads_no_labels():
     model, data = mlp(6), calibration(7, 100)
-    labelled = Calibration(data.inputs, torch.randint(4, (100,)), data.indices, data.seed)
+    labelled = Calibration(data.inputs, whole_numbers(4, 100), data.indices, data.seed)
     results = [Pruner(SpectralSelection()).prune(model, each, Budget("keep", 0.4)) for each in (data, labelled)]
     for a, b in zip(results[0].model.parameters(), results[1].model.parameters(), strict=True):
         assert torch.equal(a, b)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import calibration, make
+from networks import calibration, make, noise
 from torch import nn
 from torch.nn import functional
 
@@ -23,6 +23,8 @@ from methods.pruner import Pruner
 from methods.seeds import stream
 from methods.spectral.greedy import Metric
 from methods.spectral.selection import SpectralSelection, information_loss, reconstruction_matrix
+
+pytestmark = pytest.mark.slow
 
 
 class Flattened(nn.Module):
@@ -245,7 +247,7 @@ class Grouped(nn.Module):
 def test_a_layer_that_is_not_supported_is_named_with_its_path(between, path):
     model = Grouped(between).eval()
     before = copy.deepcopy(model.state_dict())
-    data = Calibration(torch.randn(20, 1, 8, 8), torch.zeros(20), torch.arange(20))
+    data = Calibration(noise(20, 1, 8, 8), torch.zeros(20), torch.arange(20))
     graph = NetworkGraph(model, data.inputs)
     assert path in graph.left_alone["first"]
     if not graph.groups:
