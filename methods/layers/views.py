@@ -76,9 +76,11 @@ def node_views(model: nn.Module, groups: Sequence[NodeGroup], calibration: Calib
 
         return of_group
 
-    return [
+    layers = [
         NodeLayer(group, model, calibration, stream(0, seed, group.name), collect(group), shared) for group in groups
     ]
+    shared["layers"] = layers
+    return layers
 
 
 def given(moments: list[Moments]) -> Callable[[], list[Moments]]:

@@ -17,9 +17,10 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from methods.compensation import Compensation, OwnRidge
+from methods.compensation import Compensation, OwnRidge, Reconstruction
 from methods.errors import BadInput
-from methods.layers.seen import EdgeLayer
+from methods.layers.seen import EdgeLayer, NodeLayer
+from methods.network.parameters import bias_of
 from methods.progress import track
 
 SYSTEM_ENTRIES = 2**24  # entries of the stacked (d, d) systems solved at once: 128 MiB in float64
@@ -70,9 +71,24 @@ def refit_error(weight: Tensor, mask: Tensor, second: Tensor) -> Tensor:
 
 
 class BiasCorrection(Compensation):
-    """Kept weights stay, the bias takes over the mean of what was removed. Layers without a bias stay as they are."""
+    """Kept weights stay, the bias takes over the mean of what was removed. Layers without a bias stay as they are.
 
-    units = frozenset({"edge"})
+    Of nodes, the readers' biases take over what the removed ones gave them on average, W_:j E[phi_j] each (the mean
+    shift of Berisha, Mehnert and Condurache, ICCV 2025).
+    """
+
+    units = frozenset({"node", "edge"})
+
+    def reconstruction(self, layer: NodeLayer, kept: Tensor, selection: OwnRidge) -> list[Reconstruction]:
+        """The kept nodes as they are, and the mean of each removed one as a constant."""
+        result = []
+        for path, moments in zip(layer.readers, layer.moments, strict=True):
+            matrix = torch.eye(layer.size, dtype=moments.mean.dtype, device=moments.mean.device)[:, kept]
+            shift = moments.mean.clone()
+            shift[kept] = 0
+            has_bias = bias_of(layer.model.get_submodule(path)) is not None
+            result.append(Reconstruction(matrix, shift if has_bias else None))
+        return result
 
     def edge_biases(
         self, layers: Sequence[EdgeLayer], masks: Mapping[str, Tensor], selection: OwnRidge

@@ -1,0 +1,1 @@
+"""Selections of nodes (neurons, channels, heads) that pruning papers compare with."""

@@ -1,0 +1,1 @@
+"""Selections of edges (single weights) that pruning papers compare with."""

@@ -1,0 +1,140 @@
+"""SparseGPT: optimal brain surgery, column by column, with one inverse for all rows.
+
+Frantar and Alistarh, "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot", ICML 2023. A layer's
+squared output error has the Hessian H = 2 X X^T (d, d) for every row. Columns are gone through from left to right; a
+weight that goes is made up for by those to its right alone, so that all rows share the inverses of H restricted to the
+columns i, i + 1, ..., which stand in the rows of U, the upper Cholesky factor of H^-1 = U^T U:
+
+    score of w_ij  =  w_ij^2 / U_jj^2        w_i: <- w_i: - (w_ij / U_jj) U_j:   where (i, j) goes.
+
+The mask is chosen for a block of columns at a time, by the scores that the weights have when the block begins; each
+block keeps its share of the layer. H is damped by a part of its mean diagonal. The choice and the update follow each
+other: :class:`SparseGPTSelection` goes through the columns with the update in mind and keeps the mask,
+``compensation=sparsegpt`` repeats the update for it (or for any mask).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from methods.budgets.budget import Count
+from methods.compensation import Compensation, OwnRidge
+from methods.errors import BadInput
+from methods.layers.seen import EdgeLayer
+from methods.progress import track
+from methods.selection import Selection, largest_mask
+
+
+def inverse_factor(second: Tensor, damping: float) -> Tensor:
+    """(d, d) upper triangular U with U^T U = (S + damping x mean diagonal x I)^-1; float64.
+
+    Args:
+        second: (d, d) E[x x^T]; a factor common to all of H changes neither scores' order nor updates.
+        damping: relative to the mean of the diagonal.
+
+    Raises:
+        BadInput: if the damped matrix is not positive definite.
+    """
+    diagonal = second.diagonal()
+    dead = (diagonal == 0).to(second)
+    system = second + torch.diag(dead + damping * diagonal.mean())
+    lower, info = torch.linalg.cholesky_ex(system)
+    if int(info):
+        raise BadInput(
+            "the inputs of a layer are linearly dependent on the calibration samples\nexpected a damping that makes "
+            "their Hessian invertible: type selection.damping=0.01 compensation.damping=0.01"
+        )
+    return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+
+
+def sweep(weight: Tensor, factor: Tensor, mask: Tensor) -> Tensor:
+    """(out, d) weights after the columns' updates from left to right, zero off ``mask``."""
+    weight = weight.clone()
+    for column in range(weight.shape[1]):
+        gone = torch.where(mask[:, column], 0, weight[:, column])
+        weight[:, column:] -= torch.outer(gone / factor[column, column], factor[column, column:])
+    return weight * mask
+
+
+def choose(weight: Tensor, factor: Tensor, live: Tensor, counts: Sequence[Count], block: int) -> Tensor:
+    """(out, d) the mask of a sweep that chooses block by block.
+
+    Args:
+        weight: (out, d) float64.
+        factor: (d, d) U.
+        live: (out, d) weights that earlier steps have left.
+        counts: how many weights stay in each block of columns, of the layer or of each row.
+        block: columns per block; the last one may be narrower.
+    """
+    weight = weight * live
+    mask = torch.zeros_like(live)
+    for number, start in enumerate(range(0, weight.shape[1], block)):
+        own = slice(start, start + block)
+        scores = (weight[:, own] / factor.diagonal()[own]).square().masked_fill(~live[:, own], -torch.inf)
+        mask[:, own] = largest_mask(scores, counts[number])
+        for column in range(start, min(start + block, weight.shape[1])):
+            gone = torch.where(mask[:, column], 0, weight[:, column])
+            weight[:, column:] -= torch.outer(gone / factor[column, column], factor[column, column:])
+    return mask
+
+
+class SparseGPTSelection(Selection[EdgeLayer]):
+    """Keeps the weights that SparseGPT's sweep over the columns leaves. Goes with ``compensation=sparsegpt``.
+
+    Args:
+        damping: added to H's diagonal, relative to its mean.
+        block: columns whose mask is chosen at once.
+    """
+
+    def __init__(self, damping: float = 0.01, block: int = 128) -> None:
+        if not damping > 0:
+            raise BadInput(f"selection.damping={damping:g} is not positive; it keeps Hessians invertible: type 0.01")
+        if block < 1:
+            raise BadInput(f"selection.block={block} is not a number of columns; expected 1 or more: type 128")
+        self.damping, self.block = damping, block
+
+    def select(self, layer: EdgeLayer, k: Count) -> Tensor:
+        """Mask (out, d) of the k weights that stay, or of k[i] in row i: in each block of columns its share."""
+        counts = self._counts(layer, k)
+        factor = inverse_factor(layer.moments.second, self.damping)
+        return choose(layer.weight, factor, layer.live, counts, self.block)
+
+    def _counts(self, layer: EdgeLayer, k: Count) -> list[Count]:
+        """Counts of the blocks: what is live in them, times the share that stays, by cumulative rounding."""
+        live = layer.live.sum(0) if isinstance(k, int) else layer.live
+        edges = list(range(self.block, layer.weight.shape[1], self.block))
+        upto = live.double().cumsum(-1)
+        ends = torch.cat([upto[..., [edge - 1 for edge in edges]], upto[..., -1:]], -1)
+        asked = torch.as_tensor(k, dtype=torch.float64, device=ends.device)
+        total = (asked.unsqueeze(-1) * ends / ends[..., -1:].clamp_min(1)).round().long()
+        parts = torch.diff(total, dim=-1, prepend=torch.zeros_like(total[..., :1]))
+        return [int(part) if isinstance(k, int) else part for part in parts.unbind(-1)]
+
+
+class SparseGPTUpdate(Compensation):
+    """SparseGPT's update for a given mask: each removed weight is made up for by those to its right.
+
+    Args:
+        damping: as for :class:`SparseGPTSelection`.
+    """
+
+    units = frozenset({"edge"})
+
+    def __init__(self, damping: float = 0.01) -> None:
+        if not damping > 0:
+            raise BadInput(f"compensation.damping={damping:g} is not positive; it keeps Hessians invertible: type 0.01")
+        self.damping = damping
+
+    def edge_weights(
+        self, layers: Sequence[EdgeLayer], masks: Mapping[str, Tensor], selection: OwnRidge
+    ) -> dict[str, Tensor]:
+        """The updated weights, exactly zero off the mask."""
+        result = {}
+        for layer in track(layers, "SparseGPT's update"):
+            mask = masks[layer.name]
+            factor = inverse_factor(layer.moments.second, self.damping)
+            result[layer.name] = sweep(layer.weight * layer.live, factor, mask)
+        return result
