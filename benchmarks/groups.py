@@ -18,7 +18,7 @@ from torch import nn
 
 from benchmarks.boards.tables import NONE, Table
 from benchmarks.measure.count import count_layers
-from benchmarks.storage.command import end
+from benchmarks.storage.command import Parser, end
 from benchmarks.storage.console import output_console
 from methods.errors import BadInput
 from methods.network.graph import NetworkGraph, call_order
@@ -168,7 +168,7 @@ def examine(config: dict[str, Any]) -> tuple[str, list[Part]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command ``python -m benchmarks.groups``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m benchmarks.groups", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("words", nargs="*", help="as for run.py: dataset=mnist model=lenet5 prune_residual=true ...")

@@ -10,7 +10,6 @@ n, mean and sample standard deviation over seeds; every pair is better, equal or
 give the same files, byte for byte.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from benchmarks.boards.board import TASK, Question, boards
 from benchmarks.boards.frame import load, records_mark
 from benchmarks.boards.rendering import FILES, FORMATS, USUAL, documents, rankings_of, render
 from benchmarks.records.store import Store
-from benchmarks.storage.command import end
+from benchmarks.storage.command import Parser, end
 from benchmarks.storage.console import output_console
 from benchmarks.storage.paths import Paths
 from methods.errors import BadInput
@@ -96,8 +95,8 @@ def _check(store: Store, folder: Path, console: "Console") -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.leaderboard", description="Render the leaderboards.")
+def _parser() -> Parser:
+    parser = Parser(prog="python -m benchmarks.leaderboard", description="Render the leaderboards.")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
     parser.add_argument("--out", type=Path, default=None, help="folder of the boards")
     parser.add_argument("--where", default=None, help="pandas query, e.g. \"method == 'spectral' and seed < 3\"")

@@ -15,7 +15,7 @@ from benchmarks.boards.tables import NONE, Table
 from benchmarks.records.fingerprint import fingerprint
 from benchmarks.reproductions import Claim, Outcome, Workplace, module_of, names, summary
 from benchmarks.reproductions.published import TOLERANCE, agrees
-from benchmarks.storage.command import end
+from benchmarks.storage.command import Parser, end
 from benchmarks.storage.console import output_console
 from benchmarks.storage.paths import write_atomically
 from methods.errors import BadInput
@@ -33,7 +33,7 @@ MARKS = {True: "seen", False: "not seen", None: "undecided"}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command ``python -m benchmarks.reproduce``."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.reproduce", description=__doc__)
+    parser = Parser(prog="python -m benchmarks.reproduce", description=__doc__)
     parser.add_argument("name", nargs="*", help="what to reproduce; nothing lists all, with their state")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
     parser.add_argument("--cache", type=Path, default=Path(".cache"), help="folder of the caches (.cache)")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.reproductions.spectra import LayerSpectrum, layer_spectra, visible
-from benchmarks.storage.command import end
+from benchmarks.storage.command import Parser, end
 from benchmarks.storage.console import output_console
 from benchmarks.storage.paths import Paths, safe_name, write_atomically
 from methods.errors import BadInput
@@ -53,7 +53,7 @@ class Found:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command ``python -m benchmarks.spectrum``."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m benchmarks.spectrum", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("words", nargs="*", help="as for run.py: dataset=mnist model=lenet5 seed=1 ...")

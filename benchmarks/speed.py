@@ -9,7 +9,6 @@ A ratio is ours / theirs, the median over pairs that ran one right after the oth
 is timed on real images; without it on random ones of the same shape, and a note says so.
 """
 
-import argparse
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +21,7 @@ from benchmarks import speeds
 from benchmarks.boards.tables import Table
 from benchmarks.measure.lock import one_at_a_time
 from benchmarks.measure.side_by_side import Finding, as_ratio, as_seconds
-from benchmarks.storage.command import end
+from benchmarks.storage.command import Parser, end
 from benchmarks.storage.console import output_console
 from benchmarks.storage.paths import write_atomically
 from methods.errors import BadInput
@@ -118,7 +117,7 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command ``python -m benchmarks.speed``; exit code 1 only where results differ, never for a time."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m benchmarks.speed", description="Measure the suite's own speed side by side with alternatives."
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"claims, of: {', '.join(claims())}; all unless given")

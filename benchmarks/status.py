@@ -11,7 +11,6 @@ A cell is missing when a sweep set out to compute it and no record of it exists 
 that is at it shows signs of life; times left are estimated from what like cells took.
 """
 
-import argparse
 import io
 import shlex
 import sys
@@ -29,7 +28,7 @@ from benchmarks.records.kept import Kept, Known
 from benchmarks.records.manifest import RUNNING, Manifest, PlannedCell, read_manifests
 from benchmarks.records.record import Record
 from benchmarks.records.store import Problem, Store, Unreadable, read
-from benchmarks.storage.command import end
+from benchmarks.storage.command import Parser, end
 from benchmarks.storage.console import one_line, output_console
 from benchmarks.storage.lease import Holder, holders
 from benchmarks.storage.paths import Paths
@@ -243,7 +242,7 @@ def watch(paths: Paths, sweep: str | None) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command ``python -m benchmarks.status``."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.status", description="Show the state of all cells.")
+    parser = Parser(prog="python -m benchmarks.status", description="Show the state of all cells.")
     parser.add_argument("sweep", nargs="?", default=None, help="the name of one sweep; all unless given")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
     parser.add_argument("--watch", action="store_true", help="go on until nothing is running or missing")

@@ -10,7 +10,6 @@ the cell is there already, the new one must repeat its result. The copy is compl
 interruption loses nothing.
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from benchmarks.records.keys import cell_key
 from benchmarks.records.manifest import RUNNING
 from benchmarks.records.record import Metrics, Record
 from benchmarks.records.store import Problem, Store, Unreadable, read
-from benchmarks.storage.command import end
+from benchmarks.storage.command import Parser, end
 from benchmarks.storage.console import output_console
 from benchmarks.storage.lease import holders
 from benchmarks.storage.paths import Paths
@@ -118,7 +117,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command ``python -m benchmarks.submit``; 1 when a finished record could not be moved."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.submit", description="Move finished records to cells/.")
+    parser = Parser(prog="python -m benchmarks.submit", description="Move finished records to cells/.")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
     parser.add_argument("--where", default=None, help="pandas query, e.g. \"dataset == 'mnist'\"")
     parser.add_argument("--refused", action="store_true", help="also cells that the suite refused with a reason")

@@ -6,7 +6,6 @@ folder that holds ``Results-Grid view.csv``. A paper's number is shown where we 
 beside it stands the method of ours that loses least at about the same size, or the same number of MACs.
 """
 
-import argparse
 import csv
 import math
 import re
@@ -20,7 +19,7 @@ from benchmarks.boards.frame import load, select
 from benchmarks.boards.stats import Spread, spread
 from benchmarks.boards.tables import NONE, Table, plus_minus
 from benchmarks.records.store import Store
-from benchmarks.storage.command import end
+from benchmarks.storage.command import Parser, end
 from benchmarks.storage.console import output_console
 from benchmarks.storage.paths import Paths
 from methods.errors import BadInput
@@ -221,7 +220,7 @@ def _points(value: float | None) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command ``python -m benchmarks.survey``."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.survey", description=(__doc__ or "").partition("\n")[0])
+    parser = Parser(prog="python -m benchmarks.survey", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path, help="a clone of github.com/JJGO/shrinkbench")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
     parser.add_argument("--where", default=None, help="pandas query over our records")

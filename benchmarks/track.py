@@ -10,7 +10,6 @@ only what is new or changed, from whatever machine, and a cell that was tracked 
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -21,7 +20,7 @@ from benchmarks.cells.tracker import checked_online, inside, options_of, start, 
 from benchmarks.records.heading import title
 from benchmarks.records.record import Record
 from benchmarks.records.store import Store
-from benchmarks.storage.command import end
+from benchmarks.storage.command import Parser, end
 from benchmarks.storage.console import first_line, output_console
 from benchmarks.storage.paths import Paths, write_atomically
 from methods.errors import BadInput
@@ -166,7 +165,7 @@ def sweep_configuration(experiment: str, words: Sequence[str] = ()) -> dict[str,
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command ``python -m benchmarks.track``."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.track", description="Weights & Biases afterwards.")
+    parser = Parser(prog="python -m benchmarks.track", description="Weights & Biases afterwards.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     up = verbs.add_parser("push", help="upload a finished store")
     up.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")

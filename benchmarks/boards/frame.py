@@ -216,9 +216,14 @@ def select(rows: Sequence[Kind], where: str | None) -> list[Kind]:
     """The rows, or records, for which the pandas query ``where`` holds; all without one."""
     if where is None or not rows:
         return list(rows)
+    import pandas as pd
+
     table = frame([row_of(row) if isinstance(row, Record) else row for row in rows])
     try:
-        chosen = table.query(where, engine="python").index
+        holds = table.eval(where, engine="python")
+        if not pd.api.types.is_bool_dtype(holds) or len(holds) != len(table):
+            raise ValueError("it is no condition")
+        chosen = table.loc[holds].index
     except Exception as error:  # pandas raises whatever the expression does
         raise BadInput(
             f"Cannot apply the query {where!r} ({' '.join(str(error).split())}).\n"

@@ -1,13 +1,12 @@
 """The command ``python -m benchmarks.report``."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.boards.frame import load, records_mark, select
 from benchmarks.records.record import Record
 from benchmarks.records.store import Store
-from benchmarks.storage.command import end
+from benchmarks.storage.command import Parser, end
 from benchmarks.storage.console import output_console
 from benchmarks.storage.paths import Paths, write_atomically
 from methods.errors import BadInput
@@ -17,7 +16,7 @@ CONTROL = "random"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Render the page and the figures."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description="Render the report.")
+    parser = Parser(prog="python -m benchmarks.report", description="Render the report.")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
     parser.add_argument("--out", type=Path, default=None, help="folder of the report")
     parser.add_argument("--where", default=None, help="pandas query over the records")

@@ -1,11 +1,12 @@
 """How a command of the suite begins and ends: under a name that it has, with messages and an honest exit code."""
 
+import argparse
 import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from benchmarks.storage.console import printable
 from methods.errors import BadInput
@@ -15,6 +16,25 @@ USAGE = 2  # the exit code of a command that there is not
 FOLDER = Path(__file__).resolve().parents[1]
 RUNS = '__name__ == "__main__"'
 FAILED, WRONG = 1, 2  # exit codes: what was asked for could not be done; the command itself was wrong
+
+
+class Parser(argparse.ArgumentParser):
+    """Options whose mistakes are said in a line, as all mistakes are, and without the list of all options before it."""
+
+    def error(self, message: str) -> NoReturn:
+        """What argparse calls where it would write its usage and leave.
+
+        Raises:
+            BadInput: always.
+        """
+        raise BadInput(f"{message}; see {self.prog} --help")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse has it, but for ``--option=--``, of which it would make an empty list."""
+        for word in sys.argv[1:] if args is None else args:
+            if word.startswith("--") and word.endswith("=--"):
+                self.error(f"{word[:-3]} has no value")
+        return super().parse_known_args(args, namespace)
 
 
 def forget_output() -> None:

@@ -11,9 +11,8 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NoReturn
 
-from benchmarks.storage.command import INTERRUPTED, forget_output
+from benchmarks.storage.command import INTERRUPTED, Parser, forget_output
 from benchmarks.storage.console import printable
 from benchmarks.sweeps.request import RAISING, Request, carrying_out
 from methods.errors import BadInput
@@ -82,6 +81,7 @@ def parse(arguments: Sequence[str]) -> Request:
     if unread:
         known = ["-m", "--multirun", "--dry-run", "--cfg"]
         raise BadInput(f"unknown option {unread[0]}; expected one of {', '.join(known)}, or KEY=VALUE; see --help")
+    _one_mode(given)
     dry_run = given.dry_run or any(word in ("dry_run=true", "dry_run=True") for word in words)
     words = [word for word in words if word not in ("dry_run=true", "dry_run=True")]
     if any(word.lstrip("+").startswith("model._target_=") for word in words) and not any(
@@ -92,16 +92,8 @@ def parse(arguments: Sequence[str]) -> Request:
     return request if given.cfg is None else _one_cell_to_show(request)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Its mistakes are ours to say."""
-
-    def error(self, message: str) -> NoReturn:
-        """What argparse calls where it would leave."""
-        raise BadInput(f"{message}; see python run.py --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(add_help=False, allow_abbrev=False)
+def _parser() -> Parser:
+    parser = Parser(prog="python run.py", add_help=False, allow_abbrev=False)
     parser.add_argument("words", nargs="*")
     parser.add_argument("-m", "--multirun", action="store_true")
     parser.add_argument("--dry-run", action="store_true")
@@ -111,6 +103,29 @@ def _parser() -> argparse.ArgumentParser:
         else:
             parser.add_argument(*names, action="store_true")
     return parser
+
+
+def _one_mode(given: argparse.Namespace) -> None:
+    """Refuse options that ask for several things at once; --cfg may stand beside -m where that is one cell.
+
+    Raises:
+        BadInput: they do.
+    """
+    modes = {
+        "--run": given.run,
+        "--multirun": given.multirun and given.cfg is None,
+        "--cfg": given.cfg is not None,
+        "--info": given.info is not None,
+        "--shell-completion": given.shell_completion,
+    }
+    asked = [name for name, wanted in modes.items() if wanted]
+    if len(asked) > 1:
+        raise BadInput(f"{' and '.join(asked)} ask for different things; leave out all but one of them")
+    if given.resolve and given.cfg is None and not given.help:
+        raise BadInput("--resolve is for --cfg; type python run.py --cfg job --resolve")
+    verbs = [word for word in given.words if word.partition("=")[0] in ("install", "uninstall", "query")]
+    if given.shell_completion and len(verbs) != 1:
+        raise BadInput("--shell-completion needs to know what to do; type python run.py -sc install=bash")
 
 
 def _with_values(arguments: Sequence[str]) -> list[str]:

@@ -28,7 +28,7 @@ class Explained:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, HydraException | OmegaConfBaseException):
             raise BadInput(explain(error, self.folder, self.words)) from error
-        if isinstance(error, ValueError) and "Config group override must be a string" in str(error):
+        if isinstance(error, ValueError) and "Config group override" in str(error):
             groups = sorted(path.name for path in (self.folder or Path()).iterdir() if path.is_dir())
             raise BadInput(
                 f"{', '.join(groups)} take the name of a choice, not a number;\n"

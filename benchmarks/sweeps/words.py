@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, RangeSweep
 
 from benchmarks.sweeps.explaining import Explained
 from methods.errors import BadInput
+
+MOST = 100_000  # cells of one call: planning them takes minutes, and boards are read by people
 
 
 def expand(words: Sequence[str], loader: ConfigLoader | None = None) -> list[list[str]]:
@@ -27,6 +31,7 @@ def expand(words: Sequence[str], loader: ConfigLoader | None = None) -> list[lis
     with Explained(None):
         for override in OverridesParser.create(loader).parse_overrides(list(words)):
             key = override.get_key_element()
+            _refuse_too_many(override)
             if not override.is_sweep_override():
                 values[key] = [f"{key}={override.get_value_element_as_str()}"]
             elif override.is_discrete_sweep():
@@ -40,7 +45,32 @@ def expand(words: Sequence[str], loader: ConfigLoader | None = None) -> list[lis
                 raise BadInput(
                     f"{override.input_line} stands for no value at all; python run.py --help lists the choices"
                 )
+    number = math.prod(map(len, values.values()))
+    if number > MOST:
+        swept = " x ".join(f"{len(listed)} of {key}" for key, listed in values.items() if len(listed) > 1)
+        raise BadInput(
+            f"a sweep of {number:,} cells ({swept}); one call plans at most {MOST:,}\n"
+            "type fewer values for a key, or call several times: what is done is not done again"
+        )
     return [list(combination) for combination in itertools.product(*values.values())]
+
+
+def _refuse_too_many(override: Override) -> None:
+    """Refuse a range of too many values before they are listed.
+
+    Raises:
+        BadInput: it has more than a sweep may have cells, or never ends.
+    """
+    value = override.value()
+    if not isinstance(value, RangeSweep) or value.start is None or value.stop is None:
+        return
+    number = abs((value.stop - value.start) / value.step) if value.step else math.inf
+    if not number <= MOST:
+        key = override.get_key_element()
+        many = f"{number:,.0f} values" if math.isfinite(number) else "no end of values"
+        raise BadInput(
+            f"{override.input_line}: {many}; one call plans at most {MOST:,} cells\ntype for instance {key}=range(0,5)"
+        )
 
 
 def value_of(word: str) -> Any:

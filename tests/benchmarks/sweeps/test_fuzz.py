@@ -1,0 +1,122 @@
+"""Commands that nobody would think of: each is answered, in a few lines, with an honest exit code."""
+
+import os
+import shutil
+from pathlib import Path
+
+import grammar
+import pytest
+from forking import Answer, Forking
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from benchmarks.storage.command import command_names
+
+ROOT = Path(__file__).parents[3]
+WARMING = [
+    ["--cfg", "job"],
+    ["-m", "seed=0", "--cfg", "job"],
+    ["seed=abc", "--dry-run"],
+    ["-m", "seed=abc,1", "--dry-run"],
+]
+LINES = 4
+
+pytestmark = pytest.mark.slow
+
+
+def drawn(number):
+    """So many examples; the same ones each time in continuous integration."""
+    return settings(
+        max_examples=number,
+        deadline=None,
+        derandomize=bool(os.environ.get("CI")),
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """The folder in which commands are typed, with a pipe, a folder, and files in it."""
+    folder = tmp_path_factory.mktemp("fuzz")
+    os.mkfifo(folder / "fifo")
+    (folder / "folder").mkdir()
+    (folder / "file").touch()
+    (folder / "junk").write_bytes(bytes(range(256)))
+    records = sorted((ROOT / "results/cells/digits/mlp").glob("*.json"))[:6]
+    (folder / "records/runs/digits/mlp").mkdir(parents=True)
+    for path in records:
+        shutil.copy(path, folder / "records/runs/digits/mlp" / path.name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def ask(place):
+    """Asks a command, and looks at the form of the answer."""
+    names = ("SECATEURS_CACHE", "SECATEURS_CONF", "WANDB_API_KEY", "PYTEST_CURRENT_TEST")
+    kept = {name: value for name, value in os.environ.items() if name not in names}
+    own = {"OMP_NUM_THREADS": "1", "SECATEURS_DATA": "", "HF_HUB_OFFLINE": "1", "HOME": str(place), "COLUMNS": "200"}
+    with Forking(kept | own, place, WARMING) as forking:
+
+        def asked(module, words):
+            answer = forking(module, grammar.placed(words, place))
+            require_form(answer)
+            return answer
+
+        yield asked
+
+
+def require_form(answer: Answer) -> None:
+    """No traceback, no silence, no stray exit code, and few lines where a command is refused."""
+    assert not answer.silent, f"{answer} said nothing for too long"
+    assert "Traceback" not in answer.out + answer.err, answer
+    assert answer.code in (0, 1, 2), answer
+    if answer.code == 2:
+        lines = answer.err.strip().splitlines()
+        assert 1 <= len(lines) <= LINES, answer
+
+
+TINY = ["trainer=tiny", "track=none", "paths.results=results", "paths.cache=cache"]
+
+
+def dry(words):
+    return [*TINY, *words, "--dry-run"]
+
+
+@given(grammar.RIGHT)
+@drawn(60)
+def test_right_commands_are_listed(ask, words):
+    answer = ask("run", dry(words))
+    assert answer.code == 0, answer
+    assert "missing" in answer.out
+
+
+@given(grammar.WRONG, grammar.METHOD, st.booleans())
+@drawn(180)
+def test_wrong_commands_are_refused(ask, word, method, sweep):
+    answer = ask("run", [*["-m"] * sweep, *dry([method, word])])
+    assert answer.code == 2, answer
+    assert answer.out == "", answer
+
+
+@given(grammar.ANYTHING)
+@drawn(160)
+def test_any_words_are_answered(ask, words):
+    answer = ask("run", dry(words))
+    assert answer.code in (0, 2), answer
+
+
+def test_every_command_has_a_grammar():
+    assert {name.split()[0] for name in grammar.OPTIONS} == set(command_names())
+
+
+@pytest.mark.parametrize("name", grammar.OPTIONS)
+def test_any_words_are_answered_by_every_command(ask, name):
+    @given(grammar.commands(name))
+    @drawn(12)
+    def answered(words):
+        module = f"benchmarks.{name.split()[0]}"
+        answer = ask(module, words)
+        assert answer.code != 0 or "--nope" not in words, answer
+
+    answered()
