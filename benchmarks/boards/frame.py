@@ -221,7 +221,7 @@ def select(rows: Sequence[Kind], where: str | None) -> list[Kind]:
     table = frame([row_of(row) if isinstance(row, Record) else row for row in rows])
     try:
         holds = table.eval(where, engine="python")
-        if not pd.api.types.is_bool_dtype(holds) or len(holds) != len(table):
+        if not isinstance(holds, pd.Series) or not pd.api.types.is_bool_dtype(holds):
             raise ValueError("it is no condition")
         chosen = table.loc[holds].index
     except Exception as error:  # pandas raises whatever the expression does
