@@ -69,6 +69,18 @@ def test_files_import_each_other_in_no_circle():
     assert circle(edges) == []
 
 
+def test_every_file_of_ours_that_is_imported_is_there():
+    """The type checker passes over missing modules, since those of extras may be missing."""
+    names = {module_name(path) for path in sources()}
+    for path in (*sources(), *sorted((ROOT / "tests").rglob("*.py"))):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            wanted = [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+            wanted += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for module in wanted:
+                ours = module.partition(".")[0] in ("methods", "benchmarks", "secateurs")
+                assert not ours or module in names, f"{path.relative_to(ROOT)} imports {module}, which is not there"
+
+
 def room(name: str) -> str | None:
     """The folder below methods/ or benchmarks/ in which a module lies; those at the top belong to none."""
     parts = name.split(".")

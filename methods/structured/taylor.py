@@ -21,8 +21,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from methods.curvature.gradients import mean_gradients
 from methods.errors import BadInput
+from methods.layers.gradients import mean_gradients
 from methods.layers.seen import NodeLayer
 from methods.layers.statistics import Calibration
 from methods.selection import Selection
