@@ -139,3 +139,70 @@ def test_without_onnx_its_package_is_named(tmp_path, monkeypatch):
     with pytest.raises(secateurs.BadInput, match=r'needs onnx, onnxscript.*pip install "secateurs\[onnx\]"'):
         pruned.to_onnx(tmp_path / "net.onnx")
     assert not (tmp_path / "net.onnx").exists()
+
+
+class Sorted(nn.Module):
+    """Two inputs, and the logits where a library may have them; every layer between is pruned."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind = kind
+        self.words, self.inner = nn.Embedding(30, 8), nn.Linear(8, 12)
+        self.mixed, self.head = nn.Linear(18, 16), nn.Linear(16, 3)
+
+    def forward(self, values, words):
+        hidden = torch.relu(self.mixed(torch.cat([values, torch.relu(self.inner(self.words(words)))], 1)))
+        logits = self.head(hidden)
+        found = {"mapping": {"loss": None, "logits": logits}, "tuple": (logits, hidden), "list": [logits]}
+        return found.get(self.kind, {"scores": logits, "hidden": hidden})
+
+
+FORMS = [("tuple", "mapping"), ("mapping", "mapping"), ("tuple", "tuple"), ("mapping", "list"), ("tuple", "first")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["spectral", "magnitude_edge"])
+@pytest.mark.parametrize("form,kind", FORMS)
+def test_several_inputs_and_other_outputs_go_the_whole_way(form, kind, method, tmp_path):
+    """prune, finetune, save, load and to_onnx, with the network called in its own way throughout."""
+    import onnxruntime
+
+    draw = torch.Generator().manual_seed(1)
+    values, words = torch.randn(80, 6, generator=draw), torch.randint(0, 30, (80,), generator=draw)
+    labels = (values[:, 0] > 0).long() + (words > 14).long()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        model = Sorted(kind)
+    inputs = (values, words) if form == "tuple" else {"words": words, "values": values}
+
+    def logits(network, count=80):
+        with torch.no_grad():
+            called = network.eval()(values[:count], words=words[:count])
+        if isinstance(called, dict):
+            return called.get("logits", called.get("scores"))
+        return called[0]
+
+    pruned = secateurs.prune(model, inputs, labels, method, keep=0.5)
+    assert type(pruned.model) is Sorted and pruned.achieved["keep"] == pytest.approx(0.5, abs=0.03)
+    history = pruned.finetune(inputs, labels, epochs=8, learning_rate=0.1, batch_size=16)
+    assert type(pruned.model) is Sorted and history.best_epoch
+    assert (logits(pruned.model).argmax(1) == labels).float().mean() > 0.6
+    pruned.save(tmp_path / "net")
+    again = secateurs.load(tmp_path / "net")
+    assert type(again.model) is Sorted and torch.equal(logits(again.model), logits(pruned.model))
+    for name, mask in again.masks.items():
+        assert not again.model.get_parameter(name)[~mask].any()
+    for number, network in enumerate((pruned, again)):
+        session = onnxruntime.InferenceSession(
+            network.to_onnx(tmp_path / f"{number}.onnx"), providers=["CPUExecutionProvider"]
+        )
+        assert {given.name for given in session.get_inputs()} == {"values", "words"}
+        for count in (1, 7):
+            given = {"values": values[:count].numpy(), "words": words[:count].numpy()}
+            outputs_of = session.run(None, given)
+            expected = logits(pruned.model, count)
+            assert any(
+                found.shape == expected.shape and torch.allclose(torch.from_numpy(found), expected, atol=1e-5)
+                for found in outputs_of
+            )
+    again.finetune(inputs, labels, epochs=1)

@@ -27,6 +27,8 @@ def application(config):
 application()
 """
 NOTED = """
+import logging
+
 from hydra.experimental.callback import Callback
 
 
@@ -35,6 +37,9 @@ class Noted(Callback):
         print("MULTIRUN STARTS")
 
     def on_job_start(self, config, **_):
+        logging.getLogger("noted").info("a job starts")
+        logging.getLogger("noted.deep").debug("its details")
+        logging.getLogger("other").debug("those of others")
         print("JOB", *(word for word in config.hydra.overrides.task if word[:5] not in ("_swee", "_wait")))
 
     def on_job_end(self, config, job_return, **_):
@@ -91,10 +96,12 @@ def both(tmp_path):
         f"{paths}from benchmarks.sweeps.commandline import main\nsys.exit(main(sys.argv[1:]))\n"
     )
 
-    def run(*words, theirs=(), **environment):
+    def run(*words, theirs=(), apart=None, **environment):
+        """``apart`` is a variable of the environment that names a folder, another one for each of the two."""
         env = {**os.environ, "SECATEURS_DATA": "", "COLUMNS": "200", "OMP_NUM_THREADS": "1", **environment}
-        ours = warm.run(str(tmp_path / "ours.py"), list(words), env, tmp_path)
-        return ours, warm.run(str(tmp_path / "ten_lines.py"), [*words, *theirs], env, tmp_path)
+        first, second = ({apart: str(tmp_path / f"{apart}{place}")} if apart else {} for place in (0, 1))
+        ours = warm.run(str(tmp_path / "ours.py"), list(words), env | first, tmp_path)
+        return ours, warm.run(str(tmp_path / "ten_lines.py"), [*words, *theirs], env | second, tmp_path)
 
     return run
 
@@ -109,6 +116,8 @@ SHOWN = {
     "version": ["--version"],
     "help": ["--help"],
     "help of Hydra": ["--hydra-help"],
+    "info on everything": ["--info", "all"],
+    "info, unasked what": ["--info"],
     "info on places": ["--info", "searchpath"],
     "info on defaults": ["--info", "defaults", "+experiment=digits"],
     "info on the tree": ["--info", "defaults-tree"],
@@ -131,10 +140,64 @@ def test_what_is_shown_is_what_ten_lines_show(both, words):
     ours, theirs = both(*words, MYSEED="4")
     assert theirs.returncode == ours.returncode == 0, theirs.stderr + ours.stderr
     one, other = ours.stdout.replace("ours.py", "ten_lines.py"), theirs.stdout
-    if "plugins" in words:
+    if words in (["--info", "plugins"], ["--info", "all"], ["--info"]):
         one, other = timeless(one), timeless(other)
     assert one == other
     assert one.strip()
+
+
+FORMAT = "hydra.job_logging.formatters.simple.format='LOG %(name)s %(levelname)s %(message)s'"
+LOGGED = {  # words, and what of the callback's three lines is on the screen and in the job's own file
+    "not asked for": ([], [], None),
+    "default": (["hydra/job_logging=default", FORMAT], ["noted INFO"], ["noted INFO"]),
+    "on the screen": (["hydra/job_logging=stdout", FORMAT], ["noted INFO"], None),
+    "disabled": (["hydra/job_logging=disabled"], [], None),
+    "verbose": (
+        ["hydra/job_logging=default", FORMAT, "hydra.verbose=true"],
+        ["noted INFO", "noted.deep DEBUG", "other DEBUG"],
+        ["noted INFO", "noted.deep DEBUG", "other DEBUG"],
+    ),
+    "verbose of one logger": (
+        ["hydra/job_logging=default", FORMAT, "hydra.verbose=[noted]"],
+        ["noted INFO", "noted.deep DEBUG"],
+        ["noted INFO", "noted.deep DEBUG"],
+    ),
+    "another name": (["hydra/job_logging=default", FORMAT, "hydra.job.name=mine"], ["noted INFO"], ["noted INFO"]),
+}
+
+
+def logged(text):
+    """The lines of the callback's loggers, without their messages."""
+    return re.findall(r"^LOG ((?:noted|noted\.deep|other) \w+)", text, re.M)
+
+
+@pytest.mark.parametrize("words,screen,file", LOGGED.values(), ids=LOGGED)
+def test_a_job_logs_as_one_of_ten_lines(both, words, screen, file, tmp_path):
+    called = "+hydra.callbacks.noted._target_=noted.Noted"
+    name = "mine.log" if "hydra.job.name=mine" in words else "secateurs.log"
+    found = []
+    for place, result in enumerate(
+        both("dry_run=true", called, *words, "hydra.run.dir=${oc.env:LOGS}", apart="LOGS"),
+    ):
+        assert result.returncode == 0, result.stderr
+        written = tmp_path / f"LOGS{place}" / name
+        found.append((logged(result.stdout), logged(written.read_text()) if written.exists() else None))
+    assert found == [(screen, file)] * 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_the_jobs_of_a_sweep_log_into_files_of_their_own(both, launcher, tmp_path):
+    """Where ``hydra.sweep.subdir`` says so, as in ten lines."""
+    folders = [f"paths.results={tmp_path}/results", f"paths.cache={tmp_path}/cache", f"hydra/launcher={launcher}"]
+    words = ["hydra/job_logging=default", FORMAT, "+hydra.callbacks.noted._target_=noted.Noted"]
+    words += ["hydra.sweep.dir=${oc.env:LOGS}", "hydra.sweep.subdir=seed${seed}"]
+    results = both("-m", "seed=1,2", *TINY, *folders, *words, theirs=["hydra/sweeper=basic"], apart="LOGS")
+    for place, result in enumerate(results):
+        assert result.returncode == 0, result.stderr
+        for seed in (1, 2):
+            text = (tmp_path / f"LOGS{place}/seed{seed}/secateurs.log").read_text()
+            assert logged(text) == ["noted INFO"]
 
 
 def test_other_folders_and_roots_are_those_of_ten_lines(both, tmp_path):
@@ -157,6 +220,9 @@ def test_other_folders_and_roots_are_those_of_ten_lines(both, tmp_path):
 
 
 def test_completions_of_the_shell_are_those_of_ten_lines(both):
+    for words in (["install=bash"], ["uninstall=bash"], ["install=zsh"], ["install=fish"]):
+        ours, theirs = both("--shell-completion", *words)
+        assert ours.stdout.replace("ours.py", "ten_lines.py") == theirs.stdout and ours.stdout.strip()
     for line in ("method=spec", "dataset=", "budget.k", "hydra/launcher="):
         environment = {"COMP_LINE": f"python run.py {line}", "COMP_POINT": str(len(f"python run.py {line}"))}
         ours, theirs = both("--shell-completion", "query=bash", **environment)
