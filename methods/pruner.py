@@ -30,18 +30,17 @@ from methods.layers.views import (
     pruned_before,
     without_edges,
 )
-from methods.network.graph import NetworkGraph, NodeGroup, gated
+from methods.network.graph import NetworkGraph, NodeGroup
 from methods.network.kinds.registry import kind_of, matrix_of, write_parameters
 from methods.network.ownership import require_copyable, require_finite
 from methods.network.parameters import bias_of
-from methods.network.reading import evaluating
 from methods.network.sparsity import network_sparsity
+from methods.network.verification import remove_all, require_understood
 from methods.pruned import Pruned, warnings_of
 from methods.schedule import Schedule
 from methods.selection import AnySelection, Seen, Selection, require_exact, selects_edges, selects_nodes
 
 Train = Callable[[nn.Module, Mapping[str, Tensor], int], None]
-STRUCTURE_TOLERANCE = 1e-3  # relative; a misunderstood structure is off by orders of magnitude more
 
 
 @runtime_checkable
@@ -216,9 +215,9 @@ class Pruner:
                 self._repair(model, layer, current, chosen)
                 graph.remove(current, chosen)
         result.kept, result.groups = kept, graph.groups
-        _require_understood(original, groups, kept, example)
+        require_understood(original, groups, kept, example)
         if rewind is not None:
-            _remove_all(rewind, groups, kept)
+            remove_all(rewind, groups, kept)
         return report, cost({name: len(nodes) for name, nodes in kept.items()}), note
 
     def _repair(self, model: nn.Module, layer: NodeLayer, current: NodeGroup, kept: Tensor) -> None:
@@ -374,31 +373,6 @@ def _require_fitting(selection: AnySelection, allocation: Allocation, compensati
 def derive(seed: int, step: int) -> str:
     """Root of the random streams of one step; step 0 is the same for every schedule."""
     return f"{seed}/step{step}"
-
-
-def _remove_all(model: nn.Module, groups: Sequence[NodeGroup], kept: Mapping[str, Tensor]) -> None:
-    graph = NetworkGraph.of(model, groups)
-    for name, nodes in kept.items():
-        graph.remove(graph.find(name), nodes)
-
-
-@torch.no_grad()
-def _require_understood(
-    original: nn.Module, groups: Sequence[NodeGroup], kept: Mapping[str, Tensor], example: Tensor
-) -> None:
-    """Raise :class:`Skipped` if removing the nodes is not the same as closing them off: masked must equal removed."""
-    removed = copy.deepcopy(original)
-    _remove_all(removed, groups, kept)
-    with evaluating(original), evaluating(removed):
-        with gated(original, groups, kept):
-            expected = original(example)
-        actual = removed(example)
-    scale = expected.abs().max().clamp_min(1e-12)
-    if not bool(((expected - actual).abs().max() / scale) <= STRUCTURE_TOLERANCE):
-        names = ", ".join(group.name for group in groups)
-        raise Skipped(
-            f"removing nodes of {names} does not equal closing them off; the network's structure is not understood"
-        )
 
 
 @torch.no_grad()

@@ -124,14 +124,14 @@ def find_groups(model: nn.Module, example: Tensor, residual: bool) -> tuple[list
         example: a batch of at least one input; one is run.
         residual: whether groups with several writers (residual streams) count as prunable.
     """
+    borrowed = borrowed_weights(model)
     mockup = Mockup(model, example)
     with mockup.standing():
-        return _tried(mockup, residual)
+        return _tried(mockup, residual, borrowed)
 
 
-def _tried(mockup: Mockup, residual: bool) -> tuple[list[NodeGroup], dict[str, str]]:
+def _tried(mockup: Mockup, residual: bool, borrowed: Mapping[str, str]) -> tuple[list[NodeGroup], dict[str, str]]:
     influences = find_influences(mockup)
-    borrowed = borrowed_weights(mockup.model)
     reasons: dict[str, str | None] = {}
     candidates: list[NodeGroup] = []
     for group, reason in _components(mockup, influences):

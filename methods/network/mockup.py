@@ -4,7 +4,8 @@ The network's own forward pass runs, but layers of every known kind answer with 
 single channels, depthwise convolutions and PReLUs let every channel pass. Nothing but additions, products,
 concatenations, activations, poolings, reshapes and attention is left. What output units reach is then seen by changing
 what their layer answers (:mod:`methods.network.influence`), and whether the network can do without them by leaving them
-out (:mod:`methods.network.trials`). Weights play no part, so dead units or tiny scales cannot hide a connection.
+out (:mod:`methods.network.trials`). Weights play no part, and numbers and vectors that belong to no layer, such as the
+scales of branches, are near one, so that dead units or tiny scales cannot hide a connection.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.hooks import RemovableHandle
 
 from methods.network.kinds.carriers import find_carrier
 from methods.network.kinds.convolution import all_channels, depthwise
@@ -129,7 +131,8 @@ class Mockup:
             yield
             return
         own: dict[str, object] = {}
-        handles = []
+        handles: list[RemovableHandle] = []
+        scales: list[tuple[nn.Parameter, Tensor]] = []
         fast_path = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)  # it calls no submodule
         self._standing = True
@@ -139,6 +142,9 @@ class Mockup:
                     module = self.modules[path]
                     own[path] = module.__dict__.get("forward")
                     module.forward = self._pass(path, module) if path in self.passing else self._answer(path)
+                for parameter, value in self._scales():
+                    scales.append((parameter, parameter.data))
+                    parameter.data = value
                 for path in self.others:
                     handles.append(self.modules[path].register_forward_pre_hook(self._observer(path)))
                 yield
@@ -147,11 +153,21 @@ class Mockup:
             torch.backends.mha.set_fastpath_enabled(fast_path)
             for handle in handles:
                 handle.remove()
+            for parameter, values in reversed(scales):  # one that two modules share was put away twice
+                parameter.data = values
             for path, forward in own.items():
                 module = self.modules[path]
                 del module.forward
                 if forward is not None:
                     module.forward = forward
+
+    def _scales(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Numbers and vectors outside of layers, with values near one: a scale of 1e-6 would hide what it scales."""
+        for path, module in self.modules.items():
+            for name, parameter in module.named_parameters(recurse=False) if path not in self.channelled else ():
+                if parameter.is_floating_point() and 0 < parameter.numel() == max(parameter.shape, default=1):
+                    near_one = 0.5 + torch.rand(parameter.shape, generator=stream(0, "scale", path, name))
+                    yield parameter, near_one.to(parameter)
 
     def _answer(self, path: str) -> Callable[..., Tensor]:
         def forward(*inputs: object, **named: object) -> Tensor:

@@ -1,0 +1,110 @@
+"""Whether removing nodes did what was meant: every layer must compute what it does where they are closed off."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from methods.errors import Skipped
+from methods.network.graph import NetworkGraph, NodeGroup, gated
+from methods.network.kinds.registry import kind_of
+from methods.network.reading import evaluating
+
+TOLERANCE = 1e-3  # relative to what closing off changes; a misunderstood structure is off by about as much as that
+ROUNDING = 1e-9  # relative to the largest number; of other sums of the same terms in double precision
+OTHERWISE = 1000  # units in the last place, where a network does not run in double precision
+
+
+def remove_all(model: nn.Module, groups: Sequence[NodeGroup], kept: Mapping[str, Tensor]) -> None:
+    """Remove all nodes but ``kept`` (sorted indices per group name) from a network of which the groups are known."""
+    graph = NetworkGraph.of(model, groups)
+    for name, nodes in kept.items():
+        graph.remove(graph.find(name), nodes)
+
+
+@torch.no_grad()
+def require_understood(
+    model: nn.Module, groups: Sequence[NodeGroup], kept: Mapping[str, Tensor], example: Tensor
+) -> None:
+    """Compare the network without some nodes with the one in which they are closed off, after each of their readers.
+
+    Not only at the output: a branch that is scaled by 1e-6, as new ConvNeXts have it, could do anything there. The
+    measure is what closing off changes in the reader's own answer.
+
+    Args:
+        model: the network; left as it is.
+        groups: its groups.
+        kept: nodes that stay, sorted, per group name.
+        example: inputs.
+
+    Raises:
+        Skipped: if removing is not closing off; it names the groups whose reader shows it.
+    """
+    left = {group.name: group for group in groups if len(kept.get(group.name, range(group.size))) < group.size}
+    readers: dict[str, list[str]] = {}
+    for group in left.values():
+        for reader in group.readers:
+            readers.setdefault(reader.name, []).append(group.name)
+    rows = {path: own for group in left.values() for path, own in group.of_nodes(kept[group.name])[0].items()}
+    try:
+        double = example.double() if example.is_floating_point() else example
+        work, example, before = _started(copy.deepcopy(model).double(), readers, double)
+    except (RuntimeError, TypeError):  # the device has none, or the network puts single precision in
+        work, example, before = _started(copy.deepcopy(model), readers, example)
+    with gated(work, groups, kept):
+        closed = _answers(work, readers, example)
+    remove_all(work, groups, kept)
+    after = _answers(work, readers, example)
+    for path, names in [*readers.items(), ("", list(left))]:
+        for dense, expected, found in zip(before[path], closed[path], after[path], strict=True):
+            effect = (expected - dense).abs().max()
+            if path in rows:
+                dimension = kind_of(model.get_submodule(path)).channel
+                expected = expected.index_select(dimension, rows[path].to(expected.device))
+            if not _close(expected, found, effect):
+                raise Skipped(
+                    f"removing nodes of {', '.join(names)} does not equal closing them off; the network's structure is "
+                    "not understood"
+                )
+
+
+def _started(
+    work: nn.Module, paths: Mapping[str, object], example: Tensor
+) -> tuple[nn.Module, Tensor, dict[str, list[Tensor]]]:
+    return work, example, _answers(work, paths, example)
+
+
+def _close(expected: Tensor, found: Tensor, effect: Tensor) -> bool:
+    if expected.shape != found.shape:
+        return False
+    double = expected.dtype == torch.float64
+    rounding = ROUNDING if double else min(TOLERANCE, OTHERWISE * torch.finfo(expected.dtype).eps)
+    return bool((expected - found).abs().max() <= TOLERANCE * effect + rounding * expected.abs().max())
+
+
+def _answers(model: nn.Module, paths: Mapping[str, object], example: Tensor) -> dict[str, list[Tensor]]:
+    """What some modules return, at each of their calls, and the network itself under its empty path."""
+    answers: dict[str, list[Tensor]] = {path: [] for path in [*paths, ""]}
+    with evaluating(model), _hooked(model, {path: own.append for path, own in answers.items()}):
+        model(example)
+    return answers
+
+
+@contextmanager
+def _hooked(model: nn.Module, listeners: Mapping[str, Callable[[Tensor], None]]) -> Iterator[None]:
+    handles = []
+    for path, listener in listeners.items():
+
+        def hook(_module: nn.Module, _inputs: object, output: Tensor, listener: Callable = listener) -> None:
+            listener(output.clone())  # what follows may work in place
+
+        handles.append(model.get_submodule(path).register_forward_hook(hook))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
