@@ -6,7 +6,7 @@ import torch
 
 from benchmarks.measure.side_by_side import Finding, Promise, alternate
 from benchmarks.speeds._settings import network
-from methods.network.graph import NetworkGraph
+from methods.network.coupling import find_groups
 from methods.network.influence import Influence, find_influences, influence
 from methods.network.mockup import Mockup
 from methods.seeds import stream
@@ -21,7 +21,7 @@ def measure(quick: bool) -> Iterator[Finding]:
     found: dict[str, Influence] = {}
 
     def ours() -> None:
-        NetworkGraph(model, example)
+        find_groups(model, example, residual=False)
 
     def theirs() -> None:
         with mockup.standing():

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from methods.errors import Skipped
-from methods.network.coupling import NodeGroup, Reader, find_groups
+from methods.network.coupling import NodeGroup, Reader
 from methods.network.kinds.carriers import find_carrier
 from methods.network.kinds.registry import find_kind, kind_of
 from methods.network.reading import evaluating, fewest, what_is_read
+from methods.network.remembered import groups_of
 
 __all__ = ["NetworkGraph", "NodeGroup", "Reader", "call_order", "gated"]
 
@@ -34,7 +35,7 @@ class NetworkGraph:
 
     def __init__(self, model: nn.Module, example: Tensor, *, residual: bool = False) -> None:
         self.model = model
-        self.groups, self.left_alone = find_groups(model, example, residual)
+        self.groups, self.left_alone = groups_of(model, example, residual)
 
     @classmethod
     def of(cls, model: nn.Module, groups: Sequence[NodeGroup]) -> NetworkGraph:

@@ -165,7 +165,7 @@ class Mockup:
         """Numbers and vectors outside of layers, with values near one: a scale of 1e-6 would hide what it scales."""
         for path, module in self.modules.items():
             for name, parameter in module.named_parameters(recurse=False) if path not in self.channelled else ():
-                if parameter.is_floating_point() and 0 < parameter.numel() == max(parameter.shape, default=1):
+                if _is_scale(parameter):
                     near_one = 0.5 + torch.rand(parameter.shape, generator=stream(0, "scale", path, name))
                     yield parameter, near_one.to(parameter)
 
@@ -200,6 +200,17 @@ class Mockup:
                     self._trial.observe(path, read)
 
         return hook
+
+
+def replaced(module: nn.Module, name: str) -> bool:
+    """Whether the values of this parameter or buffer play no part in a mock-up."""
+    return find_kind(module) is not None or _passes(module) or _is_scale(getattr(module, name))
+
+
+def _is_scale(parameter: object) -> bool:
+    if not isinstance(parameter, nn.Parameter) or not parameter.is_floating_point():
+        return False
+    return 0 < parameter.numel() == max(parameter.shape, default=1)
 
 
 class _EqualBatches(TorchFunctionMode):

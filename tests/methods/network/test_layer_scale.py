@@ -11,7 +11,7 @@ from methods.baselines.magnitude import MagnitudeSelection
 from methods.budgets.budget import Budget
 from methods.errors import Skipped
 from methods.layers.statistics import Calibration
-from methods.network import graph as graphs
+from methods.network import remembered
 from methods.network.coupling import find_groups
 from methods.network.graph import NetworkGraph
 from methods.network.influence import find_influences
@@ -105,9 +105,11 @@ def test_the_pruner_refuses_a_network_that_is_misunderstood(scale, monkeypatch):
 
     pruner, budget = Pruner(MagnitudeSelection()), Budget("keep", 0.5)
     assert pruner.prune(made(scale), samples(), budget).achieved["keep"] == pytest.approx(0.5)
-    monkeypatch.setattr(graphs, "find_groups", mistaken)
+    remembered.forget()
+    monkeypatch.setattr(remembered, "find_groups", mistaken)
     with pytest.raises(Skipped, match="not understood"):
         pruner.prune(made(scale), samples(), budget)
+    remembered.forget()
 
 
 def test_networks_that_insist_on_single_precision_are_compared_in_it():
