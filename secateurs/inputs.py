@@ -62,6 +62,11 @@ class Samples:
             return None
         return self.args[0]  # type: ignore[no-any-return]  # a tensor
 
+    def for_engine(self, plain: bool, device: torch.device) -> Tensor:
+        """What the engine is given: the one tensor of a network that takes one, else (n, 1) :meth:`rows`."""
+        tensor = self.one_tensor
+        return tensor.to(device) if plain and tensor is not None else self.rows(device)
+
     def rows(self, device: torch.device) -> Tensor:
         """(n, 1) float32 the number of each sample, which stands for it."""
         return torch.arange(self.count, dtype=torch.float32, device=device)[:, None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -91,43 +92,41 @@ def prune(
         prune_residual=prune_residual,
     )
     _require_possible(pruner, initial)
-    own = own_copy(model)
-    device = next((parameter.device for parameter in own.parameters()), torch.device("cpu"))
-    samples = Samples(inputs)
-    labels = _labels(labels, len(samples), device)
-    if is_plain(own, samples, device):
-        tensor = samples.one_tensor
-        assert tensor is not None
-        calibration = Calibration(tensor.to(device), labels, seed=seed, batch_size=batch_size)
-        found = pruner.prune(own, calibration, budget, seed, train, initial)
-    else:
-        calibration = Calibration(samples.rows(device), labels, seed=seed, batch_size=batch_size)
-        found = _prune_by_row(pruner, own, samples, calibration, budget, train, initial)
+    own, samples = own_copy(model), Samples(inputs)
+    plain, calibration = _calibration(own, samples, labels, seed, batch_size)
+    run = pruner.prune if plain else _by_row(pruner, samples)
+    found = run(own, calibration, budget, seed, train, initial)
     return PrunedNetwork.of(found, own, samples, pruner)
 
 
-def _prune_by_row(
-    pruner: Pruner,
-    model: nn.Module,
-    samples: Samples,
-    calibration: Calibration,
-    budget: Budget,
-    train: Train | None,
-    initial: nn.Module | None,
-) -> Pruned:
-    """As :meth:`Pruner.prune`, for a network that is called by row numbers."""
-    with called_by_row(model, samples) as kind:
+def _calibration(
+    model: nn.Module, samples: Samples, labels: Tensor, seed: int, batch_size: int
+) -> tuple[bool, Calibration]:
+    """Whether the network takes one tensor and returns one, and the samples as the engine has to call it with them."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    plain = is_plain(model, samples, device)
+    labels = _labels(labels, len(samples), device)
+    return plain, Calibration(samples.for_engine(plain, device), labels, seed=seed, batch_size=batch_size)
 
-        def train_in_its_own_way(network: nn.Module, masks: Mapping[str, Tensor], step: int) -> None:
-            assert train is not None
-            with given_back(network, kind):
-                train(network, masks, step)
 
-        found = pruner.prune(
-            model, calibration, budget, calibration.seed, train_in_its_own_way if train else None, initial
-        )
-    found.model.__class__ = kind
-    return found
+def _by_row(pruner: Pruner, samples: Samples) -> Callable[..., Pruned]:
+    """:meth:`Pruner.prune` for a network that is called by the row numbers of ``samples``."""
+
+    def prune_by_row(
+        model: nn.Module, calibration: Calibration, budget: Budget, seed: int, train: Train | None, *others: Any
+    ) -> Pruned:
+        with called_by_row(model, samples) as kind:
+
+            def train_in_its_own_way(network: nn.Module, masks: Mapping[str, Tensor], step: int) -> None:
+                assert train is not None
+                with given_back(network, kind):
+                    train(network, masks, step)
+
+            found = pruner.prune(model, calibration, budget, seed, train_in_its_own_way if train else None, *others)
+        found.model.__class__ = kind
+        return found
+
+    return prune_by_row
 
 
 def _budget(given: Mapping[str, float | None]) -> Budget:

@@ -124,44 +124,21 @@ def _pipeline(
 ) -> dict[str, Any]:
     """Seed, data, dense network, prune, fine-tune, measure: the fields of a record that are results."""
     check(config)
-    seed = config["seed"]
-    data = load(config["dataset"], seed, paths.cache)
+    data = load(config["dataset"], config["seed"], paths.cache)
     trained = trained_network(config, data, paths)
-    epochs = len(trained.history.epochs)
     for row in trained.history.epochs:
         tracker.log({f"train/{name}": value for name, value in row.items()}, int(row["epoch"]))
-    pruned, states = _prune(config, data, trained.model, paths.cache / "cells" / key)
+    folder = paths.cache / "cells" / key
+    pruned, states = _prune(config, data, trained.model, folder)
     before_tuning = copy.deepcopy(pruned.model)
-    settings, first_epoch = _recipe(config, build_pruner(config).schedule)
-    tuning = fit(
-        pruned.model,
-        data,
-        settings,
-        derive_seed(seed, "finetune"),
-        masks=pruned.masks,
-        checkpoint=paths.cache / "cells" / key / "finetune",
-        label=f"fine-tuning {title(config)}",
-        on_epoch=lambda row: tracker.log(
-            {f"finetune/{name}": value for name, value in row.items()}, epochs + int(row["epoch"])
-        ),
-        first_epoch=first_epoch,
-    )
+    tuning = _finetune(config, data, pruned, folder, tracker, after=len(trained.history.epochs))
     collapsed, doubt = _collapsed(trained.model, pruned.model, data, tuning)
     pruned.warnings += filter(None, (tuning.setback, doubt))
-    renewed = None
-    if batch_norms(before_tuning):
-        renewed = recalibrated(before_tuning, calibrate(data, config["calibration"], seed))
-    networks = _Networks(trained.model, before_tuning, renewed, pruned.model)
-    example = data.train.to_inputs(torch.arange(min(len(data.train), 256)))
+    networks = _Networks(trained.model, before_tuning, _recalibrated(config, data, before_tuning), pruned.model)
     result: dict[str, Any] = {
         "status": "collapsed" if collapsed else "done",
         "reason": collapsed,
-        "unit": pruned.unit,
         "fingerprint": _fingerprint(config) | {"data": data.checksum},
-        "budget": heading(config, key)["budget"] | {"achieved": pruned.achieved, "note": pruned.note},
-        "layers": pruned.layers,
-        "left_alone": [{"layer": path, "reason": reason} for path, reason in pruned.left_alone.items()] or None,
-        "predictions": pruned.predictions or None,
         "curve": (states if isinstance(states, list) else states.finished(pruned, before_tuning)) or None,
         "history": {"train": trained.history.epochs, "finetune": tuning.epochs},
         "cost": {
@@ -172,23 +149,12 @@ def _pipeline(
             "calibration_samples": _calibration_size(config, data),
         },
     }
-    timing, batch = config["measure"].get("latency"), config["measure"].get("memory")
-    if timing:
-        from benchmarks.measure.latency import measure_latency  # with its runtimes, for those who ask
-
-        result["latency"] = measure_latency(networks.dense, networks.pruned, example, timing)
-    result["size"] = {"dense": asdict(measure_size(trained.model)), "pruned": asdict(measure_size(pruned.model))}
-    if batch:
-        from benchmarks.measure.memory import measure_memory
-
-        result["memory"] = measure_memory(networks.dense, networks.pruned, config, data.shape, data.classes)
+    result |= _found(pruned, heading(config, key)["budget"]) | _speed_and_size(config, data, networks)
     if config.get("save"):
         if holds is not None and not holds():
             raise Lost(f"{key} is another worker's by now")
         save_of_cell(networks.tuned, config, data.shape, data.classes, network_folder(paths.results, key))
-    result["metrics"] = {
-        name: _measure(model, data, example) for name, model in vars(networks).items() if model is not None
-    }
+    result["metrics"] = {name: _measure(model, data) for name, model in vars(networks).items() if model is not None}
     result["warnings"] = [*pruned.warnings, *remarks(trained.model, networks.tuned, result["metrics"])] or None
     return _without_nonsense(result)
 
@@ -224,6 +190,60 @@ def _prune(
 
         pruned.predictions += Theories(model, pruned, pruner, calibration).rows(lambda net: states.score(net).accuracy)
     return pruned, states
+
+
+def _finetune(
+    config: Mapping[str, Any], data: Data, pruned: Pruned, folder: Path, tracker: Tracker, after: int
+) -> History:
+    """Train the pruned network in place; the tracker counts its epochs on from ``after``, those of the dense one."""
+    settings, first_epoch = _recipe(config, build_pruner(config).schedule)
+    return fit(
+        pruned.model,
+        data,
+        settings,
+        derive_seed(config["seed"], "finetune"),
+        masks=pruned.masks,
+        checkpoint=folder / "finetune",
+        label=f"fine-tuning {title(config)}",
+        on_epoch=lambda row: tracker.log(
+            {f"finetune/{name}": value for name, value in row.items()}, after + int(row["epoch"])
+        ),
+        first_epoch=first_epoch,
+    )
+
+
+def _recalibrated(config: Mapping[str, Any], data: Data, pruned: nn.Module) -> nn.Module | None:
+    """The network right after pruning with batch norms that have seen its own activations; None without any."""
+    return recalibrated(pruned, calibrate(data, config["calibration"], config["seed"])) if batch_norms(pruned) else None
+
+
+def _found(pruned: Pruned, budget: Mapping[str, Any]) -> dict[str, Any]:
+    """What pruning came to, and what one should know of it."""
+    return {
+        "unit": pruned.unit,
+        "budget": {**budget, "achieved": pruned.achieved, "note": pruned.note},
+        "layers": pruned.layers,
+        "left_alone": [{"layer": path, "reason": reason} for path, reason in pruned.left_alone.items()] or None,
+        "predictions": pruned.predictions or None,
+    }
+
+
+def _speed_and_size(config: Mapping[str, Any], data: Data, networks: _Networks) -> dict[str, Any]:
+    """Sizes of the networks, and what else ``measure`` asks for; only that is imported."""
+    found: dict[str, Any] = {}
+    timing, batch = config["measure"].get("latency"), config["measure"].get("memory")
+    if timing:
+        from benchmarks.measure.latency import measure_latency
+
+        found["latency"] = measure_latency(networks.dense, networks.pruned, _example(data), timing)
+    found["size"] = {
+        name: asdict(measure_size(model)) for name, model in (("dense", networks.dense), ("pruned", networks.tuned))
+    }
+    if batch:
+        from benchmarks.measure.memory import measure_memory
+
+        found["memory"] = measure_memory(networks.dense, networks.pruned, config, data.shape, data.classes)
+    return found
 
 
 def _recipe(config: Mapping[str, Any], schedule: Schedule) -> tuple[TrainerSettings, int]:
@@ -272,8 +292,13 @@ def _calibration_size(config: Mapping[str, Any], data: Data) -> int:
     return min(config["calibration"]["samples"] or len(data.train), len(data.train))
 
 
-def _measure(model: nn.Module, data: Data, example: Tensor) -> dict[str, Any]:
-    return asdict(evaluate(model, data.test)) | asdict(count(model, example))
+def _example(data: Data) -> Tensor:
+    """A batch of training samples, for what depends on nothing but their shape."""
+    return data.train.to_inputs(torch.arange(min(len(data.train), 256)))
+
+
+def _measure(model: nn.Module, data: Data) -> dict[str, Any]:
+    return asdict(evaluate(model, data.test)) | asdict(count(model, _example(data)))
 
 
 def _peak_memory_mb() -> float:

@@ -141,7 +141,7 @@ def test_without_onnx_its_package_is_named(tmp_path, monkeypatch):
     assert not (tmp_path / "net.onnx").exists()
 
 
-class Sorted(nn.Module):
+class TwoInputs(nn.Module):
     """Two inputs, and the logits where a library may have them; every layer between is pruned."""
 
     def __init__(self, kind):
@@ -172,7 +172,7 @@ def test_several_inputs_and_other_outputs_go_the_whole_way(form, kind, method, t
     labels = (values[:, 0] > 0).long() + (words > 14).long()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        model = Sorted(kind)
+        model = TwoInputs(kind)
     inputs = (values, words) if form == "tuple" else {"words": words, "values": values}
 
     def logits(network, count=80):
@@ -183,13 +183,13 @@ def test_several_inputs_and_other_outputs_go_the_whole_way(form, kind, method, t
         return called[0]
 
     pruned = secateurs.prune(model, inputs, labels, method, keep=0.5)
-    assert type(pruned.model) is Sorted and pruned.achieved["keep"] == pytest.approx(0.5, abs=0.03)
+    assert type(pruned.model) is TwoInputs and pruned.achieved["keep"] == pytest.approx(0.5, abs=0.03)
     history = pruned.finetune(inputs, labels, epochs=8, learning_rate=0.1, batch_size=16)
-    assert type(pruned.model) is Sorted and history.best_epoch
+    assert type(pruned.model) is TwoInputs and history.best_epoch
     assert (logits(pruned.model).argmax(1) == labels).float().mean() > 0.6
     pruned.save(tmp_path / "net")
     again = secateurs.load(tmp_path / "net")
-    assert type(again.model) is Sorted and torch.equal(logits(again.model), logits(pruned.model))
+    assert type(again.model) is TwoInputs and torch.equal(logits(again.model), logits(pruned.model))
     for name, mask in again.masks.items():
         assert not again.model.get_parameter(name)[~mask].any()
     for number, network in enumerate((pruned, again)):
