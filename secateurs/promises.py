@@ -188,8 +188,7 @@ class Promise:
 
 PROMISES = (
     Promise(budget_is_met),
-    Promise(whole_model_budgets_are_met, ("convolution",)),
-    Promise(whole_model_budgets_are_met, (WIDE,), ("node", "eigen")),  # a single weight is little in any network
+    Promise(whole_model_budgets_are_met, ("convolution", WIDE)),
     Promise(steps_meet_the_budget, ("chain",), ("edge",)),
     Promise(steps_meet_the_budget, (WIDE,), ("node", "eigen")),
     Promise(seed_decides),

@@ -135,7 +135,8 @@ def test_the_cost_of_removed_nodes_is_the_counted_one(name, kind):
     cost = NodeCost(model, data.inputs, graph.groups)({group: len(nodes) for group, nodes in pruned.kept.items()})
     assert cost.speedup == count_macs(pruned.model, data.inputs)
     assert cost.compression == sum(p.numel() for p in pruned.model.parameters())
-    assert pruned.note is not None or pruned.achieved[kind] == pytest.approx(1.5, rel=0.01)
+    off = abs(pruned.achieved[kind] / 1.5 - 1)
+    assert off <= 0.05 and (pruned.note is None) == (off <= 0.01)
 
 
 def test_tokens_in_the_batch_dimension_are_positions_of_one_sample():
