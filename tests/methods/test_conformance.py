@@ -36,8 +36,15 @@ def pruner(method):
     return pruner_of(method, overrides=QUICK.get(method, []))
 
 
+def slow_but_for(method, quick="magnitude"):
+    """The quick round has all promises of one method."""
+    return () if method == quick else pytest.mark.slow
+
+
 CASES = [
-    pytest.param(promise, method, network, id=f"{method}-{promise.check.__name__}-{network}")
+    pytest.param(
+        promise, method, network, id=f"{method}-{promise.check.__name__}-{network}", marks=slow_but_for(method)
+    )
     for method in METHODS
     for promise in PROMISES
     for network in promise.networks
@@ -51,6 +58,7 @@ def test_promise(promise, method, network):
     promise.check(Trial(pruner(method), network, stochastic=method in STOCHASTIC))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_units_are_as_this_file_says(method):
     assert pruner(method).selection.unit == unit(method)
@@ -61,6 +69,7 @@ def test_every_promise_is_asked_for_somewhere():
     assert {promise.check for promise in PROMISES} == {case.values[0].check for case in CASES}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spectral", "dpp", "magnitude", "random", "thinet"])
 def test_half_of_the_macs_to_a_percent(method):
     pruned = pruner(method).prune(make(WIDE), calibration(64), Budget("speedup", 2.0))
@@ -76,6 +85,7 @@ def configuration(method, *words):
     return COMPOSER.cell([f"method={method}", *QUICK.get(method, []), *words])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_names_itself_and_sets_no_option_of_a_part_that_the_user_may_swap(method):
     config = configuration(method)

@@ -40,6 +40,7 @@ def records(command):
     return [json.loads(path.read_text()) for path in sorted(command.results.glob("runs/*/*/*.json"))]
 
 
+@pytest.mark.slow
 def test_a_sweep_leaves_valid_records_and_a_board_and_the_second_time_does_nothing(command):
     words = ["-m", "method=spectral,random", "compensation=none,least_squares", *TINY]
     first = command(*words, cold=True)
@@ -63,6 +64,7 @@ def test_a_sweep_leaves_valid_records_and_a_board_and_the_second_time_does_nothi
     assert {path: path.stat().st_mtime_ns for path in command.results.glob("runs/*/*/*.json")} == stamps
 
 
+@pytest.mark.slow
 def test_an_experiment_without_m_is_one_cell_and_says_how_to_run_its_grid(command):
     result = command("+experiment=digits_latency", "method=random", *TINY)
     assert result.returncode == 0 and len(records(command)) == 1
@@ -77,6 +79,7 @@ def test_a_dry_run_lists_the_cells_and_runs_none(command):
     assert records(command) == []
 
 
+@pytest.mark.slow
 def test_a_dry_run_says_what_is_reviewed(command):
     words = ("method=random", *TINY)
     assert command(*words).returncode == 0
@@ -87,6 +90,7 @@ def test_a_dry_run_says_what_is_reviewed(command):
     assert "1 cell of" in result.stdout and "computes it anew" in result.stdout
 
 
+@pytest.mark.slow
 def test_rewinding_to_epoch_0_is_rewinding_to_the_initial_weights(command):
     for point in ("0", "init"):
         assert command("method=magnitude", "schedule=from_init", f"schedule.rewind={point}", *TINY).returncode == 0
@@ -94,6 +98,7 @@ def test_rewinding_to_epoch_0_is_rewinding_to_the_initial_weights(command):
     assert first == second
 
 
+@pytest.mark.slow
 def test_a_failing_cell_is_recorded_the_sweep_goes_on_and_the_exit_code_says_so(command):
     result = command("-m", "budget.compression=2,100000", "method=magnitude", *TINY)
     assert result.returncode == 1
@@ -105,6 +110,7 @@ def test_a_failing_cell_is_recorded_the_sweep_goes_on_and_the_exit_code_says_so(
     assert "1 done already, 1 to run" in again.stdout  # failed cells are tried again
 
 
+@pytest.mark.slow
 def test_a_fault_of_ours_keeps_its_traceback_in_the_record(command, tmp_path):
     (tmp_path / "faulty.py").write_text(
         "from torch import nn\n"
@@ -202,7 +208,13 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("words,wrong,hint", BAD.values(), ids=BAD)
+QUICK = {"key", "option", "theta"}
+
+
+@pytest.mark.parametrize(
+    "words,wrong,hint",
+    [pytest.param(*case, id=name, marks=() if name in QUICK else pytest.mark.slow) for name, case in BAD.items()],
+)
 def test_bad_input_gets_a_line_or_two_and_nothing_is_written(command, words, wrong, hint):
     result = command(*words)
     lines = result.stderr.strip().splitlines()
@@ -219,6 +231,7 @@ def test_explicit_widths_are_typed_as_the_preset_says(command):
     assert record["layers"][0]["kept"] == 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words,wrong",
     [(["budget.compression=100000"], "cannot be reached")],
@@ -231,6 +244,7 @@ def test_what_only_the_work_shows_is_said_without_a_traceback(command, words, wr
     assert "Traceback" not in result.stdout + result.stderr
 
 
+@pytest.mark.slow
 def test_the_last_line_says_when_there_is_no_network_to_rank(command):
     result = command("method=eigendamage", "model.widths=[]", *TINY)
     assert result.returncode == 0
@@ -238,10 +252,12 @@ def test_the_last_line_says_when_there_is_no_network_to_rank(command):
     assert result.stdout.strip().splitlines()[-1] == "1 skipped of 1: a result, but no network that could be ranked"
 
 
+@pytest.mark.slow
 def test_hydra_full_error_shows_the_traceback(command):
     assert "Traceback" in command("method=nope", HYDRA_FULL_ERROR="1").stderr
 
 
+@pytest.mark.slow
 def test_a_results_folder_that_cannot_be_written_is_named(command, tmp_path):
     (tmp_path / "results").write_text("a file where a folder should be")
     result = command("method=random", *TINY)
@@ -260,6 +276,7 @@ def test_a_corrupt_record_is_set_aside_and_its_cell_runs_again(command):
     assert json.loads(path.read_text())["status"] == "done"
 
 
+@pytest.mark.slow
 def test_a_corrupt_dense_checkpoint_is_detected_and_trained_again(command):
     assert command("method=random", *TINY).returncode == 0
     [weights] = command.cache.glob("dense/*/dense*.safetensors")
@@ -273,6 +290,7 @@ def test_a_corrupt_dense_checkpoint_is_detected_and_trained_again(command):
     assert first["metrics"]["dense"] == second["metrics"]["dense"]
 
 
+@pytest.mark.slow
 def test_help_lists_every_group_with_its_choices(command):
     result = command("--help", cold=True)
     assert result.returncode == 0
@@ -282,6 +300,7 @@ def test_help_lists_every_group_with_its_choices(command):
             assert choice.stem in result.stdout
 
 
+@pytest.mark.slow
 def test_two_workers_run_a_sweep_side_by_side(command):
     words = ["-m", "method=magnitude,random", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", *TINY]
     result = command(*words)
@@ -312,7 +331,8 @@ def test_the_test_split_is_read_only_when_everything_is_decided(tmp_path, monkey
         return data
 
     def scored(model, split):
-        open_now.append(isinstance(split, Guarded))
+        if isinstance(split, Guarded):
+            open_now.append(True)
         return score(model, split)
 
     monkeypatch.setattr(benchmarks.cells.cell, "load", guarded_load)
@@ -323,6 +343,7 @@ def test_the_test_split_is_read_only_when_everything_is_decided(tmp_path, monkey
     assert len(open_now) == 3
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_ones_own_replaces_dense_training(command, tmp_path):
     from benchmarks.models import build
 
@@ -335,6 +356,7 @@ def test_a_checkpoint_of_ones_own_replaces_dense_training(command, tmp_path):
     assert Store(command.results / "runs", command.results / "cells").load()[1] == []
 
 
+@pytest.mark.slow
 def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
     command = f"'{sys.executable}' run.py --cfg job | head -n 1"
     done = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, check=False)

@@ -665,6 +665,7 @@ def test_frozen_parameters_get_no_optimizer():
     assert model[0].weight not in held and model[5].weight in held
 
 
+@pytest.mark.slow
 def test_the_digits_preset_trains_the_demos_network(tmp_path):
     with initialize_config_module("conf", version_base=None):
         cfg = compose(overrides=["+trainer=digits", "+dataset=digits", "+model=mlp_digits"])
