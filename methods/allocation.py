@@ -18,6 +18,8 @@ from methods.errors import BadInput, Skipped
 from methods.layers.seen import EdgeLayer, NodeLayer
 from methods.selection import Seen, Selection, checked_scores
 
+SAME_PRICE = 1e-9  # relative difference of prices that counts as none
+
 
 class Allocation:
     """Base of all allocations.
@@ -61,7 +63,8 @@ class Global(Allocation):
 
     by its Lagrangian: everything stays that is worth more than mu times its cost, and the pruner finds the one
     multiplier mu at which the budget is met, by bisection (Everett, Operations Research 1963). Scores that do not add
-    up to a loss (norms) are squared first, as a removed part's share of an output's mean square is.
+    up to a loss (norms) say nothing of what a layer is worth beside another: they are ranked as they are where all
+    units cost the same, and elsewhere each layer keeps the same fraction.
 
     Args:
         per_cost: rank by score per cost; False: by the score alone, whatever a unit costs, as most papers do.
@@ -89,18 +92,18 @@ class Global(Allocation):
         """:meth:`family`, or with ``per_cost`` the counts that maximise kept score - mu x cost, for falling mu."""
         if not self.per_cost:
             return self.family(layers, selection)
-        gains = [self._gains(layer, selection) for layer in layers]
+        sizes = {layer.name: layer.size for layer in layers}
+        full = spend(sizes)
+        prices = [(full - spend(sizes | {name: 0})) / size for name, size in sizes.items()]
+        if not selection.additive:
+            alike = max(prices) - min(prices) <= SAME_PRICE * max(prices)
+            return self.family(layers, selection) if alike else Uniform().family(layers, selection)
+        gains = [self._scaled(selection.gains(layer)) for layer in layers]
         if all(isinstance(layer, EdgeLayer) for layer in layers):
-            sizes = {layer.name: layer.size for layer in layers}
-            full = spend(sizes)  # a layer's weights cost the same each, whatever else stays
-            prices = [(full - spend(sizes | {name: 0})) / size for name, size in sizes.items()]
+            # a layer's weights cost the same each, whatever else stays
             return self._ranking(layers, [gain / price for gain, price in zip(gains, prices, strict=True)])
         least = [max(1, round(self.floor * layer.size)) for layer in layers]
         return CoupledPrices([layer.name for layer in layers], [gain.cpu() for gain in gains], least, spend).family()
-
-    def _gains(self, layer: Seen, selection: Selection[Seen]) -> Tensor:
-        gains = self._scaled(selection.gains(layer))
-        return gains if selection.additive else torch.where(gains.isfinite(), gains.square(), gains)
 
     def _ranking(self, layers: Sequence[Seen], scores: Sequence[Tensor]) -> Family:
         owner = torch.repeat_interleave(torch.arange(len(layers)), torch.tensor([len(score) for score in scores]))
@@ -191,6 +194,17 @@ class Explicit(Allocation):
                 )
         counts = {name: self.widths.get(name, size) for name, size in sizes.items()}
         return lambda _s: counts
+
+
+class Everything(Allocation):
+    """Nothing is removed; the budget is not consulted. For the control that trains the unpruned network on."""
+
+    def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
+        """All units of every layer, whatever s is."""
+        sizes: Counts = {
+            layer.name: int(layer.live.sum()) if isinstance(layer, EdgeLayer) else layer.size for layer in layers
+        }
+        return lambda _s: sizes
 
 
 class Copied(Allocation):

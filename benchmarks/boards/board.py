@@ -78,7 +78,7 @@ class Row:
     counted: dict[Hashable, float] = field(default_factory=dict)
     standing: Standing | None = None
     versus: Verdict | None = None
-    control: bool = False  # the dense network: shown, not ranked
+    control: bool = False  # the dense network, as it is or trained on: shown, not ranked
 
 
 @dataclass
@@ -198,7 +198,7 @@ def _board(group: dict[str, Any], cells: list[Cell], question: Question) -> Boar
     before = metric.replace("tuned", "pruned")
     rows.sort(
         key=lambda row: (
-            *(ORDER.index(row.status), unit_order(row.unit)),
+            *(not row.control, ORDER.index(row.status), unit_order(row.unit)),
             *(*_merit(row, metric, board), *_merit(row, before, board)),
             *(row.full, row.name),
         )
@@ -268,7 +268,12 @@ def _row(name: str, full: str, cells: list[Cell], metric: str, quantities: Seque
     scores: dict[Hashable, float] = {unit: sum(found) / len(found) for unit, found in by_unit.items()}
     reason = "; ".join(sorted({one_line(cell["reason"], LONGEST_REASON) for cell in cells if cell["reason"]})) or None
     first = cells[0]
-    return Row(name, full, first["method"], first["unit"], first["status"], len(cells), values, scores, reason)
+    trained_on = first["control_of"] == "dense"  # larger than what it stands beside
+    return Row(
+        *(name, full, first["method"], None if trained_on else first["unit"], first["status"], len(cells), values),
+        *(scores, reason),
+        control=trained_on,
+    )
 
 
 def _with_sizes(cell: Cell) -> Cell:

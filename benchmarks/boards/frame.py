@@ -57,7 +57,7 @@ def row_of(record: Record) -> Row:
         "widths": hashlib.sha256(json.dumps(widths).encode()).hexdigest()[:12] if record.layers else None,
         "allocation": _class(config, "allocation"),
         "compensation": _class(config, "compensation"),
-        "copied": (config.get("allocation") or {}).get("donor"),
+        "control_of": labels.control_of(config),
         "pace": json.dumps(pace(mark)),
         "torch": mark.get("torch"),
         "cpu": mark.get("cpu"),

@@ -16,16 +16,29 @@ from benchmarks.settings.home import CONF, PARTS
 from benchmarks.storage.paths import safe_name
 
 LONGEST_VALUE = 24
+SCRATCH, UNPRUNED = "scratch", "unpruned_longer"  # controls that are no selection
 MOST_DIFFERENCES = 3
 RECONSTRUCTION = "# Reconstruction:"  # how the comment of a preset begins that boards repeat
+
+
+def control_of(config: Mapping[str, Any]) -> str | None:
+    """What the cell with this configuration is a control of: a method, or ``dense``; None of no control."""
+    sections = (config.get("method"), config.get("allocation"))
+    method, allocation = (part if isinstance(part, Mapping) else {} for part in sections)
+    if method.get("name") == UNPRUNED:
+        return "dense"
+    return method.get("control_of") or allocation.get("donor")
 
 
 def label(record: Record, conf: Path | None = None) -> str:
     """``method``, followed by the parts in which the record differs from the method's preset.
 
-    For instance ``spectral (no compensation, theta 0.2)``. A method without a preset file is just named.
+    For instance ``spectral (no compensation, theta 0.2)``. A method without a preset file is just named. Controls say
+    of what: ``random (layers of obd)``, ``scratch (masks of obd)``.
     """
     conf = conf or CONF
+    if record.method == SCRATCH and (donor := control_of(record.config)):
+        return f"{SCRATCH} ({'masks' if record.unit == 'edge' else 'layers'} of {donor})"
     preset = preset_of(conf, record.method)
     if preset is None:
         return record.method

@@ -81,7 +81,7 @@ def _judged(cell: Cell) -> Cell:
     """The cell, with status ``missed`` if its network is larger than the budget allows; smaller is its own loss."""
     kind, asked = cell["budget"], cell["value"]
     reached = cell.get(kind) if kind else None
-    if cell["status"] != "done" or not reached or not asked:
+    if cell["status"] != "done" or not reached or not asked or cell["control_of"] == "dense":
         return cell
     excess = reached / asked if kind == "keep" else asked / reached
     if excess <= 1 + LARGER:

@@ -70,7 +70,7 @@ def comparisons(cells: Sequence[Cell], question: Question | None = None) -> list
     question = question or Question()
     cells = with_names(cells)
     unusual = len({cell["name"] for cell in cells if not cell["usual"]})
-    cells = [cell for cell in cells if cell["usual"] and not cell["copied"]]
+    cells = [cell for cell in cells if cell["usual"] and not cell["control_of"]]
     units: dict[str, list[Cell]] = defaultdict(list)
     methods = {cell["method"]: cell["unit"] for cell in cells if cell["unit"]}
     for cell in cells:  # a cell that failed may not know its unit

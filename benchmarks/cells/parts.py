@@ -83,7 +83,7 @@ def _check_schedule(config: Mapping[str, Any], schedule: Schedule) -> None:
         )
     if schedule.rewind == "none":
         return
-    if config["dense"]["checkpoint"] is not None:
+    if config["dense"]["checkpoint"] is not None and schedule.rewind != "new":
         raise BadInput(
             f"schedule.rewind={schedule.rewind} goes back to a point of the dense training, but dense.checkpoint was "
             "trained elsewhere\ntype schedule.rewind=none, or leave out dense.checkpoint"

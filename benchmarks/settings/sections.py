@@ -156,9 +156,10 @@ class Folders(Section):
 
 
 class Method(Section):
-    """The method's name on the boards."""
+    """The method's name on the boards, and for some controls the method that they are a control of."""
 
     name: Name
+    control_of: Text | None = None
 
 
 class Part(OpenSection):

@@ -1,4 +1,4 @@
-"""Cells that take the layer-wise counts of another cell, and the controls that are made so.
+"""Cells that take the layer-wise counts of another cell, and the controls of finished cells.
 
 ``allocation=copy allocation.record=...`` names another cell; before anything else its counts are put in the place of
 that name. What a cell is (its key) depends on the counts, not on where they were found.
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.boards.labels import label
+from benchmarks.boards.labels import control_of, label
 from benchmarks.records.record import Record
 from benchmarks.records.store import Store, Unreadable, read
 from benchmarks.settings.home import PARTS
@@ -19,11 +19,10 @@ from benchmarks.storage.paths import Paths
 from benchmarks.sweeps.words import key_of
 from methods.errors import BadInput
 
-COPIED = "methods.allocation.Copied"
+OBS_UPDATE = "methods.hessian.obs.OBSCompensation"
+OF_THE_SELECTION = ("samples", "damping", "block", "labels", "first_order", "memory_gb")
 ONE_SHOT = "methods.schedule.Schedule"
 CONTROLS = {"node": ("random", "magnitude"), "edge": ("random_edge", "magnitude_edge")}
-# repairs that work for any selection, so that a control gets the one its donor has
-FOR_ANY_SELECTION = ("methods.compensation.",)
 REPLACED = ("method", *PARTS, "controls")
 
 
@@ -44,7 +43,7 @@ def resolved(config: dict[str, Any]) -> dict[str, Any]:
             "expected one that is done: python -m benchmarks.status"
         )
     counts = {layer.name: layer.kept for layer in donor.layers}
-    gradual = (config.get("schedule") or {}).get("_target_") != ONE_SHOT
+    gradual = _steps(config) != 1
     rest = {name: value for name, value in allocation.items() if name != "record"}
     copied = {"widths": counts, "donor": label(donor), "gradual": gradual or None}
     return {**config, "allocation": {**rest, **copied}}
@@ -67,28 +66,59 @@ def _find(named: str, store: Store) -> Record:
 
 
 def control_words(donors: Iterable[tuple[Sequence[str], Record]]) -> list[list[str]]:
-    """Words that ask for the controls of finished cells: random and magnitude selection with their layer-wise counts.
+    """Words that ask for the controls of finished cells.
 
-    A control shares everything with its donor but the selection, and the compensation where that is made for the
-    donor's selection. Cells that are themselves controls, and edges of coupled structures, have none.
+    - random and magnitude selection with the donor's layer-wise counts, repair and schedule: does it choose well?
+    - ``scratch``: the donor's shape (nodes: its counts; edges: its masks) from another initialisation, trained with the
+      full recipe (Liu et al., "Rethinking the value of network pruning", ICLR 2019): is the shape all that counts?
+    - ``unpruned_longer``: the dense network, trained on as the donor was: how much of the accuracy is further epochs?
+
+    Cells that are themselves controls have none. Masks that came out of training between steps cannot be had without
+    it, so that such cells have no ``scratch``; and no further epochs are comparable with a training that was rewound.
 
     Args:
         donors: for each cell the words that asked for it, and its record.
     """
-    wanted = []
+    wanted: list[list[str]] = []
     for words, record in donors:
-        allocation = record.config.get("allocation") or {}
-        if record.status != "done" or not record.layers or allocation.get("_target_") == COPIED:
+        if record.status != "done" or not record.layers or control_of(record.config) or record.unit not in CONTROLS:
             continue
-        base = [word for word in words if key_of(word).split(".")[0].split("@")[0] not in REPLACED]
-        schedule, compensation = record.config.get("schedule"), record.config.get("compensation") or {}
-        shared = [f"++schedule={_literal(schedule)}"] if schedule else []
-        if str(compensation.get("_target_", "")).startswith(FOR_ANY_SELECTION):
-            shared.append(f"++compensation={_literal(compensation)}")
-        for control in CONTROLS.get(record.unit or "", ()):
-            copy = [f"method={control}", "allocation=copy", f"allocation.record={record.key}"]
-            wanted.append([*base, *copy, *shared])
+        base = _without(words, REPLACED)
+        copy = ["allocation=copy", f"allocation.record={record.key}"]
+        shared = [f"++schedule={_literal(record.config['schedule'])}"] if record.config.get("schedule") else []
+        repair = [f"++compensation={_literal(_standing_alone(record.config))}"]
+        rest = [*base, *copy, *shared, *repair]
+        wanted += [[f"method={control}", *rest] for control in CONTROLS[record.unit]]
+        if record.unit == "node":
+            wanted.append([*base, "method=random", *copy, "schedule=scratch", "++method.name=scratch"])
+        elif _steps(record.config) == 1:
+            own = _without(words, ("compensation", "schedule", "controls"))
+            named = ["++method.name=scratch", f"++method.control_of={_literal(label(record))}"]
+            wanted.append([*own, "compensation=none", "schedule=scratch", *named])
+        if (record.config.get("schedule") or {}).get("rewind") in (None, "none"):
+            everything = ["method=random", "allocation=everything", "++method.name=unpruned_longer"]
+            wanted.append([*base, *everything, *shared])
     return wanted
+
+
+def _without(words: Sequence[str], groups: Sequence[str]) -> list[str]:
+    """The words that set nothing of these groups."""
+    return [word for word in words if key_of(word).split(".")[0].split("@")[0] not in groups]
+
+
+def _steps(config: Mapping[str, Any]) -> int | None:
+    """In how many steps a cell prunes; None where its schedule says so otherwise."""
+    schedule = config.get("schedule") or {}
+    return 1 if schedule.get("_target_") in (None, ONE_SHOT) else schedule.get("steps")
+
+
+def _standing_alone(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The cell's compensation, with what it would have taken from the cell's selection (OBS: damping, blocks)."""
+    repair = dict(config.get("compensation") or {"_target_": "methods.compensation.Compensation"})
+    if repair.get("_target_") != OBS_UPDATE:
+        return repair
+    theirs = {name: (config.get("selection") or {}).get(name) for name in OF_THE_SELECTION}
+    return repair | {name: value for name, value in theirs.items() if value is not None and repair.get(name) is None}
 
 
 def _literal(value: Any) -> str:

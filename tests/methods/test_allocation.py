@@ -6,11 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import calibration, make
 
-from methods.allocation import Allocation, Copied, Global, Rounded, Uniform
+from methods.allocation import Allocation, Copied, Everything, Global, Rounded, Uniform
 from methods.baselines.magnitude import MagnitudeSelection
 from methods.baselines.random import RandomSelection
 from methods.budgets.budget import Budget
+from methods.compensation import LeastSquares
 from methods.errors import BadInput, Skipped
+from methods.hessian.obd import OBDSelection
 from methods.layers.seen import NodeLayer
 from methods.network.graph import NetworkGraph, NodeGroup
 from methods.pruner import Pruner
@@ -93,6 +95,28 @@ def test_copied_counts_are_exactly_those_of_the_donor(unit, gradual):
     if gradual:
         sizes = [step["compression"] for step in copy.steps]
         assert sizes == sorted(sizes) and sizes[0] < sizes[-1] and seen == [1, 1]
+
+
+@pytest.mark.parametrize("unit", ["node", "edge"])
+def test_everything_stays_whatever_the_budget(unit):
+    pruned = Pruner(RandomSelection(unit), Everything()).prune(make("convolution"), DATA, Budget("compression", 4.0))
+    assert all(row["kept"] == row["units"] for row in pruned.layers)
+    assert pruned.achieved["compression"] == 1 and "the budget was not consulted" in pruned.note
+    assert torch.equal(pruned.model(DATA.inputs), make("convolution").eval()(DATA.inputs))
+
+
+def test_a_shape_from_another_initialisation_has_the_masks_of_the_trained_network():
+    """What the control ``scratch`` of an edge method rests on: masks come from the weights before they are rewound."""
+    trained, other, budget = make("chain"), make("chain", seed=1), Budget("compression", 3.0)
+    donor = Pruner(OBDSelection(), Global(per_cost=True), LeastSquares()).prune(trained, DATA, budget)
+    scratch = Pruner(OBDSelection(), Global(per_cost=True), schedule=Iterative(1, rewind="new"))
+    again = scratch.prune(trained, DATA, budget, rewind=other)
+    assert again.masks.keys() == donor.masks.keys()
+    for name, mask in donor.masks.items():
+        assert torch.equal(mask, again.masks[name])
+        weight = again.model.get_parameter(name)
+        assert torch.equal(weight[mask] != 0, other.get_parameter(name)[mask] != 0)
+        assert not torch.allclose(weight, trained.get_parameter(name) * mask)
 
 
 def test_copied_counts_that_do_not_fit_are_no_failure_of_the_method():

@@ -480,7 +480,7 @@ def test_nodes_edges_and_variants_have_comparisons_of_their_own(conf):
     nodes = rows_of(list(grid(datasets=data)))
     edges = [row | {"unit": "edge", "method": f"{row['method']}e", "label": f"{row['label']}e"} for row in nodes]
     variants = [row | {"label": f"{row['label']} (x)", "variant": "x" + row["variant"]} for row in nodes]
-    controls = [row | {"label": "random (layers of a)", "variant": "y", "copied": "a"} for row in nodes]
+    controls = [row | {"label": "random (layers of a)", "variant": "y", "control_of": "a"} for row in nodes]
     found = overall.comparisons([*nodes, *edges, *variants, *controls])
     assert [(each.unit, each.published, len(each.ranks.names)) for each in found] == [
         ("node", True, 3),

@@ -3,7 +3,9 @@
 import pytest
 from sample_records import made
 
-from benchmarks.boards.labels import label
+from benchmarks.boards.board import boards
+from benchmarks.boards.frame import rows_of
+from benchmarks.boards.labels import control_of, label
 from benchmarks.cells.parts import build_pruner
 from benchmarks.records.keys import cell_key, variant_key
 from benchmarks.records.record import Record
@@ -12,7 +14,7 @@ from benchmarks.storage.paths import REPOSITORY
 from benchmarks.sweeps.application import run
 from benchmarks.sweeps.composition import Composer
 from benchmarks.sweeps.copying import control_words, resolved
-from methods.allocation import Copied, Rounded
+from methods.allocation import Copied, Everything, Rounded
 from methods.errors import BadInput
 
 pytestmark = pytest.mark.slow
@@ -74,20 +76,64 @@ def test_a_control_shares_all_but_the_selection(tmp_path):
     typed = ["method=spectral", "selection.theta=0.3", "schedule=iterative", "schedule.steps=3", "seed=4"]
     record = donor(typed, tmp_path)
     words = control_words([([*typed, f"paths.results={tmp_path}"], record)])
-    controls = [composer().cell(each) for each in words]
-    assert [config["method"]["name"] for config in controls] == ["random", "magnitude"]
-    for config in controls:
-        assert config["seed"] == 4 and config["allocation"]["gradual"] is True
+    controls = {config["method"]["name"]: config for config in (composer().cell(each) for each in words)}
+    assert list(controls) == ["random", "magnitude", "scratch", "unpruned_longer"]
+    for name, config in controls.items():
+        assert config["seed"] == 4 and config["trainer"] == composer().cell(typed)["trainer"]
+        assert control_of(config) == ("dense" if name == "unpruned_longer" else label(record))
+        build_pruner(config)
+    for config in (controls["random"], controls["magnitude"]):
+        assert config["allocation"]["gradual"] is True
         assert config["schedule"] == record.config["schedule"]
         assert config["compensation"] == record.config["compensation"]
-        assert config["trainer"] == composer().cell(typed)["trainer"]
-        build_pruner(config)
+    scratch = controls["scratch"]
+    assert scratch["allocation"]["widths"] == {"fc1": 40, "fc2": 9} and scratch["allocation"]["gradual"] is None
+    assert (scratch["schedule"]["rewind"], scratch["schedule"]["steps"]) == ("new", 1)
+    assert build_pruner(scratch).schedule.recipe == "train"
+    assert controls["unpruned_longer"]["schedule"] == record.config["schedule"], "as many further epochs"
+    assert type(build_pruner(controls["unpruned_longer"]).allocation) is Everything
+
+
+def test_a_control_has_the_repair_that_its_donor_has_and_what_that_takes_from_the_selection(tmp_path):
+    record = donor(["method=wood_taylor"], tmp_path, unit="edge")
+    for words in control_words([(["method=wood_taylor", f"paths.results={tmp_path}"], record)])[:2]:
+        repair = composer().cell(words)["compensation"]
+        assert repair["update"] == "sum"
+        assert {name: repair[name] for name in ("damping", "first_order", "block")} == {
+            "damping": 0.1,
+            "first_order": True,
+            "block": 12288,
+        }
+    node = donor(["method=kron_obs"], tmp_path)
+    for words in control_words([(["method=kron_obs", f"paths.results={tmp_path}"], node)])[:2]:
+        assert composer().cell(words)["compensation"] == node.config["compensation"]
+
+
+def test_masks_from_another_initialisation_are_those_of_the_donor(tmp_path):
+    typed = ["method=obd", "selection.labels=true", f"paths.results={tmp_path}"]
+    record = donor(typed, tmp_path, unit="edge")
+    *_, scratch, _ = control_words([(typed, record)])
+    config = composer().cell(scratch)
+    assert config["method"] == {"name": "scratch", "control_of": "obd (labels True)"}
+    for part in ("selection", "allocation", "budget"):
+        assert config[part] == record.config[part]
+    assert config["compensation"]["_target_"] == "methods.compensation.Compensation"
+    shown = Record.model_validate(record.model_dump() | {"config": config, "method": "scratch"})
+    assert label(shown) == "scratch (masks of obd (labels True))"
+    steps = donor([*typed, "schedule=iterative"], tmp_path, unit="edge")
+    names = [
+        composer().cell(each)["method"]["name"] for each in control_words([([*typed, "schedule=iterative"], steps)])
+    ]
+    assert names == ["random_edge", "magnitude_edge", "unpruned_longer"], "its masks come out of training in between"
+    rewound = donor(["method=one_shot", f"paths.results={tmp_path}"], tmp_path, unit="edge")
+    names = [each[0] for each in control_words([(["method=one_shot", f"paths.results={tmp_path}"], rewound)])]
+    assert len(names) == 3, "its full recipe is no further training"
 
 
 def test_controls_have_no_controls_and_masks_get_those_of_their_kind(tmp_path):
     record = donor(["method=obd"], tmp_path, unit="edge")
     words = control_words([(["method=obd"], record)])
-    assert [each[0] for each in words] == ["method=random_edge", "method=magnitude_edge"]
+    assert [each[0] for each in words[:2]] == ["method=random_edge", "method=magnitude_edge"]
     control = Record.model_validate(
         record.model_dump() | {"config": copied(tmp_path, record.key), "method": "random_edge"}
     )
@@ -103,8 +149,18 @@ def test_a_sweep_with_controls_runs_them_after_their_donors_and_only_once(tmp_pa
     assert run(parse(words)).code == 0
     records, _ = Store(tmp_path / "runs", tmp_path / "cells").load()
     kept = {record.method: [layer.kept for layer in record.layers] for record in records}
-    assert set(kept) == {"spectral", "thinet", "random", "magnitude"}
+    assert set(kept) == {"spectral", "thinet", "random", "magnitude", "scratch", "unpruned_longer"}
+    assert len(records) == len(kept), "spectral and thinet have the same counts, and so the same controls"
+    whole = kept.pop("unpruned_longer")
     assert len({tuple(counts) for counts in kept.values()}) == 1
+    assert all(one > few for one, few in zip(whole, kept["spectral"], strict=True))
+    [longer] = [record for record in records if record.method == "unpruned_longer"]
+    assert longer.metrics.tuned.parameters == longer.metrics.dense.parameters
+    assert len(longer.history["finetune"]) > 0
+    [found] = boards(rows_of(records))
+    [row] = [row for row in found.rows if row.method == "unpruned_longer"]
+    assert row.control and row.status == "done" and row.standing is None
+    assert {"scratch (layers of spectral)", "scratch (layers of thinet)"} & {row.full for row in found.rows}
     before = {record.key: record.created for record in records}
     assert run(parse(words)).code == 0
     records, _ = Store(tmp_path / "runs", tmp_path / "cells").load()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import calibration, make
 
-from methods.allocation import Global
+from methods.allocation import Global, Uniform
 from methods.baselines.magnitude import MagnitudeSelection
 from methods.baselines.thinet import ThiNetSelection
 from methods.budgets.budget import Budget, EdgeCost, NodeCost
@@ -90,21 +90,16 @@ def test_edges_per_cost_are_the_best_of_their_cost(kind):
         assert min(kept) >= max(left) * (1 - 1e-12)
 
 
-def test_norms_are_squared_before_they_are_divided_by_a_cost():
+def test_norms_are_ranked_where_weights_cost_the_same_and_keep_equal_fractions_elsewhere():
     model = make("convolution")
     layers = edge_views(model, edge_layers(model, DATA.inputs[:2]), {}, DATA, "0")
     cost = EdgeCost(model, DATA.inputs[:2], [layer.name for layer in layers])
-    spend = lambda counts: cost(counts).of("speedup")  # noqa: E731
-
-    class Squared(MagnitudeSelection):
-        additive = True
-
-        def scores(self, layer):
-            return super().scores(layer).square()
-
-    plain = Global(per_cost=True).family_within(layers, MagnitudeSelection("edge"), spend)
-    squared = Global(per_cost=True).family_within(layers, Squared("edge"), spend)
-    assert plain(0.3) == squared(0.3) != Global().family(layers, MagnitudeSelection("edge"))(0.3)
+    norms = MagnitudeSelection("edge")
+    raw, equal = Global().family(layers, norms), Uniform().family(layers, norms)
+    for kind, expected in (("keep", raw), ("compression", raw), ("speedup", equal)):
+        found = Global(per_cost=True).family_within(layers, norms, lambda counts, kind=kind: cost(counts).of(kind))
+        assert all(found(s) == expected(s) for s in (0.1, 0.3, 0.8))
+    assert raw(0.3) != equal(0.3)
 
 
 @pytest.mark.parametrize("selection", [SpectralSelection(), ThiNetSelection(), KronOBD(), MagnitudeSelection()])
