@@ -18,6 +18,7 @@ the highest term must be its own, by a word that only its file has.
 
 import json
 import logging
+import math
 import os
 import secrets
 import socket
@@ -33,11 +34,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.storage.reading import Unfit, content_of, plain_json
+from methods.errors import BadInput
 
 LOG = logging.getLogger(__name__)
 
-HEARTBEAT_SECONDS = 5.0
+LENGTH = "SECATEURS_LEASE"  # of the environment: seconds without a sign of life after which a term has ended
 STALE_SECONDS = 30.0
+SHORTEST = 0.5  # seconds; anything shorter ends terms of workers that only wait for a disk
+SIGNS = 6  # of life in the time after which their lack ends a term
 POLL_SECONDS = 0.5
 LONGEST = 10_000  # bytes of a lease
 MOST_PROCESSES = 2**31
@@ -98,8 +102,8 @@ def first_come(
     *,
     name: str = "lease",
     wait: bool = True,
-    heartbeat: float = HEARTBEAT_SECONDS,
-    stale: float = STALE_SECONDS,
+    heartbeat: float | None = None,
+    stale: float | None = None,
     poll: float = POLL_SECONDS,
 ) -> Iterator[Lease]:
     """Give the work to one worker.
@@ -111,8 +115,8 @@ def first_come(
         label: what is being worked on, for the message of those who wait.
         name: of the lease files, where several pieces of work share the folder.
         wait: whether to wait for another worker.
-        heartbeat: seconds between two signs of life.
-        stale: seconds without a sign of life after which another worker takes over.
+        heartbeat: seconds between two signs of life; by default a sixth of :func:`lease_seconds`.
+        stale: seconds without a sign of life after which another worker takes over; by default those.
         poll: seconds between two looks of a worker that waits.
 
     Yields:
@@ -121,6 +125,8 @@ def first_come(
     Raises:
         Busy: another worker is at it, and ``wait`` is false.
     """
+    stale = lease_seconds() if stale is None else stale
+    heartbeat = lease_seconds() / SIGNS if heartbeat is None else heartbeat
     folder.mkdir(parents=True, exist_ok=True)
     told, watch = False, _Watch(stale, min(stale, 2 * heartbeat))
     while not finished():
@@ -142,8 +148,27 @@ def first_come(
         _remove(folder, name)
 
 
-def holders(folder: Path, stale: float = STALE_SECONDS) -> list[Holder]:
+def lease_seconds() -> float:
+    """Seconds without a sign of life after which a term has ended: 30, or what ``SECATEURS_LEASE`` says.
+
+    Raises:
+        BadInput: that is no number of seconds.
+    """
+    text = os.environ.get(LENGTH)
+    if text is None:
+        return STALE_SECONDS
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if SHORTEST <= seconds < LATEST:
+        return seconds
+    raise BadInput(f"{LENGTH}={text!r} is no number of seconds from {SHORTEST:g} on; type for instance {LENGTH}=60")
+
+
+def holders(folder: Path, stale: float | None = None) -> list[Holder]:
     """The latest holder of every piece of work that was begun in ``folder`` and not finished. Writes nothing."""
+    stale = lease_seconds() if stale is None else stale
     found = []
     for name in sorted({path.stem for path in folder.glob("[!.]*.*") if _number(path) is not None}):
         numbers = _terms(folder, name)

@@ -174,6 +174,7 @@ def _run_missing(run: Run, plan: Plan, missing: Sequence[PlannedCell]) -> list[s
     """Run ``missing``; returns faults that left no record, a full disk among them, so that the lost cells are named."""
     if not missing:
         return []
+    lease_seconds()  # refused before any work where it is none
     try:
         refuse_unwritable(plan.paths)
         return run(plan, missing)

@@ -5,8 +5,10 @@ act that changes the file system passes there, so "the n-th act" is a moment tha
 """
 
 import csv
+import importlib
 import json
 import os
+import random
 import signal
 import sys
 import time
@@ -18,6 +20,8 @@ from pathlib import Path
 CHANGING = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
 TINY = ["trainer=tiny", "dataset.limit=200", "measure=none", "calibration.samples=64", "trainer.train.epochs=2"]
 GRID = ["-m", "method=random,magnitude", "seed=0,1"]
+SEED = int(os.environ.get("CHAOS_SEED", "20261121"))
+RUN = "benchmarks.sweeps.commandline"
 TIMES = {"created", "fingerprint", "cost", "checksum"}  # of a record: what differs from run to run
 
 
@@ -32,13 +36,37 @@ def compose(folder):
     make_plan(Composer(CONF), Request(words, multirun=True))
 
 
+def start(command, words):
+    """The exit code of a command, which ends as it would on the command line."""
+    from benchmarks.storage.command import end
+
+    main = importlib.import_module(command).main
+    if command == RUN:
+        return main(words)
+    try:
+        end(lambda: main(words))
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
 @dataclass
 class Run:
-    """A forked process that runs the command line on the folders under ``root``."""
+    """A forked process that runs a command on the folders under ``root``.
+
+    Attributes:
+        root: with results and cache; the output goes there, too.
+        words: of the command.
+        sabotage: called with the root, as a text, in the process before the command.
+        command: the module whose ``main`` it is; run.py unless given, which is told the folders by itself.
+        name: tells runs of one root apart.
+    """
 
     root: Path
     words: list[str] = field(default_factory=lambda: [*GRID, *TINY, "track=none"])
     sabotage: object = None
+    command: str = RUN
+    name: str = "output"
     pid: int = 0
 
     def start(self):
@@ -51,7 +79,7 @@ class Run:
     def _child(self):
         code = 70
         try:
-            out = os.open(self.root / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            out = os.open(self.root / f"{self.name}.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(out, 1)
             os.dup2(out, 2)
             sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
@@ -59,10 +87,8 @@ class Run:
             os.environ |= {"SECATEURS_DATA": "", "COLUMNS": "200"}
             if self.sabotage is not None:
                 self.sabotage(str(self.root))
-            from benchmarks.sweeps.commandline import main
-
             folders = [f"paths.results={self.root}/results", f"paths.cache={self.root}/cache"]
-            code = main([*self.words, *folders])
+            code = start(self.command, [*self.words, *(folders if self.command == RUN else [])])
         except BaseException:
             traceback.print_exc()
         finally:
@@ -70,6 +96,20 @@ class Run:
                 with suppress(OSError):
                     stream.flush()
             os._exit(code)
+
+    def wait_until_stopped(self, timeout=180):
+        """Whether it was stopped; else it has ended, well."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            pid, status = os.waitpid(self.pid, os.WNOHANG | os.WUNTRACED)
+            if pid and os.WIFSTOPPED(status):
+                return True
+            if pid:
+                assert os.waitstatus_to_exitcode(status) == 0, self.output
+                return False
+            time.sleep(0.01)
+        os.kill(self.pid, signal.SIGKILL)
+        raise AssertionError(f"neither stopped nor ended after {timeout} s:\n{self.output}")
 
     def wait(self, timeout=180):
         """The exit code; minus the signal's number if one ended the process."""
@@ -85,7 +125,7 @@ class Run:
 
     @property
     def output(self):
-        return (self.root / "output.txt").read_text(errors="replace")
+        return (self.root / f"{self.name}.txt").read_text(errors="replace")
 
     def run(self):
         return self.start().wait()
@@ -116,19 +156,28 @@ def killed_at(number):
     return acts(lambda _: os.kill(os.getpid(), signal.SIGKILL), number)
 
 
+def stopped_at(number):
+    """Sabotage: the process stops, as a laptop that is closed, until somebody sends SIGCONT."""
+    return acts(lambda _: os.kill(os.getpid(), signal.SIGSTOP), number)
+
+
 def killed_after(seconds):
     """Sabotage: the kernel ends the process after so much processor time, however busy the machine is."""
     return lambda _root: signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
-def count_acts(root, words=None):
-    """How many changes of the file system an undisturbed run makes."""
+def moments(how_many, count):
+    """``count`` different moments, spread over the whole run."""
+    generator = random.Random(SEED)
+    return sorted(generator.sample(range(1, how_many), min(count, how_many - 1)))
+
+
+def count_acts(root, **run):
+    """How many changes of the file system an undisturbed run makes; ``run`` as for :class:`Run`."""
     counter = root / "acts"
     root.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(counter, os.O_WRONLY | os.O_CREAT)
-    run = Run(root, sabotage=acts(lambda n: os.pwrite(descriptor, str(n).encode(), 0), None))
-    if words:
-        run.words = words
+    run = Run(root, sabotage=acts(lambda n: os.pwrite(descriptor, str(n).encode(), 0), None), **run)
     assert run.run() == 0, run.output
     os.close(descriptor)
     return int(counter.read_text())

@@ -4,7 +4,6 @@ The long version (--long) kills at many moments; the short one, part of every te
 with a fixed seed, so that a failure can be repeated.
 """
 
-import importlib
 import json
 import os
 import random
@@ -17,47 +16,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-import torch
 import warm
-from sabotage import GRID, TINY, Run, acts, board, check_whole, compose, count_acts, killed_after, killed_at, records
+from sabotage import GRID, SEED, TINY, Run, acts, board, check_whole, killed_after, killed_at, moments, records
 from sample_records import made
 from wandb_files import entries
 
 REPOSITORY = Path(__file__).parents[2]
-SEED = int(os.environ.get("CHAOS_SEED", "20261121"))
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def imported(tmp_path_factory):
-    """Everything that a run needs, imported, and its configurations, composed: forked runs have it for nothing."""
-    for name in warm.IMPORTED:
-        importlib.import_module(name)
-    torch.set_num_threads(1)
-    compose(tmp_path_factory.mktemp("composed"))
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory):
-    """An undisturbed run."""
-    root = tmp_path_factory.mktemp("undisturbed")
-    run = Run(root)
-    assert run.run() == 0, run.output
-    assert len(records(root)) == 4 and board(root)
-    return root
-
-
-@pytest.fixture(scope="module")
-def how_many(tmp_path_factory):
-    """Changes of the file system in an undisturbed run."""
-    return count_acts(tmp_path_factory.mktemp("counted"))
-
-
-def moments(how_many, count):
-    """``count`` different moments, spread over the whole run."""
-    generator = random.Random(SEED)
-    return sorted(generator.sample(range(1, how_many), min(count, how_many - 1)))
 
 
 def kill_and_check(root, reference, number):
