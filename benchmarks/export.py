@@ -29,7 +29,7 @@ from benchmarks.measure.size import measure_size
 from benchmarks.models.saved import DESCRIPTION, WEIGHTS, load_network, network_folder, probe, read_network
 from benchmarks.storage.command import end
 from benchmarks.storage.console import first_line, output_console
-from benchmarks.storage.paths import Paths, write_atomically
+from benchmarks.storage.paths import Paths, sweep_up_temporaries, write_atomically
 from methods.errors import BadInput
 
 __all__ = ["Exported", "export", "load_network", "main"]
@@ -100,6 +100,7 @@ def export(folder: Path, kind: str, target: Path) -> Exported:
             )
     for suffix, content in contents.items():
         path = target / suffix if kind == "safetensors" else target.with_name(target.name + suffix)
+        sweep_up_temporaries(path.parent)
         write_atomically(path, content)
     total = sum(len(content) for content in contents.values())
     return Exported(target if kind == "safetensors" else path, predict, total, difference)

@@ -8,7 +8,7 @@ from benchmarks.records.record import Record
 from benchmarks.records.store import Store
 from benchmarks.storage.command import Parser, end
 from benchmarks.storage.console import output_console
-from benchmarks.storage.paths import Paths, write_atomically
+from benchmarks.storage.paths import Paths, sweep_up_temporaries, write_atomically
 from methods.errors import BadInput
 
 CONTROL = "random"
@@ -39,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     records = [found for cell in cells if isinstance(found := store.open(Path(cell["_file"])), Record)]
     baseline = chosen.baseline or (CONTROL if any(cell["method"] == CONTROL for cell in cells) else None)
     report = page.make(cells, records, problems, baseline, chosen.results)
+    sweep_up_temporaries(out)
     write_atomically(out / "report.html", page.html(report, records_mark(cells)))
     console.print(f"written: {out / 'report.html'}", markup=False)
     if not chosen.no_figures:

@@ -21,7 +21,7 @@ from benchmarks.records.store import Problem
 from benchmarks.report import charts, gather
 from benchmarks.report.methods import methods
 from benchmarks.reproductions import published
-from benchmarks.storage.paths import safe_name
+from benchmarks.storage.paths import safe_name, sweep_up_temporaries, write_atomically
 
 HERE = Path(__file__).parent
 FEWEST_PREDICTIONS = 3
@@ -297,6 +297,7 @@ def save_figures(report: Report, folder: Path) -> list[Path]:
     import vl_convert
 
     folder.mkdir(parents=True, exist_ok=True)
+    sweep_up_temporaries(folder)
     written = []
     for figure in report.figures:
         spec = {**figure.spec, "background": "white", "width": 560}
@@ -305,12 +306,12 @@ def save_figures(report: Report, folder: Path) -> list[Path]:
             ("png", vl_convert.vegalite_to_png(_black(spec), scale=2)),
         ):
             written.append(folder / f"{figure.name}.{ending}")
-            written[-1].write_bytes(content)
+            write_atomically(written[-1], content)
     for ranking in report.rankings:
         svg = ranking.svg.replace("currentColor", "#000000")
         for ending, content in (("svg", svg.encode()), ("png", ranking.png)):
             written.append(folder / f"{ranking.name}.{ending}")
-            written[-1].write_bytes(content)
+            write_atomically(written[-1], content)
     return written
 
 

@@ -154,8 +154,8 @@ def lease_seconds() -> float:
     Raises:
         BadInput: that is no number of seconds.
     """
-    text = os.environ.get(LENGTH)
-    if text is None:
+    text = os.environ.get(LENGTH, "")
+    if not text:
         return STALE_SECONDS
     try:
         seconds = float(text)

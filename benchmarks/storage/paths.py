@@ -4,8 +4,9 @@ import errno
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from methods.errors import BadInput
 REPOSITORY = Path(__file__).resolve().parents[2]
 UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}  # FAT and some network shares
+LONG_AGO = 3600.0  # seconds; no file takes as long to write
 LONGEST_NAME = 80  # of one path component, well inside the 255 bytes of common file systems
 NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]*$"  # of data sets, networks and methods, which become parts of paths
 
@@ -88,6 +90,14 @@ def require_name(text: object, key: str) -> str:
         f"{key}={str(text)[:LONGEST_NAME]!r} is no name: expected at most {LONGEST_NAME} letters, digits, dots, dashes "
         f"and underscores, and no dot first\ntype for instance {key}={safe_name(str(text))}"
     )
+
+
+def sweep_up_temporaries(folder: Path) -> None:
+    """Remove what killed writers left there long ago; what is younger may be somebody's who is writing now."""
+    for path in folder.glob(".*.tmp"):
+        with suppress(OSError):
+            if abs(time.time() - path.stat().st_mtime) > LONG_AGO:
+                path.unlink()
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

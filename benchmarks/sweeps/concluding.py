@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.records.manifest import RUNNING
 from benchmarks.records.store import Store
 from benchmarks.storage.console import one_line
 from benchmarks.storage.lease import sweep_up
+from benchmarks.storage.paths import sweep_up_temporaries
 from benchmarks.sweeps.launching import status_line
 from benchmarks.sweeps.planning import Plan
 from benchmarks.sweeps.request import Outcome
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
     from benchmarks.records.record import Record
 
-LONG_AGO = 3600.0  # seconds; no file takes as long to write
 SHOWN = 20  # missing cells that are named one by one
 
 
@@ -51,7 +49,7 @@ def conclude(console: Console, plan: Plan, faults: Sequence[str], records: Mappi
     from benchmarks.boards.rendering import render
 
     store = Store.of(plan.paths)
-    _sweep_up(plan.paths.boards)
+    sweep_up_temporaries(plan.paths.boards)
     with suppress(OSError):  # results that cannot be written can still be shown
         finished = {key for key, record in records.items() if record.finished}
         sweep_up(plan.paths.runs / RUNNING, finished)
@@ -95,11 +93,3 @@ def outcome_of(plan: Plan, faults: Sequence[str], found: Mapping[str, Record]) -
     records = [found[cell.key] for cell in plan.cells if cell.key in found]
     unfinished = len(records) < len(plan.cells) or any(record.status == "failed" for record in records)
     return Outcome(1 if unfinished or faults else 0, plan.cells, records, list(faults))
-
-
-def _sweep_up(folder: Path) -> None:
-    """Remove what killed writers left there long ago; what is younger may be somebody's who is writing now."""
-    for path in folder.glob(".*.tmp"):
-        with suppress(OSError):
-            if abs(time.time() - path.stat().st_mtime) > LONG_AGO:
-                path.unlink()

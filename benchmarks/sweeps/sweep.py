@@ -21,6 +21,7 @@ from benchmarks.records.record import Record
 from benchmarks.records.store import Store
 from benchmarks.settings.home import CONF
 from benchmarks.storage.console import output_console
+from benchmarks.storage.lease import lease_seconds
 from benchmarks.storage.paths import Paths, write_atomically
 from benchmarks.sweeps.composition import Composer, plain
 from benchmarks.sweeps.concluding import conclude, list_cells, outcome_of
@@ -157,6 +158,7 @@ def _carry_out(
         console.print(
             f"one cell in the surroundings of {plan.name}; its grid: python run.py -m +experiment={plan.name}"
         )
+    lease_seconds()  # refused before any work where it is none
     call.launched = True
     faults = _run_missing(run, plan, missing)
     if plan.controls:
@@ -174,7 +176,6 @@ def _run_missing(run: Run, plan: Plan, missing: Sequence[PlannedCell]) -> list[s
     """Run ``missing``; returns faults that left no record, a full disk among them, so that the lost cells are named."""
     if not missing:
         return []
-    lease_seconds()  # refused before any work where it is none
     try:
         refuse_unwritable(plan.paths)
         return run(plan, missing)
