@@ -1,13 +1,15 @@
 """What can be pruned of a network, before any training: ``python -m benchmarks.groups model=lenet5 dataset=mnist``.
 
 Every group of nodes with its units and its share of the network's parameters and MACs; and every layer that is left
-alone, with the reason. The words are those of run.py. No data is read: shape and classes come from the configuration,
-the weights are random.
+alone, with the reason; as a table, and as a picture under results/groups. The words are those of run.py. No data is
+read: shape and classes come from the configuration, the weights are random.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +22,7 @@ from benchmarks.boards.tables import NONE, Table
 from benchmarks.measure.count import count_layers
 from benchmarks.storage.command import Parser, end
 from benchmarks.storage.console import output_console
+from benchmarks.storage.paths import Paths, safe_name, write_atomically
 from methods.errors import BadInput
 from methods.network.graph import NetworkGraph, call_order
 from methods.network.kinds.registry import find_kind
@@ -29,7 +32,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 OUTPUT = "its units are the network's outputs"
-ROW = 0.28  # inches of the picture per row
+WIDTH, HEAD, ROW = 13.0, 1.4, 0.28  # inches of the picture: across, beside the rows, and per row
+LINE = 70  # letters of a reason in one line of the picture
+FOLDER = "groups"  # of the results, where pictures go
 
 
 @dataclass(frozen=True)
@@ -126,30 +131,36 @@ def _percent(part: int, whole: int) -> str:
 
 
 def draw(title: str, parts: Sequence[Part]) -> Figure:
-    """Shares of parameters and of MACs, one bar per part, with the reason beside what is left alone."""
-    from benchmarks.reproductions.figures import COLOURS, canvas
+    """Shares of parameters and of MACs, a bar per part, and beside them the reason for what is left alone."""
+    from matplotlib.figure import Figure
 
-    figure, axes = canvas(2, width=5.5, height=max(2.4, 1.2 + ROW * len(parts)))
-    places = range(len(parts))
-    colours = [COLOURS[7] if part.reason else COLOURS[0] for part in parts]
-    for axis, label, sizes in (
-        (axes[0], "parameters", [part.parameters for part in parts]),
-        (axes[1], "MACs", [part.macs for part in parts]),
-    ):
-        axis.barh(places, [100 * size / max(1, sum(sizes)) for size in sizes], color=colours)
-        axis.set(xlabel=f"share of {label}, %", ylim=(len(parts) - 0.4, -0.6))
-        axis.set_yticks(places)
-    named = [f"{part.name or '(the network)'} ({NONE if part.units is None else part.units})" for part in parts]
-    axes[0].set_yticklabels(named, fontsize="small", parse_math=False)
-    axes[1].set_yticklabels(["" for _ in parts])
+    from benchmarks.reproductions.figures import COLOURS
+
+    figure = Figure(figsize=(WIDTH, HEAD + ROW * len(parts)), layout="constrained")
+    *axes, words = figure.subplots(1, 3, sharey=True, width_ratios=[1, 1, 1.3])
+    places, blue, grey = range(len(parts)), COLOURS[0], COLOURS[7]
+    sizes = {"parameters": [part.parameters for part in parts], "MACs": [part.macs for part in parts]}
+    shares = {label: [100 * size / max(1, sum(own)) for size in own] for label, own in sizes.items()}
+    largest = max(max(own) for own in shares.values())
+    for axis, (label, own) in zip(axes, shares.items(), strict=True):
+        bars = axis.barh(places, own, color=[grey if part.reason else blue for part in parts])
+        axis.bar_label(bars, [f"{share:.1f}" for share in own], padding=3, fontsize="x-small")
+        axis.set(xlabel=f"share of {label}, %", xlim=(0, 1.14 * largest), ylim=(len(parts) - 0.4, -0.6))
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="x", alpha=0.25)
+        axis.set_axisbelow(True)
+    named = [part.name + (f" ({part.units:,})" if part.units else "") or "(the network)" for part in parts]
+    axes[0].set_yticks(places, named, fontsize="small", parse_math=False)
+    words.axis("off")
     for place, part in enumerate(parts):
-        if part.reason:
-            short = part.reason if len(part.reason) <= 60 else f"{part.reason[:59]}…"
-            axes[1].annotate(
-                short, (1.0, place), xycoords=("axes fraction", "data"), ha="right", va="center", fontsize="x-small",
-                parse_math=False,
-            )  # fmt: skip
-    figure.suptitle(f"{title}: blue can be pruned, grey is left alone", parse_math=False)
+        lines = textwrap.wrap(part.reason, LINE, max_lines=2, placeholder=" …")
+        words.text(0, place, "\n".join(lines), va="center", fontsize="x-small", parse_math=False)
+    free = [part for part in parts if not part.reason]
+    units = sum(part.units or 0 for part in free)
+    figure.suptitle(f"{title}: what can be pruned of it", parse_math=False)
+    handles = [axes[0].barh(0, 0, color=colour) for colour in (blue, grey)]
+    labels = [f"can be pruned: {len(free)} groups of {units:,} units", "is left alone, with the reason"]
+    words.legend(handles, labels, loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize="small")
     return figure
 
 
@@ -172,19 +183,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.groups", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("words", nargs="*", help="as for run.py: dataset=mnist model=lenet5 prune_residual=true ...")
-    parser.add_argument("--figure", type=Path, metavar="FILE.png", help="also draw the shares into this file")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        "--figure", type=Path, metavar="FILE.png", help="where to draw it (results/groups/DATASET_MODEL.png)"
+    )
+    where.add_argument("--no-figure", action="store_true", help="the table alone")
     given = parser.parse_intermixed_args(arguments)
     if given.figure is not None and given.figure.suffix != ".png":
         raise BadInput(f"--figure {given.figure} is no PNG file; type for instance --figure groups.png")
     from benchmarks.sweeps.single import one_network
 
-    title, parts = examine(one_network(given.words, data=False))
+    config = one_network(given.words, data=False)
+    title, parts = examine(config)
     console = output_console()
     table_of(title, parts).show(console)
-    if given.figure is not None:
-        given.figure.parent.mkdir(parents=True, exist_ok=True)
-        draw(title, parts).savefig(given.figure, dpi=150, metadata={"Software": None})
-        console.print(str(given.figure), markup=False)
+    if not given.no_figure:
+        name = f"{config['dataset']['name']}_{config['model']['name'] or 'model'}"
+        path = given.figure or Paths.of(config["paths"]).results / FOLDER / f"{safe_name(name)}.png"
+        picture = io.BytesIO()
+        draw(title, parts).savefig(picture, format="png", dpi=150, metadata={"Software": None})
+        write_atomically(path, picture.getvalue())
+        console.print(f"the same as a picture: {path}", markup=False)
     return 0
 
 

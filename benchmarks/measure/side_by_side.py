@@ -25,6 +25,7 @@ class Times:
         ratio: median over the pairs of ours / theirs.
         low, high: 95 % bootstrap interval of the ratio.
         pairs: how many pairs.
+        megabytes: of memory at most, of a process of its own, where that was looked at.
     """
 
     ours: float
@@ -33,6 +34,7 @@ class Times:
     low: float | None = None
     high: float | None = None
     pairs: int = 1
+    megabytes: float | None = None
 
     @property
     def spread(self) -> float | None:
@@ -85,17 +87,19 @@ def clock(work: Work) -> float:
 
 @dataclass(frozen=True)
 class Promise:
-    """What a timing must keep to: a largest ratio ours / theirs, a largest number of seconds, or a precision.
+    """What a timing must keep to: a largest ratio ours / theirs, a largest number of seconds (or memory), a precision.
 
     Attributes:
         ratio: ours / theirs is at most this.
         seconds: ours takes at most this.
         spread: half the interval of the ratio is at most this, relative to the ratio.
+        megabytes: ours takes at most this much memory; beside a number of seconds.
     """
 
     ratio: float | None = None
     seconds: float | None = None
     spread: float | None = None
+    megabytes: float | None = None
 
     def holds(self, times: Times) -> bool:
         """Whether the medians keep it."""
@@ -103,6 +107,8 @@ class Promise:
             return times.ratio is not None and times.ratio <= self.ratio
         if self.spread is not None:
             return times.spread is not None and times.spread <= self.spread
+        if self.megabytes is not None and not (times.megabytes is not None and times.megabytes <= self.megabytes):
+            return False
         return self.seconds is None or times.ours <= self.seconds
 
     def __str__(self) -> str:
@@ -110,7 +116,7 @@ class Promise:
             return f"ratio ≤ {as_ratio(self.ratio)}"
         if self.spread is not None:
             return f"interval ≤ ±{self.spread:.0%}"
-        return f"≤ {as_seconds(self.seconds)}"
+        return f"≤ {as_seconds(self.seconds)}" + (f", {self.megabytes:g} MB" if self.megabytes is not None else "")
 
 
 @dataclass(frozen=True)

@@ -66,16 +66,51 @@ def test_the_command_reads_no_data(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("SECATEURS_DATA", str(tmp_path / "nothing"))
     monkeypatch.setenv("SECATEURS_CACHE", str(tmp_path / "cache"))
     picture = tmp_path / "pictures" / "groups.png"
-    assert groups.main(["model=lenet5", "dataset=mnist", "--figure", str(picture)]) == 0
+    asked = ["model=lenet5", "dataset=mnist", f"paths.results={tmp_path}/results"]
+    assert groups.main([*asked, "--figure", str(picture)]) == 0
     said = capsys.readouterr().out
+    assert said.splitlines()[-1] == f"the same as a picture: {picture}"
     assert "lenet5 on mnist" in said and "4 groups of 226 units" in said and "the network's outputs" in said
     assert picture.read_bytes().startswith(b"\x89PNG") and not (tmp_path / "cache").exists()
+    assert not (tmp_path / "results").exists()
+    assert groups.main([*asked, "--no-figure"]) == 0
+    assert "picture" not in capsys.readouterr().out and not (tmp_path / "results").exists()
+
+
+def test_table_and_picture_are_the_answer_and_the_last_line_says_where_the_picture_is(tmp_path, capsys):
+    asked = ["model=lenet5", "dataset=mnist", f"paths.results={tmp_path}"]
+    picture = tmp_path / "groups/mnist_lenet5.png"
+    pictures = []
+    for _ in range(2):
+        assert groups.main(asked) == 0
+        assert capsys.readouterr().out.splitlines()[-1] == f"the same as a picture: {picture}"
+        pictures.append(picture.read_bytes())
+    assert pictures[0].startswith(b"\x89PNG") and pictures[0] == pictures[1]
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(BadInput, match="paths.results=FOLDER"):
+        groups.main([*asked[:2], f"paths.results={tmp_path}/file"])
+
+
+def test_the_picture_shows_every_part_with_its_shares_its_units_and_its_reason():
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.GroupNorm(2, 8), nn.Conv2d(8, 3, 3), nn.Flatten(), nn.Linear(48, 2))
+    parts = groups.parts_of(model, (1, 8, 8), residual=False)
+    figure = groups.draw("a $net$", parts)
+    left, right, words = figure.axes
+    assert [text.get_text() for text in left.get_yticklabels()] == ["0 (8)", "1", "2 (3)", "4 (2)"]
+    for axis, sizes in ((left, [p.parameters for p in parts]), (right, [p.macs for p in parts])):
+        bars = axis.containers[0]
+        assert [bar.get_width() for bar in bars] == pytest.approx([100 * size / sum(sizes) for size in sizes])
+    shown = [text.get_text().replace("\n", " ") for text in words.texts]
+    assert [text.removesuffix(" …") in part.reason for text, part in zip(shown, parts, strict=True)] == [True] * 4
+    assert [bool(text) for text in shown] == [bool(part.reason) for part in parts]
+    assert "a $net$" in figure.get_suptitle()
 
 
 @pytest.mark.parametrize(
     "words,said",
     [
         (["model=lenet5", "dataset=mnist", "--figure", "x.pdf"], "is no PNG file; type for instance"),
+        (["model=lenet5", "dataset=mnist", "--figure", "x.pdf"], "x.pdf is no PNG"),
         (["model=lenet5,mlp", "dataset=mnist"], "several networks; type one of them"),
         (["model=lenet5", "dataset=mnist", "dataset.classes=null"], "dataset.classes"),
     ],

@@ -23,14 +23,14 @@ def visible(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def kill_everywhere(arrange, words, command, long, tmp_path, check, fewest=1):
+def kill_everywhere(arrange, words, command, count, tmp_path, check, fewest=1):
     """Kill a command at several moments, ``check`` what is there, and let the same command go on.
 
     Args:
         arrange: makes the folder of a run.
         words: of the command, for a folder.
         command: its module.
-        long: whether to kill at 40 moments, else at 6.
+        count: moments to kill it at.
         tmp_path: for the folders.
         check: called with the folder after the kill (``ended`` false), and after the same command has gone on (true).
         fewest: kills that must have happened.
@@ -40,7 +40,7 @@ def kill_everywhere(arrange, words, command, long, tmp_path, check, fewest=1):
     how_many = count_acts(counted, words=words(counted), command=command)
     check(counted, True)
     killed = 0
-    for number in moments(how_many + 1, 40 if long else 6):
+    for number in moments(how_many + 1, count):
         root = tmp_path / str(number)
         arrange(root)
         run = Run(root, words=words(root), command=command, sabotage=killed_at(number))
@@ -128,7 +128,7 @@ def test_an_export_that_is_killed_leaves_no_half_network_and_the_same_command_go
         assert all(torch.allclose(output, expected, atol=1e-5) for output in outputs)
         assert outputs or not ended
 
-    kill_everywhere(arrange, words, "benchmarks.export", long, tmp_path, check)
+    kill_everywhere(arrange, words, "benchmarks.export", 20 if long else 3, tmp_path, check)
 
 
 # -------------------------------------------------------------------------------------------------------------- report
@@ -158,7 +158,7 @@ def test_a_report_that_is_killed_leaves_no_half_page_and_the_same_command_goes_o
         assert not ended or set(found) == set(whole)
         assert records(root) == records(reference)
 
-    kill_everywhere(arrange, words, "benchmarks.report.__main__", long, tmp_path, check)
+    kill_everywhere(arrange, words, "benchmarks.report.__main__", 20 if long else 2, tmp_path, check)
 
 
 # ---------------------------------------------------------------------------------------------------------------- push
@@ -184,7 +184,7 @@ def test_a_push_that_is_killed_remembers_only_what_is_up_and_the_same_command_go
             assert any(name.startswith("board") for name in done)
         assert records(root).keys() == keys
 
-    kill_everywhere(arrange, words, "benchmarks.track", long, tmp_path, check)
+    kill_everywhere(arrange, words, "benchmarks.track", 20 if long else 3, tmp_path, check)
 
 
 def runs_that_ended(folder):

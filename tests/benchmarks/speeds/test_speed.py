@@ -19,6 +19,7 @@ COMPARED = {  # claims that are cheap when quick -> how many of their rows must 
     "exact_obs": 1,
     "node_budget": 1,
     "groups": 1,
+    "status": 1,
 }
 ONLY_RUN = ("spectral_wide", "dpp_edges", "kfac", "latency")
 
@@ -108,5 +109,10 @@ def test_promises():
     precise = Times(0.4, 1.0, 0.4, 0.39, 0.41)
     assert Promise(spread=0.026).holds(precise) and not Promise(spread=0.024).holds(precise)
     assert not Promise(spread=0.5).holds(times), "no interval keeps no precision"
+    assert Promise(seconds=1, megabytes=300).holds(Times(0.4, megabytes=300))
+    assert not Promise(seconds=1, megabytes=300).holds(Times(0.4, megabytes=301))
+    assert not Promise(seconds=1, megabytes=300).holds(Times(1.1, megabytes=10))
+    assert not Promise(seconds=1, megabytes=300).holds(Times(0.4)), "memory that nobody looked at keeps no promise"
+    assert str(Promise(seconds=1, megabytes=300)) == "≤ 1 s, 300 MB"
     assert Finding("x", times).holds is None
     assert as_ratio(0.01) == "1/100" and as_ratio(1.05) == "1.050"
