@@ -10,6 +10,7 @@ from benchmarks.boards.labels import reconstruction
 from benchmarks.boards.stats import ALPHA, spread
 from benchmarks.boards.tables import NONE, Table, csv_text, plus_minus, probability, seconds, short, times, whole
 from benchmarks.boards.verdicts import MOST_SEEDS, Standing, Verdicts
+from benchmarks.records.record import LEFT_ALONE
 from benchmarks.storage.console import one_line
 
 IMAGES = {  # copies of a data set that are known not to be the original, by the checksum of what was read
@@ -176,9 +177,12 @@ def _remarks(board: Board) -> list[str]:
     """What the records remark: layers left alone, a budget that was missed, strange results, a missing checksum."""
     found: dict[tuple[str, str], set[int]] = defaultdict(set)
     for cell in board.cells:
-        for name, words in (("left_alone", "left alone: "), ("note", ""), ("warnings", "")):
-            if cell.get(name):
-                found[cell["name"], one_line(words + cell[name], LONGEST_REASON)].add(cell["seed"])
+        alone, note = cell.get("left_alone"), cell.get("note") or ""
+        if alone:  # with the reasons, which the note has not
+            note = "; ".join(part for part in note.split("; ") if not part.startswith(LEFT_ALONE))
+        for text in (LEFT_ALONE + alone if alone else None, note, cell.get("warnings")):
+            if text:
+                found[cell["name"], one_line(text, LONGEST_REASON)].add(cell["seed"])
         if cell.get("unsigned"):
             found[cell["name"], "unsigned: the record has no checksum, so a change of it would not be seen"].add(
                 cell["seed"]

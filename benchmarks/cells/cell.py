@@ -19,7 +19,7 @@ from benchmarks.cells.chance import Chance
 from benchmarks.cells.during_training import prunes_while_training, train_and_prune
 from benchmarks.cells.parts import build_pruner, check
 from benchmarks.cells.preparation import calibrate, trained_network
-from benchmarks.cells.remarks import remarks
+from benchmarks.cells.remarks import note_of, remarks
 from benchmarks.cells.steps import States
 from benchmarks.cells.tracker import Tracker, summary_of, tracking
 from benchmarks.data.splits import Data, load
@@ -221,7 +221,7 @@ def _found(pruned: Pruned, budget: Mapping[str, Any]) -> dict[str, Any]:
     """What pruning came to, and what one should know of it."""
     return {
         "unit": pruned.unit,
-        "budget": {**budget, "achieved": pruned.achieved, "note": pruned.note},
+        "budget": {**budget, "achieved": pruned.achieved, "note": note_of(pruned.note, pruned.left_alone)},
         "layers": pruned.layers,
         "left_alone": [{"layer": path, "reason": reason} for path, reason in pruned.left_alone.items()] or None,
         "predictions": pruned.predictions or None,

@@ -6,7 +6,18 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.records.record import LEFT_ALONE
+
 GROWTH = 10.0  # of the largest weight
+NAMED = 3  # layers in a note
+
+
+def note_of(note: str | None, left_alone: Mapping[str, str]) -> str | None:
+    """What pruning notes, and the names of the layers that it left alone; None where there is nothing to note."""
+    names = list(left_alone)
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    alone = f"{LEFT_ALONE}{', '.join(names[:NAMED])}{more}" if names else None
+    return "; ".join(filter(None, (note, alone))) or None
 
 
 def remarks(dense: nn.Module, tuned: nn.Module, metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:

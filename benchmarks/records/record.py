@@ -25,6 +25,7 @@ SCHEMA = 2
 UNSIGNED = 1  # the last version whose records may lack a checksum
 SINCE_2 = ("left_alone", "warnings", "tuning")
 DIGITS = 7
+LEFT_ALONE = "left alone: "  # begins the sentence of a note that names layers which were not pruned
 FINISHED = frozenset({"done", "collapsed", "skipped"})
 
 Status = Literal["done", "failed", "collapsed", "skipped"]

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 MARKS = {"done": "[green]✓[/]", "failed": "[red]✗[/]", "collapsed": "[yellow]↓[/]", "skipped": "[yellow]–[/]"}
-NAMED = 3  # groups that were left alone, in the line of a cell
 ATTEMPTS = 2  # of a cell whose worker dies: it may only have been beside the culprit, and has its second one alone
 
 
@@ -240,8 +239,5 @@ def status_line(record: Record) -> str:
     figures = [getattr(stage, quantity) for stage in (stages.dense, stages.pruned, stages.tuned)]
     dense, pruned, tuned = (f"{figure:.4f}" if figure is not None else "–" for figure in figures)
     notes = [*filter(None, [record.budget.note]), *(record.warnings or [])]
-    if record.left_alone:
-        layers = [group.layer for group in record.left_alone]
-        notes.append(f"left alone: {', '.join(layers[:NAMED])}{', ...' if len(layers) > NAMED else ''}")
     note = f" [dim]({escape('; '.join(notes))})[/]" if notes else ""
     return f"{MARKS['done']} {escape(name)}: {quantity} {dense} dense, {pruned} pruned, {tuned} tuned{note}"
