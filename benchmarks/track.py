@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cells.tracker import checked_online, inside, options_of, start, summary_of
-from benchmarks.records.heading import title
+from benchmarks.records.heading import title_of
 from benchmarks.records.record import Record
 from benchmarks.records.store import Store
 from benchmarks.storage.command import Parser, end
@@ -95,7 +95,7 @@ def _upload(record: Record, mark: str, section: Mapping[str, Any], folder: Path,
     own: dict[str, Any] = {"id": record.key, "config": record.config, "job_type": "cell"}
     own |= {} if section.get("group") else {"group": record.sweep}
     own |= {} if offline else {"resume": "allow"}
-    with _run(section, folder, offline, title(record.config), **own) as run:
+    with _run(section, folder, offline, title_of(record), **own) as run:
         before = run.summary.get("record") if run.resumed else None
         if before == mark:
             return

@@ -1,7 +1,10 @@
 """What is known of a cell before anything has been run: the head of its record, and its name for people."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from benchmarks.records.record import Record
 
 BUDGETS = ("keep", "compression", "speedup", "latency")
 DEFAULTS = (("compression", "default_compression"), ("keep", "default_keep"))  # the second in older configurations
@@ -26,5 +29,14 @@ def heading(config: Mapping[str, Any], key: str) -> dict[str, Any]:
 def title(config: Mapping[str, Any]) -> str:
     """Data set, model, method, budget and seed on one line."""
     head = heading(config, "")
-    [(kind, value), *_] = head["budget"]["requested"].items()
-    return f"{head['dataset']}/{head['model']}/{head['method']}/{kind}={value:g}/{head['seed']}"
+    return _title(*(head[name] for name in ("dataset", "model", "method")), head["budget"]["requested"], head["seed"])
+
+
+def title_of(record: "Record") -> str:
+    """The same of a record, whatever its configuration has or lacks."""
+    return _title(record.dataset, record.model, record.method, dict(record.budget.requested), record.seed)
+
+
+def _title(dataset: str, model: str, method: str, requested: Mapping[str, float], seed: int) -> str:
+    asked = next((f"{kind}={value:g}" for kind, value in requested.items()), "no budget")
+    return f"{dataset}/{model}/{method}/{asked}/{seed}"

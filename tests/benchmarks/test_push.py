@@ -77,6 +77,12 @@ def test_a_cell_that_is_tracked_while_it_runs_has_the_same_id(tmp_path):
     assert [run["id"] for run in runs(tmp_path / "w")] == [cell_key(config)] == [whole(0).key]
 
 
+def test_a_record_whose_configuration_lacks_sections_is_uploaded_too(store, tmp_path):
+    store.write(made(0, budget={}))
+    pushed(tmp_path)
+    assert "digits/mlp/spectral/no budget/0" in {run["name"] for run in runs(tmp_path / "w")}
+
+
 def test_an_agent_of_a_sweep_keeps_the_id_that_it_was_given(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SWEEP_ID", "abc")
     monkeypatch.setenv("WANDB_RUN_ID", "given")

@@ -10,6 +10,7 @@ import time
 import pytest
 from sabotage import TINY, Run, count_acts, killed_at, moments, records
 from sample_records import made
+from wandb_files import read_now
 
 from benchmarks.records.store import Store, read
 from benchmarks.storage.paths import Paths
@@ -165,11 +166,12 @@ def test_a_report_that_is_killed_leaves_no_half_page_and_the_same_command_goes_o
 
 
 def test_a_push_that_is_killed_remembers_only_what_is_up_and_the_same_command_goes_on(tmp_path, long, fresh_wandb):
-    keys = {made(seed).key for seed in range(3)}
+    uploaded = [made(seed, settings={"method": {"name": "spectral"}}) for seed in range(3)]
+    keys = {record.key for record in uploaded}
 
     def arrange(root):
-        for seed in range(3):
-            Store.of(Paths(root / "results")).write(made(seed))
+        for record in uploaded:
+            Store.of(Paths(root / "results")).write(record)
 
     def words(root):
         return ["push", "--offline", "--results", f"{root}/results", "--dir", f"{root}/w"]
@@ -179,7 +181,7 @@ def test_a_push_that_is_killed_remembers_only_what_is_up_and_the_same_command_go
         pushed = set(json.loads(ledger.read_text())) if ledger.exists() else set()
         assert pushed == keys or not ended
         if ended:
-            done = {run["id"] for run in runs_that_ended(root / "w") if run["exit"] == 0}
+            done = {run["id"] for run in runs_there(root / "w") if run["exit"] == 0}
             assert pushed <= done
             assert any(name.startswith("board") for name in done)
         assert records(root).keys() == keys
@@ -187,10 +189,8 @@ def test_a_push_that_is_killed_remembers_only_what_is_up_and_the_same_command_go
     kill_everywhere(arrange, words, "benchmarks.track", 20 if long else 3, tmp_path, check)
 
 
-def runs_that_ended(folder):
+def runs_there(folder):
     """Runs of an offline folder; that of a process that was killed may never be finished."""
-    from wandb_files import read_now
-
     return [read_now(path) for path in sorted(folder.glob("wandb/*run-[0-9]*/*.wandb"))]
 
 
