@@ -10,6 +10,7 @@ only what is new or changed, from whatever machine, and a cell that was tracked 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -49,6 +50,7 @@ def push(paths: Paths, section: Mapping[str, Any], offline: bool) -> tuple[int, 
     folder = Path(section.get("dir") or "wandb").resolve()
     ledger = folder / ("offline-" * offline + LEDGER)
     pushed, there = _known(ledger), 0
+    boards = pushed.pop(BOARD, None)
     with inside(folder, offline):
         if not offline:
             try:
@@ -63,8 +65,10 @@ def push(paths: Paths, section: Mapping[str, Any], offline: bool) -> tuple[int, 
             _upload(record, mark, section, folder, offline)
             pushed[record.key] = mark
             write_atomically(ledger, json.dumps(pushed, indent=0, sort_keys=True))
-        if there < len(records):
+        shown = hashlib.sha256(json.dumps(sorted(pushed.items())).encode()).hexdigest()[:16]
+        if boards != shown:  # also where the last push ended just before them
             _upload_boards(paths, section, folder, offline)
+            write_atomically(ledger, json.dumps({**pushed, BOARD: shown}, indent=0, sort_keys=True))
     return len(records) - there, there
 
 

@@ -15,7 +15,7 @@ from wandb_files import read_now
 from benchmarks.records.store import Store, read
 from benchmarks.storage.paths import Paths
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
 
 
 def visible(folder):
@@ -179,11 +179,10 @@ def test_a_push_that_is_killed_remembers_only_what_is_up_and_the_same_command_go
     def check(root, ended):
         ledger = root / "w/offline-pushed.json"
         pushed = set(json.loads(ledger.read_text())) if ledger.exists() else set()
-        assert pushed == keys or not ended
+        assert pushed == keys | {"board"} or not ended
         if ended:
-            done = {run["id"] for run in runs_there(root / "w") if run["exit"] == 0}
-            assert pushed <= done
-            assert any(name.startswith("board") for name in done)
+            done = {run["id"].partition("-")[0] for run in runs_there(root / "w") if run["exit"] == 0}
+            assert pushed == done
         assert records(root).keys() == keys
 
     kill_everywhere(arrange, words, "benchmarks.track", 20 if long else 3, tmp_path, check)

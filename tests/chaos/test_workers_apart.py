@@ -14,7 +14,7 @@ from sabotage import GRID, TINY, Run, check_whole, killed_at, moments, records, 
 REPOSITORY = Path(__file__).parents[2]
 LEASE = "SECATEURS_LEASE"
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")]
 
 
 def finished(root):
