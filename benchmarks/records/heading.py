@@ -29,14 +29,14 @@ def heading(config: Mapping[str, Any], key: str) -> dict[str, Any]:
 def title(config: Mapping[str, Any]) -> str:
     """Data set, model, method, budget and seed on one line."""
     head = heading(config, "")
-    return _title(*(head[name] for name in ("dataset", "model", "method")), head["budget"]["requested"], head["seed"])
+    return _title(head["dataset"], head["model"], head["method"], head["budget"]["requested"], head["seed"])
 
 
 def title_of(record: "Record") -> str:
     """The same of a record, whatever its configuration has or lacks."""
-    return _title(record.dataset, record.model, record.method, dict(record.budget.requested), record.seed)
+    return _title(record.dataset, record.model, record.method, record.budget.requested, record.seed)
 
 
-def _title(dataset: str, model: str, method: str, requested: Mapping[str, float], seed: int) -> str:
+def _title(dataset: str, model: str, method: str, requested: Mapping[Any, float], seed: int) -> str:
     asked = next((f"{kind}={value:g}" for kind, value in requested.items()), "no budget")
     return f"{dataset}/{model}/{method}/{asked}/{seed}"

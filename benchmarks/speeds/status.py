@@ -11,9 +11,10 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from benchmarks.measure.side_by_side import Finding, Promise, Times
+from benchmarks.measure.side_by_side import Finding, Promise, Times, as_seconds
 from benchmarks.records.heading import heading
 from benchmarks.records.keys import cell_key
 from benchmarks.records.record import Record
@@ -34,22 +35,23 @@ from benchmarks.status import show, state
 from benchmarks.storage.paths import Paths
 
 results, looks, again = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "again"
-paths, kept, seconds = Paths(results), None, []
+paths, kept, seconds, processor = Paths(results), None, [], []
 new = sorted(results.glob("new/*.json"))
 for number in range(looks + 1):
     if kept is None or not again:
         kept = Kept(Store.of(paths), label)
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     found = state(paths, kept)
     show(found, results, Console(file=io.StringIO(), width=120))
     seconds.append(time.perf_counter() - started)
+    processor.append(time.process_time() - used)
     if again and number < looks:
         new[number].replace(paths.runs / "digits" / "mlp" / new[number].name)
 memory = Path("/proc/self/status")
 lines = memory.read_text().splitlines() if memory.exists() else []
 highest = next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:")), None)
 counts = sorted((one.key, one.status) for one in found.records)
-print(json.dumps({"seconds": seconds, "megabytes": highest, "cells": len(counts), "last": counts[-1]}))
+print(json.dumps({"seconds": seconds, "processor": processor, "megabytes": highest, "cells": len(counts), "last": counts[-1]}))
 """
 
 
@@ -70,7 +72,7 @@ def measure(quick: bool) -> Iterator[Finding]:
         "reading all of them",
         None if quick else PROMISE,
         (ours["cells"], ours["last"]) == (theirs["cells"], theirs["last"]) and ours["cells"] == number + looks,
-        f"{memory}same result: the same cells in the same states",
+        f"{memory}{as_seconds(median(ours['processor'][1:]))} of processor time; same result: the same cells and states",
     )
 
 
@@ -83,15 +85,15 @@ def generate(results: Path, number: int, more: int = 0) -> None:
     epochs = [{"epoch": float(epoch), "train_loss": 1 / epoch, "validation_accuracy": 0.9} for epoch in range(1, 21)]
     for seed in range(number + more):
         config = {**bases[seed % len(bases)], "seed": seed}
-        record = Record(
-            **heading(config, cell_key(config)),
-            status="failed" if seed % 50 == 49 else "done",
-            reason="it was cut short" if seed % 50 == 49 else None,
-            metrics={"dense": figures, "pruned": figures, "tuned": figures},
-            layers=[{"name": str(layer), "units": 300, "kept": 60} for layer in range(3)],
-            history={"train": epochs, "finetune": epochs[:5]},
-            cost={"prune_seconds": 1.0, "tune_seconds": 2.0},
-        )
+        values = heading(config, cell_key(config)) | {
+            "status": "failed" if seed % 50 == 49 else "done",
+            "reason": "it was cut short" if seed % 50 == 49 else None,
+            "metrics": {"dense": figures, "pruned": figures, "tuned": figures},
+            "layers": [{"name": str(layer), "units": 300, "kept": 60} for layer in range(3)],
+            "history": {"train": epochs, "finetune": epochs[:5]},
+            "cost": {"prune_seconds": 1.0, "tune_seconds": 2.0},
+        }
+        record = Record.model_validate(values)
         path = store.path_of(record) if seed < number else results / "new" / f"{record.key}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(record.text(), encoding="utf-8")  # 20,000 of them: not each of them forced onto the disk
