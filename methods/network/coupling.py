@@ -31,7 +31,8 @@ from methods.network.kinds.registry import find_kind
 from methods.network.mockup import Mockup
 from methods.network.ownership import borrowed_weights
 from methods.network.reading import Rows, node_rows
-from methods.network.trials import Part, adds, each_without, product_macs
+from methods.network.reduced import reduced
+from methods.network.trials import Part, adds, each_without, product_macs, together
 from methods.seeds import stream
 
 
@@ -126,6 +127,12 @@ def find_groups(model: nn.Module, example: Tensor, residual: bool) -> tuple[list
     """
     borrowed = borrowed_weights(model)
     mockup = Mockup(model, example)
+    less = reduced(mockup)
+    if less is not None and not product_macs(less, {}):
+        with less.standing():
+            found = _tried(less, residual, borrowed)
+        if each_without(mockup, [together([_half(mockup, group) for group in found[0]])]) == [None]:
+            return found
     with mockup.standing():
         return _tried(mockup, residual, borrowed)
 

@@ -94,10 +94,15 @@ def each_without(mockup: Mockup, parts: Sequence[Part]) -> list[str | None]:
         alone = set()
         for pattern in patterns(len(parts)):
             chosen = pattern.nonzero().flatten().tolist()
-            rows, columns = (_common([parts[number][side] for number in chosen]) for side in (0, 1))
-            if not alone.issuperset(chosen) and without(mockup, rows, columns) is not None:
+            whole = together([parts[number] for number in chosen])
+            if not alone.issuperset(chosen) and without(mockup, *whole) is not None:
                 alone.update(chosen)
     return [without(mockup, *part) if number in alone else None for number, part in enumerate(parts)]
+
+
+def together(parts: Sequence[Part]) -> Part:
+    """What is kept where all parts are left out at once."""
+    return _common([rows for rows, _ in parts]), _common([columns for _, columns in parts])
 
 
 def _common(kept: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
