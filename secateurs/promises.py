@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -39,19 +39,22 @@ class Trial:
         pruner: the method; the same object for all promises, so that what it remembers shows.
         network: a name of :mod:`secateurs.examples`.
         stochastic: whether the method draws random numbers; None where that is not known.
+        device: where the network and the samples are.
     """
 
     pruner: Pruner
     network: str
     stochastic: bool | None = None
+    device: torch.device | str = "cpu"
 
     def samples(self) -> Calibration:
         """What the method may look at."""
-        return calibration(SAMPLES)
+        found = calibration(SAMPLES)
+        return replace(found, inputs=found.inputs.to(self.device), labels=found.labels.to(self.device))
 
     def model(self) -> nn.Module:
         """The dense network, the same one each time."""
-        return make(self.network)
+        return make(self.network).to(self.device)
 
     def prune(self, kind: str = "keep", value: float = 0.5, seed: int = 0) -> Pruned:
         """The network, pruned by the method as it is."""

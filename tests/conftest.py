@@ -30,7 +30,9 @@ def pytest_addoption(parser):
     parser.addoption(
         "--long", action="store_true", help="dozens of faults in each test of tests/chaos instead of a few"
     )
-    parser.addoption("--device", default="cpu", help="where tests that take a device compute: cpu, cuda, mps")
+    parser.addoption(
+        "--device", default="cpu", help="cuda, mps or emulated: only tests that take a device, and there; default cpu"
+    )
 
 
 def pytest_runtest_logreport(report):
@@ -52,13 +54,23 @@ def pytest_sessionfinish(session, exitstatus):
 
 @pytest.fixture(scope="session")
 def device(request):
-    """Where the test computes; without the hardware it is left out."""
+    """Where the test computes; without the hardware it is left out. ``emulated`` needs none (tests/emulated.py)."""
     import torch
 
     name = request.config.getoption("--device")
+    if name == "emulated":
+        import emulated
+
+        emulated.install()
     if name.startswith("cuda") and not torch.cuda.is_available():
         pytest.skip("no GPU")
     return torch.device(name)
+
+
+@pytest.fixture(scope="session")
+def accelerator(device):
+    """The same for what trains, by the name that the trainer takes; an emulated device is none."""
+    return device.type
 
 
 @pytest.fixture(scope="session")
@@ -71,8 +83,17 @@ def long(request):
 WAITING_FILES = {"test_slurm", "test_track", "test_push"}
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     items.sort(key=lambda item: item.path.stem not in WAITING_FILES)
+    if config.getoption("--device") != "cpu":
+        emulated = config.getoption("--device") == "emulated"
+
+        def applies(item):
+            return "device" in item.fixturenames and not (emulated and "accelerator" in item.fixturenames)
+
+        left = [item for item in items if not applies(item)]
+        items[:] = [item for item in items if applies(item)]
+        config.hook.pytest_deselected(items=left)
 
 
 @pytest.fixture(autouse=True)

@@ -119,6 +119,9 @@ FOREIGN = {
 }
 
 
+BACKEND = {"emulated.py": "PyTorch's Python backend, which emulates a device, has no public names"}
+
+
 def private(name: str) -> bool:
     return name.startswith("_") and not name.startswith("__")
 
@@ -173,7 +176,7 @@ def test_the_reader_of_private_names_sees_them(source, names):
 
 def test_tests_use_public_names_only():
     found = []
-    for path in FILES:
+    for path in (path for path in FILES if path.name not in BACKEND):
         tree = ast.parse(path.read_text())
         found += [f"{path.relative_to(TESTS)}:{line}: {name}" for line, name in (*reached_for(tree), *patched(tree))]
     assert found == []

@@ -13,6 +13,7 @@ from methods.budgets.budget import Budget
 from methods.compensation import LeastSquares
 from methods.curvature.kfac import kfac_factors
 from methods.dpp.determinantal import log_elementary_symmetric, sample_dpp
+from methods.hessian.cbs import Objective, swap_pass
 from methods.hessian.exact_obs import ExactOBSSelection
 from methods.layers.statistics import Calibration
 from methods.lq.sap import sap_masks
@@ -90,6 +91,24 @@ def test_kronecker_factors_multiply_to_those_of_eigendamage():
     for path, name in (("0", "conv"), ("3", "linear")):
         theirs = (torch.tensor(GOLDEN["kfac"][f"{name} {letter}"]).double() for letter in "GA")
         assert torch.allclose(torch.kron(found[path].G, found[path].A), torch.kron(*theirs), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("setting", sorted(GOLDEN["cbs"]))
+def test_passes_of_swaps_are_those_of_combinatorial_brain_surgeon(setting):
+    """Every pass from the magnitude start exchanges the same pairs, and the objective is the same number."""
+    given = {name: float(value) for name, value in (part.split("=") for part in setting.split())}
+    size, reach, failures = (int(given[name]) for name in ("size", "reach", "failures"))
+    weight = numbers(size, step=given["weights"]).double()
+    objective = Objective(numbers(30, size, step=given["gradients"]).double(), weight)
+    pruned = torch.zeros(size, dtype=torch.bool)
+    pruned[weight.abs().argsort()[: size // 2]] = True
+    before, *after = GOLDEN["cbs"][setting]["objective"]
+    assert objective.value(pruned) == pytest.approx(before, rel=1e-7)
+    assert len(after) >= 2
+    for expected, value in zip(GOLDEN["cbs"][setting]["pruned"], after, strict=True):
+        pruned = swap_pass(objective, pruned, reach, failures, tolerance=1e-6)
+        assert pruned.nonzero().flatten().tolist() == expected
+        assert objective.value(pruned) == pytest.approx(value, rel=1e-7)
 
 
 def kernel():

@@ -53,9 +53,9 @@ CASES = [
 
 
 @pytest.mark.parametrize("promise,method,network", CASES)
-def test_promise(promise, method, network):
+def test_promise(promise, method, network, device):
     """A method that refuses a network fails here, too: all of these suit every method."""
-    promise.check(Trial(pruner(method), network, stochastic=method in STOCHASTIC))
+    promise.check(Trial(pruner(method), network, stochastic=method in STOCHASTIC, device=device))
 
 
 @pytest.mark.slow

@@ -1,0 +1,90 @@
+"""Networks on a device stay there, and what is pruned, counted and repaired is what the CPU gives.
+
+``pytest --device cuda`` runs this and the conformance of every method on a GPU; here a device is emulated whose tensors
+compute on the CPU and refuse to be mixed with the CPU's, in processes of its own.
+"""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from networks import NETWORKS, calibration, make, noise
+from test_conformance import METHODS, pruner
+
+from benchmarks.measure.count import count
+from methods.budgets.budget import Budget
+from methods.compensation import LeastSquares
+from methods.errors import Skipped
+from methods.pruner import Pruner
+
+ROOT = Path(__file__).parents[2]
+
+
+def on(device, n=64):
+    found = calibration(n)
+    return replace(found, inputs=found.inputs.to(device), labels=found.labels.to(device))
+
+
+def assert_alike(there, here):
+    """Kept the same units, and the same weights but for rounding."""
+    assert {name: nodes.tolist() for name, nodes in there.kept.items()} == {
+        name: nodes.tolist() for name, nodes in here.kept.items()
+    }
+    for (name, found), expected in zip(there.model.named_parameters(), here.model.parameters(), strict=True):
+        torch.testing.assert_close(found.detach().cpu(), expected.detach(), rtol=1e-3, atol=1e-4, msg=name)
+
+
+# Greedy choices among nearly equal scores may differ where sums are rounded otherwise; the emulated device does not.
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_prunes_where_the_network_is_as_it_does_on_the_cpu(method, device):
+    try:
+        there = pruner(method).prune(make("convolution").to(device), on(device), Budget("keep", 0.5))
+    except Skipped as reason:
+        assert method == "torch_pruning" and device.type == "emulated", reason  # a library that copies storages
+        return
+    assert {parameter.device.type for parameter in there.model.parameters()} == {device.type}
+    assert_alike(there, pruner(method).prune(make("convolution"), calibration(64), Budget("keep", 0.5)))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("kind", ["keep", "speedup"])
+def test_whole_model_budgets_and_repairs_on_a_device(network, kind, device):
+    value = {"keep": 0.5, "speedup": 1.5}[kind]
+    method = Pruner(pruner("magnitude").selection, compensation=LeastSquares())
+    there = method.prune(make(network).to(device), on(device), Budget(kind, value))
+    here = method.prune(make(network), calibration(64), Budget(kind, value))
+    assert there.achieved == here.achieved
+    assert_alike(there, here)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_counts_are_those_of_the_cpu(network, device):
+    example = noise(1, 1, 8, 8)
+    assert count(make(network).to(device), example.to(device)) == count(make(network), example)
+
+
+@pytest.mark.slow
+def test_nothing_is_left_behind_on_the_cpu():
+    """The quick tests that take a device, where one is emulated; ``pytest --device emulated`` runs them all."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--device", "emulated"]
+    files = ["tests/methods/test_devices.py", "tests/methods/test_conformance.py", "-m", "not slow"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run([*command, *files], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-3000:]
+
+
+@pytest.mark.slow
+def test_a_tensor_that_is_left_behind_is_noticed():
+    """On the emulated device: the check that the check can fail."""
+    code = (
+        "import torch, emulated; emulated.install(); there = torch.ones(3).to('emulated')\n"
+        "assert (there + there).cpu().tolist() == [2, 2, 2] and str((there * 2).device) == 'emulated:0'\n"
+        "there + torch.ones(3)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "tests", capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "expected all tensors on one device" in done.stderr, done.stderr
