@@ -28,9 +28,9 @@ from benchmarks.measure.runtimes.onnx import OnnxRuntime, open_session, to_onnx
 from benchmarks.measure.size import measure_size
 from benchmarks.models.saved import DESCRIPTION, WEIGHTS, load_network, network_folder, probe, read_network
 from benchmarks.storage.command import end
-from benchmarks.storage.console import first_line, output_console
+from benchmarks.storage.console import output_console
 from benchmarks.storage.paths import Paths, sweep_up_temporaries, write_atomically
-from methods.errors import BadInput
+from methods.errors import BadInput, first_line
 
 __all__ = ["Exported", "export", "load_network", "main"]
 

@@ -29,12 +29,12 @@ from benchmarks.records.manifest import RUNNING, Manifest, PlannedCell, read_man
 from benchmarks.records.record import Record
 from benchmarks.records.store import Problem, Store, Unreadable, read
 from benchmarks.storage.command import Parser, end
-from benchmarks.storage.console import one_line, output_console
+from benchmarks.storage.console import output_console
 from benchmarks.storage.lease import Holder, holders
 from benchmarks.storage.paths import Paths
 from benchmarks.sweeps.remaining import duration, seconds_left
 from benchmarks.sweeps.request import Request
-from methods.errors import BadInput
+from methods.errors import BadInput, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -22,9 +22,9 @@ from benchmarks.records.heading import title_of
 from benchmarks.records.record import Record
 from benchmarks.records.store import Store
 from benchmarks.storage.command import Parser, end
-from benchmarks.storage.console import first_line, output_console
+from benchmarks.storage.console import output_console
 from benchmarks.storage.paths import Paths, write_atomically
-from methods.errors import BadInput
+from methods.errors import BadInput, first_line
 
 BOARD = "board"
 LEDGER = "pushed.json"

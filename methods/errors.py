@@ -1,4 +1,4 @@
-"""The three ways a cell can end other than well, as exceptions whose message is meant for the user."""
+"""The three ways a cell can end other than well, as exceptions with a message for the user; any error in one line."""
 
 
 class BadInput(ValueError):
@@ -15,3 +15,19 @@ class Collapsed(RuntimeError):
 
 class Skipped(RuntimeError):
     """This method does not apply to this network or data; the reason names, for instance, the layer."""
+
+
+def first_line(error: BaseException | str, limit: int = 300) -> str:
+    """The first line of an error's message that says anything, or the error's kind where it says nothing."""
+    lines = (line.strip() for line in str(error).splitlines())
+    line = next(filter(None, lines), type(error).__name__ if isinstance(error, BaseException) else "")
+    return one_line("".join(letter if letter.isprintable() else "?" for letter in line), limit)
+
+
+def one_line(text: str, limit: int = 100) -> str:
+    """The first line of ``text``, shortened to ``limit`` characters, where it can be between two words."""
+    line = next(iter(text.strip().splitlines()), "")
+    if len(line) <= limit:
+        return line
+    whole, gap, _ = line[: limit - 1].rpartition(" ")
+    return (f"{whole} " if gap and len(whole) > limit // 2 else line[: limit - 1]) + "…"

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.errors import BadInput
+from methods.errors import BadInput, first_line
 from methods.network.reading import evaluating
 
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
@@ -136,9 +136,8 @@ def is_plain(model: nn.Module, samples: Samples, device: torch.device) -> bool:
         try:
             output = model(*args, **kwargs)
         except Exception as error:  # a user's forward pass may fail in any way
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise BadInput(
-                f"{type(model).__name__} cannot be called with these inputs ({reason[:200]})\n"
+                f"{type(model).__name__} cannot be called with these inputs ({first_line(error, 200)})\n"
                 "expected a tensor (n, ...), or a tuple (positional) or mapping (by keyword) of the network's arguments"
             ) from error
     tensor_of(output)
@@ -193,4 +192,4 @@ def own_copy(model: nn.Module) -> nn.Module:
     try:
         return copy.deepcopy(model)
     except Exception as error:  # for instance of tensors that belong to a graph of gradients
-        raise BadInput(f"{type(model).__name__} cannot be copied: {str(error).splitlines()[0]}") from error
+        raise BadInput(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from benchmarks.models.saved import DESCRIPTION, load_network
 from benchmarks.storage.checkpoint import checksum, to_bytes
 from benchmarks.storage.paths import write_atomically
-from methods.errors import BadInput
+from methods.errors import BadInput, first_line
 from methods.network.reading import evaluating
 from secateurs.inputs import tensor_of
 
@@ -121,8 +121,7 @@ def to_onnx(model: nn.Module, example: Call, file: Path) -> Path:
         with evaluating(model):
             content = exported(model.cpu(), args, kwargs, _any_batch(model, args, kwargs))
     except Exception as error:  # the exporter raises whatever a forward pass does, and much of its own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise BadInput(f"{type(model).__name__} cannot be exported to ONNX: {reason[:300]}") from error
+        raise BadInput(f"{type(model).__name__} cannot be exported to ONNX: {first_line(error)}") from error
     write_atomically(file, content)
     return file
 

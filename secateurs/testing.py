@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from methods.errors import BadInput, Skipped
+from methods.errors import BadInput, Skipped, first_line
 from methods.progress import track
 from methods.pruner import Pruner
 from secateurs.presets import Method, pruner_of
@@ -155,8 +155,9 @@ def check_one(promise: Promise, trial: Trial) -> Check:
     except AssertionError as error:
         return Check(promise.name, trial.network, "broken", str(error) or _place(error))
     except Exception as error:  # a method may fail in any way
-        said = (str(error).splitlines() or [""])[0]
-        return Check(promise.name, trial.network, "broken", f"{type(error).__name__}: {said} ({_place(error)})")
+        return Check(
+            promise.name, trial.network, "broken", f"{type(error).__name__}: {first_line(error)} ({_place(error)})"
+        )
     return Check(promise.name, trial.network, "kept")
 
 

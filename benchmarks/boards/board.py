@@ -19,8 +19,7 @@ from benchmarks.boards.latencies import latency_columns, of_one_machine
 from benchmarks.boards.naming import dense_setting, task_of, with_names, with_networks
 from benchmarks.boards.stats import Spread, spread
 from benchmarks.boards.verdicts import MARGIN, Pairs, Prior, Standing, Verdict, Verdicts, family, prior_of, verdicts
-from benchmarks.storage.console import one_line
-from methods.errors import BadInput
+from methods.errors import BadInput, one_line
 
 ORDER = ("done", "missed", "collapsed", "skipped", "failed")
 TASK = ("dataset", "model", "budget", "value")

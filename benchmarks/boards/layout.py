@@ -11,7 +11,7 @@ from benchmarks.boards.stats import ALPHA, spread
 from benchmarks.boards.tables import NONE, Table, csv_text, plus_minus, probability, seconds, short, times, whole
 from benchmarks.boards.verdicts import MOST_SEEDS, Standing, Verdicts
 from benchmarks.records.record import LEFT_ALONE
-from benchmarks.storage.console import one_line
+from methods.errors import one_line
 
 IMAGES = {  # copies of a data set that are known not to be the original, by the checksum of what was read
     "bc3589f9236446fac95eee7249e815f3831078e034b99d1def36a0244fb629a3": "CIFAR-10 (JPEG copies)",

@@ -15,10 +15,9 @@ from benchmarks.settings.arguments import fit, fitted, imported
 from benchmarks.settings.base import checked
 from benchmarks.settings.home import PARTS
 from benchmarks.settings.sections import Part, check_types
-from benchmarks.storage.console import first_line
 from methods.allocation import Rounded
 from methods.budgets.budget import Budget
-from methods.errors import BadInput
+from methods.errors import BadInput, first_line
 from methods.hooks import TrainingSchedule
 from methods.pruner import Pruner
 from methods.schedule import Schedule

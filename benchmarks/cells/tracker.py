@@ -21,8 +21,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from benchmarks.records.keys import cell_key, recordable
-from benchmarks.storage.console import first_line
-from methods.errors import BadInput
+from methods.errors import BadInput, first_line
 
 if TYPE_CHECKING:
     from benchmarks.records.record import Record

@@ -17,8 +17,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from benchmarks.storage.console import first_line
-from methods.errors import BadInput
+from methods.errors import BadInput, first_line
 from methods.progress import track
 
 ROWS_AT_ONCE = 1024

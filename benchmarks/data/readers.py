@@ -18,8 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.storage import checkpoint
-from benchmarks.storage.console import first_line
-from methods.errors import BadInput
+from methods.errors import BadInput, first_line
 from methods.seeds import stream
 
 DECODING = 1  # raised when decoding changes, so that caches written before are not taken

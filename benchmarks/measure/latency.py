@@ -26,8 +26,7 @@ from benchmarks.measure.runtimes import RUNTIMES, Conditions, Run, Runtime
 from benchmarks.measure.runtimes.runtime import as_tensor, placed
 from benchmarks.settings.base import checked
 from benchmarks.settings.sections import Latency
-from benchmarks.storage.console import first_line
-from methods.errors import BadInput
+from methods.errors import BadInput, first_line
 
 Clock = Callable[[Run, int], float]  # seconds of one run, as the mean over so many
 TARGET = 0.03

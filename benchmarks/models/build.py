@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.settings.arguments import fitted, imported
-from benchmarks.storage.console import first_line
-from methods.errors import BadInput
+from methods.errors import BadInput, first_line
 from methods.network.ownership import require_copyable
 from methods.seeds import derive_seed
 

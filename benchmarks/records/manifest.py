@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from benchmarks.records.store import Problem
 from benchmarks.storage.paths import safe_name, write_atomically
-from benchmarks.storage.reading import Unfit, content_of, plain_json
+from benchmarks.storage.reading import Unfit, content_of, fault_of, plain_json
 
 FOLDER = ".sweeps"
 LONGEST = 500_000_000  # bytes; a cell has some hundreds
@@ -53,6 +53,5 @@ def read_manifests(runs: Path) -> tuple[list[Manifest], list[Problem]]:
         except FileNotFoundError:  # replaced
             continue
         except (Unfit, ValidationError) as error:
-            reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-            problems.append(Problem(path, f"not a sweep's manifest ({reason})"))
+            problems.append(Problem(path, f"not a sweep's manifest ({fault_of(error)})"))
     return manifests, problems

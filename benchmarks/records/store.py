@@ -13,16 +13,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
-
 from benchmarks.records.record import SCHEMA, UNSIGNED, Record, checksum
 from benchmarks.storage.console import printable
 from benchmarks.storage.lease import Lost
 from benchmarks.storage.paths import Paths, safe_name, write_atomically, write_first
-from benchmarks.storage.reading import Unfit, content_of, plain_json
+from benchmarks.storage.reading import Unfit, content_of, fault_of, plain_json
 
 LOG = logging.getLogger(__name__)
-LONGEST_REASON = 200  # characters
 Kind = TypeVar("Kind")
 
 
@@ -92,7 +89,7 @@ def _sound(content: dict[str, Any]) -> tuple[Record, bool]:
         damaged = signature is not None and signature != checksum(content)
         ahead = _ahead(record.created)
     except Exception as error:  # whatever a value of the wrong kind brings about
-        raise Unreadable(f"corrupt: {_first(error)}") from None
+        raise Unreadable(f"corrupt: {fault_of(error)}") from None
     if damaged:
         raise Unreadable("corrupt: the content does not have the checksum that the file names")
     return record.model_copy(update={"unsigned": signature is None}), ahead
@@ -103,13 +100,6 @@ def _ahead(created: str) -> bool:
     when = datetime.fromisoformat(created)
     when = when if when.tzinfo else when.replace(tzinfo=UTC)
     return when > datetime.now(UTC) + timedelta(days=1)
-
-
-def _first(error: Exception) -> str:
-    if not isinstance(error, ValidationError):
-        return next(iter(str(error).splitlines()), type(error).__name__)[:LONGEST_REASON]
-    fault = error.errors(include_url=False, include_input=False)[0]
-    return f"{'.'.join(map(str, fault['loc'])) or 'record'}: {fault['msg']}"[:LONGEST_REASON]
 
 
 @dataclass(frozen=True)

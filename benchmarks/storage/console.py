@@ -1,4 +1,4 @@
-"""The one console for results, text that cannot steer it, and text cut to a line."""
+"""The one console for results, and text that cannot steer it."""
 
 from __future__ import annotations
 
@@ -47,19 +47,3 @@ def _console(**options: Any) -> Console:
                 yield segment if control else Segment(printable(text), style)
 
     return Unsteered(**options)
-
-
-def first_line(error: BaseException | str, limit: int = 300) -> str:
-    """The first line of an error's message that says anything, or the error's kind where it says nothing."""
-    lines = (line.strip() for line in str(error).splitlines())
-    line = next(filter(None, lines), type(error).__name__ if isinstance(error, BaseException) else "")
-    return one_line("".join(letter if letter.isprintable() else "?" for letter in line), limit)
-
-
-def one_line(text: str, limit: int = 100) -> str:
-    """The first line of ``text``, shortened to ``limit`` characters, where it can be between two words."""
-    line = next(iter(text.strip().splitlines()), "")
-    if len(line) <= limit:
-        return line
-    whole, gap, _ = line[: limit - 1].rpartition(" ")
-    return (f"{whole} " if gap and len(whole) > limit // 2 else line[: limit - 1]) + "…"

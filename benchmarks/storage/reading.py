@@ -7,7 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from pydantic import ValidationError
+
+from methods.errors import first_line
+
 LONGEST = 10_000_000  # bytes of one file; a record has some ten thousand
+LONGEST_REASON = 200  # characters
 DEEPEST = 40  # levels of lists and mappings in each other; a record has eight
 KINDS = {
     stat.S_ISDIR: "a folder",
@@ -81,7 +86,7 @@ def plain_json(content: bytes) -> Any:
     except Unfit:
         raise
     except ValueError as error:
-        raise Unfit(f"not JSON ({str(error).splitlines()[0][:120]})") from None
+        raise Unfit(f"not JSON ({first_line(error, 120)})") from None
     _require_shallow(value)
     return value
 
@@ -108,3 +113,11 @@ def _require_shallow(value: Any) -> None:
 
 def _parts(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def fault_of(error: Exception) -> str:
+    """What is wrong with a file's content, in a line: of pydantic's errors the first, with its place."""
+    if not isinstance(error, ValidationError):
+        return first_line(error, LONGEST_REASON)
+    fault = error.errors(include_url=False, include_input=False)[0]
+    return first_line(": ".join(filter(None, [".".join(map(str, fault["loc"])), fault["msg"]])), LONGEST_REASON)

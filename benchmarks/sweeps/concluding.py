@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 from benchmarks.records.manifest import RUNNING
 from benchmarks.records.store import Store
-from benchmarks.storage.console import one_line
 from benchmarks.storage.lease import sweep_up
 from benchmarks.storage.paths import sweep_up_temporaries
 from benchmarks.sweeps.launching import status_line
 from benchmarks.sweeps.planning import Plan
 from benchmarks.sweeps.request import Outcome
-from methods.errors import BadInput
+from methods.errors import BadInput, one_line
 
 if TYPE_CHECKING:
     from rich.console import Console

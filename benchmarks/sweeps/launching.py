@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.records.manifest import RUNNING, PlannedCell
 from benchmarks.records.record import Record
 from benchmarks.records.store import Store
-from benchmarks.storage.console import one_line, output_console
+from benchmarks.storage.console import output_console
 from benchmarks.storage.lease import holders
 from benchmarks.storage.paths import Paths, write_atomically
 from benchmarks.sweeps.composition import plain
@@ -30,6 +30,7 @@ from benchmarks.sweeps.copying import resolved
 from benchmarks.sweeps.objective import objective, objectives
 from benchmarks.sweeps.request import CellFailed
 from benchmarks.sweeps.searching import SEARCH, note
+from methods.errors import one_line
 
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn

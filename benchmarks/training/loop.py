@@ -18,10 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.storage import checkpoint as store
-from benchmarks.storage.console import first_line
 from benchmarks.training.optimisation import TrainerSettings, build_optimizer, learning_rate
 from benchmarks.training.scoring import Score, device_of, evaluate, loss_of
-from methods.errors import BadInput
+from methods.errors import BadInput, first_line
 from methods.hooks import TrainingHook
 from methods.network.reading import keep_modes
 from methods.progress import track

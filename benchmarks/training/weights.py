@@ -10,8 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from benchmarks.storage.console import first_line
-from methods.errors import BadInput
+from methods.errors import BadInput, first_line
 
 LOG = logging.getLogger(__name__)
 

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from methods.errors import first_line
 from methods.network.codes import patterns
 from methods.network.counting import products
 from methods.network.mockup import Change, Mockup
@@ -76,7 +77,7 @@ def without(mockup: Mockup, rows: Mapping[str, Tensor], columns: Mapping[str, Te
     except _Unlike as error:
         return f"{error} does not see the remaining nodes as before"
     except Exception as error:  # a user's forward pass may fail in any way
-        return f"the forward pass has fixed sizes ({(str(error).splitlines() or [type(error).__name__])[0][:120]})"
+        return f"the forward pass has fixed sizes ({first_line(error, 120)})"
     return None
 
 

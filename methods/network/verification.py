@@ -88,9 +88,9 @@ def _close(expected: Tensor, found: Tensor, effect: Tensor) -> bool:
 
 def _answers(model: nn.Module, paths: Mapping[str, object], example: Tensor) -> dict[str, list[Tensor]]:
     """What some modules return, at each of their calls, and the network itself under its empty path."""
-    answers: dict[str, list[Tensor]] = {path: [] for path in [*paths, ""]}
+    answers: dict[str, list[Tensor]] = {path: [] for path in paths}
     with evaluating(model), _hooked(model, {path: own.append for path, own in answers.items()}):
-        model(example)
+        answers[""] = [model(example).clone()]  # not by a hook: a network may return more than that to others
     return answers
 
 

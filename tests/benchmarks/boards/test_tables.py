@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from benchmarks.boards.stats import Spread, spread
 from benchmarks.boards.tables import Table, latex_text, plus_minus, probability, short
-from benchmarks.storage.console import one_line
+from methods.errors import one_line
 
 NASTY = r"""a_b & 50% $x$ #1 {y} ~z ^w \input{/etc/passwd} <script>alert("1")</script> 'q' `r` --- é Ω 漢 ± × θ|"""
 SPECIAL = re.compile(r"(?<!\\)[&%$#_^~]")
