@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from benchmarks.records.record import Record
 
+LOG = logging.getLogger(__name__)
 ELSEWHERE = ("paths", "track", "hydra")  # of a machine or a user, not of a cell
 
 
@@ -29,7 +31,8 @@ def records(results: Path | str = "results") -> pd.DataFrame:
     Returns:
         A row per cell, sorted by data set, model, method and key. Columns are the record's identity, budget, metrics
         (accuracies and ``keep`` as fractions, MACs of one sample, times in seconds, memory in MB, sizes in bytes), and
-        every option of the cell's configuration under its full name, for instance ``selection.theta``.
+        every option of the cell's configuration under its full name, for instance ``selection.theta``. Files that are
+        no records are left out, each with a warning in the log.
 
     Raises:
         BadInput: there is no record in the folder.
@@ -38,13 +41,16 @@ def records(results: Path | str = "results") -> pd.DataFrame:
 
     from benchmarks.records.record import flat
     from benchmarks.records.store import Store
+    from benchmarks.storage.console import printable
     from benchmarks.storage.paths import Paths
 
     class Shown(Store):
         def files(self) -> Iterator[tuple[bool, Path]]:
             return track(list(super().files()), "reading records")
 
-    found, _ = Shown.of(Paths(results=Path(results))).load()
+    found, problems = Shown.of(Paths(results=Path(results))).load()
+    for problem in problems:
+        LOG.warning("left out: %s", printable(str(problem)))
     if not found:
         raise BadInput(
             f"no records in {results}; expected a folder with runs/ or cells/: "

@@ -141,9 +141,10 @@ def load(store: Store, committed_only: bool = False) -> tuple[list[Row], list[Pr
         try:
             status = path.stat()
         except OSError:
-            continue
-        stamp = {"_committed": committed, "_file": str(path), "_time": status.st_mtime_ns, "_size": status.st_size}
-        row = known.get(tuple(stamp.values()))
+            status = None  # the store knows how to say what is wrong with it
+        when, size = (status.st_mtime_ns, status.st_size) if status else (0, 0)
+        stamp = {"_committed": committed, "_file": str(path), "_time": when, "_size": size}
+        row = known.get(tuple(stamp.values())) if status else None
         if row is None:
             found = store.open(path)
             if isinstance(found, Problem):

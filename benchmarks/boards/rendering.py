@@ -137,7 +137,7 @@ def render(
     if console is not None:
         if "terminal" in formats:
             _print(every, cells, rankings, console, only, interval, LEGEND if "md" in formats else "")
-        _say_left_out(problems, console)
+        say_left_out(problems, console)
     return len(every)
 
 
@@ -184,8 +184,7 @@ def _number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _say_left_out(problems: Sequence[Problem], console: Console) -> None:
-    from rich.text import Text
-
+def say_left_out(problems: Sequence[Problem], console: Console) -> None:
+    """Name each file that could not be used, and why, on a line of its own."""
     for problem in problems:
-        console.print(Text(f"left out: {problem}", style="yellow"))
+        console.print(f"left out: {problem}", style="yellow", markup=False)

@@ -34,6 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"No records to report in {chosen.results}. Run a sweep first, for instance:\n"
             "  python run.py -m method=spectral,dpp,magnitude,random"
         )
+    from benchmarks.boards.rendering import say_left_out
     from benchmarks.report import page
 
     records = [found for cell in cells if isinstance(found := store.open(Path(cell["_file"])), Record)]
@@ -42,6 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sweep_up_temporaries(out)
     write_atomically(out / "report.html", page.html(report, records_mark(cells)))
     console.print(f"written: {out / 'report.html'}", markup=False)
+    say_left_out(problems, console)
     if not chosen.no_figures:
         files = page.save_figures(report, out / "figures")
         console.print(f"written: {len(files)} figures in {out / 'figures'}", markup=False)
