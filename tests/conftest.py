@@ -8,6 +8,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # the commands that tests start would compile all that they import, for ten seconds each, where byte code is not kept
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
+# no test asks the Hugging Face hub
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
@@ -124,3 +127,14 @@ def _forget_wandb():
     if (wandb := sys.modules.get("wandb")) is not None:
         wandb.teardown()
     os.environ.pop("WANDB_SERVICE", None)  # the address of the service that has just ended
+
+
+@pytest.fixture(scope="session")
+def as_if_downloaded(tmp_path_factory):
+    """An environment in which data sets of the hub seem to be in a folder, for plans of cells that read nothing."""
+    root = tmp_path_factory.mktemp("downloaded")
+    for name in ("mnist", "cifar10", "cifar100"):
+        (root / name).mkdir()
+        for split in ("train", "test"):
+            (root / name / f"{split}.parquet").touch()
+    return {**os.environ, "SECATEURS_DATA": str(root)}

@@ -113,7 +113,7 @@ def check(config: Mapping[str, Any]) -> None:
         from benchmarks.measure.latency import Settings
 
         Settings.parse(config["measure"]["latency"])
-    refuse_unreadable(config["dataset"])
+    refuse_unreadable(config["dataset"], Path(config["paths"]["cache"]).expanduser())
     if config["dense"]["checkpoint"] is not None:
         from benchmarks.training.weights import refuse_missing
 

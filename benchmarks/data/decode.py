@@ -66,17 +66,12 @@ def decode_hub(
     """The same of a repository on the Hugging Face hub, downloaded by ``datasets`` into its own cache."""
     import datasets
 
-    try:
-        rows = datasets.load_dataset(repository, subset, split=split, revision=revision)
-        features = rows.features
-        if columns.image in features:  # as stored: decoding is done below, the same way for both sources
-            rows = rows.cast_column(columns.image, datasets.Image(decode=False))
-    except Exception as error:  # hub, HTTP and data set libraries each raise their own kinds
-        reason = first_line(error)
-        raise BadInput(
-            f"cannot get {repository} ({split}) from the Hugging Face hub: {reason}\n"
-            "Set dataset.source=<folder of its Parquet files>, or the environment variable SECATEURS_DATA=<root>."
-        ) from error
+    from benchmarks.data.hub import rows_of
+
+    rows = rows_of(repository, subset, split, revision)
+    features = rows.features
+    if columns.image in features:  # as stored: decoding is done below, the same way for both sources
+        rows = rows.cast_column(columns.image, datasets.Image(decode=False))
     where = f"{repository} ({split})"
     _check_columns(list(features), columns, where)
     return _decode(rows.with_format("arrow").iter(ROWS_AT_ONCE), len(rows), columns, where)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from torch import Tensor
 from benchmarks.storage import checkpoint
 from methods.errors import BadInput, first_line
 from methods.seeds import stream
+
+if TYPE_CHECKING:
+    from benchmarks.data.decode import Columns
 
 DECODING = 1  # raised when decoding changes, so that caches written before are not taken
 DATA_VARIABLE = "SECATEURS_DATA"
@@ -66,6 +69,34 @@ def images(cfg: Mapping[str, Any], cache: Path) -> Raw:
     """Images in the hub's Parquet layout: from ``dataset.source``, else below $SECATEURS_DATA, else from the hub."""
     from benchmarks.data import decode
 
+    found = _found_images(cfg)
+    stored = checkpoint.load(cache / "data", found.name)
+    if stored is None:  # never written, or damaged since: decode (again)
+        tensors: dict[str, Tensor] = {}
+        for part, split in found.splits.items():
+            if found.folder is None:
+                decoded = decode.decode_hub(cfg["hub"], cfg.get("revision"), split, found.columns, cfg.get("subset"))
+            else:
+                decoded = decode.decode_folder(found.folder, split, found.columns)
+            tensors[f"{part}_inputs"], tensors[f"{part}_targets"] = decoded
+        stored = tensors, _store(cache / "data", found.name, tensors)
+    return Raw(**stored[0], origin=found.origin, checksum=stored[1]["checksum"])
+
+
+@dataclass(frozen=True)
+class _Images:
+    """Where images come from (``folder`` is None for the hub), and the name under which they are cached, decoded."""
+
+    folder: Path | None
+    columns: "Columns"
+    splits: dict[str, str]
+    origin: str
+    name: str
+
+
+def _found_images(cfg: Mapping[str, Any]) -> _Images:
+    from benchmarks.data import decode
+
     _require_own_name(cfg, "hub")
     resize = bool(cfg.get("resize"))
     columns = decode.Columns(cfg["image_column"], cfg["label_column"], tuple(cfg["shape"]), cfg["classes"], resize)
@@ -82,18 +113,7 @@ def images(cfg: Mapping[str, Any], cache: Path) -> Raw:
     if resize or list(names.values()) != list(names):
         identity += f"\nresize={resize} {names}"
     key = hashlib.sha256(f"{DECODING}\n{columns}\n{identity}".encode()).hexdigest()[:16]
-    place, name = cache / "data", f"{cfg['name']}-{key}"
-    stored = checkpoint.load(place, name)
-    if stored is None:  # never written, or damaged since: decode (again)
-        tensors: dict[str, Tensor] = {}
-        for part, split in names.items():
-            if folder is None:
-                decoded = decode.decode_hub(cfg["hub"], cfg.get("revision"), split, columns, cfg.get("subset"))
-            else:
-                decoded = decode.decode_folder(folder, split, columns)
-            tensors[f"{part}_inputs"], tensors[f"{part}_targets"] = decoded
-        stored = tensors, _store(place, name, tensors)
-    return Raw(**stored[0], origin=origin, checksum=stored[1]["checksum"])
+    return _Images(folder, columns, names, origin, f"{cfg['name']}-{key}")
 
 
 def imagefolder(cfg: Mapping[str, Any], cache: Path) -> Raw:
@@ -128,20 +148,27 @@ def _require_own_name(cfg: Mapping[str, Any], choice: str) -> None:
         )
 
 
-def refuse_unreadable(cfg: Mapping[str, Any]) -> None:
-    """Refuse what cannot be read, as far as that is known without reading: missing folders, names, readers.
+def refuse_unreadable(cfg: Mapping[str, Any], cache: Path) -> None:
+    """Refuse what cannot be read, as far as that is known without reading: missing folders, names, readers, the hub.
 
     Raises:
         BadInput: says what is missing and what to type.
     """
     reader = reader_of(cfg)
     if reader is images:
-        _require_own_name(cfg, "hub")
-        _folder_or_hub(cfg)
+        _refuse_missing_images(cfg, cache)
     elif reader is image_sequences:
-        _folder_or_hub({**cfg, "name": cfg["images"]})
+        _refuse_missing_images({**cfg, "name": cfg["images"], "shape": cfg["image_shape"]}, cache)
     elif reader is imagefolder:
         _own_folder(cfg)
+
+
+def _refuse_missing_images(cfg: Mapping[str, Any], cache: Path) -> None:
+    found = _found_images(cfg)
+    if found.folder is None and not (cache / "data" / f"{found.name}.json").is_file():
+        from benchmarks.data.hub import refuse_unreachable
+
+        refuse_unreachable(cfg["hub"], cfg.get("subset"), found.splits["train"], cfg.get("revision"))
 
 
 def reader_of(cfg: Mapping[str, Any]) -> Reader:

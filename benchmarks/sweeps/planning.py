@@ -127,9 +127,18 @@ def _name(cells: Sequence[PlannedCell]) -> str:
 
 
 def paths_of(config: Mapping[str, Any]) -> Paths:
-    """The folders that a configuration names."""
+    """The folders that a configuration names.
+
+    Raises:
+        BadInput: at one of them, or above it, there is something else.
+    """
     _complete(config, ("paths",))
-    return Paths.of(config["paths"])
+    paths = Paths.of(config["paths"])
+    for name, path in (("results", paths.results), ("cache", paths.cache)):
+        there = next((each for each in (path, *path.parents) if each.exists()), path)
+        if there.exists() and not there.is_dir():
+            raise BadInput(f"paths.{name}={path}: {there} is not a folder; type paths.{name}=FOLDER")
+    return paths
 
 
 def _complete(config: Mapping[str, Any], sections: Iterable[str] = NEEDED) -> None:

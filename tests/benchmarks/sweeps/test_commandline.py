@@ -261,8 +261,8 @@ def test_hydra_full_error_shows_the_traceback(command):
 def test_a_results_folder_that_cannot_be_written_is_named(command, tmp_path):
     (tmp_path / "results").write_text("a file where a folder should be")
     result = command("method=random", *TINY)
-    assert result.returncode == 1
-    assert "Cannot write in" in result.stderr + result.stdout
+    assert result.returncode == 2
+    assert f"paths.results={tmp_path}/results: {tmp_path}/results is not a folder" in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -1,6 +1,5 @@
 """Every grid of conf/experiment is planned: a misspelt key or choice would fail here, not after an hour."""
 
-import os
 import re
 
 import pytest
@@ -13,9 +12,9 @@ EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_a_grid_can_be_planned(name, tmp_path):
+def test_a_grid_can_be_planned(name, tmp_path, as_if_downloaded):
     words = ["-m", f"+experiment={name}", "--dry-run", f"paths.results={tmp_path}/results"]
-    done = warm.run("run.py", [*words, f"paths.cache={tmp_path}/cache"], dict(os.environ), tmp_path)
+    done = warm.run("run.py", [*words, f"paths.cache={tmp_path}/cache"], as_if_downloaded, tmp_path)
     assert done.returncode == 0, done.stderr
     assert re.search(rf"[1-9]\d* cells of {name}\b", done.stdout), done.stdout[-300:]
 

@@ -1,18 +1,17 @@
 """Commands that nobody would think of: each is answered, in a few lines, with an honest exit code."""
 
 import os
-import shutil
-from pathlib import Path
 
 import grammar
 import pytest
 from forking import Answer, Forking
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sample_records import made
 
+from benchmarks.records.store import Store
 from benchmarks.storage.command import command_names
 
-ROOT = Path(__file__).parents[3]
 WARMING = [
     ["--cfg", "job"],
     ["-m", "seed=0", "--cfg", "job"],
@@ -43,10 +42,9 @@ def place(tmp_path_factory):
     (folder / "folder").mkdir()
     (folder / "file").touch()
     (folder / "junk").write_bytes(bytes(range(256)))
-    records = sorted((ROOT / "results/cells/digits/mlp").glob("*.json"))[:6]
-    (folder / "records/runs/digits/mlp").mkdir(parents=True)
-    for path in records:
-        shutil.copy(path, folder / "records/runs/digits/mlp" / path.name)
+    store = Store(folder / "records/runs", folder / "records/cells")
+    for seed in range(4):
+        store.write(made(seed, status="failed" if seed == 3 else "done"))
     return folder
 
 
@@ -104,6 +102,32 @@ def test_wrong_commands_are_refused(ask, word, method, sweep):
 def test_any_words_are_answered(ask, words):
     answer = ask("run", dry(words))
     assert answer.code in (0, 2), answer
+
+
+LONG = {
+    "seeds": (["-m", "seed=range(0,30000000)"], "30,000,000 values; one call plans at most 100,000"),
+    "shuffled": (["-m", "seed=shuffle(range(0,30000000))"], "one call plans at most 100,000"),
+    "never ends": (["-m", "seed=range(0,1,0)"], "no end of values"),
+    "fractions": (["-m", "budget.keep=range(0,1e9,0.5)"], "2,000,000,000 values"),
+    "product": (["-m", "seed=range(0,1000)", "calibration.samples=range(1,1000)"], "a sweep of 999,000 cells"),
+    "steps": (["schedule=iterative", "schedule.steps=1000000"], "schedule.steps=1000000"),
+    "devices": (["trainer.train.devices=100"], "trainer.train.devices=100"),
+    "checkpoint": (["dense.checkpoint=FIFO"], "there is no such file"),
+    "record": (["from_record=FIFO"], "a named pipe, not a file"),
+    "counts": (["allocation=copy", "allocation.record=FIFO"], "allocation.record"),
+    "images": (["dataset=imagefolder", "dataset.name=mine", "dataset.source=FIFO"], "dataset.source"),
+    "tables": (["dataset=mnist", "dataset.source=FIFO"], "is not a folder"),
+    "results": (["paths.results=FIFO"], "not a folder"),
+    "cache": (["paths.cache=FIFO"], "Not a directory: 'FIFO/hydra'"),
+    "configurations": (["--config-dir=FIFO"], "FIFO"),
+}
+
+
+@pytest.mark.parametrize("words,said", LONG.values(), ids=LONG)
+def test_absurd_sizes_and_pipes_are_refused_at_once(ask, place, words, said):
+    answer = ask("run", [*words, "--dry-run"] if "from_record=FIFO" in words else dry(words))
+    assert answer.code == 2, answer
+    assert said.replace("FIFO", str(place / "fifo")) in answer.err
 
 
 def test_every_command_has_a_grammar():

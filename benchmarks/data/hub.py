@@ -1,0 +1,80 @@
+"""Data sets of the Hugging Face hub, which may be out of reach.
+
+The library asks a hub that does not answer six times, for half a minute, and would do so for every cell. So the hub is
+looked at once per process and repository; where it does not answer, only what was downloaded before is taken.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from benchmarks.storage.console import first_line
+from methods.errors import BadInput
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SECONDS = 5.0  # for which an answer is waited for
+
+
+def rows_of(repository: str, subset: str | None, split: str, revision: str | None) -> Dataset:
+    """One split of a repository, downloaded by ``datasets`` into its own cache, or from there.
+
+    Raises:
+        BadInput: it cannot be had; says where it may come from instead.
+    """
+    import datasets
+
+    silent = unreachable(repository)
+    try:
+        with _offline(silent is not None):
+            return datasets.load_dataset(repository, subset, split=split, revision=revision)
+    except Exception as error:  # hub, HTTP and data set libraries each raise their own kinds
+        raise BadInput(
+            f"cannot get {repository} ({split}) from the Hugging Face hub: {silent or first_line(error)}\n"
+            "Set dataset.source=<folder of its Parquet files>, or the environment variable SECATEURS_DATA=<root>."
+        ) from error
+
+
+def refuse_unreachable(repository: str, subset: str | None, split: str, revision: str | None) -> None:
+    """Raise :class:`BadInput` where the hub does not answer and the repository was not downloaded before."""
+    if unreachable(repository) is not None:
+        rows_of(repository, subset, split, revision)
+
+
+@functools.cache
+def unreachable(repository: str) -> str | None:
+    """Why the hub does not answer questions about ``repository``; None where it does, were it only to say no."""
+    if Path(repository).exists():  # a folder in the hub's layout is as good
+        return None
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        HfApi().dataset_info(repository, timeout=SECONDS)
+    except HfHubHTTPError:
+        return None
+    except Exception as error:  # of the HTTP library, which is not always the same one
+        return f"it does not answer ({first_line(error, 120)})"
+    return None
+
+
+@contextmanager
+def _offline(wanted: bool) -> Iterator[None]:
+    """The switch HF_HUB_OFFLINE, which the libraries read from the environment when they are imported."""
+    import datasets
+    import huggingface_hub
+
+    places = (datasets.config, huggingface_hub.constants)
+    before = [place.HF_HUB_OFFLINE for place in places]
+    try:
+        for place in places:
+            place.HF_HUB_OFFLINE = wanted or place.HF_HUB_OFFLINE
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.HF_HUB_OFFLINE = value
