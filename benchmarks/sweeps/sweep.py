@@ -113,7 +113,7 @@ def only(config: DictConfig) -> float | tuple[float, ...] | None:
     hydra = HydraConfig.get()
     with errors_as_the_user_wants():
         try:
-            words = list(hydra.overrides.task)
+            words = [word for word in hydra.overrides.task if key_of(word) not in OF_THE_CALL]
             composer = Composer(CONF, hydra.job.config_name, list(hydra.overrides.hydra), running=True)
             if asked_for(words):
                 call.outcome = _from_record(composer, Request(words, dry_run=bool(config.get("dry_run"))))

@@ -119,6 +119,12 @@ def test_a_record_that_is_a_pipe_or_too_large_is_refused_at_once(tmp_path, folde
     assert "larger than 10,000,000 bytes" in capsys.readouterr().err
 
 
+def test_a_dry_run_of_a_record_says_which_cell_it_is(tmp_path, folders, capsys):
+    sent = record_file(tmp_path / "sent.json", config("method=random"))
+    assert main([f"from_record={sent}", *folders, "--dry-run"]) == 0
+    assert capsys.readouterr().out.startswith("would run digits")
+
+
 @pytest.mark.parametrize("place,value", ATTACKS.values(), ids=ATTACKS)
 def test_a_record_that_names_foreign_code_is_refused_before_anything_is_built(
     place, value, tmp_path, folders, capsys, monkeypatch
