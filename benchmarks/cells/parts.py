@@ -127,6 +127,7 @@ def _check_model(model: str, shape: tuple[int, ...], classes: int | None) -> Non
 
     Where the data set says only when it is read how many classes it has, the network is tried with two.
     """
-    from benchmarks.models.build import build
+    from benchmarks.models.build import build, refuse_other_outputs_in_training
 
-    build(json.loads(model), shape, classes or 2, seed=0)
+    section = json.loads(model)
+    refuse_other_outputs_in_training(build(section, shape, classes or 2, seed=0), section, shape)

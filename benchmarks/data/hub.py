@@ -10,10 +10,9 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from benchmarks.storage.console import first_line
-from methods.errors import BadInput
+from methods.errors import BadInput, first_line
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -69,7 +68,7 @@ def _offline(wanted: bool) -> Iterator[None]:
     import datasets
     import huggingface_hub
 
-    places = (datasets.config, huggingface_hub.constants)
+    places: tuple[Any, Any] = (datasets.config, huggingface_hub.constants)
     before = [place.HF_HUB_OFFLINE for place in places]
     try:
         for place in places:
