@@ -20,8 +20,11 @@ class Schedule:
             after the epoch gone back to), or ``finetune``. A network that was rewound has to learn anew, so that it
             gets the full recipe (Frankle & Carbin 2019; Liu et al. 2019), others are fine-tuned.
         between: whether there is training between the steps.
+        origin: which network is pruned: ``trained``, or ``init``, the network as it was initialised, which then gets
+            the full recipe (pruning before training).
     """
 
+    origin: str = "trained"
     rewind: str | int = "none"
     between: bool = True
     _recipe: str | None = None
@@ -29,7 +32,7 @@ class Schedule:
     @property
     def recipe(self) -> str:
         """``train`` or ``finetune``, see the class."""
-        return self._recipe or ("finetune" if self.rewind == "none" else "train")
+        return self._recipe or ("finetune" if self.rewind == "none" and self.origin == "trained" else "train")
 
     @property
     def first_epoch(self) -> int:
@@ -92,3 +95,19 @@ class Iterative(Schedule):
         if self.shape == "cubic":
             return final + (1 - final) * (1 - time) ** 3
         return final**time
+
+
+class BeforeTraining(Iterative):
+    """The network as it was initialised is pruned, in ``steps`` rounds without training, and then trained in full.
+
+    SNIP and GraSP prune in one round, SynFlow in a hundred (Tanaka et al., 2020); see ``methods.unstructured``.
+
+    Args:
+        steps: number of rounds; what the method measures is taken anew at each.
+        shape: how the remaining fraction falls over the rounds; see :class:`Iterative`.
+    """
+
+    origin = "init"
+
+    def __init__(self, steps: int = 1, shape: str = "exponential") -> None:
+        super().__init__(steps=steps, shape=shape, between=False)

@@ -19,8 +19,9 @@ from secateurs.promises import PLACES, PROMISES, Trial
 CONF = Path(__file__).parents[2] / "conf"
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 EDGES = {
-    "cbs", "dpp_edge", "exact_obs", "lamp", "lottery_ticket", "lq", "lq_greedy", "lq_lasso", "magnitude_edge", "obd",
-    "obs", "one_shot", "random_edge", "sap", "sparsegpt", "wanda", "wood_taylor",
+    "cbs", "dpp_edge", "exact_obs", "gradual_magnitude", "grasp", "lamp", "lottery_ticket", "lq", "lq_greedy",
+    "lq_lasso", "magnitude_edge", "obd", "obs", "one_shot", "random_edge", "sap", "snip", "sparsegpt",
+    "synflow", "wanda", "wood_taylor",
 }  # fmt: skip
 EIGEN = {"eigendamage"}
 STOCHASTIC = {"cbs", "dpp", "dpp_edge", "random", "random_edge"}

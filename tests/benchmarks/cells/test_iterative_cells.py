@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks.cells import cell
+from benchmarks.models import build
 from benchmarks.settings.home import CONF
 from benchmarks.sweeps.composition import Composer
 from benchmarks.training import loop
@@ -150,3 +151,23 @@ def test_pruned_weights_are_zero_in_the_saved_network(tmp_path, monkeypatch):
     assert record.metrics.tuned.nonzero <= record.metrics.tuned.parameters - zeros
     assert zeros == pytest.approx(0.6 * sum(mask.numel() for mask in pruned.masks.values()), abs=2)
     assert torch.isfinite(named["fc1.weight"]).all()
+
+
+@pytest.mark.parametrize("method", ["snip", "synflow"])
+def test_pruning_before_the_training_prunes_the_initial_network_and_then_trains_in_full(tmp_path, monkeypatch, method):
+    starts = []
+    original = cell.fit
+
+    def spy(model, data, settings, *arguments, **options):
+        starts.append(({name: value.clone() for name, value in model.state_dict().items()}, settings, options["masks"]))
+        return original(model, data, settings, *arguments, **options)
+
+    monkeypatch.setattr(cell, "fit", spy)
+    chosen = config(tmp_path, f"method={method}", "budget.keep=0.4", "trainer.finetune.epochs=7")
+    record = cell.run(chosen)
+    [(state, settings, masks)] = starts
+    fresh = build(chosen["model"], (1, 8, 8), 10, chosen["seed"]).state_dict()
+    for name, value in fresh.items():
+        assert torch.equal(state[name], value * masks[name] if name in masks else value)
+    assert settings.epochs == len(record.history["finetune"]) == 2  # the full recipe, not that of fine-tuning
+    assert record.budget.achieved.keep == pytest.approx(0.4, rel=0.01)

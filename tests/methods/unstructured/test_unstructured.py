@@ -5,12 +5,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.func import functional_call
 
-from methods.errors import Skipped
+from methods.errors import BadInput, Skipped
 from methods.layers.statistics import Calibration
 from methods.layers.views import edge_views
+from methods.unstructured.grasp import GraSPSelection
 from methods.unstructured.lamp import LAMPSelection, lamp_scores
+from methods.unstructured.snip import SNIPSelection
 from methods.unstructured.sparsegpt import SparseGPTSelection, SparseGPTUpdate, choose, inverse_factor, sweep
+from methods.unstructured.synflow import SynFlowSelection, synaptic_flow
 from methods.unstructured.wanda import WandaSelection
 
 
@@ -127,3 +131,63 @@ def test_grouped_convolutions_are_left_out_by_name():
     _, _, [first, _] = layers(groups=2)
     with pytest.raises(Skipped, match="grouped convolution"):
         SparseGPTSelection().select(first, 10)
+
+
+def test_snip_is_the_derivative_of_the_loss_by_an_indicator_on_each_weight():
+    model, data, both = layers()
+    for layer in both:
+        weight = model.get_submodule(layer.name).weight.detach()
+        indicator = torch.ones_like(weight, requires_grad=True)
+        named = {f"{layer.name}.weight": weight * indicator}
+        loss = nn.functional.cross_entropy(functional_call(model, named, data.inputs), data.labels)
+        [wanted] = torch.autograd.grad(loss, indicator)
+        assert torch.allclose(SNIPSelection().scores(layer), wanted.abs().double().flatten(1), atol=1e-6)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 200.0])
+def test_grasp_is_the_weight_times_the_hessian_times_the_gradient(temperature):
+    """Against the whole Hessian of the few weights, in two batches of unequal size."""
+    model, data, both = layers()
+    model.double()
+    data = Calibration(data.inputs.double(), data.labels, batch_size=13)
+    both = edge_views(model, ["0", "3"], {}, data, "test")
+    weights = [model[0].weight.detach(), model[3].weight.detach()]
+    sizes = [weight.numel() for weight in weights]
+
+    def loss(flat):
+        first, last = flat.split(sizes)
+        named = {"0.weight": first.view_as(weights[0]), "3.weight": last.view_as(weights[1])}
+        return nn.functional.cross_entropy(functional_call(model, named, data.inputs) / temperature, data.labels)
+
+    flat = torch.cat([weight.flatten() for weight in weights])
+    gradient = torch.autograd.functional.jacobian(loss, flat)
+    wanted = (flat * (torch.autograd.functional.hessian(loss, flat) @ gradient)).split(sizes)
+    for layer, each in zip(both, wanted, strict=True):
+        scores = GraSPSelection(temperature).scores(layer)
+        assert torch.allclose(scores.flatten(), each, rtol=1e-4, atol=1e-12)
+
+
+def test_synflow_is_conserved_over_units_and_sees_no_data():
+    """Of a hidden unit the scores of what it reads and of what reads it add up to the same, without biases."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        model = nn.Sequential(nn.Linear(4, 6, bias=False), nn.ReLU(), nn.Linear(6, 3, bias=False))
+    flow = synaptic_flow(model, ["0", "2"], torch.full((1, 4), torch.nan))
+    first, last = (model[i].weight.detach().double().abs() for i in (0, 2))
+    assert torch.allclose(flow["0"], first * last.sum(0)[:, None])
+    assert torch.allclose(flow["2"], last * first.sum(1)[None])
+    assert torch.allclose(flow["0"].sum(1), flow["2"].sum(0))
+
+
+def test_synflow_leaves_the_network_as_it_is_and_scores_every_layer_at_once():
+    model, _, both = layers()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    scores = [SynFlowSelection().scores(layer) for layer in both]
+    assert all(bool((each >= 0).all()) and each.any() for each in scores)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert len(both[0].shared["synaptic flow"]) == 2
+
+
+def test_a_temperature_that_is_not_positive_is_refused():
+    with pytest.raises(BadInput, match="selection.temperature=0"):
+        GraSPSelection(0.0)
