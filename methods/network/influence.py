@@ -5,29 +5,31 @@ reads differently is what these units feed. Units are changed in patterns (:mod:
 upwards and downwards, and a unit is told by the patterns that it is in.
 
 Where nothing depends on several units, as in plain networks and where branches are concatenated, the units of all
-layers change in the same run. Where sums of several layers are read, layers change one after the other; where an input
-depends on several units of one layer (attention), its units are changed in blocks, and then, one of every block that
-no input has in common with the others, alone.
+layers change in the same run. Where sums of several layers are read, layers change one after the other, and only what
+they reach is run as often as there are patterns. Some forward passes do not take that: what they reshape by the size of
+another tensor would be folded (heads in most libraries). Then all is run as often, and layers that no module reads
+together, such as the queries of all blocks, share their runs.
+
+Where an input depends on several units of one layer (attention), its units are changed in blocks, and then, one of
+every block that no input has in common with the others, alone.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from methods.network.changes import Answer, Folded, answers
 from methods.network.codes import NONE, SEVERAL, meant, patterns
-from methods.network.mockup import Change, Mockup
+from methods.network.mockup import Mockup
 from methods.seeds import stream
 
-STEP = 10.0  # of a change, against random outputs of standard deviation 1: no activation can hide it both up and down
-CHANGED = 1e-3  # what counts as a change, relative to the largest value read
-MOST_AT_ONCE = 2**24  # numbers in one changed output
 MOST_ALL_AT_ONCE = 2**27  # numbers in the changed outputs of all layers
 MOST_ALONE = 4096  # units that are tried one by one
+Reach = dict[str, Tensor]  # reader -> (channels,) bool, "" for the network's output
 
 
 @dataclass
@@ -49,25 +51,31 @@ def find_influences(mockup: Mockup) -> dict[str, Influence]:
     """What the output units of every layer reach before the next layer."""
     with mockup.standing():
         found = _all_at_once(mockup)
-        return {path: influence(mockup, path) for path in mockup.layers} if found is None else found
+        if found is not None:
+            return found
+        found, whole = {}, []
+        for path in mockup.layers:
+            try:
+                found |= _together(mockup, [path], whole=False)
+            except Exception:  # some operations want equal batches, reshapes may fold copies
+                whole.append(path)
+        found |= _whole(mockup, whole)
+        return {path: found[path] for path in mockup.layers}
 
 
 def influence(mockup: Mockup, path: str) -> Influence:
-    """What the output units of the layer at ``path`` reach before the next layer."""
-    units = mockup.units(path)
-    answer = _answers(mockup, {path: patterns(units)})
-    result = Influence(leaks=bool(answer.output.any()), obstacle=answer.obstacle)
-    if result.obstacle:
-        return result
-    own = {reader: meant(changed, units) for reader, changed in answer.hits.items()}
-    if not any(bool((unit == SEVERAL).any()) for unit in own.values()):
-        result.pairs = {reader: _pairs(unit) for reader, unit in own.items()}
-    elif units > MOST_ALONE:
-        result.obstacle = "an operation that mixes the nodes"
-    else:
-        pairs, result.obstacle = _one_by_one(mockup, path)
-        result.pairs = pairs
-    return result
+    """What the output units of the layer at ``path`` reach before the next layer, found by itself."""
+    try:
+        return _together(mockup, [path], whole=False)[path]
+    except Exception:  # as above
+        return _alone(mockup, path)
+
+
+def _alone(mockup: Mockup, path: str) -> Influence:
+    try:
+        return _together(mockup, [path], whole=True)[path]
+    except Folded:
+        return Influence(obstacle="an operation that mixes samples")
 
 
 def _all_at_once(mockup: Mockup) -> dict[str, Influence] | None:
@@ -82,7 +90,7 @@ def _all_at_once(mockup: Mockup) -> dict[str, Influence] | None:
     for chosen in (torch.stack([half, ~half]), codes):
         changes = dict(zip(mockup.layers, chosen.split(sizes, 1), strict=True))
         try:
-            answer = _try(mockup, changes, whole=True)
+            answer = answers(mockup, changes, whole=True)
         except Exception:  # a user's forward pass may fail in any way: one layer after the other is easier on it
             return None
         seen = [*answer.hits.values(), answer.output]
@@ -104,153 +112,147 @@ def _all_at_once(mockup: Mockup) -> dict[str, Influence] | None:
     return found
 
 
+def _whole(mockup: Mockup, paths: Sequence[str]) -> dict[str, Influence]:
+    """What the units of layers reach that need runs of the whole network; layers that meet nowhere share these."""
+    found: dict[str, Influence] = {}
+    answer = _of_layers(mockup, paths) if len(paths) > 1 else None
+    if answer is not None:
+        free = [place for place, obstacle in enumerate(answer.obstacles) if obstacle is None]
+        for place, obstacle in enumerate(answer.obstacles):
+            if obstacle is not None:
+                found[paths[place]] = Influence(leaks=bool(answer.output[place].any()), obstacle=obstacle)
+        reached = torch.cat([*answer.hits.values(), answer.output], 1)[free].float()
+        colour = _colours(reached @ reached.T > 0)
+        for each in colour.unique():
+            sharing = [free[place] for place in (colour == each).nonzero().flatten().tolist()]
+            every = {**answer.hits, "": answer.output}
+            reach = [{reader: changed[place] for reader, changed in every.items()} for place in sharing]
+            try:
+                found |= _together(mockup, [paths[place] for place in sharing], whole=True, reach=reach)
+            except Exception:  # together they do what none does alone
+                continue
+    return found | {path: _alone(mockup, path) for path in paths if path not in found}
+
+
+def _of_layers(mockup: Mockup, paths: Sequence[str]) -> Answer | None:
+    """What answers if all units of one layer change, layer by layer; None if the network does not take the copies."""
+    changed = torch.eye(len(paths), dtype=torch.bool)
+    chosen = {path: changed[:, [place]].expand(-1, mockup.units(path)) for place, path in enumerate(paths)}
+    try:
+        return answers(mockup, chosen, whole=True)
+    except Exception:  # one after the other is easier on a forward pass
+        return None
+
+
+def _colours(meeting: Tensor) -> Tensor:
+    """(n,) numbers so that no two that meet have the same, as few as come of themselves."""
+    colour = torch.full((len(meeting),), -1)
+    for each in range(len(meeting)):
+        taken = set(colour[:each][meeting[each, :each]].tolist())
+        colour[each] = next(free for free in range(len(meeting)) if free not in taken)
+    return colour
+
+
+def _together(
+    mockup: Mockup, paths: Sequence[str], whole: bool, reach: Sequence[Reach] | None = None
+) -> dict[str, Influence]:
+    """What the units of layers reach that change in the same runs; ``reach`` says what belongs to which of several.
+
+    Raises:
+        Exception: if the forward pass does not take the copies, or several layers cannot be told apart.
+    """
+    most = max(mockup.units(path) for path in paths)
+    codes = patterns(most)
+    answer = answers(mockup, {path: codes[:, : mockup.units(path)] for path in paths}, whole)
+    if answer.obstacle:
+        if len(paths) > 1:
+            raise _Unclear
+        return {paths[0]: Influence(leaks=bool(answer.output.any()), obstacle=answer.obstacle)}
+    found, mixing = {}, []
+    for place, (hits, output) in enumerate(_shares(answer, reach)):
+        path = paths[place]
+        units = {reader: meant(changed, most) for reader, changed in hits.items()}
+        found[path] = Influence({reader: _pairs(unit) for reader, unit in units.items()}, bool(output.any()))
+        if any(bool((unit == SEVERAL).any()) for unit in units.values()):
+            found[path].pairs = {}
+            mixing.append(place)
+            if mockup.units(path) > MOST_ALONE:
+                found[path].obstacle = "an operation that mixes the nodes"
+                mixing.pop()
+    if mixing:
+        pairs = _one_by_one(
+            mockup,
+            [paths[place] for place in mixing],
+            whole,
+            None if reach is None else [reach[place] for place in mixing],
+        )
+        for place, own in zip(mixing, pairs, strict=True):
+            found[paths[place]].pairs = own
+    return found
+
+
+def _shares(answer: Answer, reach: Sequence[Reach] | None) -> list[tuple[dict[str, Tensor], Tensor]]:
+    """Of the hits and the output that part which belongs to each layer; all to a single one."""
+    if reach is None:
+        return [(answer.hits, answer.output)]
+    shares = []
+    for own in reach:
+        hits = {reader: changed & own[reader] for reader, changed in answer.hits.items() if bool(own[reader].any())}
+        shares.append((hits, answer.output & own[""]))
+    total = sum(int(changed.sum()) for hits, output in shares for changed in (*hits.values(), output))
+    if total != sum(int(changed.sum()) for changed in (*answer.hits.values(), answer.output)):
+        raise _Unclear
+    return shares
+
+
 def _pairs(unit: Tensor) -> Tensor:
     channels = (unit != NONE).nonzero().flatten()
     return torch.stack([unit[channels], channels], 1)
 
 
-def _one_by_one(mockup: Mockup, path: str) -> tuple[dict[str, Tensor], str | None]:
-    """For each reader its pairs, where inputs depend on several units; or what stands in the way.
+def _one_by_one(
+    mockup: Mockup, paths: Sequence[str], whole: bool, reach: Sequence[Reach] | None
+) -> list[dict[str, Tensor]]:
+    """For each layer, for each reader its pairs, where inputs depend on several units.
 
     First blocks of units change. Blocks that no input has in common can then be tried in the same run, unit by unit:
     an input that answers has only one of these units in a block on which it depends.
     """
-    units = mockup.units(path)
-    size = 1 << (units.bit_length() - 1) // 2  # about the root of their number
-    block = torch.arange(units) // size
-    blocks = int(block[-1]) + 1
-    coarse = _answers(mockup, {path: block == torch.arange(blocks)[:, None]})
-    if coarse.obstacle:
-        return {}, coarse.obstacle
-    dependent = torch.cat([*coarse.hits.values()], 1).T.unique(dim=0)  # (kinds of channels, blocks)
-    meeting = dependent.float().T @ dependent.float() > 0
-    colour = torch.full((blocks,), -1)
-    for each in range(blocks):
-        taken = set(colour[:each][meeting[each, :each]].tolist())
-        colour[each] = next(free for free in range(blocks) if free not in taken)
-    turn = colour[block] * size + torch.arange(units) % size
-    turns = turn.unique()
-    fine = _answers(mockup, {path: turn == turns[:, None]})
-    pairs = {}
-    for reader, changed in fine.hits.items():
-        blank = torch.zeros(blocks, changed.shape[1], dtype=torch.bool)
-        place = torch.full((int(colour.max()) + 1, changed.shape[1]), NONE)  # the block of each colour it depends on
-        for each, known in enumerate(coarse.hits.get(reader, blank)):
-            place[colour[each], known] = each
-        asked, channels = changed.nonzero().T
-        own = place[turns[asked] // size, channels]
-        if bool((own == NONE).any()):  # blocks hid what single units show
-            alone = _answers(mockup, {path: torch.eye(units, dtype=torch.bool)})
-            return {reader: changed.T.nonzero().flip(1) for reader, changed in alone.hits.items()}, alone.obstacle
-        pairs[reader] = torch.stack([own * size + turns[asked] % size, channels], 1)
-    return pairs, fine.obstacle
+    units = [mockup.units(path) for path in paths]
+    sizes = [1 << (own.bit_length() - 1) // 2 for own in units]  # about the root of their number
+    blocks = [torch.arange(own) // size for own, size in zip(units, sizes, strict=True)]
+    most = 1 + max(int(own[-1]) for own in blocks)
+    numbers = torch.arange(most)[:, None]
+    coarse = _shares(answers(mockup, {p: own == numbers for p, own in zip(paths, blocks, strict=True)}, whole), reach)
+    turns, colours = [], []
+    for (hits, _), block, size in zip(coarse, blocks, sizes, strict=True):
+        count = int(block[-1]) + 1
+        together = torch.cat([changed[:count] for changed in hits.values()], 1).T.unique(dim=0).float()
+        colours.append(_colours(together.T @ together > 0))
+        turns.append(colours[-1][block] * size + torch.arange(len(block)) % size)
+    numbers = torch.arange(1 + max(int(turn.max()) for turn in turns))[:, None]
+    fine = _shares(answers(mockup, {p: turn == numbers for p, turn in zip(paths, turns, strict=True)}, whole), reach)
+    found = []
+    for (hits, _), (known, _), colour, size in zip(fine, coarse, colours, sizes, strict=True):
+        own = {reader: _resolved(changed, known.get(reader), colour, size) for reader, changed in hits.items()}
+        found.append({reader: pairs for reader, pairs in own.items() if pairs is not None})
+        if len(found[-1]) < len(own):  # blocks hid what single units show
+            if len(paths) > 1:
+                raise _Unclear
+            alone = answers(mockup, {paths[0]: torch.eye(units[0], dtype=torch.bool)}, whole)
+            return [{reader: changed.nonzero() for reader, changed in alone.hits.items()}]
+    return found
 
 
-# --- trials ----------------------------------------------------------------------------------------------------------
+def _resolved(changed: Tensor, known: Tensor | None, colour: Tensor, size: int) -> Tensor | None:
+    """(n, 2) pairs from (turns, channels) answers to single units, (blocks, channels) to blocks; None if these lack."""
+    asked, channels = changed.nonzero().T
+    place = torch.full((int(colour.max()) + 1, changed.shape[1]), NONE)  # the block of each colour it depends on
+    for each, depends in enumerate([] if known is None else known[: len(colour)]):
+        place[colour[each], depends] = each
+    own = place[asked // size, channels]
+    return None if bool((own == NONE).any()) else torch.stack([own * size + asked % size, channels], 1)
 
 
-@dataclass
-class _Answer:
-    """What answered to P patterns.
-
-    Attributes:
-        hits: for each reader of which an input changed, (P, channels) bool.
-        output: (P, size of the last dimension) bool, of the network's output.
-        obstacle: a module on the way that needs all units, in words.
-    """
-
-    hits: dict[str, Tensor] = field(default_factory=dict)
-    output: Tensor = field(default_factory=lambda: torch.zeros(0, 0, dtype=torch.bool))
-    obstacle: str | None = None
-
-
-def _answers(mockup: Mockup, chosen: Mapping[str, Tensor]) -> _Answer:
-    """Changes layers by their (P, units) patterns, as many at once as memory allows."""
-    [(path, every)] = chosen.items()
-    at_once = max(1, MOST_AT_ONCE // (2 * mockup.numbers[path][0].numel()))
-    parts = []
-    for chunk in every.split(at_once):
-        try:
-            part = _try(mockup, {path: chunk}, whole=False)
-        except Exception:  # some operations want equal batches, reshapes may fold copies: run the whole as often
-            try:
-                part = _try(mockup, {path: chunk}, whole=True)
-            except _Folded:
-                part = _Answer(obstacle="an operation that mixes samples")
-        if part.obstacle:
-            return part
-        parts.append(part)
-    result = _Answer(output=torch.cat([part.output for part in parts]))
-    for reader in dict.fromkeys(reader for part in parts for reader in part.hits):
-        blank = [torch.zeros(len(part.output), mockup.channels(reader), dtype=torch.bool) for part in parts]
-        result.hits[reader] = torch.cat([p.hits.get(reader, none) for p, none in zip(parts, blank, strict=True)])
-    return result
-
-
-def _try(mockup: Mockup, chosen: Mapping[str, Tensor], whole: bool) -> _Answer:
-    """One run whose batch is the network as it is, then each pattern upwards, then each downwards.
-
-    Args:
-        mockup: the network.
-        chosen: for each layer that changes (P, units) bool.
-        whole: run everything as often; else only what the changed units reach.
-    """
-    [number] = {len(own) for own in chosen.values()}
-    copies = 2 * number + 1
-    answer = _Answer(output=torch.zeros(number, mockup.output.shape[-1] if mockup.output.dim() else 1).bool())
-    calls: dict[str, int] = defaultdict(int)
-
-    def observe(reader: str, read: Tensor) -> None:
-        before = mockup.reads[reader][calls[reader]] if reader else mockup.output
-        calls[reader] += 1
-        if not whole and read.shape == before.shape and _same(read, before):
-            return  # outside of what the units reach
-        if read.shape != (copies * len(before), *before.shape[1:]):
-            raise _Folded(reader)  # a reshape has put the copies elsewhere
-        entries = read.reshape(copies, *before.shape)
-        if not _same(entries[0], before):
-            raise _Folded(reader)
-        dimension = mockup.dimension(reader) % before.dim() if reader in mockup.channelled else before.dim() - 1
-        changed = _changed(entries, 1 + dimension)
-        if reader in mockup.others and bool(changed.any()):
-            answer.obstacle = answer.obstacle or f"{reader} ({type(mockup.modules[reader]).__name__})"
-        elif reader in mockup.channelled:
-            if bool(changed.any()):
-                answer.hits[reader] = answer.hits[reader] | changed if reader in answer.hits else changed
-        elif not reader:
-            answer.output = changed
-
-    change = {path: _change(mockup, path, own, copies) for path, own in chosen.items()}
-    mockup.run(change, observe, copies if whole else 1, copies)
-    return answer
-
-
-def _change(mockup: Mockup, path: str, chosen: Tensor, copies: int) -> Change:
-    signs = torch.cat([torch.zeros(1, chosen.shape[1]), chosen, -1.0 * chosen])
-
-    def change(out: Tensor) -> Tensor:
-        # every position by another amount: softmax does not see a common one
-        step = STEP * (1 + torch.rand(out.shape, generator=stream(0, "step", path)).to(out))
-        along = [1] * out.dim()
-        along[mockup.dimension(path)] = -1
-        return torch.addcmul(out, step, signs.to(out).reshape(copies, *along)).flatten(0, 1)
-
-    return change
-
-
-def _changed(entries: Tensor, dimension: int) -> Tensor:
-    """(P, channels) whether the copies 1 + p or 1 + P + p differ from copy 0 somewhere in each channel."""
-    others = [d for d in range(1, entries.dim()) if d != dimension]
-    far = (entries[1:] - entries[:1]).abs()
-    far = far.amax(others) if others else far
-    changed = ~(far <= CHANGED * entries[0].abs().max().clamp_min(1))
-    up, down = changed.chunk(2)
-    return (up | down).cpu()
-
-
-class _Folded(Exception):
-    """Copies of the sample do not lie side by side in what a module reads."""
-
-
-def _same(read: Tensor, before: Tensor) -> bool:
-    return torch.equal(read, before) or bool(torch.allclose(read, before, rtol=1e-4, atol=1e-4))
+class _Unclear(Exception):
+    """Layers that change together do something that none of them does alone."""

@@ -39,7 +39,10 @@ class Encoder(nn.Module):
         if self.way == "one layer":
             parts = block["qkv"](x).unflatten(2, (3, -1, self.head_width)).permute(2, 0, 3, 1, 4)
         else:
-            parts = [block[name](x).unflatten(2, (-1, self.head_width)) for name in ("query", "key", "value")]
+            # libraries write the sizes of what came in: copies of queries alone would become heads
+            shape = (*x.shape[:-1], -1, self.head_width) if self.way == "as libraries" else None
+            parts = [block[name](x) for name in ("query", "key", "value")]
+            parts = [part.view(shape) if shape else part.unflatten(2, (-1, self.head_width)) for part in parts]
             parts = [part.transpose(1, 2) for part in parts]
         if self.way == "by hand":
             query, key, value = parts
@@ -65,7 +68,7 @@ def made(make):
     return make().eval()
 
 
-@pytest.mark.parametrize("way", ["fused", "by hand", "one layer"])
+@pytest.mark.parametrize("way", ["fused", "by hand", "one layer", "as libraries"])
 @pytest.mark.parametrize(("width", "heads"), [(32, 4), (30, 5), (36, 2), (33, 3)])  # heads of 8, 6, 18, 11 units
 def test_heads_of_any_width_are_what_the_slow_way_finds(way, width, heads):
     model = made(lambda: Encoder(2, width, heads, 40, way))
@@ -76,12 +79,12 @@ def test_heads_of_any_width_are_what_the_slow_way_finds(way, width, heads):
     assert groups == own | {f"blocks.{number}.up": (40, 1) for number in (0, 1)}
 
 
-def copies_run(monkeypatch, find) -> int:
-    """Copies of the sample in all runs of the mock-up together."""
+def copies_run(monkeypatch, find, whole=False) -> int:
+    """Copies of the sample in all runs of the mock-up together, or in those of the whole network."""
     run, total = Mockup.run, []
 
     def counting(self, change, observe, copies=1, changed=1):
-        total.append(max(copies, changed))
+        total.append(copies if whole else max(copies, changed))
         return run(self, change, observe, copies, changed)
 
     monkeypatch.setattr(Mockup, "run", counting)
@@ -89,12 +92,21 @@ def copies_run(monkeypatch, find) -> int:
     return sum(total)
 
 
-def test_heads_are_not_tried_unit_by_unit(monkeypatch):
-    model = made(lambda: Encoder(1, 256, 8, 64))
-    mockup = Mockup(model, tokens())
+@pytest.mark.parametrize("way", ["fused", "as libraries"])
+def test_heads_are_not_tried_unit_by_unit(way, monkeypatch):
+    mockup = Mockup(made(lambda: Encoder(1, 256, 8, 64, way)), tokens())
     copies = copies_run(monkeypatch, lambda: find_influences(mockup))
     alone = 3 * 2 * 256  # the units of queries, keys and values, upwards and downwards
     assert 3 * 2 * 32 < copies < alone / 2
+
+
+def test_blocks_share_the_runs_of_the_whole_network(monkeypatch):
+    copies = []
+    for layers in (2, 6):
+        mockup = Mockup(made(lambda layers=layers: Encoder(layers, 64, 4, 80, "as libraries")), tokens())
+        with monkeypatch.context() as patch:
+            copies.append(copies_run(patch, lambda mockup=mockup: find_influences(mockup), whole=True))
+    assert copies[1] < 1.5 * copies[0]
 
 
 class Residual(nn.Module):
