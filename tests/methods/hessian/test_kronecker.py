@@ -32,6 +32,7 @@ from methods.layers.seen import NodeLayer
 from methods.layers.statistics import Calibration
 from methods.network.graph import NetworkGraph, gated
 from methods.pruner import Pruner
+from methods.schedule import Iterative
 
 sizes = st.integers(2, 5)
 seeds = st.integers(0, 10_000)
@@ -348,6 +349,94 @@ def test_group_update_is_the_group_obs_solution_on_the_full_fisher(out, d, seed,
     assert cost <= quadratic(summed - weight, factors) * (1 + 1e-12)
     if len(removed) == 1:
         torch.testing.assert_close(summed, updated)
+
+
+@settings(deadline=None, max_examples=30)
+@given(out=st.integers(2, 6), d=sizes, seed=seeds, layers=st.integers(1, 2))
+def test_each_removal_of_a_path_adds_least_to_what_the_whole_set_costs(out, d, seed, layers):
+    """Against the cost of every set that is one row larger, on the full Fisher; increments sum to that of the set."""
+    written = [random_layer(out, d, seed + 1000 * number) for number in range(layers)]
+
+    def cost(rows):
+        changes = [(brute_force_removal(w, f, torch.tensor(rows)) - w, f) for w, f in written]
+        return float(sum(quadratic(change, factors) for change, factors in changes))
+
+    order, added = kronecker.removal_path(written)
+    assert sorted(order.tolist()) == list(range(out))
+    gone, total = [], 0.0
+    for row, increment in zip(order.tolist(), added.tolist(), strict=True):
+        choices = {other: cost([*gone, other]) for other in range(out) if other not in gone}
+        assert choices[row] == pytest.approx(min(choices.values()), rel=1e-8)
+        gone.append(row)
+        total += increment
+        assert total == pytest.approx(choices[row], rel=1e-8)
+
+
+def twins():
+    """A perceptron whose hidden neurons come in pairs that do the same."""
+    model = mlp()
+    model[0], model[2] = nn.Linear(4, 6).double(), nn.Linear(6, 3).double()
+    with torch.no_grad():
+        for parameter in (model[0].weight, model[0].bias):
+            parameter[3:] = parameter[:3]
+        model[2].weight[:, 3:] = model[2].weight[:, :3]
+    return model
+
+
+def test_of_two_neurons_that_do_the_same_one_stays_where_the_set_is_looked_at():
+    inputs, labels = data(200, (4,))
+    samples = Calibration(inputs, labels)
+    pruned = {}
+    for aware in (False, True):
+        selection = kronecker.KronOBS(1e-6, "true", set_aware=aware)
+        pruned[aware] = Pruner(selection, compensation=kronecker.KroneckerCompensation(1e-6, "true")).prune(
+            twins(), samples, Budget("keep", 0.5)
+        )
+    [kept] = pruned[True].kept.values()
+    assert sorted(node % 3 for node in kept.tolist()) == [0, 1, 2]
+    [row] = pruned[True].layers
+    assert row["set_aware"] is True
+    before = twins()(inputs)
+    changed = {aware: float((found.model(inputs) - before).abs().max()) for aware, found in pruned.items()}
+    assert changed[True] < 1e-3 * float(before.abs().max()) < changed[False]
+    [other] = pruned[False].kept.values()
+    assert len({node % 3 for node in other.tolist()}) < 3, "each twin alone is free to go"
+
+
+@settings(deadline=None, max_examples=15)
+@given(seed=seeds)
+def test_scores_of_a_path_rank_as_the_path_does(seed):
+    model, (inputs, labels) = mlp(seed), data(60, (4,), seed)
+    [group] = NetworkGraph(model, inputs).groups
+    layer = NodeLayer(group, model, Calibration(inputs, labels), None, None)
+    selection = kronecker.KronOBS(1e-3, "true", set_aware=True)
+    order = kronecker.removal_path(selection.written(layer))[0]
+    scores = selection.scores(layer)[order]
+    assert bool((scores.diff() >= 0).all())
+    for k in range(1, layer.size + 1):
+        assert selection.select(layer, k).tolist() == sorted(order[layer.size - k :].tolist())
+    assert float(selection.gains(layer).sum()) == pytest.approx(
+        sum(float(kronecker.group_cost(w, f, order)) for w, f in selection.written(layer))
+    )
+
+
+def test_curvature_is_taken_anew_between_steps_without_training(monkeypatch):
+    taken = []
+
+    def counted(model, *rest):
+        taken.append(sum(parameter.numel() for parameter in model.parameters()))
+        return factors(model, *rest)
+
+    factors = kronecker.calibrated_factors
+    monkeypatch.setattr(kronecker, "calibrated_factors", counted)
+    inputs, labels = data(60, (4,))
+    pruner = Pruner(
+        kronecker.KronOBS(1e-3, "true", set_aware=True),
+        compensation=kronecker.KroneckerCompensation(1e-3, "true"),
+        schedule=Iterative(3, between=False),
+    )
+    pruner.prune(mlp(), Calibration(inputs, labels), Budget("keep", 0.4), train=lambda *_: pytest.fail("trained"))
+    assert len(taken) == 3 and taken[0] > taken[1] > taken[2]
 
 
 def test_the_summed_update_can_be_worse_than_no_update():
