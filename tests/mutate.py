@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from tests.mutation.faults import Fault, chosen, files_of
 from tests.mutation.running import (
@@ -106,6 +107,11 @@ def _digest(*texts: str) -> str:
     return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:24]
 
 
+def _near(file: str, test_file: str) -> bool:
+    """Whether a test file is of the room of a source file, or named after it."""
+    return str(Path(test_file).parent) == f"tests/{Path(file).parent}" or Path(file).stem in Path(test_file).stem
+
+
 def _text(file: str) -> str:
     return (ROOT / file).read_text(encoding="utf-8")
 
@@ -113,11 +119,10 @@ def _text(file: str) -> str:
 class Kept:
     """What earlier runs found, in a folder: which faults tests reach, and what became of faults."""
 
-    def __init__(self, folder: Path, planted: Sequence[Fault]) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.verdicts_file = folder / "verdicts.jsonl"
-        self.code = _digest(*(f"{fault.file} {fault.name}" for fault in planted), *{fault.text for fault in planted})
         self.read()
 
     def read(self) -> None:
@@ -126,8 +131,17 @@ class Kept:
         self.verdicts = {entry["key"]: entry for entry in map(json.loads, lines)}
 
     def reach_file(self, test_file: str) -> Path:
-        """Named by the test file's text and by the code with its faults."""
-        return self.folder / f"reach-{Path(test_file).stem}-{_digest(_text(test_file), self.code)}.json"
+        """Named by the test file's text."""
+        return self.folder / f"reach-{Path(test_file).stem}-{_digest(_text(test_file))}.json"
+
+    def reach(self, test_file: str, faults: Iterable[Fault]) -> dict[str, Any] | None:
+        """What is known of a test file; None if it has to be looked at: it has changed, or faults of its room are new."""
+        if not (path := self.reach_file(test_file)).is_file():
+            return None
+        found = json.loads(path.read_text(encoding="utf-8"))
+        names = set(found["planted"])
+        new = {fault.file for fault in faults if f"{fault.file} {fault.name}" not in names}
+        return None if any(_near(file, test_file) for file in new) else found
 
     def add(self, key: str, **facts: object) -> None:
         """Keep a verdict at once."""
@@ -149,6 +163,7 @@ class Judge:
 
     def __init__(self, planted: Mapping[int, Fault], kept: Kept, folder: Path, jobs: int, seconds: float) -> None:
         self.planted, self.kept, self.folder, self.jobs, self.seconds = planted, kept, folder, jobs, seconds
+        self.names = {number: f"{fault.file} {fault.name}" for number, fault in planted.items()}
         self.tests: dict[str, tuple[float, set[int]]] = {}
         self.done = 0
 
@@ -162,13 +177,14 @@ class Judge:
         by_file: dict[str, list[str]] = {}
         for name in warm.items:
             by_file.setdefault(name.partition("::")[0], []).append(name)
-        new = {file: names for file, names in by_file.items() if not self.kept.reach_file(file).is_file()}
+        faults = self.planted.values()
+        new = {file: names for file, names in by_file.items() if self.kept.reach(file, faults) is None}
         tasks = []
         for number, (file, names) in enumerate(new.items(), 1):
             out = self.kept.reach_file(file)
             tasks.append(
                 Task(
-                    lambda names=names, out=out: Reach(warm).look(names, out),
+                    lambda names=names, out=out: Reach(warm).look(names, out, self.names),
                     lambda code, file=file, number=number: _say(f"[{number}/{len(new)}] {file}: {_told(code)}"),
                     patience=1800,
                 )
@@ -177,24 +193,26 @@ class Judge:
 
     def read_map(self) -> None:
         """What :meth:`map_tests` found."""
+        number = {name: number for number, name in self.names.items()}
         for file in suite():
-            if (out := self.kept.reach_file(file)).is_file():
-                for name, facts in json.loads(out.read_text(encoding="utf-8"))["tests"].items():
-                    self.tests[name] = facts["seconds"], set(facts["faults"])
+            found = self.kept.reach(file, self.planted.values()) or {"tests": {}}
+            for name, facts in found["tests"].items():
+                self.tests[name] = facts["seconds"], {number[fault] for fault in facts["faults"] if fault in number}
 
     def witnesses(self, number: int) -> list[str]:
         """The tests that reach a fault, first those of the same room, the quickest first."""
         fault = self.planted[number]
         same_file = {other for other, fault_there in self.planted.items() if fault_there.file == fault.file}
         at_large = fault.site.at_import and not any(number in reached for _, reached in self.tests.values())
-        room, found = "tests/" + str(Path(fault.file).parent), []
+        found = []
         for name, (seconds, reached) in self.tests.items():
             if number in reached or (at_large and reached & same_file):
                 file = name.partition("::")[0]
-                near = Path(fault.file).stem in Path(file).stem or str(Path(file).parent) == room
-                found.append((not near, seconds, name))
+                stem, mine = Path(fault.file).stem, Path(file).stem.removeprefix("test_")
+                far = not _near(fault.file, file)
+                found.append((far, mine not in stem and stem not in mine, seconds, name))
         limits, picked = {False: 2 * self.seconds, True: self.seconds}, []
-        for far, seconds, name in sorted(found):
+        for far, _, seconds, name in sorted(found):
             if limits[far] > 0:
                 limits[far] -= seconds
                 picked.append(name)
@@ -298,7 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=330, help="faults to plant (330)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice among all possible faults (0)")
     parser.add_argument("--jobs", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="at the same time")
-    parser.add_argument("--seconds", type=float, default=30, help="of tests from other rooms for each fault (30)")
+    parser.add_argument("--seconds", type=float, default=20, help="of tests from other rooms for each fault (20)")
     parser.add_argument("--wiring", action="store_true", help="the faults of tests/wiring.toml instead")
     parser.add_argument("--list", action="store_true", help="name the faults, and run nothing")
     given = parser.parse_args(arguments)
@@ -312,7 +330,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for fault in planted:
             _say(f"{fault.file}:{fault.line}: {fault.kind}: {fault.name}")
         return 0
-    return report(judged(planted, Kept(KEPT, planted), given.jobs, given.seconds), known())
+    return report(judged(planted, Kept(KEPT), given.jobs, given.seconds), known())
 
 
 def judged(planted: Sequence[Fault], kept: Kept, jobs: int, seconds: float) -> list[Verdict]:

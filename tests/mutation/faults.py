@@ -36,6 +36,7 @@ CONVERSIONS = {
     *("isinstance", "issubclass", "hasattr", "getattr", "super", "len", "range", "enumerate", "type", "suppress"),
     *("field", "open", "asdict", "replace", "TypeVar", "import_module"),
 }
+COMMUTATIVE = {"max", "min", "maximum", "minimum", "equal", "allclose", "isclose", "gcd", "dot"}
 OPTIONAL_STEPS = {"abs", "clone", "sqrt", "square", "sort", "mean", "sum", "eval", "min", "max", "t", "strip", "lower"}
 
 Change = Callable[[ast.AST], "ast.AST | None"]
@@ -224,6 +225,8 @@ def _called(node: ast.Call) -> str:
 def _only_words(node: ast.AST) -> bool:
     if isinstance(node, ast.Raise | ast.Import | ast.ImportFrom | ast.Assert | ast.JoinedStr | ast.AsyncFunctionDef):
         return True
+    if isinstance(node, ast.keyword) and node.arg in IDLE_KEYWORDS:
+        return True
     if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
         return True
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
@@ -328,7 +331,8 @@ def _changed_call(node: ast.Call) -> Iterator[tuple[str, Change]]:
         return
     if len(node.args) > 1:
         yield "argument dropped", _edit(lambda n: n.args.pop())
-        yield "arguments swapped", _edit(lambda n: n.args.__setitem__(slice(0, 2), n.args[1::-1]))
+        if called not in COMMUTATIVE:
+            yield "arguments swapped", _edit(lambda n: n.args.__setitem__(slice(0, 2), n.args[1::-1]))
     if node.args:
         yield "call removed", lambda n: n.args[0]
     elif isinstance(node.func, ast.Attribute) and called in OPTIONAL_STEPS:

@@ -75,6 +75,7 @@ def in_forks(tasks: Iterable[Task], jobs: int) -> None:
             with suppress(ProcessLookupError):
                 os.killpg(child, signal.SIGKILL)  # with what it has started
             if not ended:
+                os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
             del running[child]
             task.done(os.waitstatus_to_exitcode(status) if ended else None)
@@ -86,15 +87,13 @@ def _forked(do: Callable[[], int]) -> int:
     if child == 0:
         code = 70
         try:
-            os.setpgid(0, 0)
+            os.setsid()  # a group of its own, which can be ended as a whole
             silent = os.open(os.devnull, os.O_RDWR)
             for number in (0, 1, 2):
                 os.dup2(silent, number)
             code = do()
         finally:
             os._exit(code)
-    with suppress(OSError):
-        os.setpgid(child, child)
     return child
 
 
@@ -177,25 +176,26 @@ class Reach:
                 self.shared.setdefault(fixturedef.argname, set()).update(planted.seen)
             planted.seen.update(before)
 
-    def look(self, names: Sequence[str], out: Path) -> int:
-        """Run ``names``, and write what was found."""
+    def look(self, names: Sequence[str], out: Path, faults: Mapping[int, str]) -> int:
+        """Run the tests ``names``, and write what was found; ``faults`` names those of a number."""
         import planted
 
         next(iter(self.warm.items.values())).config.pluginmanager.register(self)
         planted.seen.clear()
-        started = time.perf_counter()
+        started = sum(os.times()[:4])
 
         def after(name: str) -> None:
             nonlocal started
             used = (self.shared.get(fixture, set()) for fixture in getattr(self.warm.items[name], "fixturenames", ()))
-            reached = sorted(set().union(planted.seen, *used))
+            reached = [faults[number] for number in sorted(set().union(planted.seen, *used))]
             if name not in self.warm.failed:
-                self.found[name] = {"seconds": round(time.perf_counter() - started, 3), "faults": reached}
+                self.found[name] = {"seconds": round(sum(os.times()[:4]) - started, 3), "faults": reached}
             planted.seen.clear()
-            started = time.perf_counter()
+            started = sum(os.times()[:4])
 
         self.warm.run(names, first_failure=False, after=after)
-        out.write_text(json.dumps({"tests": self.found, "left out": sorted(self.warm.failed)}), encoding="utf-8")
+        facts = {"tests": self.found, "left out": sorted(self.warm.failed), "planted": list(faults.values())}
+        out.write_text(json.dumps(facts), encoding="utf-8")
         return 0
 
 

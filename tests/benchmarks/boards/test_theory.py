@@ -142,3 +142,36 @@ def test_long_names_stay_whole_on_a_terminal(tmp_path, capsys):
     said = capsys.readouterr().out
     assert name in said and "no room here for: tau, all; rho, over" in said
     assert "rho, over layers" in (tmp_path / "boards" / "theory.md").read_text()
+
+
+def test_layers_without_figures_of_a_theory_give_no_points():
+    layers = [{"name": "1", "units": 4, "kept": 2}]
+    assert theory.points([recorded(0, layers=layers)]) == []
+    assert theory.points([recorded(0, layers=[])]) == []
+
+
+def test_what_is_predicted_in_the_record_is_not_taken_from_its_layers_again():
+    layers = [{"name": "1", "units": 4, "kept": 2, "predicted_increase": 0.1, "output_error": 1.0}]
+    name = "predicted loss increase (obd)"
+    predictions = [{"theory": name, "layer": "1", "predicted": 0.5, "measured": 0.7, "unit": "loss"}]
+    found = theory.points([recorded(0, layers=layers, predictions=predictions)])
+    assert [(p.theory, p.layer, p.predicted, p.measured) for p in found] == [(name, "1", 0.5, 0.7)]
+
+
+@pytest.mark.parametrize("target,repaired", [
+    ("methods.compensation.LeastSquares", True), ("methods.compensation.Compensation", False), ("", False),
+])  # fmt: skip
+def test_a_spectral_bound_says_whether_the_network_has_its_reconstruction(target, repaired):
+    layers = [{"name": "1", "units": 4, "kept": 2, "loss_bound": 0.1, "output_error": 1.0}]
+    record = recorded(0, method="spectral", layers=layers)
+    record = record.model_copy(update={"config": record.config | {"compensation": {"_target_": target}}})
+    names = {p.theory for p in theory.points([record])}
+    assert names and all(name.endswith(", without its reconstruction") != repaired for name in names)
+
+
+def test_the_board_has_kendalls_tau_and_correlates_networks_over_budgets_not_over_layers():
+    rows = [point(float(i), float((3 * i) % 7), key=str(i), outcome="loss increase") for i in range(6)]
+    [found] = theory.rank(rows)
+    expected = scipy.stats.kendalltau([p.predicted for p in rows], [p.measured for p in rows]).statistic
+    assert found.kendall == pytest.approx(expected)
+    assert found.within["over layers"] == theory.Correlation(None, None, None, 0)
