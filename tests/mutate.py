@@ -135,7 +135,7 @@ class Kept:
         return self.folder / f"reach-{Path(test_file).stem}-{_digest(_text(test_file))}.json"
 
     def reach(self, test_file: str, faults: Iterable[Fault]) -> dict[str, Any] | None:
-        """What is known of a test file; None if it has to be looked at: it has changed, or faults of its room are new."""
+        """What is known of a test file; None if it has changed, or faults of its room are new."""
         if not (path := self.reach_file(test_file)).is_file():
             return None
         found = json.loads(path.read_text(encoding="utf-8"))
