@@ -78,9 +78,10 @@ def test_a_submit_that_is_killed_loses_no_record_and_the_same_command_goes_on(tm
         assert store.path_of(reviewed, store.cells).read_text() == reviewed.text()
         assert store.load()[1] == []
 
-    kill_everywhere(
-        arrange, lambda root: ["--results", f"{root}/results"], "benchmarks.submit", long, tmp_path, check, 4
-    )
+    def words(root):
+        return ["--results", f"{root}/results"]
+
+    kill_everywhere(arrange, words, "benchmarks.submit", 40 if long else 6, tmp_path, check, 4)
 
 
 # -------------------------------------------------------------------------------------------------------------- export
@@ -129,7 +130,7 @@ def test_an_export_that_is_killed_leaves_no_half_network_and_the_same_command_go
         assert all(torch.allclose(output, expected, atol=1e-5) for output in outputs)
         assert outputs or not ended
 
-    kill_everywhere(arrange, words, "benchmarks.export", 20 if long else 3, tmp_path, check)
+    kill_everywhere(arrange, words, "benchmarks.export", 20 if long else 2, tmp_path, check)
 
 
 # -------------------------------------------------------------------------------------------------------------- report
