@@ -6,7 +6,7 @@
 ``key`` is the cell's key, or as much of its beginning as is needed to tell it from others. Formats: ``onnx`` (any
 batch size, for ONNX Runtime), ``torch_export`` (for ``torch.export.load``) and ``safetensors`` (weights and a
 description, for ``benchmarks.export.load_network``). ``test=true`` also runs the data set's test split and compares the
-predictions.
+predictions; images of your own are found with ``dataset.source=FOLDER``.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,9 @@ from benchmarks.storage.console import output_console
 from benchmarks.storage.paths import Paths, sweep_up_temporaries, write_atomically
 from methods.errors import BadInput, first_line
 
+if TYPE_CHECKING:
+    from benchmarks.data.splits import Split
+
 __all__ = ["Exported", "export", "load_network", "main"]
 
 Predict = Callable[[Tensor], Tensor]
@@ -44,6 +48,7 @@ OPTIONS = {
     "paths.results": "folder of the results: results",
     "paths.cache": "folder of the decoded data sets: .cache",
     "test": "true: compare predictions on the data set's test split",
+    "dataset.source": "with test=true: folder of the data set, where it is your own",
     "batch": "batch size of the latency: 1",
 }
 
@@ -183,26 +188,50 @@ def parse(words: Sequence[str]) -> dict[str, str]:
     for name in ("key", "format"):
         if not options.get(name):
             raise BadInput(f"{name} is missing; type {name}={'onnx' if name == 'format' else 'KEY'} ({OPTIONS[name]})")
+    if options["test"] not in ("true", "false"):
+        raise BadInput(f"test={options['test']} is neither true nor false; type test=true")
     if not options["batch"].isdecimal() or int(options["batch"]) < 1:
         raise BadInput(f"batch={options['batch']}; expected a number of at least 1")
     return options
 
 
-def same_predictions(description: Mapping, network: nn.Module, predict: Predict, paths: Paths, key: str) -> str:
-    """How many test samples get the same class from the file and from the network, in words."""
+def split_of(paths: Paths, key: str, source: str | None = None) -> Split:
+    """The test split of the cell ``key``.
+
+    Args:
+        paths: of its record and of the decoded data.
+        key: of the cell.
+        source: folder of the data set; a record does not say where it lay.
+
+    Raises:
+        BadInput: the record or the folder is not there, or the folder holds other data than the cell has seen.
+    """
     from benchmarks.data.splits import load
     from benchmarks.records.store import Store
 
     record = Store.of(paths).find(key, committed=True)
     if record is None:
         raise BadInput(f"test=true needs the record of {key} in {paths.results}, which is not there")
-    config = record.config
-    data = load(config["dataset"], config["seed"], paths.cache)
+    dataset = dict(record.config["dataset"])
+    own = str(dataset.get("reader")).endswith(".imagefolder")
+    if own and not source:
+        raise BadInput(f"test=true needs the images of {dataset['name']}\ntype dataset.source=FOLDER")
+    if source:
+        dataset["source"] = source
+    data = load(dataset, record.config["seed"], paths.cache)
+    seen = record.fingerprint.get("data")
+    if source and seen is not None and seen != data.checksum:
+        raise BadInput(f"dataset.source={source} does not hold what the cell {key} has seen; give the folder it had")
+    return data.test
+
+
+def same_predictions(name: str, network: nn.Module, predict: Predict, split: Split) -> str:
+    """How many samples of ``split`` get the same class from the file and from the network, in words."""
     eager, same, total = _without_gradients(network), 0, 0
-    for x, _ in data.test.batches(256):
+    for x, _ in split.batches(256):
         same += int((eager(x).argmax(1) == predict(x).argmax(1)).sum())
         total += len(x)
-    return f"{same} of {total} test samples of {description['dataset']} get the same class"
+    return f"{same} of {total} test samples of {name} get the same class"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -214,6 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(words)
     paths = Paths.of({"results": options["paths.results"], "cache": options["paths.cache"]})
     folder = find_network(paths.results, options["key"])
+    split = split_of(paths, folder.name, options.get("dataset.source")) if options["test"] == "true" else None
     exported = export(folder, options["format"], Path(options["output"]).expanduser() / folder.name)
     network, (description, _) = load_network(folder), read_network(folder)
     inputs = probe(description["shape"], int(options["batch"]))
@@ -232,8 +262,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"batch {len(inputs)}, one thread: {timed['pruned_ms']:.3g} ms; {timed['dense_ms']:.3g} ms in eager PyTorch",
         highlight=False,
     )
-    if options["test"] == "true":
-        say(same_predictions(description, network, exported.predict, paths, folder.name), highlight=False)
+    if split is not None:
+        say(same_predictions(description["dataset"], network, exported.predict, split), highlight=False)
     return 0
 
 

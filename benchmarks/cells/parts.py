@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -21,6 +21,9 @@ from methods.errors import BadInput, first_line
 from methods.hooks import TrainingSchedule
 from methods.pruner import Pruner
 from methods.schedule import Schedule
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def build_pruner(config: Mapping[str, Any]) -> Pruner:
@@ -118,16 +121,53 @@ def check(config: Mapping[str, Any]) -> None:
         from benchmarks.training.weights import refuse_missing
 
         refuse_missing(Path(config["dense"]["checkpoint"]))
-    _check_model(json.dumps(config["model"]), tuple(config["dataset"]["shape"]), config["dataset"]["classes"])
+    trained = any(config["trainer"][section]["epochs"] > 0 for section in ("train", "finetune"))
+    dataset = config["dataset"]
+    _check_model(json.dumps(config["model"]), tuple(dataset["shape"]), dataset["classes"], trained)
 
 
 @functools.lru_cache(maxsize=64)
-def _check_model(model: str, shape: tuple[int, ...], classes: int | None) -> None:
-    """Refuse a network that cannot be built, or cannot take inputs of ``shape``; each is tried once.
+def _check_model(model: str, shape: tuple[int, ...], classes: int | None, trained: bool) -> None:
+    """Refuse a network that cannot be built, trained where it is, or take inputs of ``shape``; each is tried once.
 
     Where the data set says only when it is read how many classes it has, the network is tried with two.
     """
-    from benchmarks.models.build import build, refuse_other_outputs_in_training
+    from benchmarks.models.build import build
 
     section = json.loads(model)
-    refuse_other_outputs_in_training(build(section, shape, classes or 2, seed=0), section, shape)
+    network = build(section, shape, classes or 2, seed=0)
+    if trained:
+        _refuse_untrainable(network, section, shape)
+
+
+def _refuse_untrainable(model: nn.Module, cfg: Mapping[str, Any], shape: Sequence[int]) -> None:
+    """Refuse a network that cannot be trained: all is frozen, or it gives no tensor in training mode only.
+
+    The second is the habit of networks with auxiliary heads.
+
+    Args:
+        model: in training mode, not used for anything else: its running statistics move.
+        cfg: the section it was built from.
+        shape: of one input.
+
+    Raises:
+        BadInput: it is one of these.
+    """
+    import torch
+
+    from benchmarks.training.optimisation import FROZEN
+
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise BadInput(FROZEN)
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            outputs = model(torch.zeros(2, *shape))
+    except Exception:  # whatever it is, training meets it too, and keeps where it was raised
+        return
+    if not isinstance(outputs, torch.Tensor):
+        raise BadInput(
+            f"model {cfg.get('name') or cfg['_target_']} gives a {type(outputs).__name__} in training mode and a "
+            "tensor otherwise; expected one tensor in both\n"
+            "let forward return the main output alone, or switch its other outputs off, for instance "
+            "+model.aux_logits=false"
+        )

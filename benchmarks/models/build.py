@@ -149,25 +149,3 @@ def _check(model: nn.Module, name: str, shape: tuple[int, ...], classes: int) ->
             f"model {name} gives {found} for 2 inputs of shape {shape}; expected (2, {classes}).\n"
             "Let its factory take `classes`, or set the number of its outputs."
         )
-
-
-def refuse_other_outputs_in_training(model: nn.Module, cfg: Mapping[str, Any], shape: Sequence[int]) -> None:
-    """Raise :class:`BadInput` for a network whose output is no tensor in training mode only, as with auxiliary heads.
-
-    Args:
-        model: in training mode, not used for anything else: its running statistics move.
-        cfg: the section it was built from.
-        shape: of one input.
-    """
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            outputs = model(torch.zeros(2, *shape))
-    except Exception:  # whatever it is, training meets it too, and keeps where it was raised
-        return
-    if not isinstance(outputs, Tensor):
-        raise BadInput(
-            f"model {cfg.get('name') or cfg['_target_']} gives a {type(outputs).__name__} in training mode and a "
-            "tensor otherwise; expected one tensor in both\n"
-            "let forward return the main output alone, or switch its other outputs off, for instance "
-            "+model.aux_logits=false"
-        )

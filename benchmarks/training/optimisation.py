@@ -20,6 +20,11 @@ __all__ = ["TrainerSettings", "build_optimizer", "learning_rate", "refuse_hardwa
 ACCELERATORS = ("auto", "cpu", "cuda", "gpu", "mps")
 FEWEST = 4  # processes that a machine with fewer cores may be asked for
 
+FROZEN = (
+    "all parameters of the network are frozen (requires_grad=False): nothing is left to train\n"
+    "unfreeze some in its factory, or train nothing: trainer.train.epochs=0 trainer.finetune.epochs=0"
+)
+
 
 def refuse_hardware(settings: TrainerSettings, where: str) -> None:
     """Refuse more devices than there are: each is a process, and a hundred of them start for minutes.
@@ -51,10 +56,7 @@ def build_optimizer(parameters: Iterable[nn.Parameter], settings: TrainerSetting
     """
     parameters = [parameter for parameter in parameters if parameter.requires_grad]
     if not parameters:
-        raise BadInput(
-            "all parameters of the network are frozen (requires_grad=False): nothing is left to train\n"
-            "unfreeze some in its factory, or train nothing: trainer.train.epochs=0 trainer.finetune.epochs=0"
-        )
+        raise BadInput(FROZEN)
     options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
     if all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in parameters):
         options["fused"] = True

@@ -6,9 +6,11 @@ import subprocess
 import sys
 
 import networks
+import numpy as np
 import pytest
 import torch
 from networks import calibration, make, noise
+from PIL import Image
 from torch import nn
 
 from benchmarks import export as exporting
@@ -19,6 +21,7 @@ from benchmarks.measure.lock import one_at_a_time
 from benchmarks.measure.runtimes import RUNTIMES
 from benchmarks.models import build
 from benchmarks.models.saved import DESCRIPTION, WEIGHTS, lacks_network, network_folder, save_network
+from benchmarks.settings.home import CONF
 from benchmarks.storage.paths import REPOSITORY, Paths
 from benchmarks.sweeps.composition import Composer
 from methods.allocation import Uniform
@@ -277,6 +280,37 @@ def test_the_command(cell, tmp_path, capsys, monkeypatch):
     assert "bytes" in text and "batch 4, one thread" in text
     assert f"{len(load(config['dataset'], 0, Paths.of(config['paths']).cache).test)} of 3" in text
     assert same(load_network(tmp_path / record.key), load_network(find_network(Paths.of(config["paths"]).results, "")))
+
+
+def test_images_of_ones_own_are_tested_where_they_lie_now(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(exporting, "one_at_a_time", lambda: one_at_a_time(tmp_path))
+    for place, name in enumerate(("ants", "bees")):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(20):
+            grey = np.full((8, 8, 3), 100 * place + number, dtype=np.uint8)
+            Image.fromarray(grey).save(tmp_path / "images" / name / f"{number}.png")
+    places = [f"paths.results={tmp_path}/results", f"paths.cache={tmp_path}/cache"]
+    words = ["dataset=imagefolder", "dataset.name=insects", "dataset.shape=[1,8,8]", "dataset.mean=[0.5]"]
+    words += [
+        "dataset.std=[0.25]",
+        "dataset.augment=null",
+        "trainer=tiny",
+        "method=random",
+        "measure=none",
+        "track=none",
+    ]
+    made = Composer(CONF).cell([*words, f"dataset.source={tmp_path}/images", "save=true", *places])
+    record = run(made)
+    assert record.status == "done", record.reason
+    (tmp_path / "images").rename(tmp_path / "moved")
+    asked = [f"key={record.key}", "format=safetensors", f"output={tmp_path}/out", "test=true", *places]
+    with pytest.raises(BadInput, match="test=true needs the images of insects\ntype dataset.source=FOLDER"):
+        main(asked)
+    assert main([*asked, f"dataset.source={tmp_path}/moved"]) == 0
+    assert "8 of 8 test samples of insects get the same class" in capsys.readouterr().out
+    (tmp_path / "moved/ants/0.png").unlink()
+    with pytest.raises(BadInput, match="does not hold what the cell"):
+        main([*asked, f"dataset.source={tmp_path}/moved"])
 
 
 def test_keys_and_words_that_do_not_fit(cell, tmp_path):
