@@ -19,6 +19,7 @@ from benchmarks.records.keys import dense_key, dense_part, identity, variant_key
 from benchmarks.records.record import FINISHED, Record, flat
 from benchmarks.records.store import Problem, Store, once, read
 from benchmarks.settings.home import PARTS
+from benchmarks.settings.tuning import trials_of
 from benchmarks.storage.paths import REPOSITORY, write_atomically
 from methods.errors import BadInput
 
@@ -39,7 +40,7 @@ MADE_BY = (
     "records/fingerprint",
 )
 NOT_THE_SETTING = frozenset({"seed", "budget", "measure"})  # what is measured changes no accuracy
-THE_METHOD = frozenset({"method", *PARTS})
+THE_METHOD = frozenset({"method", "tune", *PARTS})
 RUN = "_run"  # the column of :func:`run_of`
 HIDDEN = (*STAMP, "config", RUN)  # of no use in a query
 
@@ -67,7 +68,7 @@ def row_of(record: Record) -> Row:
         "note": record.budget.note,
         "left_alone": "; ".join(f"{each.layer}: {each.reason}" for each in record.left_alone or ()) or None,
         "warnings": "; ".join(record.warnings or ()) or None,
-        "trials": (record.tuning or {}).get("trials"),
+        "trials": trials_of(config),
         "predicted": bool(record.predictions),
         "curve_steps": len(record.curve or []),
         RUN: json.dumps(_run(config)),

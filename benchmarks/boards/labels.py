@@ -13,8 +13,10 @@ from typing import Any
 from benchmarks.records.keys import canonical
 from benchmarks.records.record import Record
 from benchmarks.settings.home import CONF, PARTS
+from benchmarks.settings.tuning import trials_of
 from benchmarks.storage.paths import safe_name
 
+TUNED = "tuned"
 LONGEST_VALUE = 24
 SCRATCH, UNPRUNED = "scratch", "unpruned_longer"  # controls that are no selection
 MOST_DIFFERENCES = 3
@@ -34,19 +36,19 @@ def label(record: Record, conf: Path | None = None) -> str:
     """``method``, followed by the parts in which the record differs from the method's preset.
 
     For instance ``spectral (no compensation, theta 0.2)``. A method without a preset file is just named. Controls say
-    of what: ``random (layers of obd)``, ``scratch (masks of obd)``.
+    of what: ``random (layers of obd)``, ``scratch (masks of obd)``. Tuned ones say with how many trials.
     """
     conf = conf or CONF
     if record.method == SCRATCH and (donor := control_of(record.config)):
         return f"{SCRATCH} ({'masks' if record.unit == 'edge' else 'layers'} of {donor})"
-    preset = preset_of(conf, record.method)
-    if preset is None:
-        return record.method
+    preset = preset_of(conf, record.method) or {}
     differences = []
     for part in PARTS:
         used, usual = _part(record.config, part), preset.get(part)
         if used is not None and usual is not None:
             differences += _differences(conf, part, used, usual)
+    if (trials := trials_of(record.config)) is not None:
+        differences.append(f"{TUNED}, {trials} trials")
     return f"{record.method} ({', '.join(differences)})" if differences else record.method
 
 

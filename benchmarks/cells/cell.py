@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import resource
 import shutil
 import sys
@@ -22,6 +23,7 @@ from benchmarks.cells.preparation import calibrate, trained_network
 from benchmarks.cells.remarks import note_of, remarks
 from benchmarks.cells.steps import States
 from benchmarks.cells.tracker import Tracker, summary_of, tracking
+from benchmarks.cells.trials import Trial, search
 from benchmarks.data.splits import Data, load
 from benchmarks.measure.count import count
 from benchmarks.measure.recalibration import batch_norms, recalibrated
@@ -33,6 +35,7 @@ from benchmarks.records.heading import heading, title
 from benchmarks.records.keys import cell_key
 from benchmarks.records.record import Record, short_traceback
 from benchmarks.records.store import Store
+from benchmarks.settings.tuning import trials_of, with_options
 from benchmarks.storage.lease import Lost
 from benchmarks.storage.paths import Paths
 from benchmarks.training.loop import History
@@ -129,9 +132,8 @@ def _pipeline(
     for row in trained.history.epochs:
         tracker.log({f"train/{name}": value for name, value in row.items()}, int(row["epoch"]))
     folder = paths.cache / "cells" / key
-    pruned, states = _prune(config, data, trained.model, folder)
-    before_tuning = copy.deepcopy(pruned.model)
-    tuning = _finetune(config, data, pruned, folder, tracker, after=len(trained.history.epochs))
+    attempt, tuned = _carried_out(config, data, trained.model, folder, tracker, len(trained.history.epochs))
+    pruned, before_tuning, tuning = attempt.pruned, attempt.before, attempt.training
     collapsed, doubt = _collapsed(trained.model, pruned.model, data, tuning)
     pruned.warnings += filter(None, (tuning.setback, doubt))
     networks = _Networks(trained.model, before_tuning, _recalibrated(config, data, before_tuning), pruned.model)
@@ -139,7 +141,8 @@ def _pipeline(
         "status": "collapsed" if collapsed else "done",
         "reason": collapsed,
         "fingerprint": _fingerprint(config) | {"data": data.checksum},
-        "curve": (states if isinstance(states, list) else states.finished(pruned, before_tuning)) or None,
+        "curve": attempt.curve() or None,
+        "tuning": tuned,
         "history": {"train": trained.history.epochs, "finetune": tuning.epochs},
         "cost": {
             "dense_seconds": trained.seconds,
@@ -149,7 +152,7 @@ def _pipeline(
             "calibration_samples": _calibration_size(config, data),
         },
     }
-    result |= _found(pruned, heading(config, key)["budget"]) | _speed_and_size(config, data, networks)
+    result |= _found(pruned, heading(config, key)["budget"]) | _speed_and_size(attempt.config, data, networks)
     if config.get("save"):
         if holds is not None and not holds():
             raise Lost(f"{key} is another worker's by now")
@@ -159,8 +162,70 @@ def _pipeline(
     return _without_nonsense(result)
 
 
+@dataclass
+class _Attempt:
+    """One way from the dense network to a pruned and trained one, and the configuration that it was gone with."""
+
+    config: Mapping[str, Any]
+    pruned: Pruned
+    states: States | list[dict[str, Any]]
+    before: nn.Module
+    training: History
+
+    def curve(self) -> list[dict[str, Any]]:
+        """What an iterative schedule passed through."""
+        return self.states if isinstance(self.states, list) else self.states.finished(self.pruned, self.before)
+
+
+def _carried_out(
+    config: Mapping[str, Any], data: Data, dense: nn.Module, folder: Path, tracker: Tracker, epochs: int
+) -> tuple[_Attempt, dict[str, Any] | None]:
+    """Prune and fine-tune, as often as ``tune`` asks for; the best attempt, and an account of all if there are several.
+
+    Each trial has its own checkpoints, so that an interrupted cell goes on where it was. ``epochs`` of the dense
+    network's training are on the tracker already.
+    """
+    tune = config.get("tune")
+    logged = [epochs]
+    prunings: dict[str, tuple[Pruned, States | list[dict[str, Any]]]] = {}
+
+    def attempt(trial: Trial) -> _Attempt:
+        own = with_options(config, trial.options or {})
+        place = folder / f"trial{trial.number}" if tune else folder
+        schedule = build_pruner(own).schedule
+        settings, first_epoch = _recipe(own, schedule, trial.rate)
+        name = json.dumps(trial.options or {}, sort_keys=True)
+        if name not in prunings:
+            prunings[name] = _prune(own, data, dense, place, trial.rate)
+        pruned, states = prunings[name]
+        if tune and _trains_between(schedule):
+            del prunings[name]  # the rate has a part in it
+        elif tune:
+            pruned = copy.deepcopy(pruned)
+        before = copy.deepcopy(pruned.model)
+        start = logged[0]
+
+        def log(row: Mapping[str, float]) -> None:
+            logged[0] = start + int(row["epoch"])
+            tracker.log({f"finetune/{name}": value for name, value in row.items()}, logged[0])
+
+        label = f"fine-tuning {title(config)}" + (f", trial {trial.number + 1} of {trials_of(config)}" if tune else "")
+        seed, files = derive_seed(config["seed"], "finetune"), place / "finetune"
+        options: dict[str, Any] = {"masks": pruned.masks, "checkpoint": files, "label": label}
+        training = fit(pruned.model, data, settings, seed, **options, on_epoch=log, first_epoch=first_epoch)
+        return _Attempt(own, pruned, states, before, training)
+
+    if not tune:
+        return attempt(Trial(0)), None
+    return search(tune, attempt, lambda found: evaluate(found.pruned.model, data.validation))
+
+
+def _trains_between(schedule: Schedule) -> bool:
+    return prunes_while_training(schedule) or len(schedule.targets(Budget("keep", 0.5))) != 1
+
+
 def _prune(
-    config: Mapping[str, Any], data: Data, model: nn.Module, folder: Path
+    config: Mapping[str, Any], data: Data, model: nn.Module, folder: Path, rate: float
 ) -> tuple[Pruned, States | list[dict[str, Any]]]:
     """The pruned network before its last fine-tuning, and what an iterative schedule passed through.
 
@@ -169,7 +234,7 @@ def _prune(
     """
     pruner = build_pruner(config)
     seed = config["seed"]
-    settings, first_epoch = _recipe(config, pruner.schedule)
+    settings, first_epoch = _recipe(config, pruner.schedule, rate)
     budget = Budget.parse(config["budget"])
     if prunes_while_training(pruner.schedule):
         return train_and_prune(pruner.schedule, config, data, budget, folder)
@@ -192,26 +257,6 @@ def _prune(
 
         pruned.predictions += Theories(model, pruned, pruner, calibration).rows(lambda net: states.score(net).accuracy)
     return pruned, states
-
-
-def _finetune(
-    config: Mapping[str, Any], data: Data, pruned: Pruned, folder: Path, tracker: Tracker, after: int
-) -> History:
-    """Train the pruned network in place; the tracker counts its epochs on from ``after``, those of the dense one."""
-    settings, first_epoch = _recipe(config, build_pruner(config).schedule)
-    return fit(
-        pruned.model,
-        data,
-        settings,
-        derive_seed(config["seed"], "finetune"),
-        masks=pruned.masks,
-        checkpoint=folder / "finetune",
-        label=f"fine-tuning {title(config)}",
-        on_epoch=lambda row: tracker.log(
-            {f"finetune/{name}": value for name, value in row.items()}, after + int(row["epoch"])
-        ),
-        first_epoch=first_epoch,
-    )
 
 
 def _recalibrated(config: Mapping[str, Any], data: Data, pruned: nn.Module) -> nn.Module | None:
@@ -248,12 +293,16 @@ def _speed_and_size(config: Mapping[str, Any], data: Data, networks: _Networks) 
     return found
 
 
-def _recipe(config: Mapping[str, Any], schedule: Schedule) -> tuple[TrainerSettings, int]:
-    """What a pruned network is trained with, and how many epochs of it the rewound weights have had."""
+def _recipe(config: Mapping[str, Any], schedule: Schedule, rate: float) -> tuple[TrainerSettings, int]:
+    """What a pruned network is trained with, and how many epochs of it the rewound weights have had.
+
+    ``rate`` multiplies the recipe's learning rate.
+    """
     section = schedule.recipe
-    return TrainerSettings.from_config(config["trainer"][section], f"trainer.{section}"), (
-        schedule.first_epoch if section == "train" else 0
-    )
+    settings = TrainerSettings.from_config(config["trainer"][section], f"trainer.{section}")
+    if rate != 1:
+        settings = settings.model_copy(update={"learning_rate": settings.learning_rate * rate})
+    return settings, schedule.first_epoch if section == "train" else 0
 
 
 def _collapsed(dense: nn.Module, model: nn.Module, data: Data, tuning: History) -> tuple[str | None, str | None]:

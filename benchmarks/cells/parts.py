@@ -15,6 +15,7 @@ from benchmarks.settings.arguments import fit, fitted, imported
 from benchmarks.settings.base import checked
 from benchmarks.settings.home import PARTS
 from benchmarks.settings.sections import Part, check_types
+from benchmarks.settings.tuning import with_options
 from methods.allocation import Rounded
 from methods.budgets.budget import Budget
 from methods.errors import BadInput, first_line
@@ -98,6 +99,19 @@ def _check_schedule(config: Mapping[str, Any], schedule: Schedule) -> None:
         )
 
 
+def _check_trials(config: Mapping[str, Any], schedule: Schedule) -> None:
+    """Refuse trials that cannot differ, and options that the method's parts do not take."""
+    if not config.get("tune"):
+        return
+    if not config["trainer"][schedule.recipe]["epochs"]:
+        raise BadInput(
+            f"tune compares rates of trainer.{schedule.recipe}, which has 0 epochs\n"
+            f"type trainer.{schedule.recipe}.epochs=10, or tune=null"
+        )
+    for options in config["tune"]["options"]:
+        build_pruner(with_options(config, options))
+
+
 def check(config: Mapping[str, Any]) -> None:
     """Raise :class:`BadInput` for what is wrong in ``config`` by itself, before any work is done."""
     from benchmarks.data.readers import refuse_unreadable
@@ -112,6 +126,7 @@ def check(config: Mapping[str, Any]) -> None:
         where = f"trainer.{section}"
         refuse_hardware(TrainerSettings.from_config(config["trainer"][section], where), where)
     _check_schedule(config, pruner.schedule)
+    _check_trials(config, pruner.schedule)
     if config["measure"].get("latency"):
         from benchmarks.measure.latency import Settings
 

@@ -14,10 +14,12 @@ from pydantic import Field, model_validator
 from benchmarks.settings.base import Name, OpenSection, Section, checked
 from benchmarks.settings.home import PARTS
 from benchmarks.settings.trainer import TrainerSettings
+from benchmarks.settings.tuning import FEWEST
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
+OPTION = rf"^({'|'.join(PARTS)})\.\w+$"
 Batch = Annotated[int, Field(ge=1, le=2**31)]
 
 
@@ -242,6 +244,18 @@ class Measure(Section):
     theory: bool | None = None
 
 
+class Tune(Section):
+    """The trials of a cell that is tuned, which ``tune=4`` takes from conf/tuning (:mod:`benchmarks.settings.tuning`).
+
+    ``rates`` are multiples of the rate that pruned networks are trained with, ``options`` values by dotted key.
+    """
+
+    examples: ClassVar[Mapping[str, str]] = {"rates": "[1.0,0.3]", "options": "[]"}
+
+    rates: list[Positive] = Field(min_length=1)
+    options: list[dict[Annotated[str, Field(pattern=OPTION)], Any]]
+
+
 class Track(Section):
     """Where runs are logged."""
 
@@ -280,6 +294,7 @@ class Cell(Section):
         "save": "true",
         "controls": "true",
         "dry_run": "true",
+        "tune": "4",
         **dict.fromkeys(PARTS, "method=magnitude"),
         **{f"{part}._target_": "method=magnitude" for part in PARTS},
     }
@@ -291,6 +306,7 @@ class Cell(Section):
     paths: Folders
     save: bool | None = None
     controls: bool | None = None
+    tune: Annotated[int, Field(ge=FEWEST)] | Tune | None = None
     objective: str | list[str] | None = None
     dry_run: bool | None = None
     sweep: str | None = Field(None, alias="_sweep")
@@ -313,6 +329,8 @@ def check_types(config: Mapping[str, Any]) -> None:
 
     Unknown and missing keys are named too. Nothing is imported or read.
     """
+    if isinstance(config.get("tune"), Mapping):  # of a number or a section, the section's own fault is told
+        checked(Tune, config["tune"], "tune")
     checked(Cell, config, "")
     dataset = config["dataset"]
     checked(READERS.get(str(dataset.get("reader")), OwnReader), dataset, "dataset")

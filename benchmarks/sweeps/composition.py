@@ -105,7 +105,7 @@ class Composer:
                 except ConfigCompositionException:
                     self._ask_the_parts(words)
                     raise
-        if (found.get("allocation") or {}).get("record"):
+        if (found.get("allocation") or {}).get("record") or found.get("tune"):
             from benchmarks.sweeps.copying import resolved
 
             return resolved(found)

@@ -15,6 +15,7 @@ from benchmarks.boards.labels import control_of, label
 from benchmarks.records.record import Record
 from benchmarks.records.store import Store, Unreadable, read
 from benchmarks.settings.home import PARTS
+from benchmarks.settings.tuning import with_trials
 from benchmarks.storage.paths import Paths
 from benchmarks.sweeps.words import key_of
 from methods.errors import BadInput
@@ -27,11 +28,12 @@ REPLACED = ("method", *PARTS, "controls")
 
 
 def resolved(config: dict[str, Any]) -> dict[str, Any]:
-    """``config`` with the counts of the cell that ``allocation.record`` names; as it is where that is not set.
+    """``config`` with the counts of the cell that ``allocation.record`` names, and the trials that ``tune`` asks for.
 
     Raises:
-        BadInput: there is no such record, or it has no counts.
+        BadInput: there is no such record, it has no counts, or there are not so many trials.
     """
+    config = with_trials(config)
     allocation = config.get("allocation") or {}
     named = allocation.get("record")
     if not named:
