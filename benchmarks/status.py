@@ -5,10 +5,15 @@
     python -m benchmarks.status --watch           goes on showing it while a sweep runs
     python -m benchmarks.status --failed          each failed cell with its reason
     python -m benchmarks.status --failed --retry  and runs these cells again
+    python -m benchmarks.status --stale           each cell whose method's code has changed since its record was written
+    python -m benchmarks.status --retry stale     and runs these cells again, as their sweeps would
     python -m benchmarks.status --forget failed   drops the records of failed cells, after a question
 
 A cell is missing when a sweep set out to compute it and no record of it exists yet. A cell is running while the process
 that is at it shows signs of life; times left are estimated from what like cells took.
+
+What counts as a change is what the classes of a method's parts and the files of ours that they import say, without
+comments and docstrings. Records that do not tell what their code was are unknown, and not stale.
 """
 
 import io
@@ -20,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from benchmarks.boards.labels import label
 from benchmarks.boards.tables import Table
@@ -31,7 +36,7 @@ from benchmarks.records.store import Problem, Store, Unreadable, read
 from benchmarks.storage.command import Parser, end
 from benchmarks.storage.console import output_console
 from benchmarks.storage.lease import Holder, holders
-from benchmarks.storage.paths import Paths
+from benchmarks.storage.paths import Paths, write_atomically
 from benchmarks.sweeps.remaining import duration, seconds_left
 from benchmarks.sweeps.request import Request
 from methods.errors import BadInput, one_line
@@ -167,8 +172,53 @@ def show_failed(found: State, mine: Mapping[str, Record], console: "Console") ->
     return failed
 
 
-def retry(found: State, failed: Sequence[Record], paths: Paths, console: "Console") -> int:
-    """Run the ``failed`` cells again as their sweeps would; returns the exit code."""
+def show_stale(found: State, mine: Mapping[str, Record], console: "Console") -> list[Record]:
+    """Each cell whose method's code is another by now; returns the records of this machine's runs among them."""
+    stale = [known for known in found.records if known.stale]
+    unknown = sum(known.finished and known.code is None for known in found.records)
+    for known in stale:
+        where = "" if known.key in mine else " (reviewed)"
+        name = f"{known.key}  {known.dataset}/{known.model} {known.label} seed {known.seed}"
+        console.print(f"{name}: made {known.created[:10]} by other code{where}", markup=False)
+    console.print(f"{len(stale)} stale; {unknown} unknown, since their records do not tell the code")
+    if len(stale) > len(mine):
+        console.print(
+            f"{len(stale) - len(mine)} of them are reviewed and stay; to run one elsewhere: "
+            "python run.py +from_record=results/cells/DATASET/MODEL/KEY.json paths.results=FOLDER",
+            markup=False,
+        )
+    return [mine[known.key] for known in stale if known.key in mine]
+
+
+def renew(found: State, stale: Sequence[Record], paths: Paths, console: "Console") -> int:
+    """Run the ``stale`` cells again as their sweeps would; returns the exit code.
+
+    A record goes before its cell runs, and comes back where the cell was not run or left none.
+    """
+    store = Store.of(paths)
+    busy = {holder.name for holder in holders(paths.runs / RUNNING) if holder.alive}
+    before: dict[Path, str] = {}
+    try:
+        for record in stale:
+            path = store.path_of(record)
+            if record.key not in busy and path.is_file():
+                before[path] = record.text()
+                path.unlink()
+        return retry(found, [record for record in stale if record.key not in busy], paths, console, "stale")
+    finally:
+        for path, text in before.items():
+            if not path.exists():
+                write_atomically(path, text)
+
+
+def retry(
+    found: State,
+    failed: Sequence[Record],
+    paths: Paths,
+    console: "Console",
+    what: Literal["failed", "stale"] = "failed",
+) -> int:
+    """Run the ``failed`` cells (or stale ones) again as their sweeps would; returns the exit code."""
     from benchmarks.sweeps.application import run
     from benchmarks.sweeps.commandline import parse
     from benchmarks.sweeps.words import sweeps
@@ -189,10 +239,10 @@ def retry(found: State, failed: Sequence[Record], paths: Paths, console: "Consol
     for fault in faults:
         console.print(one_line(fault, 400), markup=False)
     if left:
-        console.print(f"{len(left)} failed cells belong to no sweep; type the command again that asked for them")
+        console.print(f"{len(left)} {what} cells belong to no sweep; type the command again that asked for them")
     afterwards = Store.of(paths).find_all(record.key for record in failed)
-    still = [record for record in afterwards.values() if record.status == "failed"]
-    console.print(f"{len(failed) - len(still)} of {len(failed)} are not failed any more")
+    still = [each.key for each in failed if each.key not in afterwards or not afterwards[each.key].finished]
+    console.print(f"{len(failed) - len(still)} of {len(failed)} are not {what} any more")
     return 1 if still or faults else 0
 
 
@@ -247,7 +297,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
     parser.add_argument("--watch", action="store_true", help="go on until nothing is running or missing")
     parser.add_argument("--failed", action="store_true", help="show each failed cell")
-    parser.add_argument("--retry", action="store_true", help="with --failed: run them again")
+    parser.add_argument("--stale", action="store_true", help="show each cell whose method's code has changed since")
+    parser.add_argument(
+        "--retry",
+        nargs="?",
+        const="",
+        choices=["failed", "stale"],
+        help="run the failed cells (or the stale ones) again, here and now, as their sweeps would",
+    )
     parser.add_argument("--forget", choices=["failed"], help="drop the records of failed cells, after a question")
     parser.add_argument("--yes", action="store_true", help="with --forget: without the question")
     chosen = parser.parse_args(arguments)
@@ -262,12 +319,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             known = ", ".join(names) or "none yet"
             raise BadInput(f"No sweep named {chosen.sweep!r} in {chosen.results}; there are: {known}.")
         found = found.of(chosen.sweep)
-    if chosen.failed or chosen.retry or chosen.forget:
+    if chosen.stale or chosen.retry == "stale":
+        mine = Store.of(paths).find_all(record.key for record in found.records if record.stale)
+        stale = show_stale(found, mine, console)
+        return renew(found, stale, paths, console) if chosen.retry is not None and stale else 0
+    if chosen.failed or chosen.retry is not None or chosen.forget:
         keys = [record.key for record in found.records if record.status == "failed"]
         failed = show_failed(found, Store.of(paths).find_all(keys), console)
         if chosen.forget:
             return forget(failed, paths, chosen.yes, console)
-        return retry(found, failed, paths, console) if chosen.retry and failed else 0
+        return retry(found, failed, paths, console) if chosen.retry is not None and failed else 0
     if chosen.watch:
         watch(paths, chosen.sweep)
     else:

@@ -32,7 +32,7 @@ def reviewed():
     path = ROOT / "results/boards/reviewed/leaderboard.md"
     if not path.is_file():
         readme = (ROOT / "README.md").read_text()
-        assert "| rank | method |" not in readme and "| mean rank |" not in readme
+        assert "| rank | method |" not in readme and "| place | method |" not in readme
         pytest.skip("no reviewed board, and none in the README")
     return path.read_text()
 
@@ -55,16 +55,23 @@ def test_the_readmes_board_is_a_part_of_the_reviewed_one():
     assert shown[2:] == wanted
 
 
-def test_the_readmes_ranks_are_those_of_the_reviewed_board():
+def test_the_readmes_ranks_over_networks_are_those_of_the_reviewed_board():
     board = reviewed()
     readme = (ROOT / "README.md").read_text()
-    words = {10: "ten", 19: "nineteen"}
     rankings = board.split("\n## ")[1:3]
-    shown = readme.split("\n| method | mean rank |")
-    assert len(rankings) == 2 and len(shown) == 3
-    for number, ranking in enumerate(rankings):
-        methods, tasks = map(int, re.findall(r"(\d+) methods over (\d+) tasks", ranking)[0])
-        introduction = " ".join(shown[number].rstrip().rpartition("\n\n")[2].split())
-        assert f"ver the {tasks} tasks" in introduction and f"{words.get(methods, methods)} methods" in introduction
-        rows = shown[number + 1].split("\n\n")[0]
-        assert len(rows.splitlines()) > 5 and rows in ranking
+    shown = [part for part in readme.split("\n\n") if part.startswith("| place | method |")]
+    assert len(shown) == 2
+    for rows, ranking in zip(shown, rankings, strict=True):
+        assert "methods over" in ranking and len(rows.splitlines()) > 5 and rows in ranking
+        words = {7: "seven"}
+        [count] = {int(number) for number in re.findall(r"over (\d+) networks", ranking)}
+        assert f"{words.get(count, count)} networks" in readme
+    if "All pairs are undecided" in readme:
+        assert all(re.search(r"pairs: 0 better", ranking) for ranking in rankings)
+
+
+def test_the_readme_names_every_reconstruction():
+    text = (ROOT / "README.md").read_text()
+    section = text[text.index("What is a reconstruction") :].split("\n\n")[0]
+    for path in sorted((ROOT / "conf/method").glob("*.yaml")):
+        assert (f"`{path.stem}`" in section) == ("# Reconstruction:" in path.read_text()), path.stem

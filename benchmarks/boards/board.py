@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.boards.frame import Row as Cell
+from benchmarks.boards.frame import code_changed
 from benchmarks.boards.labels import distinctions
 from benchmarks.boards.latencies import latency_columns, of_one_machine
 from benchmarks.boards.naming import dense_setting, task_of, with_names, with_networks
@@ -63,6 +64,11 @@ class Row:
         counted: the scores that verdicts rest on: those of collapsed cells of the same setting among them.
         standing: its place among the rows of its unit.
         versus: the verdict on it against the baseline, Holm's correction over the rows that are compared with that.
+        repair: how the survivors made up for the removed.
+        family: what it is ranked with: its unit and, where it was tuned, the number of trials.
+        label, beside: its method and parts, and those of the row that it is shown beside, if any: a control has its
+            layer sizes from that one, a tuned row is that one with its usual options.
+        changed: whether the code of its method has changed since some of its cells were run.
     """
 
     name: str
@@ -78,6 +84,11 @@ class Row:
     standing: Standing | None = None
     versus: Verdict | None = None
     control: bool = False  # the dense network, as it is or trained on: shown, not ranked
+    repair: str | None = None
+    family: str = ""
+    label: str = ""
+    beside: str | None = None
+    changed: bool = False
 
 
 @dataclass
@@ -107,13 +118,13 @@ class Board:
         return not smaller_is_better(self.metric)
 
     def ranked(self) -> dict[str, dict[str, Row]]:
-        """The rows that are compared, by unit and by a name that no other row has, whatever the order of the rows."""
+        """The rows that are compared, by family and by a name that no other row has, whatever the order of the rows."""
         found: dict[str, dict[str, Row]] = defaultdict(dict)
         done = (row for row in self.rows if row.status == "done" and not row.control and row.counted)
         for row in sorted(done, key=lambda row: (row.full, row.name)):
-            own = found[row.unit or ""]
+            own = found[row.family]
             own[row.full if row.full not in own else f"{row.full} ({len(own)})"] = row
-        return {unit: found[unit] for unit in sorted(found, key=unit_order)}
+        return {family: found[family] for family in sorted(found, key=unit_order)}
 
     def families(self) -> list[Pairs]:
         """The pairs that are compared: a family per unit."""
@@ -121,8 +132,9 @@ class Board:
 
 
 def unit_order(unit: str | None) -> tuple[int, str]:
-    """Nodes before edges before whatever else there may be."""
-    return {"node": 0, "edge": 1}.get(unit or "", 2), unit or ""
+    """Nodes before edges before whatever else there may be; of a unit those with fewer trials first."""
+    name, _, trials = (unit or "").partition(", ")
+    return {"node": 0, "edge": 1}.get(name, 2), f"{name}{trials:>30}"
 
 
 def _scores(rows: dict[str, Row]) -> tuple[dict[str, dict[Hashable, float]], list[str]]:
@@ -147,7 +159,7 @@ def boards(cells: Sequence[Cell], question: Question | None = None) -> list[Boar
         raise BadInput(f"Unknown column {', '.join(unknown)}; expected some of {', '.join(columns)}.")
     groups: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
     if "model" in question.group_by:
-        cells = with_networks(cells)
+        cells = with_networks(cells, finetuning=True)
     for cell in with_names(cells, apart=False):
         groups[tuple(cell[name] for name in question.group_by)].append(cell)
     keys: dict[tuple[Any, ...], set[str]] = defaultdict(set)
@@ -202,10 +214,28 @@ def _board(group: dict[str, Any], cells: list[Cell], question: Question) -> Boar
             *(row.full, row.name),
         )
     )
+    board.rows = _beside(rows)
     dense, board.dense_differs = _dense_networks(cells)
     across = len({(cell["dataset"], cell["model"]) for cell in cells}) > 1
     board.rows[:0] = _dense_rows(dense, across, metric, footnotes)
     return board
+
+
+def _beside(rows: Sequence[Row]) -> list[Row]:
+    """The rows, with controls and tuned ones after those that they belong to, where these are on the board."""
+    last = {row.label: row for row in reversed(rows) if row.status == "done" and row.beside is None}
+    found: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.status == "done" and row.beside in last:
+            found[row.beside or ""].append(row)
+    moved = {id(row) for own in found.values() for row in own}
+    order = []
+    for row in rows:
+        if id(row) not in moved:
+            order += [row, *(found[row.label] if last.get(row.label) is row else [])]
+    for row in rows:
+        row.beside = row.beside if id(row) in moved else None
+    return order
 
 
 def default_metric(cells: Sequence[Cell]) -> str:
@@ -268,11 +298,16 @@ def _row(name: str, full: str, cells: list[Cell], metric: str, quantities: Seque
     reason = "; ".join(sorted({one_line(cell["reason"], LONGEST_REASON) for cell in cells if cell["reason"]})) or None
     first = cells[0]
     trained_on = first["control_of"] == "dense"  # larger than what it stands beside
-    return Row(
+    row = Row(
         *(name, full, first["method"], None if trained_on else first["unit"], first["status"], len(cells), values),
         *(scores, reason),
         control=trained_on,
     )
+    row.repair, row.label = None if trained_on else first["repair"], first["label"]
+    row.family = (row.unit or "") + (f", {first['trials']} trials" if first["trials"] else "")
+    row.beside = first["control_of"] or (first["untuned"] if first["trials"] else None)
+    row.changed = any(code_changed(cell) for cell in cells)
+    return row
 
 
 def _with_sizes(cell: Cell) -> Cell:

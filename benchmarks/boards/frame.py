@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmarks.boards import labels
+from benchmarks.boards.commands import surroundings
+from benchmarks.records import code
 from benchmarks.records.fingerprint import pace
 from benchmarks.records.keys import dense_key, dense_part, identity, variant_key
 from benchmarks.records.record import FINISHED, Record, flat
@@ -33,6 +35,9 @@ STAMP = ("_committed", "_file", "_time", "_size")
 MADE_BY = (
     "boards/frame",
     "boards/labels",
+    "boards/commands",
+    "settings/tuning",
+    "records/code",
     "records/keys",
     "records/names",
     "records/record",
@@ -55,23 +60,27 @@ def row_of(record: Record) -> Row:
         "context": variant_key(without(config, NOT_THE_SETTING | THE_METHOD)),
         "dense_key": dense_key(config),
         "dense_variant": variant_key(dense_part(config)),
+        "training": variant_key(training_part(config)),
         "widths": hashlib.sha256(json.dumps(widths).encode()).hexdigest()[:12] if record.layers else None,
         "allocation": _class(config, "allocation"),
         "compensation": _class(config, "compensation"),
         "control_of": labels.control_of(config),
+        "repair": labels.repair(config),
         "pace": json.dumps(pace(mark)),
         "torch": mark.get("torch"),
         "cpu": mark.get("cpu"),
         "gpu": mark.get("gpu"),
         "commit": mark.get("commit"),
         "data": mark.get("data"),
+        "code": mark.get(code.FIELD),
         "note": record.budget.note,
         "left_alone": "; ".join(f"{each.layer}: {each.reason}" for each in record.left_alone or ()) or None,
         "warnings": "; ".join(record.warnings or ()) or None,
         "trials": trials_of(config),
+        "untuned": labels.label(record, tuned=False),
         "predicted": bool(record.predictions),
         "curve_steps": len(record.curve or []),
-        RUN: json.dumps(_run(config)),
+        RUN: json.dumps(_run(config) | {"parts": code.targets_of(config)}),
     }
     row["value"] = None if row["value"] is None else float(row["value"])
     if record.latency:
@@ -89,6 +98,12 @@ def config_of(row: Row) -> Mapping[str, Any]:
     return row["config"] if "config" in row else read(Path(row["_file"])).config
 
 
+def training_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the dense network, and how pruned ones are trained."""
+    parts = dense_part(config)
+    return parts | {"trainer": {**parts["trainer"], "finetune": (config.get("trainer") or {}).get("finetune")}}
+
+
 def without(config: Mapping[str, Any], names: Set[str]) -> dict[str, Any]:
     """``config`` without the sections ``names``."""
     return {name: part for name, part in config.items() if name not in names}
@@ -98,13 +113,23 @@ def _run(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a board says of the data and the trainings of its cells, see :func:`run_of`."""
     data, trainer = config.get("dataset") or {}, config.get("trainer") or {}
     epochs = {name: (trainer.get(name) or {}).get("epochs") for name in ("train", "finetune")}
-    return {name: _clean(data.get(name)) for name in ("name", "limit", "validation")} | {"epochs": epochs}
+    found = {name: _clean(data.get(name)) for name in ("name", "limit", "validation")}
+    return found | {"epochs": epochs, "words": surroundings(config)}
 
 
 def run_of(row: Row) -> dict[str, Any]:
-    """``name`` of the data set, ``limit`` of its images, share for ``validation``, and ``epochs`` of both trainings."""
+    """``name`` of the data set, ``limit`` of its images, share for ``validation``, and ``epochs`` of both trainings.
+
+    And ``words`` that ask for these surroundings (None where no words do), and the class names of the method's
+    ``parts``.
+    """
     found: dict[str, Any] = json.loads(row[RUN])
     return found
+
+
+def code_changed(row: Row) -> bool | None:
+    """Whether the code of the row's method has changed since; None where the record does not say what it was."""
+    return code.changed(row.get("code"), run_of(row)["parts"])
 
 
 def context_of(row: Row) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from benchmarks.settings.tuning import trials_of
 from benchmarks.storage.paths import safe_name
 
 TUNED = "tuned"
+OWN_RIDGE = "methods.spectral."  # selections that have a ridge of their own; a test compares
 LONGEST_VALUE = 24
 SCRATCH, UNPRUNED = "scratch", "unpruned_longer"  # controls that are no selection
 MOST_DIFFERENCES = 3
@@ -32,11 +33,12 @@ def control_of(config: Mapping[str, Any]) -> str | None:
     return method.get("control_of") or allocation.get("donor")
 
 
-def label(record: Record, conf: Path | None = None) -> str:
+def label(record: Record, conf: Path | None = None, tuned: bool = True) -> str:
     """``method``, followed by the parts in which the record differs from the method's preset.
 
     For instance ``spectral (no compensation, theta 0.2)``. A method without a preset file is just named. Controls say
-    of what: ``random (layers of obd)``, ``scratch (masks of obd)``. Tuned ones say with how many trials.
+    of what: ``random (layers of obd)``, ``scratch (masks of obd)``. Tuned ones say with how many trials, unless
+    ``tuned`` is false.
     """
     conf = conf or CONF
     if record.method == SCRATCH and (donor := control_of(record.config)):
@@ -47,9 +49,29 @@ def label(record: Record, conf: Path | None = None) -> str:
         used, usual = _part(record.config, part), preset.get(part)
         if used is not None and usual is not None:
             differences += _differences(conf, part, used, usual)
-    if (trials := trials_of(record.config)) is not None:
+    if tuned and (trials := trials_of(record.config)) is not None:
         differences.append(f"{TUNED}, {trials} trials")
     return f"{record.method} ({', '.join(differences)})" if differences else record.method
+
+
+def repair(config: Mapping[str, Any], conf: Path | None = None) -> str | None:
+    """How the survivors made up for the removed, in the same words whoever selected; None where that is not known.
+
+    Least squares say whether they were refitted on the partly pruned network's own features, and with which ridge;
+    ``own ridge`` is that of the selection's paper.
+    """
+    part = _part(config, "compensation")
+    if part is None:
+        return None
+    name, _ = _choice(conf or CONF, "compensation", part)
+    if str(part.get("_target_")).rpartition(".")[2] not in ("LeastSquares", "DomainLeastSquares"):
+        return name.replace("_", " ")
+    selection = _part(config, "selection") or {}
+    refit = selection.get("order") == "forward" if part.get("refit") is None else part["refit"]
+    own = "own ridge" if str(selection.get("_target_")).startswith(OWN_RIDGE) else "no ridge"
+    ridge = own if part.get("ridge") is None else f"ridge {float(part['ridge']):g}"
+    domain = ", target domain" if str(part.get("_target_")).endswith("DomainLeastSquares") else ""
+    return f"{'refit' if refit else 'fit'}, {ridge}{domain}{', intercept' if part.get('intercept') else ''}"
 
 
 @cache
@@ -70,14 +92,14 @@ def reconstruction(method: str) -> str | None:
 
 def distinctions(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
     """For rows that would have the same label: the settings in which they differ, by row."""
-    leaves = {row: dict(_leaves(config)) for row, config in configs.items()}
-    names = sorted({name for leaf in leaves.values() for name in leaf})
-    differing = [name for name in names if len({str(leaf.get(name)) for leaf in leaves.values()}) > 1]
+    values = {row: dict(leaves(config)) for row, config in configs.items()}
+    names = sorted({name for leaf in values.values() for name in leaf})
+    differing = [name for name in names if len({str(leaf.get(name)) for leaf in values.values()}) > 1]
     more = len(differing) - MOST_DIFFERENCES
     rest = [f"{more} more"] if more > 0 else []
     return {
         row: ", ".join([f"{_last(name)} {_short(leaf.get(name))}" for name in differing[:MOST_DIFFERENCES]] + rest)
-        for row, leaf in leaves.items()
+        for row, leaf in values.items()
     }
 
 
@@ -117,13 +139,13 @@ def _part(config: Mapping[str, Any], part: str) -> Mapping[str, Any] | None:
 @cache
 def preset_of(conf: Path, method: str) -> dict[str, Mapping[str, Any]] | None:
     """The parts that a method's preset chooses, each with its options; None where there is no such file."""
-    content = _yaml(conf / "method" / f"{safe_name(method)}.yaml")  # a record may name anything
+    content = yaml_of(conf / "method" / f"{safe_name(method)}.yaml")  # a record may name anything
     if content is None:
         return None
-    usual = _choices((_yaml(conf / "config.yaml") or {}).get("defaults", []))
+    usual = _choices((yaml_of(conf / "config.yaml") or {}).get("defaults", []))
     chosen = usual | _choices(content.get("defaults", []))
     preset: dict[str, Mapping[str, Any]] = {}
-    preset |= {part: _yaml(conf / part / f"{name}.yaml") or {} for part, name in chosen.items() if part in PARTS}
+    preset |= {part: yaml_of(conf / part / f"{name}.yaml") or {} for part, name in chosen.items() if part in PARTS}
     own = {part: _part(content, part) for part in PARTS}
     for part, section in own.items():
         if section is not None:  # written out in the method's file, on top of the chosen one
@@ -142,7 +164,7 @@ def _choices(defaults: Iterable[Any]) -> dict[str, str]:
 
 @cache
 def _choice_files(conf: Path, part: str) -> dict[str, Mapping[str, Any]]:
-    return {path.stem: _yaml(path) or {} for path in sorted((conf / part).glob("*.yaml"))}
+    return {path.stem: yaml_of(path) or {} for path in sorted((conf / part).glob("*.yaml"))}
 
 
 def _choice(conf: Path, part: str, used: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
@@ -156,7 +178,8 @@ def _choice(conf: Path, part: str, used: Mapping[str, Any]) -> tuple[str, Mappin
     return name, same[name]
 
 
-def _yaml(path: Path) -> dict[str, Any] | None:
+def yaml_of(path: Path) -> dict[str, Any] | None:
+    """The mapping in a file of ``conf/``; an empty one where it holds none, None where there is no such file."""
     import yaml
 
     if not path.is_file():
@@ -165,9 +188,10 @@ def _yaml(path: Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) else {}
 
 
-def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Every value of a nested configuration under its dotted name."""
     for name, value in config.items():
         if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{name}.")
+            yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value

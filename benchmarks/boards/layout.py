@@ -1,22 +1,21 @@
 """A board as a table for people, and boards as CSV for programs."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.boards.board import LONGEST_REASON, QUANTITIES, RECALIBRATED, Board, Row
-from benchmarks.boards.frame import run_of
 from benchmarks.boards.labels import reconstruction
+from benchmarks.boards.provenance import provenance
 from benchmarks.boards.stats import ALPHA, spread
 from benchmarks.boards.tables import NONE, Table, csv_text, plus_minus, probability, seconds, short, times, whole
 from benchmarks.boards.verdicts import MOST_SEEDS, Standing, Verdicts
 from benchmarks.records.record import LEFT_ALONE
 from methods.errors import one_line
 
-IMAGES = {  # copies of a data set that are known not to be the original, by the checksum of what was read
-    "bc3589f9236446fac95eee7249e815f3831078e034b99d1def36a0244fb629a3": "CIFAR-10 (JPEG copies)",
-}
+RECONSTRUCTED, CHANGED, BESIDE = "†", "‡", "↳ "  # marks of names
 RULE = "on the test split; weights chosen by validation accuracy"
+CODE = "the code has changed since (python -m benchmarks.status --stale): "
 STAGES = {"pruned": "before fine-tuning", "tuned": "after fine-tuning"}
 NAMES = {"accuracy": "accuracy (%)", "top5": "top-5 accuracy (%)"}
 
@@ -35,7 +34,8 @@ def table_of(board: Board, compact: bool = False, interval: bool = False) -> Tab
     count = short if compact else whole
     columns: dict[str, Any] = {
         "rank": lambda row: _place(row),
-        "method": lambda row: row.name,
+        "method": lambda row: _named(row),
+        "repair": lambda row: row.repair or NONE,
         "unit": lambda row: row.unit or NONE,
         "n": lambda row: str(row.n),
     }
@@ -66,7 +66,7 @@ def table_of(board: Board, compact: bool = False, interval: bool = False) -> Tab
         sizes.reverse()  # what the budget is about goes last
     droppable = ["unit", *latencies[::-1], "pruning s", "nonzero", *sizes]
     title = f"{_heading(board)}: {NAMES.get(kind, kind)} {RULE}"
-    return Table(title, list(columns), rows, {"method", "unit", "status"}, _notes(board, interval), droppable)
+    return Table(title, list(columns), rows, {"method", "repair", "unit", "status"}, _notes(board, interval), droppable)
 
 
 def _has(board: Board, quantity: str) -> bool:
@@ -97,6 +97,12 @@ def _heading(board: Board) -> str:
     elif "budget" in board.group:
         parts.append("no budget")
     return " · ".join(parts) + (f" · mean of {board.tasks} tasks" if board.tasks > 1 else "")
+
+
+def _named(row: Row) -> str:
+    """The name of a row with its marks: shown beside another, a reconstruction, of code that has changed since."""
+    marks = (RECONSTRUCTED if reconstruction(row.method) else "") + (CHANGED if row.changed else "")
+    return (BESIDE if row.beside else "") + row.name + (f" {marks}" if marks else "")
 
 
 def _place(row: Row) -> str:
@@ -149,30 +155,6 @@ def verdict_notes(unit: str, said: Verdicts, margin: float | None) -> str:
     return f"{start}; at the spread seen, {half} seeds would decide half of the others, {rest} all"
 
 
-def provenance(board: Board) -> list[str]:
-    """What was run, for the note under the title: images, epochs, data, seeds; nothing for boards of several networks.
-
-    Of the trainings on a board that of most cells is told; names of rows say what differs from it.
-    """
-    if len({(cell["dataset"], cell["model"]) for cell in board.cells}) != 1:
-        return []
-    count = Counter(cell["context"] for cell in board.cells)
-    usual = max(count, key=lambda context: (count[context], context))
-    run = run_of(min((c for c in board.cells if c["context"] == usual), key=lambda cell: str(cell["key"])))
-    share, limit = run["validation"], run["limit"]
-    parts = [f"{limit:,} training images" if isinstance(limit, int) else "all training images"]
-    if isinstance(share, float):
-        parts[0] += f", {share:.0%} of them for validation"
-    for name, words in (("train", "epochs"), ("finetune", "epochs of fine-tuning")):
-        if (epochs := run["epochs"][name]) is not None:
-            parts.append(f"{epochs} {words}")
-    marks = sorted({str(cell["data"]) for cell in board.cells if cell.get("data")})
-    origin = [f"{IMAGES.get(mark, str(run['name']))} (checksum {mark[:8]})" for mark in marks] or ["unknown"]
-    parts.append(f"data {' or '.join(origin)}")
-    parts.append(f"seeds {', '.join(map(str, sorted({cell['seed'] for cell in board.cells})))}")
-    return ["run: " + "; ".join(parts)]
-
-
 def _remarks(board: Board) -> list[str]:
     """What the records remark: layers left alone, a budget that was missed, strange results, a missing checksum."""
     found: dict[tuple[str, str], set[int]] = defaultdict(set)
@@ -196,7 +178,7 @@ def _notes(board: Board, interval: bool) -> list[str]:
     counted = "95 % interval of the mean" if interval else "sample standard deviation"
     notes = [*provenance(board), f"mean ± {counted} over n seeds" + (" and tasks" if board.tasks > 1 else "")]
     if board.verdicts:
-        units = " and ".join(unit or "rows" for unit in board.verdicts)
+        units = " and ".join(unit.replace(", ", " with ") or "rows" for unit in board.verdicts)
         notes.append(
             f"rank by {board.metric.replace('_', ' ')}, {units} apart: 2–5 means that one method is better and all but "
             "the first five places are worse; the others are equal to it or undecided "
@@ -226,7 +208,20 @@ def _notes(board: Board, interval: bool) -> list[str]:
         notes.append("in brackets: what differs from the surroundings (training, calibration) that most methods share")
     notes += [f"[{mark}] {full}" for mark, full in board.footnotes.items()]
     marked = {method: reconstruction(method) for method in sorted({row.method for row in board.rows})}
-    notes += [f"{method}: reconstruction, not the paper's own: {words}" for method, words in marked.items() if words]
+    theirs = "reconstruction, not the paper's own"
+    notes += [f"{RECONSTRUCTED} {method}: {theirs}: {words}" for method, words in marked.items() if words]
+    if any(row.beside for row in board.rows):
+        notes.append(
+            f"{BESIDE.strip()} belongs to the row above: a control with the same layer sizes, or the same method with "
+            "the fine-tuning rate and options that were best on validation, of as many trials as other tuned rows had"
+        )
+    if any("fit, " in (row.repair or "") for row in board.rows):
+        notes.append(
+            "repair: least squares fit what the next layer reads, or refit it on the pruned network's features; the "
+            "ridge is relative to the features' second moment, own ridge is that of spectral pruning"
+        )
+    if changed := sorted({row.name for row in board.rows if row.changed}):
+        notes.append(f"{CHANGED} {CODE}{', '.join(changed)}")
     notes += [*board.dense_differs, *_remarks(board)]
     notes += [f"{row.name} {row.status} (n = {row.n}): {row.reason}" for row in board.rows if row.reason]
     return notes
@@ -253,7 +248,7 @@ def csv_of(every: Sequence[Board]) -> str:
         "metric",
     ]
     columns += [f"{name}_{part}" for name in quantities for part in ("mean", "std")]
-    columns += ["baseline", "difference", "pairs", "p_holm", "verdict", "reason"]
+    columns += ["repair", "tuned_trials", "baseline", "difference", "pairs", "p_holm", "verdict", "reason"]
     lines = []
     for board in every:
         for row in board.rows:
@@ -269,5 +264,6 @@ def csv_of(every: Sequence[Board]) -> str:
             if row.versus and board.baseline:
                 said = row.versus
                 versus = [board.baseline.full, said.difference, said.n, said.p, said.word]
-            lines.append([*head, *own, *figures, *versus, row.reason])
+            made = [row.repair, row.family.partition(", ")[2].partition(" ")[0] or None]
+            lines.append([*head, *own, *figures, *made, *versus, row.reason])
     return csv_text(columns, lines)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.boards.frame import Row as Cell
-from benchmarks.boards.frame import config_of, context_of
+from benchmarks.boards.frame import config_of, context_of, training_part
 from benchmarks.boards.labels import distinctions
 from benchmarks.boards.latencies import of_one_machine
 from benchmarks.records.keys import dense_part, identity
@@ -108,28 +108,34 @@ def _usual(cells: Sequence[Cell], column: str) -> dict[tuple[str, str], Cell]:
     return {pair: min(own, key=lambda cell: cell["key"]) for pair, own in chosen.items()}
 
 
-def with_networks(cells: Sequence[Cell]) -> list[Cell]:
+def with_networks(cells: Sequence[Cell], finetuning: bool = False) -> list[Cell]:
     """The cells, whose ``model`` says how the dense network differs from that of most methods on its data set.
 
     Networks of other widths, trained otherwise, on fewer samples or on other data (by the checksum of what was read; a
     record without one is taken to be of the usual data) are other tasks: they share no board and no rank.
+
+    Args:
+        cells: rows of the frame.
+        finetuning: whether pruned networks that are trained otherwise are told apart, too.
     """
     cells = _with_data(cells)
-    usual = _usual(cells, "dense_variant")
+    column = "training" if finetuning else "dense_variant"
+    usual = _usual(cells, column)
     first: dict[tuple[str, str, str], Cell] = {}
     for cell in sorted(cells, key=lambda cell: cell["key"]):
-        first.setdefault((*_pair(cell), cell["dense_variant"]), cell)
+        first.setdefault((*_pair(cell), cell[column]), cell)
     names: dict[tuple[str, str, str], str] = {}
+    setting = training_setting if finetuning else dense_setting
     for place, cell in first.items():
         base = usual[_pair(cell)]
-        if cell["dense_variant"] != base["dense_variant"]:
-            words = distinctions({"usual": dense_setting(base), "this": dense_setting(cell)})["this"]
-            names[place] = f"{cell['model']} [{words or cell['dense_variant'][:4]}]"
+        if cell[column] != base[column]:
+            words = distinctions({"usual": setting(base), "this": setting(cell)})["this"]
+            names[place] = f"{cell['model']} [{words or cell[column][:4]}]"
     taken = Counter((place[0], name) for place, name in names.items())
     for place, name in names.items():
         if taken[place[0], name] > 1:  # they differ in what the words leave out
             names[place] = f"{name[:-1]}, {place[2][:4]}]"
-    return [{**cell, "model": names.get((*_pair(cell), cell["dense_variant"]), cell["model"])} for cell in cells]
+    return [{**cell, "model": names.get((*_pair(cell), cell[column]), cell["model"])} for cell in cells]
 
 
 def _with_data(cells: Sequence[Cell]) -> list[Cell]:
@@ -150,6 +156,11 @@ def _with_data(cells: Sequence[Cell]) -> list[Cell]:
 def _worth(cell: Cell) -> tuple[bool, int, str, str]:
     measured = sum(value is not None for value in cell.values())
     return cell["status"] == "done", measured, cell["created"], cell["key"]
+
+
+def training_setting(cell: Cell) -> dict[str, Any]:
+    """What a cell's dense network is made from, and how pruned ones are trained, without the seed."""
+    return identity({name: part for name, part in training_part(config_of(cell)).items() if name != "seed"})
 
 
 def dense_setting(cell: Cell) -> dict[str, Any]:

@@ -7,7 +7,7 @@ a network is missing there, and the network still counts for the others; a metho
 several and is named. A seed that collapsed counts with its accuracy; a network larger than was asked for is no result.
 
 Nodes and edges are ranked apart. Variants of methods (with another repair, say) are ranked in a table of their own,
-beside the methods as published; controls with the layer sizes of another method belong to that and are shown on boards.
+beside the presets; controls with the layer sizes of another method belong to that and are shown on boards.
 """
 
 import io
@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from benchmarks.boards.blocks import COMMON, Ranked, averaged, ranked
 from benchmarks.boards.board import Question, default_metric, smaller_is_better, unit_order
 from benchmarks.boards.frame import Row as Cell
-from benchmarks.boards.layout import place
+from benchmarks.boards.labels import reconstruction
+from benchmarks.boards.layout import RECONSTRUCTED, place
 from benchmarks.boards.naming import task_of, with_names
 from benchmarks.boards.stats import ALPHA
 from benchmarks.boards.tables import NONE, Table, probability
@@ -35,18 +36,19 @@ class Overall:
 
     Attributes:
         unit: of what is pruned; empty where records do not say.
-        published: whether it is of methods with their presets' own parts only.
+        usual: whether it is of methods with their presets' own parts only.
         networks: for each network how many of its tasks (budgets) and how many seeds were run.
         scores: for each method its score by network, oriented so that larger is better.
         ranks, verdicts: what they come to.
         single: settings with results on one network only, which cannot be compared over several.
+        shown, repairs: of each setting its name with its mark, and how the survivors made up for the removed.
         unusual: settings in other surroundings, which are not ranked here.
         versus: verdicts of the others against ``baseline``.
     """
 
     metric: str
     unit: str
-    published: bool
+    usual: bool
     networks: Mapping[Network, tuple[int, int]]
     scores: Mapping[str, Mapping[Network, float]]
     ranks: Ranked
@@ -55,22 +57,24 @@ class Overall:
     unusual: int
     baseline: str | None
     versus: Mapping[str, Verdict]
+    shown: Mapping[str, str]
+    repairs: Mapping[str, str]
 
     @property
     def name(self) -> str:
         """Fit for a file."""
-        return "_".join([word for word in (self.unit,) if word] + ([] if self.published else ["all_settings"]))
+        return "_".join([word for word in (self.unit,) if word] + ([] if self.usual else ["all_settings"]))
 
 
 def comparisons(cells: Sequence[Cell], question: Question | None = None) -> list[Overall]:
-    """The comparisons over networks, of each unit: of methods as published and, where there are more, of all settings.
+    """The comparisons over networks, of each unit: of presets and, where there are more settings, of all of them.
 
     A comparison needs three methods and two networks.
     """
     question = question or Question()
     cells = with_names(cells)
     unusual = len({cell["name"] for cell in cells if not cell["usual"]})
-    cells = [cell for cell in cells if cell["usual"] and not cell["control_of"]]
+    cells = [cell for cell in cells if cell["usual"] and not cell["control_of"] and not cell["trials"]]
     units: dict[str, list[Cell]] = defaultdict(list)
     methods = {cell["method"]: cell["unit"] for cell in cells if cell["unit"]}
     for cell in cells:  # a cell that failed may not know its unit
@@ -110,7 +114,14 @@ def _compared(cells: Sequence[Cell], unit: str, published: bool, unusual: int, q
         word = "undecided" if p is None or p >= ALPHA else "better" if (known.difference or 0) < 0 else "worse"
         versus[name] = Verdict(known.n, known.difference, p, word)  # type: ignore[arg-type]  # one of the words
     metric = question.metric or default_metric(cells)
-    return Overall(metric, unit, published, sizes, scores, ranks, verdicts, single, unusual, baseline, versus)
+    methods = {cell["name"]: cell["method"] for cell in cells}
+    shown = {name: f"{name} {RECONSTRUCTED}" if reconstruction(methods[name]) else name for name in ranks.names}
+    used: dict[str, set[str]] = defaultdict(set)
+    for cell in cells:
+        used[cell["name"]].add(cell["repair"] or NONE)
+    repairs = {name: " or ".join(sorted(used[name])) for name in ranks.names}
+    told = (verdicts, single, unusual, baseline, versus, shown, repairs)
+    return Overall(metric, unit, published, sizes, scores, ranks, *told)
 
 
 def network_of(cell: Cell) -> Network:
@@ -152,21 +163,22 @@ def table_of(found: Overall) -> Table:
     """The methods by mean rank, with their places, and how many others they are better than."""
     ranks, size = found.ranks, len(found.ranks.names)
     places = found.verdicts.standings()
-    columns = ["place", "method", "networks", "mean rank", "better than", "worse than", "undecided"]
+    columns = ["place", "method", "repair", "networks", "mean rank", "better than", "worse than", "undecided"]
     rows = []
     for name in ranks.names:
         at = places[name]
+        what = [found.shown[name], found.repairs[name], str(ranks.found_in[name]), f"{ranks.ranks[name]:.2f}"]
         counts = [str(at.better_than), str(at.first - 1), str(at.undecided)]
-        rows.append([place(at), name, str(ranks.found_in[name]), f"{ranks.ranks[name]:.2f}", *counts])
+        rows.append([place(at), *what, *counts])
     if found.baseline:
         columns += [f"against {found.baseline}", "p"]
-        for row in rows:
-            versus = found.versus.get(row[1])
+        for row, name in zip(rows, ranks.names, strict=True):
+            versus = found.versus.get(name)
             row += [NONE, NONE] if versus is None else [versus.word, probability(versus.p)]
     metric = found.metric.replace("_", " ")
-    of = "methods as published" if found.published else "settings of methods"
+    of = "methods" if found.usual else "settings of methods"
     title = f"{found.unit or 'all'}: {size} {of} over {len(found.networks)} networks, by {metric} on the test split"
-    return Table(title, columns, rows, {"method", f"against {found.baseline}"}, _notes(found))
+    return Table(title, columns, rows, {"method", "repair", f"against {found.baseline}"}, _notes(found))
 
 
 def _notes(found: Overall) -> list[str]:
@@ -188,6 +200,8 @@ def _notes(found: Overall) -> list[str]:
     for (data, model), (tasks, seeds) in sorted(found.networks.items()):
         names.append(f"{data} {model} ({tasks} budget{'s' * (tasks > 1)}, {seeds} seed{'s' * (seeds > 1)})")
     notes.append(f"networks: {', '.join(names)}")
+    if any(shown.endswith(RECONSTRUCTED) for shown in found.shown.values()):
+        notes.append(f"{RECONSTRUCTED} a reconstruction, not the paper's own, in part or whole; the boards say in what")
     if found.single:
         notes.append(f"on one network only, which no test over networks can use: {', '.join(found.single)}")
     if found.unusual:

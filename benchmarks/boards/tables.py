@@ -52,6 +52,9 @@ LATEX = {
     "—": r"\textemdash{}",
     "…": r"\ldots{}",
     "→": r"\ensuremath{\rightarrow}",
+    "↳": r"\ensuremath{\hookrightarrow}",
+    "†": r"\ensuremath{\dagger}",
+    "‡": r"\ensuremath{\ddagger}",
 }
 
 

@@ -30,6 +30,7 @@ from benchmarks.measure.recalibration import batch_norms, recalibrated
 from benchmarks.measure.size import measure_size
 from benchmarks.models import build
 from benchmarks.models.saved import lacks_network, network_folder, save_of_cell
+from benchmarks.records.code import FIELD, digest, targets_of
 from benchmarks.records.fingerprint import fingerprint
 from benchmarks.records.heading import heading, title
 from benchmarks.records.keys import cell_key
@@ -109,7 +110,7 @@ def _ending(error: Exception) -> dict[str, Any]:
 
 
 def _fingerprint(config: Mapping[str, Any]) -> dict[str, Any]:
-    return fingerprint(config["trainer"]["train"].get("precision"))
+    return fingerprint(config["trainer"]["train"].get("precision")) | {FIELD: digest(targets_of(config))}
 
 
 @dataclass

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.records.code import FIELD, changed, targets_of
 from benchmarks.records.record import Record
 from benchmarks.records.store import Problem, Store, once
 from benchmarks.settings.home import CONF
@@ -22,7 +23,15 @@ from methods.errors import BadInput
 
 FILE = ".status.json"
 LONGEST = 500_000_000  # bytes; an entry has some three hundred
-MADE_BY = ("records/kept", "records/record", "records/store", "records/keys", "records/names", "boards/labels")
+MADE_BY = (
+    "records/kept",
+    "records/record",
+    "records/store",
+    "records/keys",
+    "records/names",
+    "records/code",
+    "boards/labels",
+)
 Stamp = tuple[int, int, int]
 
 
@@ -48,7 +57,14 @@ class Known(NamedTuple):
     unsigned: bool
     finished: bool
     label: str
+    code: str | None
+    parts: Sequence[str]
     cost: Spent
+
+    @property
+    def stale(self) -> bool:
+        """Whether it has a result, and the code of its method has changed since; not where that is unknown."""
+        return self.finished and bool(changed(self.code, self.parts))
 
     @classmethod
     def of(cls, record: Record, label: Callable[[Record], str]) -> "Known":
@@ -66,6 +82,8 @@ class Known(NamedTuple):
             record.unsigned,
             record.finished,
             label(record),
+            record.fingerprint.get(FIELD),  # type: ignore[arg-type]  # a text, as the record has been checked
+            list(targets_of(record.config)),
             Spent(cost.dense_seconds, cost.prune_seconds, cost.tune_seconds),
         )
 

@@ -35,7 +35,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0)]
 Scalar = str | int | float | bool | None
 SECTIONS = ("dataset", "model", "budget", "trainer")  # of a configuration, which everything looks into
-WORDS = ("python", "torch", "numpy", "platform", "cpu", "gpu", "precision", "commit", "data")  # of a fingerprint
+WORDS = ("python", "torch", "numpy", "platform", "cpu", "gpu", "precision", "commit", "data", "code")  # a fingerprint's
 
 
 def _plain(value: Any) -> Any:

@@ -8,6 +8,7 @@ import pytest
 from sample_records import made
 
 from benchmarks.boards.labels import label
+from benchmarks.records import code
 from benchmarks.records.kept import Kept, Known
 from benchmarks.records.manifest import RUNNING, Manifest, PlannedCell, write_manifest
 from benchmarks.records.store import Store
@@ -267,3 +268,53 @@ def test_a_failed_cell_that_is_being_tried_again_is_not_forgotten(store, tmp_pat
     with first_come(store.runs / RUNNING, lambda: False, "again", name=made(1).key):
         assert main(["--results", str(tmp_path), "--forget", "failed", "--yes"]) == 0
     assert failed.exists()
+
+
+# -------------------------------------------------------------------------------------------------------------- stale
+
+
+def of_code(seed, digest, **fields):
+    part = {"selection": {"_target_": "methods.baselines.random.RandomSelection"}}
+    mark = {} if digest is None else {"code": digest}
+    return made(seed, settings=part, fingerprint=mark, **fields)
+
+
+def test_cells_of_older_code_are_listed_and_older_records_are_unknown(store, tmp_path, capsys):
+    now = code.digest(code.targets_of(of_code(0, None).config))
+    for seed, digest in enumerate((now, "0" * 16, None)):
+        store.write(of_code(seed, digest))
+    store.write(of_code(3, "0" * 16), store.cells)
+    store.write(of_code(4, "0" * 16, status="failed"))  # it is tried again anyway
+    assert main(["--results", str(tmp_path), "--stale"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "2 stale; 1 unknown" in said and "1 of them are reviewed and stay" in said and "+from_record=" in said
+    assert of_code(1, None).key in said and of_code(3, None).key in said and of_code(0, None).key not in said
+
+
+def test_a_stale_cell_that_no_sweep_asks_for_keeps_its_record(store, tmp_path, capsys):
+    path = store.write(of_code(1, "0" * 16))
+    before = path.read_bytes()
+    assert main(["--results", str(tmp_path), "--retry", "stale"]) == 1
+    assert "1 stale cells belong to no sweep" in capsys.readouterr().out
+    assert path.read_bytes() == before
+
+
+def test_retrying_stale_runs_these_cells_again_and_no_others(tmp_path, capsys, monkeypatch):
+    from benchmarks.sweeps.commandline import main as run
+
+    tiny = ["trainer=tiny", "dataset.limit=200", "measure=none", "track=none", "calibration.samples=64"]
+    folders = [f"paths.results={tmp_path}", f"paths.cache={tmp_path}/cache"]
+    assert run(["-m", "method=random", "seed=0,1", *tiny, *folders]) == 0
+    store = Store(tmp_path / "runs", tmp_path / "cells")
+    first, second = store.load()[0]
+    assert first.fingerprint["code"] == code.digest(code.targets_of(first.config))
+    old = {"created": "2026-01-01T00:00:00+00:00"}
+    store.write(first.model_copy(update={**old, "fingerprint": first.fingerprint | {"code": "0" * 16}}))
+    store.write(second.model_copy(update=old))
+    capsys.readouterr()
+    assert main(["--results", str(tmp_path), "--retry", "stale"]) == 0
+    assert "1 of 1 are not stale any more" in capsys.readouterr().out
+    after = {record.key: record for record in store.load()[0]}
+    assert after[first.key].fingerprint == first.fingerprint and after[first.key].metrics == first.metrics
+    assert after[first.key].created != old["created"] and after[second.key].created == old["created"]
+    assert main(["--results", str(tmp_path), "--stale"]) == 0 and "0 stale; 0 unknown" in capsys.readouterr().out

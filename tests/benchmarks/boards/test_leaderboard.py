@@ -430,7 +430,7 @@ def test_overall_names_its_test_and_speaks_in_the_three_words(conf, store, tmp_p
     console = Console(record=True, width=120, file=io.StringIO())
     render(store, tmp_path, console, question=board.Question(baseline="c"))
     said = console.export_text()
-    assert "node: 3 methods as published over 9 networks" in said and "Skillings-Mack chi-square = 18.00" in said
+    assert "node: 3 methods over 9 networks" in said and "Skillings-Mack chi-square = 18.00" in said
     assert "3 pairs: 1 better, 2 undecided" in said and "which no test over networks can use: once" in said
     text = " ".join((tmp_path / "leaderboard.md").read_text().split())
     assert "| 1–2 | a | 9 | 1.00 | 1 | 0 | 1 | better | \\<0.001 |" in text
@@ -482,13 +482,13 @@ def test_nodes_edges_and_variants_have_comparisons_of_their_own(conf):
     variants = [row | {"label": f"{row['label']} (x)", "variant": "x" + row["variant"]} for row in nodes]
     controls = [row | {"label": "random (layers of a)", "variant": "y", "control_of": "a"} for row in nodes]
     found = overall.comparisons([*nodes, *edges, *variants, *controls])
-    assert [(each.unit, each.published, len(each.ranks.names)) for each in found] == [
+    assert [(each.unit, each.usual, len(each.ranks.names)) for each in found] == [
         ("node", True, 3),
         ("node", False, 6),
         ("edge", True, 3),
     ]
     assert "node: 6 settings of methods" in overall.table_of(found[1]).title
-    assert [each.published for each in overall.comparisons(variants)] == [False]
+    assert [each.usual for each in overall.comparisons(variants)] == [False]
 
 
 def unequal(means, seeds, unit="node", scatter=0.001):
@@ -585,7 +585,7 @@ def test_what_was_run_and_left_alone_and_remarked_is_on_the_board(conf):
     notes = table_of(boards([record])[0]).notes
     assert notes[0] == (
         "run: 9,000 training images, 10% of them for validation; 7 epochs; "
-        "data CIFAR-10 (JPEG copies) (checksum bc3589f9); seeds 4"
+        "data CIFAR-10 (JPEG copies) (checksum bc3589f9); dense 98.00 %, published: none known; seeds 4"
     )
     assert {"spectral, seed 4: left alone: conv1: residual stream", "spectral, seed 4: one layer stayed"} <= set(notes)
 
@@ -602,7 +602,7 @@ def test_no_text_is_a_formula_in_a_csv(text):
 def test_what_is_a_reconstruction_is_marked_on_the_board(method):
     records = [scored(0, 0.5, 0.9, method=method), scored(0, 0.5, 0.8, method="obd", settings={"m": 1})]
     marked = [note for note in table_of(boards(records)[0]).notes if "reconstruction" in note]
-    assert len(marked) == 1 and marked[0].startswith(f"{method}: reconstruction, not the paper's own: ")
+    assert len(marked) == 1 and marked[0].startswith(f"† {method}: reconstruction, not the paper's own: ")
 
 
 def low(record):

@@ -1,0 +1,67 @@
+"""What was run, for the note under a board's title: images, epochs, data, dense accuracy, seeds, command."""
+
+import csv
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+
+from benchmarks.boards.board import Board
+from benchmarks.boards.commands import command
+from benchmarks.boards.frame import Row as Cell
+from benchmarks.boards.frame import run_of
+from benchmarks.storage.paths import REPOSITORY
+
+IMAGES = {  # copies of a data set that are known not to be the original, by the checksum of what was read
+    "bc3589f9236446fac95eee7249e815f3831078e034b99d1def36a0244fb629a3": "CIFAR-10 (JPEG copies)",
+}
+# of results/published, which a package has under this name; settings are "DATASET MODEL, dense"
+PUBLISHED = REPOSITORY / "benchmarks" / "reproductions" / "published_numbers" / "dense_networks.csv"
+
+
+def provenance(board: Board) -> list[str]:
+    """What was run; nothing for boards of several networks.
+
+    Of the trainings on a board that of most cells is told; names of rows say what differs from it.
+    """
+    if len({(cell["dataset"], cell["model"]) for cell in board.cells}) != 1:
+        return []
+    count = Counter(cell["context"] for cell in board.cells)
+    usual = max(count, key=lambda context: (count[context], context))
+    run = run_of(min((c for c in board.cells if c["context"] == usual), key=lambda cell: str(cell["key"])))
+    share, limit = run["validation"], run["limit"]
+    parts = [f"{limit:,} training images" if isinstance(limit, int) else "all training images"]
+    if isinstance(share, float):
+        parts[0] += f", {share:.0%} of them for validation"
+    for name, words in (("train", "epochs"), ("finetune", "epochs of fine-tuning")):
+        if (epochs := run["epochs"][name]) is not None:
+            parts.append(f"{epochs} {words}")
+    marks = sorted({str(cell["data"]) for cell in board.cells if cell.get("data")})
+    origin = [f"{IMAGES.get(mark, str(run['name']))} (checksum {mark[:8]})" for mark in marks] or ["unknown"]
+    parts += [f"data {' or '.join(origin)}", *_dense(board.cells)]
+    parts.append(f"seeds {', '.join(map(str, sorted({cell['seed'] for cell in board.cells})))}")
+    typed = command(board.cells, run["words"])
+    return ["run: " + "; ".join(parts), *([f"made by: {typed}"] if typed else [])]
+
+
+def _dense(cells: Sequence[Cell]) -> list[str]:
+    """The dense networks' accuracy beside the published one, where there are any."""
+    found = {str(cell["dense_key"]): cell["dense_accuracy"] for cell in cells if cell.get("dense_accuracy") is not None}
+    if not found:
+        return []
+    mean = 100 * sum(found.values()) / len(found)
+    first = cells[0]
+    name = f"{first['dataset']} {str(first['model']).partition(' [')[0]}, dense"
+    number = published_dense().get(name)
+    if number is None:
+        return [f"dense {mean:.2f} %, published: none known"]
+    source = f"{number['paper']}, {number['where']}; {number['certainty']}"
+    return [f"dense {mean:.2f} %, published {number['value']} % ({source})"]
+
+
+@cache
+def published_dense() -> dict[str, dict[str, str]]:
+    """Published accuracies of dense networks, lines of a file of results/published, by data set and model."""
+    if not PUBLISHED.is_file():
+        return {}
+    with PUBLISHED.open(encoding="utf-8", newline="") as file:
+        return {line["setting"]: line for line in csv.DictReader(file)}

@@ -1,0 +1,99 @@
+"""A digest of the code that a cell's method is made of: the classes of its parts and the files of ours they import.
+
+It stands in a record (``fingerprint.code``) and not in the key, so that a change of a method leaves its records where
+they are and yet can be seen. What counts is what the code says, not how it is written: comments, docstrings and layout
+are left out. Only files of ``methods`` are read, found by name and never imported, since a record may be anybody's; a
+part of somebody's own counts with its name alone.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from benchmarks.records.names import today
+from benchmarks.settings.home import PARTS
+from benchmarks.storage.paths import REPOSITORY
+
+PACKAGE = "methods"
+LOOP = "methods.pruner"  # what all methods share: allocate, select, compensate, remove
+FIELD = "code"  # of a fingerprint
+LENGTH = 16
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def targets_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the classes that make up the method of ``config``, in the order of the parts."""
+    sections = (config.get(part) for part in PARTS)
+    return tuple(str(section.get("_target_", "")) if isinstance(section, Mapping) else "" for section in sections)
+
+
+def digest(targets: Iterable[str]) -> str:
+    """Of the code behind ``targets``, 16 hexadecimal digits."""
+    names = [today(target) for target in targets]
+    return _digest(tuple(names))
+
+
+def changed(recorded: str | None, targets: Iterable[str]) -> bool | None:
+    """Whether the code behind ``targets`` has another digest than ``recorded``; None where that is None."""
+    return None if recorded is None else recorded != digest(targets)
+
+
+@cache
+def _digest(names: tuple[str, ...]) -> str:
+    modules = sorted({LOOP, *(found for name in names for found in _modules_of(name))})
+    seen: set[str] = set()
+    while modules:
+        module = modules.pop()
+        if module not in seen:
+            seen.add(module)
+            modules += _read(module)[1]
+    lines = [*names, *(f"{module} {_read(module)[0]}" for module in sorted(seen))]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:LENGTH]
+
+
+def _modules_of(name: str) -> list[str]:
+    """The module of ours that a dotted name begins with; none for names from elsewhere."""
+    parts = name.split(".")
+    while parts and parts[0] == PACKAGE:
+        if _file(".".join(parts)):
+            return [".".join(parts)]
+        parts.pop()
+    return []
+
+
+def _file(module: str) -> Path | None:
+    base = REPOSITORY.joinpath(*module.split("."))
+    return next((path for path in (base.with_suffix(".py"), base / "__init__.py") if path.is_file()), None)
+
+
+@cache
+def _read(module: str) -> tuple[str, tuple[str, ...]]:
+    """What a module says, as a digest, and the modules of ours that it imports."""
+    path = _file(module)
+    assert path is not None  # whoever asks has looked
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    imported = tuple(sorted({found for name in _imports(tree, package) for found in _modules_of(name)}))
+    for node in ast.walk(tree):
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imported
+
+
+def _imports(node: ast.AST, package: str) -> Iterator[str]:
+    """Dotted names that are imported anywhere below ``node``, but not those that only a type checker sees."""
+    if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+        return
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    if isinstance(node, ast.ImportFrom):
+        above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+        base = ".".join([*above, *([node.module] if node.module else [])])
+        yield from (f"{base}.{alias.name}" for alias in node.names)
+    for child in ast.iter_child_nodes(node):
+        yield from _imports(child, package)
