@@ -1,4 +1,4 @@
-"""What stands under a board's title, and the marks of its rows: repair, reconstruction, controls, tuning, older code."""
+"""What stands under a board's title, and its rows' marks: repair, reconstruction, controls, tuning, older code."""
 
 import shlex
 
@@ -176,7 +176,7 @@ def test_tuned_rows_stand_beside_their_default_and_compete_with_as_many_trials()
     [found] = boards(*default, *tuned)
     assert list(found.verdicts) == ["node", "node, 4 trials"]
     assert {len(said.pairs) for said in found.verdicts.values()} == {3}
-    rows, table = shown(found)
+    _rows, table = shown(found)
     names = [row[table.columns.index("method")] for row in table.rows]
     for name in ("random", "magnitude", f"thinet {RECONSTRUCTED}"):
         full = name.replace(f" {RECONSTRUCTED}", "")

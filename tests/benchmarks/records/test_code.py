@@ -15,7 +15,8 @@ FILES = {
     "methods/family/__init__.py": "",
     "methods/family/mine.py": (
         "from __future__ import annotations\nfrom typing import TYPE_CHECKING\nfrom ..helper import used\n"
-        "if TYPE_CHECKING:\n    from methods.other import Unused\n\n\nclass Mine:\n    def scores(self):\n        return used()\n"
+        "if TYPE_CHECKING:\n    from methods.other import Unused\n\n\n"
+        "class Mine:\n    def scores(self):\n        return used()\n"
     ),
     "methods/helper.py": "def used():\n    from methods.late import later\n    return later\n",
     "methods/late.py": "later = 2\n",
