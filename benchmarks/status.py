@@ -301,7 +301,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--retry",
         nargs="?",
-        const="",
+        const="failed",
         choices=["failed", "stale"],
         help="run the failed cells (or the stale ones) again, here and now, as their sweeps would",
     )
