@@ -98,18 +98,18 @@ def test_label_of_a_part_the_preset_leaves_to_the_root(conf):
 def test_rows_average_over_seeds_and_over_nothing_else(conf):
     accuracies = [0.90, 0.92, 0.97]
     records = [scored(seed, 0.5, accuracy) for seed, accuracy in enumerate(accuracies)]
-    records.append(scored(0, 0.5, 0.1, settings={"trainer": {"finetune": {"epochs": 1}}}))
+    records.append(scored(0, 0.5, 0.1, settings={"calibration": {"samples": 9}}))
     [found] = boards(records)
     rows = {row.full: row for row in found.rows}
-    assert set(rows) == {"dense", "spectral", "spectral [finetune.epochs 1]"}
+    assert set(rows) == {"dense", "spectral", "spectral [calibration.samples 9]"}
     averaged = rows["spectral"]
     assert averaged.n == 3
     assert averaged.values["tuned_accuracy"].mean == pytest.approx(sum(accuracies) / 3)
     assert averaged.values["tuned_accuracy"].std == pytest.approx(statistics.stdev(accuracies))
     assert rows["dense"].n == 3, "one dense network per seed"
-    assert found.footnotes == {"a": "spectral [finetune.epochs 1]"}
-    assert "[a] spectral [finetune.epochs 1]" in table_of(found).notes
-    assert "spectral [a]" in {row[1] for row in table_of(found).rows}
+    assert found.footnotes == {"a": "spectral [calibration.samples 9]"}
+    assert "[a] spectral [calibration.samples 9]" in table_of(found).notes
+    assert "spectral [a] †" in {row[1] for row in table_of(found).rows}
 
 
 def test_what_was_measured_does_not_make_another_setting(conf):
@@ -226,7 +226,7 @@ def test_regression_is_ranked_by_loss(conf):
     board = boards([cell("bad", 0.9), cell("good", 0.1)])[0]
     assert [row.name for row in board.rows] == ["good", "bad"]
     table = table_of(board)
-    assert "loss on the test split" in table.title and table.rows[0][5] == "0.1000 ± –"
+    assert "loss on the test split" in table.title and table.rows[0][6] == "0.1000 ± –"
 
 
 def test_budgets_have_boards_of_their_own_in_numerical_order(conf):
@@ -271,7 +271,7 @@ def test_texts_of_records_are_not_markup(conf, store, tmp_path):
     assert "a|b<script>[red]x[/nope]" in console.export_text()
     markdown = (tmp_path / "out" / "leaderboard.md").read_text()
     assert "<script>" not in markdown.replace("\\<", "") and "a\\|b" in markdown
-    assert {line.replace("\\|", "").count("|") for line in markdown.splitlines() if line.startswith("|")} == {6, 11}
+    assert {line.replace("\\|", "").count("|") for line in markdown.splitlines() if line.startswith("|")} == {6, 12}
 
 
 @given(st.text(max_size=30))
@@ -433,8 +433,8 @@ def test_overall_names_its_test_and_speaks_in_the_three_words(conf, store, tmp_p
     assert "node: 3 methods over 9 networks" in said and "Skillings-Mack chi-square = 18.00" in said
     assert "3 pairs: 1 better, 2 undecided" in said and "which no test over networks can use: once" in said
     text = " ".join((tmp_path / "leaderboard.md").read_text().split())
-    assert "| 1–2 | a | 9 | 1.00 | 1 | 0 | 1 | better | \\<0.001 |" in text
-    assert "| 2–3 | c | 9 | 3.00 | 0 | 1 | 1 | – | – |" in text
+    assert "| 1–2 | a | – | 9 | 1.00 | 1 | 0 | 1 | better | \\<0.001 |" in text
+    assert "| 2–3 | c | – | 9 | 3.00 | 0 | 1 | 1 | – | – |" in text
     assert max(map(len, said.splitlines())) <= 120
 
 
@@ -462,7 +462,7 @@ def test_a_method_without_results_on_a_network_is_missing_there_and_nothing_else
     [found] = overall.comparisons(rows_of(records))
     assert len(found.networks) == 4 and set(found.ranks.names) == {"a", "b", "c", "x"}
     assert found.ranks.found_in == {"a": 4, "b": 4, "c": 4, "x": 2}
-    assert {row[1]: row[2] for row in overall.table_of(found).rows} == {"a": "4", "b": "4", "c": "4", "x": "2"}
+    assert {row[1]: row[3] for row in overall.table_of(found).rows} == {"a": "4", "b": "4", "c": "4", "x": "2"}
 
 
 def test_one_seed_counts_too_and_so_do_collapsed_ones(conf):

@@ -12,6 +12,7 @@ from benchmarks.boards.frame import rows_of, run_of
 from benchmarks.boards.layout import CHANGED, RECONSTRUCTED, csv_of, table_of
 from benchmarks.leaderboard import unmarked
 from benchmarks.records import code
+from benchmarks.records.heading import heading
 from benchmarks.records.keys import cell_key
 from benchmarks.records.record import Record
 from benchmarks.settings.home import CONF
@@ -25,8 +26,6 @@ COMPOSER = Composer(CONF)
 def recorded(*words, accuracy=0.9, sweep="sweep-1", **fields):
     """A record of the cell that ``words`` ask for, as far as boards look at it."""
     config = COMPOSER.cell(list(words))
-    kind = next((k for k in ("keep", "compression", "speedup") if config["budget"][k] is not None), "keep")
-    value = config["budget"][kind] or config["budget"]["default_keep"]
     values = {
         "key": cell_key(config),
         "status": "done",
@@ -36,7 +35,7 @@ def recorded(*words, accuracy=0.9, sweep="sweep-1", **fields):
         "method": config["method"]["name"],
         "seed": config["seed"],
         "unit": "edge" if "edge" in config["method"]["name"] else "node",
-        "budget": {"requested": {kind: value}},
+        "budget": heading(config, cell_key(config))["budget"],
         "metrics": {
             "dense": {"accuracy": 0.98},
             "pruned": {"accuracy": accuracy - 0.1},
@@ -118,11 +117,11 @@ def test_records_of_other_training_share_no_board():
     ("words", "repair"),
     [
         (["method=random"], "none"),
-        (["method=random", "compensation=least_squares", "compensation.ridge=null"], "fit, no ridge"),
-        (["method=dpp", "compensation.ridge=null", "compensation.refit=null"], "refit, no ridge"),
-        (["method=spectral", "compensation.ridge=null"], "fit, own ridge"),
-        (["method=spectral", "compensation=equal_repair"], "refit, ridge 0.001"),
-        (["method=thinet", "compensation=equal_repair", "compensation.refit=false"], "fit, ridge 0.001"),
+        (["method=random", "compensation=as_published"], "fit, no ridge"),
+        (["method=dpp", "compensation=as_published"], "refit, no ridge"),
+        (["method=spectral", "compensation=as_published"], "fit, own ridge"),
+        (["method=spectral", "compensation=least_squares"], "refit, ridge 0.001"),
+        (["method=thinet", "compensation=least_squares", "compensation.refit=false"], "fit, ridge 0.001"),
         (["method=obs_filter"], "filter obs"),
         (["method=kron_obs"], "kronecker"),
     ],
@@ -139,7 +138,7 @@ def test_own_ridges_are_those_of_the_selections_that_have_one(path):
     from benchmarks.settings.arguments import imported
     from methods.selection import Selection
 
-    config = COMPOSER.cell([f"method={path.stem}", "compensation=least_squares", "compensation.ridge=null"])
+    config = COMPOSER.cell([f"method={path.stem}", "compensation=as_published"])
     selection = imported(config["selection"]["_target_"])
     own = getattr(selection, "ridge", Selection.ridge) is not Selection.ridge
     assert ("own ridge" in labels.repair(config)) == own
