@@ -50,12 +50,15 @@ def surroundings(config: Mapping[str, Any], conf: Path | None = None) -> list[st
     return words
 
 
-def command(cells: Sequence[Mapping[str, Any]], words: Sequence[str] | None, conf: Path | None = None) -> str | None:
+def command(
+    cells: Sequence[Mapping[str, Any]], words: Sequence[str] | None, asked: bool = True, conf: Path | None = None
+) -> str | None:
     """What to type for the cells of a board; None where that is not known.
 
     Args:
         cells: rows of the frame of one data set, network and training.
         words: their :func:`surroundings`.
+        asked: whether their budget was asked for, and is not the default one.
         conf: folder of the configurations.
     """
     sweeps = {str(cell["sweep"]) for cell in cells if cell.get("sweep")}
@@ -67,16 +70,16 @@ def command(cells: Sequence[Mapping[str, Any]], words: Sequence[str] | None, con
     own = [cell for cell in cells if not cell.get("control_of")]
     methods = sorted({str(cell["method"]) for cell in own})
     seeds = sorted({int(cell["seed"]) for cell in cells})
-    asked = [f"method={','.join(methods)}", f"seed={','.join(map(str, seeds))}"]
-    kinds = sorted({(cell["budget"], cell["value"]) for cell in cells if cell["budget"]})
+    wanted = [f"method={','.join(methods)}", f"seed={','.join(map(str, seeds))}"]
+    kinds = sorted({(cell["budget"], cell["value"]) for cell in cells if cell["budget"] and asked})
     for kind in dict.fromkeys(kind for kind, _ in kinds):
-        asked.append(f"budget.{kind}={','.join(f'{value:g}' for other, value in kinds if other == kind)}")
+        wanted.append(f"budget.{kind}={','.join(f'{value:g}' for other, value in kinds if other == kind)}")
     trials = sorted({cell["trials"] or 0 for cell in own})
     if trials != [0]:
-        asked.append(f"tune={','.join(str(number or 'null') for number in trials)}")
+        wanted.append(f"tune={','.join(str(number or 'null') for number in trials)}")
     if len(own) < len(cells):
-        asked.append("controls=true")
-    text = f"python run.py -m {' '.join([*words, *asked])}"
+        wanted.append("controls=true")
+    text = f"python run.py -m {' '.join([*words, *wanted])}"
     variants = any(cell["untuned"] != cell["method"] for cell in own)
     return text + (", and for a row with parentheses what they say" if variants else "")
 

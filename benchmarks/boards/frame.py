@@ -17,6 +17,7 @@ from benchmarks.boards import labels
 from benchmarks.boards.commands import surroundings
 from benchmarks.records import code
 from benchmarks.records.fingerprint import pace
+from benchmarks.records.heading import BUDGETS
 from benchmarks.records.keys import dense_key, dense_part, identity, variant_key
 from benchmarks.records.record import FINISHED, Record, flat
 from benchmarks.records.store import Problem, Store, once, read
@@ -113,15 +114,17 @@ def _run(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a board says of the data and the trainings of its cells, see :func:`run_of`."""
     data, trainer = config.get("dataset") or {}, config.get("trainer") or {}
     epochs = {name: (trainer.get(name) or {}).get("epochs") for name in ("train", "finetune")}
+    budget = config.get("budget") or {}
+    asked = any(budget.get(kind) is not None for kind in BUDGETS)
     found = {name: _clean(data.get(name)) for name in ("name", "limit", "validation")}
-    return found | {"epochs": epochs, "words": surroundings(config)}
+    return found | {"epochs": epochs, "words": surroundings(config), "asked": asked}
 
 
 def run_of(row: Row) -> dict[str, Any]:
     """``name`` of the data set, ``limit`` of its images, share for ``validation``, and ``epochs`` of both trainings.
 
-    And ``words`` that ask for these surroundings (None where no words do), and the class names of the method's
-    ``parts``.
+    And ``words`` that ask for these surroundings (None where no words do), whether a budget was ``asked`` for in place
+    of the default one, and the class names of the method's ``parts``.
     """
     found: dict[str, Any] = json.loads(row[RUN])
     return found

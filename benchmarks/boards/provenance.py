@@ -39,7 +39,7 @@ def provenance(board: Board) -> list[str]:
     origin = [f"{IMAGES.get(mark, str(run['name']))} (checksum {mark[:8]})" for mark in marks] or ["unknown"]
     parts += [f"data {' or '.join(origin)}", *_dense(board.cells)]
     parts.append(f"seeds {', '.join(map(str, sorted({cell['seed'] for cell in board.cells})))}")
-    typed = command(board.cells, run["words"])
+    typed = command(board.cells, run["words"], run["asked"])
     return ["run: " + "; ".join(parts), *([f"made by: {typed}"] if typed else [])]
 
 

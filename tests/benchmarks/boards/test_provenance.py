@@ -79,7 +79,8 @@ def test_the_command_of_a_board_asks_for_its_cells(words):
     records = [recorded(*cell.overrides) for cell in plan.cells]
     assert {record.key for record in records} == {cell.key for cell in plan.cells}
     rows = rows_of(records)
-    typed = command(rows, run_of(rows[0])["words"])
+    run = run_of(rows[0])
+    typed = command(rows, run["words"], run["asked"])
     assert typed.startswith("python run.py -m ")
     again = make_plan(COMPOSER, Request(shlex.split(typed)[3:], True))
     assert {cell.key for cell in again.cells} == {record.key for record in records}
@@ -152,7 +153,7 @@ def test_reconstructions_are_marked_from_their_presets():
 
 def copied(name, donor, widths=(9,)):
     allocation = {"_target_": "methods.allocation.Copied", "widths": {"0": widths[0]}, "donor": donor}
-    record = recorded(f"method={name}", "allocation=copy")
+    record = recorded(f"method={name}")
     config = record.config | {"allocation": allocation}
     return record.model_copy(update={"config": config, "key": cell_key(config)})
 
