@@ -56,7 +56,7 @@ def unmarked(text: str) -> str:
     for mark in (CHANGED, latex_text(CHANGED)):
         text = text.replace(f"{RECONSTRUCTED}{mark}", RECONSTRUCTED).replace(f" {mark}", "")
         text = text.replace(f"{latex_text(RECONSTRUCTED)}{mark}", latex_text(RECONSTRUCTED))
-    return "\n".join(line for line in text.splitlines() if CODE[:25] not in line)
+    return "\n".join(line for line in text.splitlines() if line.strip() and CODE[:25] not in line)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
