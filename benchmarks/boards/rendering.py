@@ -33,7 +33,7 @@ LEGEND = " (leaderboard.md says at its end what they ask for)"
 
 
 def rankings_of(cells: Sequence[Cell], question: Question) -> list[Table]:
-    """The comparisons over tasks, as tables."""
+    """The comparisons over networks, as tables."""
     return [overall.table_of(found) for found in overall.comparisons(cells, question)]
 
 
@@ -44,7 +44,7 @@ def documents(
     formats: Sequence[str],
     interval: bool = False,
 ) -> dict[str, str]:
-    """The boards ``every`` of ``cells`` and the rankings over tasks as files, by the ending of their names."""
+    """The boards ``every`` of ``cells`` and the rankings over networks as files, by the ending of their names."""
     tables = [table_of(board, interval=interval) for board in every]
     tables = [*rankings, *tables, checklist.table_of(checklist.examine(cells))]
     title = "Leaderboard"

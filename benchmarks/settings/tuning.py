@@ -83,7 +83,7 @@ def _taken(config: Mapping[str, Any], option: Mapping[str, Any]) -> bool:
         except Exception:  # what is wrong with the part is said where it is built
             return True
         if name not in known and not any(each.kind == each.VAR_KEYWORD for each in known.values()):
-            return name == "round_to"
+            return False
     return True
 
 
