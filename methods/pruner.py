@@ -4,42 +4,35 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from methods.allocation import Allocation, Uniform
-from methods.budgets.budget import Budget, Cost, Count, CountCost, EdgeCost, NodeCost, meet, shortfall
-from methods.budgets.joint import choose_jointly, spread_of
-from methods.budgets.multiplier import Spend
-from methods.budgets.stopwatch import TimedCost
-from methods.compensation import Compensation, Reconstruction
-from methods.errors import BadInput, Skipped
-from methods.layers.seen import NodeLayer
+from methods.budgets.budget import Budget, Cost, EdgeCost, NodeCost
+from methods.compensation import Compensation
+from methods.errors import Skipped
 from methods.layers.statistics import Calibration
 from methods.layers.views import (
-    at_most_live,
     edge_layers,
-    edge_views,
     live_weights,
-    node_views,
-    paired_moments,
     pruned_before,
     without_edges,
 )
-from methods.network.graph import NetworkGraph, NodeGroup
-from methods.network.kinds.registry import kind_of, matrix_of, write_parameters
+from methods.network.graph import NetworkGraph
 from methods.network.ownership import require_copyable, require_finite
-from methods.network.parameters import bias_of
 from methods.network.sparsity import network_sparsity
-from methods.network.verification import remove_all, require_understood
 from methods.pruned import Pruned, warnings_of
+from methods.pruning.checks import Parts, require_fitting
+from methods.pruning.edges import prune_edges
+from methods.pruning.nodes import prune_nodes
 from methods.schedule import Schedule
-from methods.selection import AnySelection, Seen, Selection, require_exact, selects_edges, selects_nodes
+from methods.selection import AnySelection
 
+Step = Callable[..., tuple[list[dict[str, Any]], Cost, str | None]]
 Train = Callable[[nn.Module, Mapping[str, Tensor], int], None]
 
 
@@ -92,7 +85,7 @@ class Pruner:
         self.selection = selection
         self.allocation = allocation or Uniform()
         self.compensation = compensation or Compensation()
-        _require_fitting(self.selection, self.allocation, self.compensation)
+        require_fitting(self.selection, self.allocation, self.compensation)
         self.schedule = schedule or Schedule()
         self.prune_residual = prune_residual
 
@@ -120,7 +113,12 @@ class Pruner:
                 weight is NaN or infinite, or the network cannot be copied; if the selection breaks its contract.
             Skipped: if the network has a structure that cannot be pruned.
         """
-        steps = {"node": self._prune_nodes, "edge": self._prune_edges, "eigen": self._prune_directions}
+        parts = Parts(self.selection, self.allocation, self.compensation)
+        steps: Mapping[str, Step] = {
+            "node": partial(prune_nodes, parts),
+            "edge": partial(prune_edges, parts),
+            "eigen": self._prune_directions,
+        }
         budget.require_fitting(self.selection.unit)
         require_copyable(model)
         require_finite(model, calibration.inputs, calibration.labels)
@@ -172,75 +170,6 @@ class Pruner:
         nodes = NodeCost(model, example, graph.groups)
         return nodes(nodes.sizes)
 
-    # --- nodes -------------------------------------------------------------------------------------------------------
-
-    def _prune_nodes(
-        self, result: Pruned, calibration: Calibration, target: Budget, dense: Cost, seed: str, rewind: nn.Module | None
-    ) -> tuple[list[dict[str, Any]], Cost, str | None]:
-        selection = self.selection
-        assert selects_nodes(selection)
-        model, example = result.model, calibration.inputs[:2]
-        original = copy.deepcopy(model)
-        graph = NetworkGraph.of(model, result.groups)
-        groups = result.groups
-        counted = NodeCost(model, example, groups)
-        cost: NodeCost | TimedCost = counted
-        if target.measured:
-            assert result.dense is not None
-            timed = NetworkGraph.of(original, groups)
-            cost = TimedCost(timed, counted, result.dense, calibration.inputs[: target.batch])
-        layers = node_views(original, groups, calibration, seed)
-        family = self.allocation.family_within(layers, selection, _spend(counted, target))
-        with _naming(result.left_alone):
-            counts, note = meet(target, family, cost, dense, self.allocation.partial, self.allocation.steps)
-        kept = _select_nodes(selection, layers, counts)
-        for layer in layers if kept else ():
-            if len(kept[layer.name]) < layer.size:
-                self._update_writers(model, layer, kept[layer.name])
-        report = []
-        for layer in layers:
-            current = graph.find(layer.name)
-            pruned_inputs = selection.order == "forward"
-            if pruned_inputs:
-                layer = node_views(model, [current], calibration, seed)[0]
-                count = counts[layer.name]
-                kept[layer.name] = require_exact(selection, layer, selection.select(layer, count), count)
-                if len(kept[layer.name]) < layer.size:
-                    self._update_writers(model, layer, kept[layer.name])
-            layer.paired = paired_moments(original, model, groups, current, calibration)
-            chosen = kept[layer.name]
-            report.append({"name": layer.name, "units": layer.size, "kept": len(chosen)})
-            if len(chosen) < layer.size:
-                report[-1] |= selection.report(layer, chosen)
-                self._repair(model, layer, current, chosen)
-                graph.remove(current, chosen)
-        result.kept, result.groups = kept, graph.groups
-        require_understood(original, groups, kept, example)
-        if rewind is not None:
-            remove_all(rewind, groups, kept)
-        return report, cost({name: len(nodes) for name, nodes in kept.items()}), note
-
-    def _repair(self, model: nn.Module, layer: NodeLayer, current: NodeGroup, kept: Tensor) -> None:
-        """Write W A into the columns of the readers that stay."""
-        repairs: list[Reconstruction] = self.compensation.reconstruction(layer, kept, self.selection)
-        with torch.no_grad():
-            for reader, repair in zip(current.readers, repairs, strict=False):
-                module = model.get_submodule(reader.name)
-                weight, bias = matrix_of(module), bias_of(module)
-                blocks = reader.weights(weight.double())
-                merged = torch.einsum("omr,mk->okr", blocks, repair.matrix)
-                columns = reader.columns[kept.cpu()].reshape(-1).to(weight.device)
-                shape = (len(weight), len(columns), *weight.shape[2:])
-                weight[:, columns] = merged.reshape(shape).to(weight.dtype)
-                if repair.shift is not None and bias is not None:
-                    bias += torch.einsum("omr,m->o", blocks, repair.shift).to(bias.dtype)
-
-    @torch.no_grad()
-    def _update_writers(self, model: nn.Module, layer: NodeLayer, kept: Tensor) -> None:
-        """The method's own changes of the layers that write the nodes; their inputs are still those that it saw."""
-        for path, new in self.compensation.writer_update(layer, kept, self.selection).items():
-            write_parameters(model.get_submodule(path), *new)
-
     # --- directions --------------------------------------------------------------------------------------------------
 
     def _prune_directions(
@@ -250,124 +179,6 @@ class Pruner:
         assert isinstance(self.selection, Restructuring)
         result.model, cost, report, note = self.selection.restructure(result.model, calibration, target, dense)
         return report, cost, note
-
-    # --- edges -------------------------------------------------------------------------------------------------------
-
-    def _prune_edges(
-        self, result: Pruned, calibration: Calibration, target: Budget, dense: Cost, seed: str, rewind: nn.Module | None
-    ) -> tuple[list[dict[str, Any]], Cost, str | None]:
-        selection = self.selection
-        assert selects_edges(selection)
-        model, example = result.model, calibration.inputs[:2]
-        names = edge_layers(model, example)
-        cost = EdgeCost(model, example, names)
-        layers = edge_views(copy.deepcopy(model), names, result.masks, calibration, seed)
-        family = at_most_live(self.allocation.family_within(layers, selection, _spend(cost, target)), layers)
-        with _naming(result.left_alone):
-            counts, note = meet(target, family, cost, dense, self.allocation.partial)
-        if selection.joint and note is None:  # with a note the allocation's rule, not the budget, sets the sizes
-            masks = choose_jointly(
-                target,
-                lambda total: selection.select_all(layers, spread_of(counts, total)),
-                sum(int(count.sum()) if isinstance(count, Tensor) else count for count in counts.values()),
-                sum(int(layer.live.sum()) for layer in layers),
-                cost,
-                dense,
-            )
-        else:
-            masks = selection.select_all(layers, counts)
-        masks = _exact(selection, layers, masks, {} if selection.joint else counts)
-        report = [
-            {"name": layer.name, "units": layer.size, "kept": int(masks[layer.name].sum())}
-            | selection.report(layer, masks[layer.name])
-            for layer in layers
-        ]
-        changed = [layer for layer in layers if not bool(masks[layer.name].all())]
-        weights = self.compensation.edge_weights(changed, masks, self.selection)
-        biases = self.compensation.edge_biases(changed, masks, self.selection)
-        with torch.no_grad():
-            for layer in layers:
-                module = model.get_submodule(layer.name)
-                mask = masks[layer.name]
-                result.masks[f"{layer.name}.weight"] = kind_of(module).stored_like(module, mask)
-                if layer.name in weights:
-                    write_parameters(module, weights[layer.name] * mask)
-                write_parameters(module, bias=biases.get(layer.name))
-        layers[0].shared.clear()  # gradients can be gigabytes; the layers hold each other, so they would stay a while
-        # a method that chooses jointly over the network may spread the units otherwise than the allocation did
-        actual = cost({name: int(mask.sum()) for name, mask in masks.items()})
-        return report, actual, note or shortfall(target, actual, dense, "the selection's own distribution")
-
-
-def _spend(cost: CountCost, target: Budget) -> Spend:
-    """What the budget counts, at given counts; a time of a forward pass is taken to go with the MACs."""
-    kind = "speedup" if target.measured else target.kind
-    return lambda counts: cost(counts).of(kind)
-
-
-@contextmanager
-def _naming(left_alone: Mapping[str, str]) -> Iterator[None]:
-    """A budget that cannot be reached is said with what was left alone: that is often why."""
-    try:
-        yield
-    except BadInput as error:
-        if not left_alone:
-            raise
-        first, *others = left_alone.items()
-        more = f", and {len(others)} more" if others else ""
-        raise BadInput(f"{error}\nleft alone: {first[0]} ({first[1]}){more}; see python -m benchmarks.groups") from None
-
-
-def _select_nodes(
-    selection: Selection[NodeLayer], layers: Sequence[NodeLayer], counts: Mapping[str, Count]
-) -> dict[str, Tensor]:
-    if selection.order == "forward":
-        return {}
-    if selection.order == "independent":
-        return _exact(selection, layers, selection.select_all(layers, counts), counts)
-    kept: dict[str, Tensor] = {}
-    probability: dict[str, Tensor] = {}
-    writer_group = {path: layer.name for layer in layers for path in layer.writers}
-    for layer in reversed(layers):
-        readers = [writer_group.get(path) for path in layer.readers]
-        layer.readers_kept = [kept.get(name) if name else None for name in readers]
-        layer.readers_probability = [probability.get(name) if name else None for name in readers]
-        count = counts[layer.name]
-        kept[layer.name] = require_exact(selection, layer, selection.select(layer, count), count)
-        importance = getattr(selection, "row_probability", None)
-        if importance is not None:
-            probability[layer.name] = importance(layer, kept[layer.name])
-    return kept
-
-
-def _exact(
-    selection: Selection[Seen], layers: Sequence[Seen], kept: Mapping[str, Tensor], counts: Mapping[str, Count]
-) -> dict[str, Tensor]:
-    """What the selection kept in every layer, if it is as many units as ``counts`` says where that names the layer."""
-    if missing := [layer.name for layer in layers if layer.name not in kept]:
-        raise BadInput(
-            f"{type(selection).__name__}.select_all has nothing for layer {missing[0]}; expected every layer"
-        )
-    return {layer.name: require_exact(selection, layer, kept[layer.name], counts.get(layer.name)) for layer in layers}
-
-
-def _require_fitting(selection: AnySelection, allocation: Allocation, compensation: Compensation) -> None:
-    """Raise :class:`BadInput` for parts that would silently do nothing together."""
-    unit = selection.unit
-    if unit not in ("node", "edge", "eigen"):
-        raise BadInput(f"selection.unit={unit} is unknown; choose node or edge")
-    if unit not in compensation.units:
-        able = " and ".join(sorted(compensation.units - {"eigen"}))
-        usable = "compensation=none" if unit == "eigen" else "compensation=least_squares or compensation=none"
-        raise BadInput(
-            f"{type(compensation).__name__} repairs what is left of {able} units, but {type(selection).__name__} "
-            f"removes {unit} units, so it would do nothing\ntype {usable}"
-        )
-    if unit == "eigen" and type(allocation) is not Uniform:
-        raise BadInput(
-            f"{type(selection).__name__} ranks the directions of all layers by itself, so that "
-            f"{type(allocation).__name__} would do nothing\ntype allocation=uniform"
-        )
 
 
 def derive(seed: int, step: int) -> str:

@@ -52,7 +52,14 @@ TARGETS = {
     "boards": ("benchmarks/boards/*.py",),
     "records": ("benchmarks/records/keys.py", "benchmarks/records/store.py"),
     "budget": ("methods/budgets/*.py",),
-    "pruner": ("methods/pruner.py", "methods/pruned.py", "methods/selection.py", "methods/allocation.py"),
+    "pruner": (
+        "methods/pruner.py",
+        "methods/pruning/nodes.py",
+        "methods/pruning/edges.py",
+        "methods/pruned.py",
+        "methods/selection.py",
+        "methods/allocation.py",
+    ),
     "schedule": ("methods/schedule.py", "methods/hooks.py", "methods/seeds.py"),
     "compensation": ("methods/compensation.py", "methods/layers/*.py"),
 }

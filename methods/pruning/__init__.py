@@ -1,0 +1,1 @@
+"""The steps of a pruning: nodes and edges, and what they check."""

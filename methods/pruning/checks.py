@@ -1,0 +1,74 @@
+"""What a step of a pruning asks of its parts, and what it says where they do not keep it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from methods.allocation import Allocation, Uniform
+from methods.budgets.budget import Budget, Count, CountCost
+from methods.budgets.multiplier import Spend
+from methods.compensation import Compensation
+from methods.errors import BadInput
+from methods.selection import AnySelection, Seen, Selection, require_exact
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a step of a pruning is made of: how many units stay, which, and how these make up for the others."""
+
+    selection: AnySelection
+    allocation: Allocation
+    compensation: Compensation
+
+
+def spend(cost: CountCost, target: Budget) -> Spend:
+    """What the budget counts, at given counts; a time of a forward pass is taken to go with the MACs."""
+    kind = "speedup" if target.measured else target.kind
+    return lambda counts: cost(counts).of(kind)
+
+
+@contextmanager
+def naming(left_alone: Mapping[str, str]) -> Iterator[None]:
+    """A budget that cannot be reached is said with what was left alone: that is often why."""
+    try:
+        yield
+    except BadInput as error:
+        if not left_alone:
+            raise
+        first, *others = left_alone.items()
+        more = f", and {len(others)} more" if others else ""
+        raise BadInput(f"{error}\nleft alone: {first[0]} ({first[1]}){more}; see python -m benchmarks.groups") from None
+
+
+def exactly(
+    selection: Selection[Seen], layers: Sequence[Seen], kept: Mapping[str, Tensor], counts: Mapping[str, Count]
+) -> dict[str, Tensor]:
+    """What the selection kept in every layer, if it is as many units as ``counts`` says where that names the layer."""
+    if missing := [layer.name for layer in layers if layer.name not in kept]:
+        raise BadInput(
+            f"{type(selection).__name__}.select_all has nothing for layer {missing[0]}; expected every layer"
+        )
+    return {layer.name: require_exact(selection, layer, kept[layer.name], counts.get(layer.name)) for layer in layers}
+
+
+def require_fitting(selection: AnySelection, allocation: Allocation, compensation: Compensation) -> None:
+    """Raise :class:`BadInput` for parts that would silently do nothing together."""
+    unit = selection.unit
+    if unit not in ("node", "edge", "eigen"):
+        raise BadInput(f"selection.unit={unit} is unknown; choose node or edge")
+    if unit not in compensation.units:
+        able = " and ".join(sorted(compensation.units - {"eigen"}))
+        usable = "compensation=none" if unit == "eigen" else "compensation=least_squares or compensation=none"
+        raise BadInput(
+            f"{type(compensation).__name__} repairs what is left of {able} units, but {type(selection).__name__} "
+            f"removes {unit} units, so it would do nothing\ntype {usable}"
+        )
+    if unit == "eigen" and type(allocation) is not Uniform:
+        raise BadInput(
+            f"{type(selection).__name__} ranks the directions of all layers by itself, so that "
+            f"{type(allocation).__name__} would do nothing\ntype allocation=uniform"
+        )

@@ -1,0 +1,140 @@
+"""One step of pruning nodes: sizes that meet the budget, units, repair of the readers, removal."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from methods.budgets.budget import Budget, Cost, Count, NodeCost, meet
+from methods.budgets.stopwatch import TimedCost
+from methods.compensation import Reconstruction
+from methods.layers.seen import NodeLayer
+from methods.layers.statistics import Calibration
+from methods.layers.views import node_views, paired_moments
+from methods.network.graph import NetworkGraph, NodeGroup
+from methods.network.kinds.registry import matrix_of, write_parameters
+from methods.network.parameters import bias_of
+from methods.network.verification import remove_all, require_understood
+from methods.pruned import Pruned
+from methods.pruning.checks import Parts, exactly, naming, spend
+from methods.selection import Selection, require_exact, selects_nodes
+
+
+def prune_nodes(
+    parts: Parts,
+    result: Pruned,
+    calibration: Calibration,
+    target: Budget,
+    dense: Cost,
+    seed: str,
+    rewind: nn.Module | None,
+) -> tuple[list[dict[str, Any]], Cost, str | None]:
+    """Prune nodes of ``result.model`` in place until it meets ``target``.
+
+    Args:
+        parts: how many units stay, which, and how these make up for the others.
+        result: the network so far; its groups and kept nodes are written.
+        calibration: samples that the parts may look at.
+        target: budget of this step.
+        dense: cost of the network before any pruning.
+        seed: root of the random streams of this step.
+        rewind: a network of the same structure that loses the same nodes.
+
+    Returns:
+        A row per layer, the cost, and a note if something is unusual.
+
+    Raises:
+        BadInput: if the budget cannot be reached, or the selection breaks its contract.
+        Skipped: if the structure turns out not to be understood.
+    """
+    selection = parts.selection
+    assert selects_nodes(selection)
+    model, example = result.model, calibration.inputs[:2]
+    original = copy.deepcopy(model)
+    graph = NetworkGraph.of(model, result.groups)
+    groups = result.groups
+    counted = NodeCost(model, example, groups)
+    cost: NodeCost | TimedCost = counted
+    if target.measured:
+        assert result.dense is not None
+        timed = NetworkGraph.of(original, groups)
+        cost = TimedCost(timed, counted, result.dense, calibration.inputs[: target.batch])
+    layers = node_views(original, groups, calibration, seed)
+    family = parts.allocation.family_within(layers, selection, spend(counted, target))
+    with naming(result.left_alone):
+        counts, note = meet(target, family, cost, dense, parts.allocation.partial, parts.allocation.steps)
+    kept = _select_nodes(selection, layers, counts)
+    for layer in layers if kept else ():
+        if len(kept[layer.name]) < layer.size:
+            _update_writers(parts, model, layer, kept[layer.name])
+    report = []
+    for layer in layers:
+        current = graph.find(layer.name)
+        pruned_inputs = selection.order == "forward"
+        if pruned_inputs:
+            layer = node_views(model, [current], calibration, seed)[0]
+            count = counts[layer.name]
+            kept[layer.name] = require_exact(selection, layer, selection.select(layer, count), count)
+            if len(kept[layer.name]) < layer.size:
+                _update_writers(parts, model, layer, kept[layer.name])
+        layer.paired = paired_moments(original, model, groups, current, calibration)
+        chosen = kept[layer.name]
+        report.append({"name": layer.name, "units": layer.size, "kept": len(chosen)})
+        if len(chosen) < layer.size:
+            report[-1] |= selection.report(layer, chosen)
+            _repair(parts, model, layer, current, chosen)
+            graph.remove(current, chosen)
+    result.kept, result.groups = kept, graph.groups
+    require_understood(original, groups, kept, example)
+    if rewind is not None:
+        remove_all(rewind, groups, kept)
+    return report, cost({name: len(nodes) for name, nodes in kept.items()}), note
+
+
+def _repair(parts: Parts, model: nn.Module, layer: NodeLayer, current: NodeGroup, kept: Tensor) -> None:
+    """Write W A into the columns of the readers that stay."""
+    repairs: list[Reconstruction] = parts.compensation.reconstruction(layer, kept, parts.selection)
+    with torch.no_grad():
+        for reader, repair in zip(current.readers, repairs, strict=False):
+            module = model.get_submodule(reader.name)
+            weight, bias = matrix_of(module), bias_of(module)
+            blocks = reader.weights(weight.double())
+            merged = torch.einsum("omr,mk->okr", blocks, repair.matrix)
+            columns = reader.columns[kept.cpu()].reshape(-1).to(weight.device)
+            shape = (len(weight), len(columns), *weight.shape[2:])
+            weight[:, columns] = merged.reshape(shape).to(weight.dtype)
+            if repair.shift is not None and bias is not None:
+                bias += torch.einsum("omr,m->o", blocks, repair.shift).to(bias.dtype)
+
+
+@torch.no_grad()
+def _update_writers(parts: Parts, model: nn.Module, layer: NodeLayer, kept: Tensor) -> None:
+    """The method's own changes of the layers that write the nodes; their inputs are still those that it saw."""
+    for path, new in parts.compensation.writer_update(layer, kept, parts.selection).items():
+        write_parameters(model.get_submodule(path), *new)
+
+
+def _select_nodes(
+    selection: Selection[NodeLayer], layers: Sequence[NodeLayer], counts: Mapping[str, Count]
+) -> dict[str, Tensor]:
+    if selection.order == "forward":
+        return {}
+    if selection.order == "independent":
+        return exactly(selection, layers, selection.select_all(layers, counts), counts)
+    kept: dict[str, Tensor] = {}
+    probability: dict[str, Tensor] = {}
+    writer_group = {path: layer.name for layer in layers for path in layer.writers}
+    for layer in reversed(layers):
+        readers = [writer_group.get(path) for path in layer.readers]
+        layer.readers_kept = [kept.get(name) if name else None for name in readers]
+        layer.readers_probability = [probability.get(name) if name else None for name in readers]
+        count = counts[layer.name]
+        kept[layer.name] = require_exact(selection, layer, selection.select(layer, count), count)
+        importance = getattr(selection, "row_probability", None)
+        if importance is not None:
+            probability[layer.name] = importance(layer, kept[layer.name])
+    return kept
