@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from networks import noise
 from test_influence import compare
 from torch import nn
 from torch.nn import functional
@@ -20,7 +21,7 @@ class Encoder(nn.Module):
     def __init__(self, layers, width, heads, hidden, way="fused"):
         super().__init__()
         self.head_width, self.way = width // heads, way
-        self.embed, self.places = nn.Linear(6, width), nn.Parameter(0.02 * torch.randn(1, 32, width))
+        self.embed, self.places = nn.Linear(6, width), nn.Parameter(0.02 * noise(1, 32, width))
         self.blocks = nn.ModuleList(
             nn.ModuleDict(
                 {
@@ -116,7 +117,7 @@ class Residual(nn.Module):
         self.inner, self.outer = nn.Conv2d(6, 9, 3, padding=1), nn.Conv2d(9, 6, 1)
         self.head = nn.Linear(6 if pooled else 6 * 48 * 48, 4)
         self.pooled, self.large = pooled, nn.Conv2d(6, 6, 1)
-        self.positions = nn.Parameter(torch.randn(1, 1, 48, 48)) if positions else None
+        self.positions = nn.Parameter(noise(1, 1, 48, 48)) if positions else None
 
     def forward(self, x):
         x = self.norm(self.stem(x)).relu()
