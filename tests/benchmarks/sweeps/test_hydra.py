@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import warm
+from omegaconf import OmegaConf
 
 from benchmarks.settings.home import CONF
 from benchmarks.sweeps.composition import VERSION_BASE
@@ -198,6 +199,8 @@ def test_the_jobs_of_a_sweep_log_into_files_of_their_own(both, launcher, tmp_pat
         for seed in (1, 2):
             text = (tmp_path / f"LOGS{place}/seed{seed}/secateurs.log").read_text()
             assert logged(text) == ["noted INFO"]
+    ours, theirs = (OmegaConf.load(tmp_path / f"LOGS{place}/multirun.yaml") for place in (0, 1))
+    assert ours.pop("hydra").job == theirs.pop("hydra").job and ours == theirs
 
 
 def test_other_folders_and_roots_are_those_of_ten_lines(both, tmp_path):
