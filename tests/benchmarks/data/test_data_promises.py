@@ -15,6 +15,8 @@ from benchmarks.data.decode import Columns, decode_folder, parquet_files
 from benchmarks.data.imagefolder import find
 from benchmarks.data.readers import Raw, image_sequences, refuse_unreadable
 from benchmarks.data.splits import Split
+from benchmarks.settings.home import CONF
+from benchmarks.sweeps.composition import Composer
 from methods.errors import BadInput
 
 
@@ -81,12 +83,10 @@ def test_hidden_folders_and_what_archivers_leave_are_no_images(tmp_path):
     }
 
 
-def test_sequences_of_images_that_are_nowhere_are_refused_before_any_work(monkeypatch):
-    monkeypatch.delenv("SECATEURS_DATA", raising=False)
-    section = {"reader": "benchmarks.data.readers.image_sequences", "name": "rows", "images": "mnist"}
-    refuse_unreadable(section | {"hub": "ylecun/mnist"})
-    with pytest.raises(BadInput, match=r"dataset.hub names no repository"):
-        refuse_unreadable(section)
+def test_sequences_of_images_that_are_nowhere_are_refused_before_any_work(tmp_path):
+    config = Composer(CONF).cell(["dataset=row_mnist", "model=irnn", f"dataset.source={tmp_path}/nowhere"])
+    with pytest.raises(BadInput, match=r"nowhere .*does not exist"):
+        refuse_unreadable(config["dataset"], tmp_path)
 
 
 def test_sequences_have_the_checksum_of_their_images_and_say_that_they_are_sequences(monkeypatch, tmp_path):
