@@ -54,6 +54,7 @@ TARGETS = {
     "budget": ("methods/budgets/*.py",),
     "pruner": (
         "methods/pruner.py",
+        "methods/pruning/*.py",
         "methods/pruning/nodes.py",
         "methods/pruning/edges.py",
         "methods/pruned.py",
