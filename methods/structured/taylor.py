@@ -12,6 +12,7 @@ linearly, so that dE / dz is the sum of g w over the weights with which the unit
 
 The paper places gates behind batch norms; here they stand where the unit is read, behind its activation, which is the
 same number for ReLU. The authors accumulate over mini-batches of the training; here over those of the calibration set.
+Scores are the square root of the mean: the same order, in units of the loss.
 """
 
 from __future__ import annotations
@@ -41,8 +42,10 @@ class TaylorSelection(Selection[NodeLayer]):
             raise BadInput(f"selection.batch={batch} is not a number of samples; expected 1 or more: type 32")
         self.gates, self.batch = gates, batch
 
+    additive = True  # changes of the loss, to first order
+
     def scores(self, layer: NodeLayer) -> Tensor:
-        """(m,) mean over batches of (sum of gradient x weight)^2, in squared units of the loss."""
+        """(m,) root mean square over batches of the sum of gradient x weight, in units of the loss."""
         group = layer.group
         total = torch.zeros(layer.size, dtype=torch.float64, device=layer.incoming.device)
         batches = self._gradients(layer)
@@ -54,7 +57,7 @@ class TaylorSelection(Selection[NodeLayer]):
                 rows = [gradients[name][rows].flatten(1) for name, rows in zip(group.writers, group.rows, strict=True)]
                 joint = (layer.incoming * torch.cat(rows, 1)).sum(1)
             total += joint**2
-        return total / len(batches)
+        return (total / len(batches)).sqrt()
 
     def _gradients(self, layer: NodeLayer) -> list[dict[str, Tensor]]:
         """For each batch the gradient of its mean loss by the weights of all layers that this step looks at."""

@@ -19,6 +19,8 @@ from methods.selection import Selection
 class SNIPSelection(Selection[EdgeLayer]):
     """Keeps the weights to whose presence the mean loss over the calibration set is most sensitive."""
 
+    additive = True  # changes of the loss, to first order
+
     def scores(self, layer: EdgeLayer) -> Tensor:
         """(out, d) |gradient x weight|, in units of the loss."""
         return (layer.gradient * layer.weight).abs()
