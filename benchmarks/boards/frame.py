@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 Kind = TypeVar("Kind", Row, Record)
+BETWEEN = " | "  # warnings of one record in a row
 CACHE = ".boards.parquet"
 STAMP = ("_committed", "_file", "_time", "_size")
 MADE_BY = (
@@ -76,7 +77,7 @@ def row_of(record: Record) -> Row:
         "code": mark.get(code.FIELD),
         "note": record.budget.note,
         "left_alone": "; ".join(f"{each.layer}: {each.reason}" for each in record.left_alone or ()) or None,
-        "warnings": "; ".join(record.warnings or ()) or None,
+        "warnings": BETWEEN.join(record.warnings or ()) or None,
         "trials": trials_of(config),
         "untuned": labels.label(record, tuned=False),
         "predicted": bool(record.predictions),

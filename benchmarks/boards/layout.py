@@ -1,10 +1,12 @@
 """A board as a table for people, and boards as CSV for programs."""
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 from benchmarks.boards.board import LONGEST_REASON, QUANTITIES, RECALIBRATED, Board, Row
+from benchmarks.boards.frame import BETWEEN
 from benchmarks.boards.labels import reconstruction
 from benchmarks.boards.provenance import provenance
 from benchmarks.boards.stats import ALPHA, spread
@@ -13,6 +15,8 @@ from benchmarks.boards.verdicts import MOST_SEEDS, Standing, Verdicts
 from benchmarks.records.record import LEFT_ALONE
 from methods.errors import one_line
 
+NUMBER = re.compile(r"\d[\d.]*")
+APART = 3  # rows that remark the same but for numbers and have a line each; more share one
 RECONSTRUCTED, CHANGED, BESIDE = "†", "‡", "↳ "  # marks of names
 RULE = "on the test split; weights chosen by validation accuracy"
 CODE = "the code has changed since (python -m benchmarks.status --stale): "
@@ -156,22 +160,42 @@ def verdict_notes(unit: str, said: Verdicts, margin: float | None) -> str:
 
 
 def _remarks(board: Board) -> list[str]:
-    """What the records remark: layers left alone, a budget that was missed, strange results, a missing checksum."""
+    """What the records remark: layers left alone, a budget that was missed, strange results, a missing checksum.
+
+    What many rows have in common but for numbers is said once, with one of them as an example.
+    """
     found: dict[tuple[str, str], set[int]] = defaultdict(set)
     for cell in board.cells:
         alone, note = cell.get("left_alone"), cell.get("note") or ""
         if alone:  # with the reasons, which the note has not
             note = "; ".join(part for part in note.split("; ") if not part.startswith(LEFT_ALONE))
-        for text in (LEFT_ALONE + alone if alone else None, note, cell.get("warnings")):
+        for text in (LEFT_ALONE + alone if alone else None, note, *(cell.get("warnings") or "").split(BETWEEN)):
             if text:
                 found[cell["name"], one_line(text, LONGEST_REASON)].add(cell["seed"])
         if cell.get("unsigned"):
             found[cell["name"], "unsigned: the record has no checksum, so a change of it would not be seen"].add(
                 cell["seed"]
             )
-    return [
-        f"{name}, seed {', '.join(map(str, sorted(seeds)))}: {text}" for (name, text), seeds in sorted(found.items())
-    ]
+    alike: dict[str, list[tuple[str, str, set[int]]]] = defaultdict(list)
+    for (name, text), seeds in sorted(found.items()):
+        alike[NUMBER.sub("#", text)].append((name, text, seeds))
+    return [line for rows in alike.values() for line in _said(rows)]
+
+
+def _said(rows: Sequence[tuple[str, str, set[int]]]) -> list[str]:
+    """One line a row, or one line for all where there are more than ``APART``."""
+
+    def who(name: str, seeds: set[int]) -> str:
+        return f"{name}, seed {', '.join(map(str, sorted(seeds)))}"
+
+    if len(rows) <= APART:
+        return [f"{who(name, seeds)}: {text}" for name, text, seeds in rows]
+    (first, text, seeds), *others = rows
+    more: dict[str, set[int]] = defaultdict(set)
+    for name, _, own in others:
+        more[name] |= own
+    likewise = "; ".join(who(name, own) for name, own in more.items())
+    return [f"{who(first, seeds)}: {text} (and likewise, with other numbers: {likewise})"]
 
 
 def _notes(board: Board, interval: bool) -> list[str]:

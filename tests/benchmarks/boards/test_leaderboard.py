@@ -933,3 +933,20 @@ def test_what_a_record_warns_of_is_on_the_board(conf):
     record = scored(4, 0.5, 0.4, warnings=["fine-tuning lowered the accuracy from 0.5000 to 0.4000"])
     notes = table_of(boards([record])[0]).notes
     assert "spectral, seed 4: fine-tuning lowered the accuracy from 0.5000 to 0.4000" in notes
+
+
+def test_what_many_rows_warn_of_alike_is_said_once_with_every_row_named(conf):
+    def warned(method, seed, to):
+        return scored(
+            seed, 0.5, 0.4, method=method, warnings=[f"fine-tuning lowered the accuracy from 0.5000 to {to}", "odd"]
+        )
+
+    few = [warned("spectral", 4, "0.4000"), warned("dpp", 4, "0.4100"), warned("dpp", 5, "0.4200")]
+    lowered = [note for note in table_of(boards(few)[0]).notes if "lowered" in note]
+    assert len(lowered) == 3
+    many = [*few, warned("random", 6, "0.4300"), warned("random", 7, "0.4300")]
+    notes = table_of(boards(many)[0]).notes
+    [lowered] = [note for note in notes if "lowered" in note]
+    assert lowered.startswith("dpp, seed 4: fine-tuning lowered the accuracy from 0.5000 to 0.4100 (and likewise")
+    assert "dpp, seed 5; random, seed 6, 7; spectral, seed 4" in lowered
+    assert sum("odd" in note for note in notes) == 3
