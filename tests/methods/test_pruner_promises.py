@@ -87,6 +87,16 @@ def test_every_step_of_a_schedule_is_taken_and_the_last_is_the_budget():
     assert [step["requested"] for step in pruned.steps] == pytest.approx([0.825, 0.65, 0.475, 0.3])
 
 
+def test_a_step_that_is_within_the_budget_already_ends_no_schedule():
+    trained = []
+    pruner = Pruner(MagnitudeSelection(), Explicit({"1": 2, "3": 2}), schedule=Iterative(3, "linear"))
+    pruned = pruner.prune(
+        make("chain"), DATA, Budget("keep", 0.5), train=lambda model, masks, step: trained.append(step)
+    )
+    assert [step["keep"] < 0.5 for step in pruned.steps] == [True, True, True]
+    assert trained == [0, 1] and pruned.steps[-1]["requested"] == 0.5
+
+
 def test_bias_of_nodes_is_none_only_where_no_writer_has_one():
     for biased in (True, False):
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 6, bias=biased), nn.ReLU(), nn.Linear(6, 4))

@@ -7,7 +7,7 @@ from torch import nn
 from benchmarks.data.splits import Split
 from benchmarks.settings.trainer import TrainerSettings
 from benchmarks.training.loop import History
-from benchmarks.training.optimisation import refuse_hardware
+from benchmarks.training.optimisation import build_optimizer, refuse_hardware
 from benchmarks.training.scoring import evaluate
 from benchmarks.training.weights import load_weights
 from methods.errors import BadInput
@@ -96,3 +96,11 @@ def test_a_prefix_is_taken_off_only_where_all_names_have_it(tmp_path):
     torch.save(wrapped, tmp_path / "wrapped.pt")
     load_weights(other := Net(), tmp_path / "wrapped.pt")
     assert all(torch.equal(value, source.state_dict()[name]) for name, value in other.state_dict().items())
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
+@pytest.mark.parametrize("device,fused", [("cpu", True), ("meta", None)])
+def test_the_fused_optimizer_is_taken_only_on_devices_that_have_one(optimizer, device, fused):
+    weight = nn.Parameter(torch.empty(3, device=device))
+    built = build_optimizer([weight], TrainerSettings(epochs=1, optimizer=optimizer))
+    assert built.defaults["fused"] is fused

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from dataclasses import fields
 
 import pytest
 import torch
@@ -168,3 +169,30 @@ def test_narrow_convolutions_are_held_and_the_layers_behind_them_share_one_fract
     assert pruned.note is None and pruned.achieved["speedup"] == pytest.approx(4, rel=0.01)
     first, second, *dense = [row["kept"] / row["units"] for row in pruned.layers]
     assert first < second < min(dense) and max(dense) - min(dense) <= 2 / 84
+
+
+def jumping(small, large):
+    """A family that has two members."""
+    return lambda s: small if s < 0.5 else large
+
+
+def units(counts):
+    """A cost that counts units, of a hundred."""
+    return Cost(*(float(sum(counts.values())) for _ in fields(Cost)))
+
+
+@pytest.mark.parametrize("keep", [0.2, 0.35, 0.5, 0.62])
+def test_where_a_family_jumps_the_steps_between_are_tried_one_unit_at_a_time(keep):
+    counts, note = meet(Budget("keep", keep), jumping({"a": 4, "b": 5}, {"a": 40, "b": 60}), units, units({"a": 100}))
+    assert sum(counts.values()) == round(100 * keep) and note is None
+
+
+def test_all_that_an_allocation_allows_is_taken_within_a_clocks_tolerance_and_never_above_a_counted_budget():
+    kept = {}
+    for kind in ("speedup", "latency"):
+        budget = Budget(kind, 2.0)
+        over = round(1000 * (1 + budget.tolerance * 0.9) / 2)  # a little more than half, within the tolerance
+        found, _ = meet(budget, lambda s, over=over: {"a": max(1, round(s * over))}, units, units({"a": 1000}))
+        kept[kind] = found["a"] - over
+    assert kept["latency"] == 0
+    assert kept["speedup"] < 0
