@@ -221,6 +221,7 @@ def retry(
     """Run the ``failed`` cells (or stale ones) again as their sweeps would; returns the exit code."""
     from benchmarks.sweeps.application import run
     from benchmarks.sweeps.commandline import parse
+    from benchmarks.sweeps.concluding import show_faults
     from benchmarks.sweeps.words import sweeps
 
     left = {record.key for record in failed}
@@ -236,8 +237,7 @@ def retry(
         again = [cell.model_copy(update={"overrides": [*cell.overrides, *own]}) for cell in cells]
         words = [*common, "hydra/sweeper=secateurs", *own]
         faults += run(Request(words, multirun=True, cells=again, name=manifest.name, concluded=False)).faults
-    for fault in faults:
-        console.print(one_line(fault, 400), markup=False)
+    show_faults(console, faults)
     if left:
         console.print(f"{len(left)} {what} cells belong to no sweep; type the command again that asked for them")
     afterwards = Store.of(paths).find_all(record.key for record in failed)

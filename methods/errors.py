@@ -1,4 +1,4 @@
-"""The three ways a cell can end other than well, as exceptions with a message for the user; any error in one line."""
+"""How a cell can end other than well, as exceptions with a message for the user; any error in one line."""
 
 
 class BadInput(ValueError):
@@ -15,6 +15,14 @@ class Collapsed(RuntimeError):
 
 class Skipped(RuntimeError):
     """This method does not apply to this network or data; the reason names, for instance, the layer."""
+
+
+class Unreachable(Skipped, BadInput):
+    """No network that the method may choose meets the budget.
+
+    To who asks for one network this is a mistake in the question; in a comparison it is what is known of the method at
+    this budget, and a result.
+    """
 
 
 def first_line(error: BaseException | str, limit: int = 300) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from methods.errors import BadInput, Skipped, first_line
+from methods.errors import BadInput, Skipped, Unreachable, first_line
 from methods.progress import track
 from methods.pruner import Pruner
 from secateurs.presets import Method, pruner_of
@@ -150,11 +150,11 @@ def check_one(promise: Promise, trial: Trial) -> Check:
     """One promise on one network; whatever the method raises is caught."""
     try:
         promise.check(trial)
-    except Skipped as reason:
-        return Check(promise.name, trial.network, "refused", str(reason))
     except AssertionError as error:
         return Check(promise.name, trial.network, "broken", str(error) or _place(error))
     except Exception as error:  # a method may fail in any way
+        if isinstance(error, Skipped) and not isinstance(error, Unreachable):  # budgets of promises can be met
+            return Check(promise.name, trial.network, "refused", str(error))
         return Check(
             promise.name, trial.network, "broken", f"{type(error).__name__}: {first_line(error)} ({_place(error)})"
         )

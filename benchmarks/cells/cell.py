@@ -53,7 +53,9 @@ from methods.seeds import derive_seed
 def run(config: Mapping[str, Any], holds: Callable[[], bool] | None = None) -> Record:
     """Run the cell that ``config`` (plain, resolved) describes, unless its record is there; returns the record.
 
-    A cell that fails is a record too: ``failed`` with its reason and traceback, ``collapsed``, or ``skipped``.
+    A cell that does not end well is a record, too: ``collapsed`` or ``skipped``, which are results, or ``failed``
+    with its traceback. What is wrong with the command, or with a part of the user's own, says nothing of a method, and
+    leaves no record; what an earlier failure left of the cell is removed with it.
 
     Args:
         config: of the cell.
@@ -61,6 +63,7 @@ def run(config: Mapping[str, Any], holds: Callable[[], bool] | None = None) -> R
 
     Raises:
         Lost: the cell became another worker's while this one was at it, and has no result yet.
+        BadInput: the cell is refused.
     """
     paths = Paths.of(config["paths"])
     store = Store.of(paths)
@@ -77,8 +80,11 @@ def run(config: Mapping[str, Any], holds: Callable[[], bool] | None = None) -> R
             except Lost:
                 raise
             except Exception as error:
-                if not there:
-                    store.write_result(Record(**head | _ending(error), fingerprint=_fingerprint(config)), holds)
+                ending = _ending(error)
+                if not there and ending is None:
+                    store.remove_failure(key, holds)
+                elif not there and ending is not None:
+                    store.write_result(Record(**head | ending, fingerprint=_fingerprint(config)), holds)
                 raise
             if not there:
                 store.write_result(record, holds)
@@ -97,15 +103,15 @@ def run(config: Mapping[str, Any], holds: Callable[[], bool] | None = None) -> R
     return record
 
 
-def _ending(error: Exception) -> dict[str, Any]:
-    """Status, reason and traceback of a cell that did not end well."""
+def _ending(error: Exception) -> dict[str, Any] | None:
+    """Status, reason and traceback of a cell that did not end well; None where it is refused and leaves no record."""
     reason = str(error) or type(error).__name__
     if isinstance(error, Collapsed):
         return {"status": "collapsed", "reason": reason}
     if isinstance(error, Skipped):
         return {"status": "skipped", "reason": reason}
     if isinstance(error, BadInput):
-        return {"status": "failed", "reason": reason}
+        return None
     return {"status": "failed", "reason": f"{type(error).__name__}: {reason}", "traceback": short_traceback(error)}
 
 

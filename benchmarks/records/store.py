@@ -150,6 +150,21 @@ class Store:
                 return path
             self._take_away(path)
 
+    def remove_failure(self, key: str, holds: Callable[[], bool] | None = None) -> None:
+        """Remove what an earlier failure of the cell ``key`` left under ``runs``.
+
+        Args:
+            key: of the cell.
+            holds: whether this worker still holds the lease of the cell; None where there is none.
+
+        Raises:
+            Lost: the worker holds it no more, or a finished record is there.
+        """
+        if holds is not None and not holds():
+            raise Lost(f"{key} is another worker's by now")
+        for path in self.runs.glob(f"*/*/{key}.json"):
+            self._take_away(path)
+
     def _take_away(self, path: Path) -> None:
         """Remove what lies at ``path`` and is no result.
 

@@ -63,15 +63,15 @@ def conclude(console: Console, plan: Plan, faults: Sequence[str], records: Mappi
     absent = [cell for cell in plan.cells if cell.key not in records]
     for record in failed:
         console.print(status_line(record))
-    hints = dict.fromkeys("\n".join((record.reason or "").splitlines()[1:]) for record in failed)
-    for hint in filter(None, hints):  # what to type, once for all cells that failed alike
+    without = [record for record in records.values() if record.status in ("failed", "skipped")]
+    hints = dict.fromkeys("\n".join((record.reason or "").splitlines()[1:]) for record in without)
+    for hint in filter(None, hints):  # what to type, once for all cells that ended alike
         console.print(hint, markup=False, highlight=False)
-    without = Counter(record.status for record in records.values() if record.status in ("collapsed", "skipped"))
-    if without:
-        said = " and ".join(f"{number} {status}" for status, number in sorted(without.items()))
+    unranked = Counter(record.status for record in records.values() if record.status in ("collapsed", "skipped"))
+    if unranked:
+        said = " and ".join(f"{number} {status}" for status, number in sorted(unranked.items()))
         console.print(f"[yellow]{said}[/] of {len(plan.cells)}: a result, but no network that could be ranked")
-    for fault in faults:
-        console.print(f"[red]✗[/] {one_line(fault, 400)}", highlight=False)
+    show_faults(console, faults)
     if absent:
         console.print(f"[red]{len(absent)} of {len(plan.cells)} cells have no record[/]; the same command runs them:")
         for cell in absent[:SHOWN]:
@@ -85,6 +85,18 @@ def conclude(console: Console, plan: Plan, faults: Sequence[str], records: Mappi
             highlight=False,
         )
     return outcome_of(plan, faults, records)
+
+
+def show_faults(console: Console, faults: Sequence[str]) -> None:
+    """Print what left no record, once for all cells of which the same is to be said."""
+    from rich.markup import escape
+
+    for fault, number in Counter(faults).items():
+        what, _, hint = fault.strip().partition("\n")
+        cells = f" ({number} cells)" if number > 1 else ""
+        console.print(f"[red]✗[/] {escape(one_line(what, 400))}{cells}", highlight=False)
+        if hint:
+            console.print(hint, markup=False, highlight=False)
 
 
 def outcome_of(plan: Plan, faults: Sequence[str], found: Mapping[str, Record]) -> Outcome:

@@ -28,9 +28,9 @@ from benchmarks.storage.paths import Paths, write_atomically
 from benchmarks.sweeps.composition import plain
 from benchmarks.sweeps.copying import resolved
 from benchmarks.sweeps.objective import objective, objectives
-from benchmarks.sweeps.request import CellFailed
+from benchmarks.sweeps.request import CellFailed, CellRefused
 from benchmarks.sweeps.searching import SEARCH, note
-from methods.errors import one_line
+from methods.errors import BadInput, one_line
 
 if TYPE_CHECKING:
     from hydra.core.utils import JobReturn
@@ -78,8 +78,10 @@ class Rounds:
             fault = _fault(result)
             if isinstance(fault, KeyboardInterrupt):
                 raise fault
-            if fault is not None and not isinstance(fault, CellFailed):
-                faults[cell.key] = f"{' '.join(cell.overrides)}: {type(fault).__name__}: {fault}"
+            if isinstance(fault, CellRefused):
+                faults[cell.key] = str(fault)
+            elif fault is not None and not isinstance(fault, CellFailed):
+                faults[cell.key] = one_line(f"{' '.join(cell.overrides)}: {type(fault).__name__}: {fault}", 400)
         return None, faults
 
 
@@ -166,11 +168,17 @@ def run_job(config: DictConfig) -> float | tuple[float, ...] | None:
 
     Raises:
         CellFailed: it ended without a result.
+        CellRefused: it ended without a record.
     """
     found = plain(config)
     names = objectives(found)
     search = os.environ.get(SEARCH)
-    record = run_leased(resolved(found | ({"_sweep": search} if search else {})))
+    try:
+        record = run_leased(resolved(found | ({"_sweep": search} if search else {})))
+    except BadInput as error:
+        if search:  # whose sweeper is not ours and says nothing of it
+            output_console().print(f"✗ {error}", markup=False, highlight=False)
+        raise CellRefused(str(error)) from error
     if record is None:
         return None
     if search:
@@ -181,7 +189,11 @@ def run_job(config: DictConfig) -> float | tuple[float, ...] | None:
 
 
 def run_leased(config: dict[str, Any]) -> Record | None:
-    """Run the cell ``config`` unless its record is there or comes; None where another process is at it."""
+    """Run the cell ``config`` unless its record is there or comes; None where another process is at it.
+
+    Raises:
+        BadInput: it is refused, and leaves no record.
+    """
     from benchmarks.cells.cell import run
     from benchmarks.records.heading import title
     from benchmarks.records.keys import cell_key

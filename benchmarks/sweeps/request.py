@@ -77,6 +77,10 @@ class CellFailed(Exception):
     """A job's cell failed, and its record says why; Hydra's callbacks and sweepers see a job that failed."""
 
 
+class CellRefused(CellFailed):
+    """A job's cell has no record: something is wrong with the command, or with a part of the user's own."""
+
+
 RAISING = "HYDRA_FULL_ERROR"
 _CURRENT: ContextVar[Call | None] = ContextVar("call", default=None)
 

@@ -84,7 +84,7 @@ def sweep(sweeper: Sweeper, words: Sequence[str]) -> list[Record]:
         composer = Composer.of_application(CONF, config)
         request = Request(words, True, bool(config.get("dry_run")), [], call.request.cells, call.request.name)
         if asked_for(words):
-            call.outcome = _from_record(composer, request)
+            call.outcome = _from_record(composer, request, call)
             return call.outcome.records
         objectives(plain(config))
         plan = make_plan(composer, request, config)
@@ -116,7 +116,7 @@ def only(config: DictConfig) -> float | tuple[float, ...] | None:
             words = [word for word in hydra.overrides.task if key_of(word) not in OF_THE_CALL]
             composer = Composer(CONF, hydra.job.config_name, list(hydra.overrides.hydra), running=True)
             if asked_for(words):
-                call.outcome = _from_record(composer, Request(words, dry_run=bool(config.get("dry_run"))))
+                call.outcome = _from_record(composer, Request(words, dry_run=bool(config.get("dry_run"))), call)
             else:
                 call.outcome = _one_cell(composer, words, config, call)
         except (BadInput, OSError) as error:
@@ -134,10 +134,14 @@ def _one_cell(composer: Composer, words: Sequence[str], config: DictConfig, call
     plan = plan_one(words, found)
 
     def run(plan: Plan, missing: Sequence[PlannedCell]) -> list[str]:
+        faults = []
         for cell in missing:
             own = found if cell.key == cell_key(found) else composer.cell(cell.overrides)  # a control
-            run_leased({**own, "_sweep": plan.name})
-        return []
+            try:
+                run_leased({**own, "_sweep": plan.name})
+            except BadInput as error:
+                faults.append(str(error))
+        return faults
 
     return _carry_out(composer, plan, run, bool(found.get("dry_run")), call, found)
 
@@ -183,7 +187,7 @@ def _run_missing(run: Run, plan: Plan, missing: Sequence[PlannedCell]) -> list[s
         return [str(error)]
 
 
-def _from_record(composer: Composer, request: Request) -> Outcome:
+def _from_record(composer: Composer, request: Request, call: Call) -> Outcome:
     """Run the cell of a record again and say how the two results compare."""
     console = output_console()
     theirs, config = rerun(composer, request.words)
@@ -191,6 +195,7 @@ def _from_record(composer: Composer, request: Request) -> Outcome:
         console.print(f"would run {title(config)}", markup=False)
         return Outcome(0)
     there = Store.of(Paths.of(config["paths"])).find(cell_key(config))
+    call.launched = True
     found = run_leased(config)
     assert found is not None  # it was waited for
     if found == there:

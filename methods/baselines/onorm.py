@@ -12,7 +12,7 @@ over all of them (our extension; the papers have one linear reader).
 import torch
 from torch import Tensor
 
-from methods.errors import BadInput
+from methods.errors import Skipped
 from methods.layers.seen import NodeLayer
 from methods.selection import Selection
 
@@ -33,5 +33,5 @@ class OutgoingNormSelection(Selection[NodeLayer]):
     def scores(self, layer: NodeLayer) -> Tensor:
         """The onorm of each node, (m,)."""
         if not layer.outgoing:
-            raise BadInput(f"no layer reads '{layer.name}', so its nodes have no outgoing norm; use method=magnitude")
+            raise Skipped(f"no layer reads '{layer.name}', so its nodes have no outgoing norm; use method=magnitude")
         return outgoing_norm(layer.outgoing)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from methods.errors import BadInput
+from methods.errors import BadInput, Unreachable
 from methods.network.counting import count_macs
 from methods.network.graph import NodeGroup, call_order
 from methods.network.kinds.base import Kind
@@ -306,7 +306,7 @@ def meet(
         return high, None
     if cost(low).of(budget.kind) > limit * (1 + tolerance):
         reach = cost(low).achieved(dense)[budget.kind]
-        raise BadInput(
+        raise Unreachable(
             f"budget.{budget.kind}={budget.value:g} cannot be reached: the smallest network of this allocation "
             f"has {budget.kind}={reach:.3g}; ask for {'more' if budget.kind == 'keep' else 'less'}"
         )

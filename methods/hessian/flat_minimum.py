@@ -130,7 +130,7 @@ class FlatMinimum(TrainingSchedule):
             seed: root of the stream of sampled labels.
 
         Raises:
-            BadInput: if the budget cannot be reached.
+            Unreachable: if the budget cannot be reached.
             Skipped: if no nodes of the network can be removed.
         """
         if epochs < 1:

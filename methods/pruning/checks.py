@@ -12,7 +12,7 @@ from methods.allocation import Allocation, Uniform
 from methods.budgets.budget import Budget, Count, CountCost
 from methods.budgets.multiplier import Spend
 from methods.compensation import Compensation
-from methods.errors import BadInput
+from methods.errors import BadInput, Unreachable
 from methods.selection import AnySelection, Seen, Selection, require_exact
 
 
@@ -36,12 +36,13 @@ def naming(left_alone: Mapping[str, str]) -> Iterator[None]:
     """A budget that cannot be reached is said with what was left alone: that is often why."""
     try:
         yield
-    except BadInput as error:
+    except Unreachable as error:
         if not left_alone:
             raise
         first, *others = left_alone.items()
         more = f", and {len(others)} more" if others else ""
-        raise BadInput(f"{error}\nleft alone: {first[0]} ({first[1]}){more}; see python -m benchmarks.groups") from None
+        hint = f"left alone: {first[0]} ({first[1]}){more}; see python -m benchmarks.groups"
+        raise Unreachable(f"{error}\n{hint}") from None
 
 
 def exactly(

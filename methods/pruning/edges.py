@@ -42,7 +42,8 @@ def prune_edges(
         A row per layer, the cost, and a note if something is unusual.
 
     Raises:
-        BadInput: if the budget cannot be reached, or the selection breaks its contract.
+        Unreachable: if the budget cannot be reached.
+        BadInput: if the selection breaks its contract.
     """
     selection = parts.selection
     assert selects_edges(selection)

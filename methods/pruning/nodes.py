@@ -48,7 +48,8 @@ def prune_nodes(
         A row per layer, the cost, and a note if something is unusual.
 
     Raises:
-        BadInput: if the budget cannot be reached, or the selection breaks its contract.
+        Unreachable: if the budget cannot be reached.
+        BadInput: if the selection breaks its contract.
         Skipped: if the structure turns out not to be understood.
     """
     selection = parts.selection

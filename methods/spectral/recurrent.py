@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from methods.budgets.budget import Count
-from methods.errors import BadInput
+from methods.errors import BadInput, Skipped
 from methods.layers.seen import NodeLayer
 from methods.spectral.greedy import EXHAUSTED, TIE, checked
 from methods.spectral.selection import SpectralSelection, reconstruction_matrix
@@ -178,7 +178,7 @@ def scaled_readers(layer: NodeLayer, k: int) -> tuple[Tensor, Tensor]:
         rows = weight.transpose(1, 2).reshape(-1, layer.size)
         (own if path in layer.writers else others).append(rows)
     if len(own) != 1 or len(own[0]) != layer.size:
-        raise BadInput(f"{layer.name}: expected one recurrent weight; for gated or stacked cells use method=spectral")
+        raise Skipped(f"{layer.name}: expected one recurrent weight; for gated or stacked cells use method=spectral")
     output = torch.cat(others) if others else own[0].new_zeros(1, layer.size)
     return _scaled(own[0], layer.size / k), _scaled(output, layer.size / len(output))
 

@@ -462,6 +462,21 @@ def test_a_failed_or_broken_attempt_makes_room(store):
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
+def test_a_failure_is_removed_by_who_holds_the_cell_and_a_result_never(store):
+    path = store.write_result(made(status="failed"))
+    with pytest.raises(Lost):
+        store.remove_failure(made().key, lambda: False)
+    assert path.exists()
+    store.remove_failure(made().key, lambda: True)
+    assert list(path.parent.iterdir()) == []
+    store.remove_failure(made().key)  # there is nothing, and nothing is wrong with that
+    for status in ("done", "collapsed", "skipped"):
+        path = store.write(made(status=status))
+        with pytest.raises(Lost):
+            store.remove_failure(made().key, lambda: True)
+        assert path.exists()
+
+
 def test_who_holds_no_more_writes_nothing(store):
     with pytest.raises(Lost):
         store.write_result(made(), lambda: False)
