@@ -36,7 +36,7 @@ from benchmarks.records.store import Problem, Store, Unreadable, read
 from benchmarks.storage.command import Parser, end
 from benchmarks.storage.console import output_console
 from benchmarks.storage.lease import Holder, holders
-from benchmarks.storage.paths import Paths, write_atomically
+from benchmarks.storage.paths import Paths
 from benchmarks.sweeps.remaining import duration, seconds_left
 from benchmarks.sweeps.request import Request
 from methods.errors import BadInput, one_line
@@ -190,27 +190,6 @@ def show_stale(found: State, mine: Mapping[str, Record], console: "Console") -> 
     return [mine[known.key] for known in stale if known.key in mine]
 
 
-def renew(found: State, stale: Sequence[Record], paths: Paths, console: "Console") -> int:
-    """Run the ``stale`` cells again as their sweeps would; returns the exit code.
-
-    A record goes before its cell runs, and comes back where the cell was not run or left none.
-    """
-    store = Store.of(paths)
-    busy = {holder.name for holder in holders(paths.runs / RUNNING) if holder.alive}
-    before: dict[Path, str] = {}
-    try:
-        for record in stale:
-            path = store.path_of(record)
-            if record.key not in busy and path.is_file():
-                before[path] = record.text()
-                path.unlink()
-        return retry(found, [record for record in stale if record.key not in busy], paths, console, "stale")
-    finally:
-        for path, text in before.items():
-            if not path.exists():
-                write_atomically(path, text)
-
-
 def retry(
     found: State,
     failed: Sequence[Record],
@@ -218,7 +197,10 @@ def retry(
     console: "Console",
     what: Literal["failed", "stale"] = "failed",
 ) -> int:
-    """Run the ``failed`` cells (or stale ones) again as their sweeps would; returns the exit code."""
+    """Run the ``failed`` cells (or stale ones) again as their sweeps would; returns the exit code.
+
+    The record of a stale cell stays until there is a new result, which takes its place in one step.
+    """
     from benchmarks.sweeps.application import run
     from benchmarks.sweeps.commandline import parse
     from benchmarks.sweeps.concluding import show_faults
@@ -226,6 +208,7 @@ def retry(
 
     left = {record.key for record in failed}
     faults: list[str] = []
+    renewed = {record.key: record.stamp for record in failed} if what == "stale" else {}
     for manifest in found.manifests:
         own = [f"paths.results={paths.results}"]
         cells = [cell for cell in manifest.cells if cell.key in left]
@@ -236,12 +219,13 @@ def retry(
         common = [word for word in request.words if not sweeps(word) and not word.startswith("hydra/sweeper=")]
         again = [cell.model_copy(update={"overrides": [*cell.overrides, *own]}) for cell in cells]
         words = [*common, "hydra/sweeper=secateurs", *own]
-        faults += run(Request(words, multirun=True, cells=again, name=manifest.name, concluded=False)).faults
+        request = Request(words, multirun=True, cells=again, name=manifest.name, concluded=False, renewed=renewed)
+        faults += run(request).faults
     show_faults(console, faults)
     if left:
         console.print(f"{len(left)} {what} cells belong to no sweep; type the command again that asked for them")
-    afterwards = Store.of(paths).find_all(record.key for record in failed)
-    still = [each.key for each in failed if each.key not in afterwards or not afterwards[each.key].finished]
+    now = Store.of(paths).find_all(record.key for record in failed)
+    still = [each for each in failed if each.key not in now or not now[each.key].finished or now[each.key] == each]
     console.print(f"{len(failed) - len(still)} of {len(failed)} are not {what} any more")
     return 1 if still or faults else 0
 
@@ -322,7 +306,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.stale or chosen.retry == "stale":
         mine = Store.of(paths).find_all(record.key for record in found.records if record.stale)
         stale = show_stale(found, mine, console)
-        return renew(found, stale, paths, console) if chosen.retry is not None and stale else 0
+        return retry(found, stale, paths, console, "stale") if chosen.retry is not None and stale else 0
     if chosen.failed or chosen.retry is not None or chosen.forget:
         keys = [record.key for record in found.records if record.status == "failed"]
         failed = show_failed(found, Store.of(paths).find_all(keys), console)

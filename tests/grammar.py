@@ -178,6 +178,7 @@ ODD_KEYS = [
     "allow_targets",
     "_sweep",
     "_wait",
+    "_replace",
     "dry_run",
     "dense",
     "paths.cache",

@@ -57,6 +57,8 @@ def run(config: Mapping[str, Any], holds: Callable[[], bool] | None = None) -> R
     with its traceback. What is wrong with the command, or with a part of the user's own, says nothing of a method, and
     leaves no record; what an earlier failure left of the cell is removed with it.
 
+    With ``_replace``, the stamp of a finished record, that one is made again. It stays until there is another result.
+
     Args:
         config: of the cell.
         holds: whether this worker still holds the cell's lease; nothing is written where it does not.
@@ -69,9 +71,12 @@ def run(config: Mapping[str, Any], holds: Callable[[], bool] | None = None) -> R
     store = Store.of(paths)
     key = cell_key(config)
     found = store.find(key)
-    if found is not None and found.finished and not (config.get("save") and lacks_network(found, paths.results)):
-        return found
-    there = found is not None and found.finished  # only its network is not: the record stays as it is
+    finished, replaced, there = False, None, False
+    if found is not None and found.finished:
+        finished, replaced = True, found.stamp if found.stamp == config.get("_replace") else None
+        if not replaced and not (config.get("save") and lacks_network(found, paths.results)):
+            return found
+        there = not replaced  # only its network is not: the record stays as it is
     head = heading(config, key)
     try:
         with tracking(config["track"], title(config), config.get("_sweep"), config) as tracker:
@@ -81,22 +86,22 @@ def run(config: Mapping[str, Any], holds: Callable[[], bool] | None = None) -> R
                 raise
             except Exception as error:
                 ending = _ending(error)
-                if not there and ending is None:
+                if ending is None and not finished:
                     store.remove_failure(key, holds)
-                elif not there and ending is not None:
-                    store.write_result(Record(**head | ending, fingerprint=_fingerprint(config)), holds)
+                elif ending is not None and not there and (not replaced or ending["status"] != "failed"):
+                    store.write_result(Record(**head | ending, fingerprint=_fingerprint(config)), holds, replaced)
                 raise
             if not there:
-                store.write_result(record, holds)
+                store.write_result(record, holds, replaced)
             _summarise(tracker, record)
     except Lost:
         theirs = store.find(key)
-        if theirs is None or not theirs.finished:
+        if theirs is None or not theirs.finished or (replaced and theirs == found):
             raise
         return theirs
     except Exception:
         ended = store.find(key)
-        if ended is None or there:
+        if ended is None or (finished and ended == found):
             raise
         return ended
     shutil.rmtree(paths.cache / "cells" / key, ignore_errors=True)

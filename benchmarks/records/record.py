@@ -294,6 +294,11 @@ class Record(Part):
         """Whether the next sweep may skip this cell: it has a result, though perhaps a bad one."""
         return self.status in FINISHED
 
+    @property
+    def stamp(self) -> str:
+        """What tells this record from any other one of its cell, as a word: ``r`` and 16 hexadecimal digits."""
+        return f"r{checksum(self.model_dump())}"
+
     def text(self) -> str:
         """The content of the record's file."""
         content = self.model_dump(exclude=set(SINCE_2) if self.version == 1 else None)

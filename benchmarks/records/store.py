@@ -128,8 +128,10 @@ class Store:
         write_atomically(path, record.text())
         return path
 
-    def write_result(self, record: Record, holds: Callable[[], bool] | None = None) -> Path:
-        """Write the result of a cell under ``runs``, but never over a finished one.
+    def write_result(
+        self, record: Record, holds: Callable[[], bool] | None = None, replaced: str | None = None
+    ) -> Path:
+        """Write the result of a cell under ``runs``, but never over a finished one, unless it is the one to replace.
 
         A worker that was stopped for long goes on in the belief that the cell is its own, so it is asked before the
         write; and should it be stopped between that question and the write, the file system decides: a record is only
@@ -138,15 +140,19 @@ class Store:
         Args:
             record: the result.
             holds: whether this worker still holds the lease of the cell; None where there is none.
+            replaced: the stamp of a finished record that is there until, in one step, this one takes its place.
 
         Raises:
-            Lost: the worker holds it no more, or a finished record is there.
+            Lost: the worker holds it no more, or another finished record is there.
         """
         path = self.path_of(record)
         while True:
             if holds is not None and not holds():
                 raise Lost(f"{record.key} is another worker's by now")
             if write_first(path, record.text()):
+                return path
+            if replaced is not None and _stamp_at(path) == replaced:
+                write_atomically(path, record.text())
                 return path
             self._take_away(path)
 
@@ -302,6 +308,14 @@ def once(
         if other is None or rank > other[0]:
             best[key] = (rank, committed, path, one)
     return [one for *_, one in best.values()], doubles
+
+
+def _stamp_at(path: Path) -> str | None:
+    """The stamp of the record in ``path``; None where there is no sound one."""
+    try:
+        return read(path).stamp
+    except (FileNotFoundError, Unreadable):
+        return None
 
 
 def _preference(candidate: tuple[bool, Record]) -> tuple[bool, bool, str, bool]:

@@ -311,6 +311,7 @@ class Cell(Section):
     dry_run: bool | None = None
     sweep: str | None = Field(None, alias="_sweep")
     wait: bool | None = Field(None, alias="_wait")
+    replaced: str | None = Field(None, alias="_replace")
     dataset: dict[str, Any]
     model: Model
     trainer: Trainer

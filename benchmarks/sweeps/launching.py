@@ -13,9 +13,9 @@ import io
 import os
 import uuid
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +50,7 @@ class Rounds:
         task: what runs one cell.
         config: of the sweep, with Hydra's section.
         sweep: its name.
+        renewed: for each cell that has a result and is run all the same, the stamp of the record to replace.
         begun: jobs so far, which Hydra counts through.
     """
 
@@ -57,6 +58,7 @@ class Rounds:
     task: TaskFunction
     config: DictConfig
     sweep: str
+    renewed: Mapping[str, str] = field(default_factory=dict)
     begun: int = 0
 
     def __call__(self, cells: Sequence[PlannedCell], wait: bool) -> tuple[str | None, dict[str, str]]:
@@ -68,7 +70,8 @@ class Rounds:
         )
         own = [f"_sweep={self.sweep}", f"_wait={str(wait).lower()}"]
         try:
-            returns = launcher.launch([[*cell.overrides, *own] for cell in cells], initial_job_idx=self.begun)
+            words = [[*cell.overrides, *own, *self._replacing(cell)] for cell in cells]
+            returns = launcher.launch(words, initial_job_idx=self.begun)
         except Exception as error:  # a worker that was killed takes the launcher with it
             return f"the launcher stopped: {one_line(f'{type(error).__name__}: {error}', 300)}", {}
         finally:
@@ -83,6 +86,9 @@ class Rounds:
             elif fault is not None and not isinstance(fault, CellFailed):
                 faults[cell.key] = one_line(f"{' '.join(cell.overrides)}: {type(fault).__name__}: {fault}", 400)
         return None, faults
+
+    def _replacing(self, cell: PlannedCell) -> list[str]:
+        return [f"++_replace={self.renewed[cell.key]}"] if cell.key in self.renewed else []
 
 
 def _fault(result: JobReturn) -> BaseException | None:
@@ -206,7 +212,7 @@ def run_leased(config: dict[str, Any]) -> Record | None:
     def finished() -> bool:
         record = store.find(key)
         changed = record is not None and record != before  # tried again meanwhile, perhaps failed again
-        return changed or is_complete(record, paths, bool(config.get("save")))
+        return changed or is_complete(record, paths, bool(config.get("save")), config.get("_replace"))
 
     wait = config.get("_wait", True)
     try:
@@ -221,9 +227,12 @@ def run_leased(config: dict[str, Any]) -> Record | None:
     return record
 
 
-def is_complete(record: Record | None, paths: Paths, save: bool) -> bool:
-    """Whether a cell with this record needs no run: it has a result, and the network if that is to be saved."""
-    if record is None or not record.finished:
+def is_complete(record: Record | None, paths: Paths, save: bool, replaced: str | None = None) -> bool:
+    """Whether a cell with this record needs no run: it has a result, and the network if that is to be saved.
+
+    The record with the stamp ``replaced`` is one that is to be replaced.
+    """
+    if record is None or not record.finished or (replaced is not None and record.stamp == replaced):
         return False
     if not save:
         return True

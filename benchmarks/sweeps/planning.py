@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from omegaconf import DictConfig
@@ -37,7 +37,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
     "track": (),
     "paths": ("results", "cache"),
 }
-OF_THE_CALL = ("dry_run", "_sweep", "_wait")  # keys that say how a call is run, not which cell is meant
+OF_THE_CALL = ("dry_run", "_sweep", "_wait", "_replace")  # keys that say how a call is run, not which cell is meant
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Plan:
 
     Attributes:
         variants: for each cell's key, what it shares with the cells that differ from it in nothing but the seed.
+        renewed: as in the request.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Plan:
     paths: Paths
     save: bool = False
     controls: bool = False
+    renewed: Mapping[str, str] = field(default_factory=dict)
 
 
 def make_plan(composer: Composer, request: Request, master: DictConfig | None = None) -> Plan:
@@ -96,7 +98,8 @@ def make_plan(composer: Composer, request: Request, master: DictConfig | None = 
     unique = list({cell.key: cell for cell, _ in planned}.values())
     variants = {cell.key: variant for cell, variant in planned}
     name = request.name or experiment_of(typed) or _name(unique)
-    return Plan(name, base, unique, variants, paths, bool(common.get("save")), bool(common.get("controls")))
+    save, controls = bool(common.get("save")), bool(common.get("controls"))
+    return Plan(name, base, unique, variants, paths, save, controls, request.renewed)
 
 
 def plan_one(words: Sequence[str], config: Mapping[str, Any]) -> Plan:
@@ -200,7 +203,11 @@ def records_of(plan: Plan) -> dict[str, Record]:
 def missing_cells(plan: Plan, found: Mapping[str, Record] | None = None) -> list[PlannedCell]:
     """The cells of ``plan`` that have no result yet; ``found`` are the records, if they are read."""
     found = records_of(plan) if found is None else found
-    return [cell for cell in plan.cells if not is_complete(found.get(cell.key), plan.paths, plan.save)]
+    records = {cell.key: found.get(cell.key) for cell in plan.cells}
+    complete = {
+        key for key, record in records.items() if is_complete(record, plan.paths, plan.save, plan.renewed.get(key))
+    }
+    return [cell for cell in plan.cells if cell.key not in complete]
 
 
 def sound_missing(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -26,6 +26,7 @@ class Request:
         cells: in place of what the words expand to, these cells; the words are common to all of them.
         name: of the sweep; where it is None, the experiment's or one made from the cells.
         concluded: print boards and what went wrong at the end.
+        renewed: by their keys, the stamps of records that do not count as results and are replaced by new ones.
     """
 
     words: list[str]
@@ -35,6 +36,7 @@ class Request:
     cells: Sequence[PlannedCell] | None = None
     name: str | None = None
     concluded: bool = True
+    renewed: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -82,7 +83,7 @@ def sweep(sweeper: Sweeper, words: Sequence[str]) -> list[Record]:
     with errors_as_the_user_wants():
         HydraConfig.instance().set_config(config)  # for ${hydra:...} in what is planned
         composer = Composer.of_application(CONF, config)
-        request = Request(words, True, bool(config.get("dry_run")), [], call.request.cells, call.request.name)
+        request = replace(call.request, words=words, multirun=True, dry_run=bool(config.get("dry_run")), flags=[])
         if asked_for(words):
             call.outcome = _from_record(composer, request, call)
             return call.outcome.records
@@ -95,7 +96,7 @@ def sweep(sweeper: Sweeper, words: Sequence[str]) -> list[Record]:
                 command = shlex.join(["python", "run.py", "-m", *typed])
                 write_manifest(plan.paths.runs, Manifest(name=plan.name, command=command, cells=plan.cells))
                 _save_as_hydra_does(config)
-            rounds = Rounds(sweeper.hydra_context, sweeper.task_function, config, plan.name)
+            rounds = Rounds(sweeper.hydra_context, sweeper.task_function, config, plan.name, plan.renewed)
             return launch(rounds, missing, plan.paths, sweeper.max_batch_size)
 
         call.outcome = _carry_out(composer, plan, run, request.dry_run, call)

@@ -172,22 +172,15 @@ def test_watch_ends_when_everything_is_there(store, tmp_path, capsys, monkeypatc
 
 
 def test_retrying_runs_the_failed_cells_and_no_others(tmp_path, capsys, monkeypatch):
-    """A real sweep whose weights were damaged at first."""
+    """A real sweep whose method had a fault at first."""
     from benchmarks.sweeps.commandline import main as run
 
     monkeypatch.setenv("SECATEURS_DATA", "")
     tiny = ["trainer=tiny", "dataset.limit=200", "measure=none", "track=none", "calibration.samples=64"]
     folders = [f"paths.results={tmp_path}", f"paths.cache={tmp_path}/cache"]
-    checkpoint = tmp_path / "weights.safetensors"
-    checkpoint.write_bytes(b"no weights")
-    words = ["-m", "method=random", "seed=0,1", f"dense.checkpoint={checkpoint}", *tiny, *folders]
-    assert run(words) == 1
-    from safetensors.torch import save_file
-
-    from benchmarks.models import build
-
-    widths = {"_target_": "benchmarks.models.MLP", "widths": [150, 300, 150]}
-    save_file(build(widths, (1, 8, 8), 10, 0).state_dict(), checkpoint)
+    with monkeypatch.context() as patch:
+        patch.setattr("methods.baselines.random.RandomSelection.scores", None)
+        assert run(["-m", "method=random", "seed=0,1", *tiny, *folders]) == 1
     store = Store(tmp_path / "runs", tmp_path / "cells")
     one = store.load()[0][0]
     store.write(one.model_copy(update={"status": "skipped"}))
@@ -318,3 +311,36 @@ def test_retrying_stale_runs_these_cells_again_and_no_others(tmp_path, capsys, m
     assert after[first.key].fingerprint == first.fingerprint and after[first.key].metrics == first.metrics
     assert after[first.key].created != old["created"] and after[second.key].created == old["created"]
     assert main(["--results", str(tmp_path), "--stale"]) == 0 and "0 stale; 0 unknown" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "fault", [KeyError("x"), BadInput("wrong"), KeyboardInterrupt()], ids=lambda e: type(e).__name__
+)
+def test_a_stale_record_stays_where_its_cell_ends_without_another_result(tmp_path, capsys, monkeypatch, fault):
+    from benchmarks.sweeps.commandline import main as run
+
+    tiny = ["trainer=tiny", "dataset.limit=200", "measure=none", "track=none", "calibration.samples=64"]
+    folders = [f"paths.results={tmp_path}", f"paths.cache={tmp_path}/cache"]
+    assert run(["-m", "method=random", "seed=0", *tiny, *folders]) == 0
+    store = Store(tmp_path / "runs", tmp_path / "cells")
+    [record] = store.load()[0]
+    path = store.write(record.model_copy(update={"fingerprint": record.fingerprint | {"code": "0" * 16}}))
+    before = path.read_bytes()
+    capsys.readouterr()
+
+    def scores(*_):
+        assert path.read_bytes() == before
+        raise fault
+
+    with monkeypatch.context() as patch:
+        patch.setattr("methods.baselines.random.RandomSelection.scores", scores)
+        if isinstance(fault, KeyboardInterrupt):
+            with pytest.raises(KeyboardInterrupt):
+                main(["--results", str(tmp_path), "--retry", "stale"])
+        else:
+            assert main(["--results", str(tmp_path), "--retry", "stale"]) == 1
+            said = capsys.readouterr().out
+            assert "0 of 1 are not stale any more" in said and said.count(str(fault)) == 1
+    assert path.read_bytes() == before
+    assert main(["--results", str(tmp_path), "--retry", "stale"]) == 0
+    assert path.read_bytes() != before and store.load()[0][0].metrics == record.metrics

@@ -477,6 +477,21 @@ def test_a_failure_is_removed_by_who_holds_the_cell_and_a_result_never(store):
         assert path.exists()
 
 
+def test_a_finished_record_is_replaced_in_one_step_by_who_names_it(store, monkeypatch):
+    old, new = made(metrics={"tuned": {"accuracy": 0.5}}), made(metrics={"tuned": {"accuracy": 0.9}})
+    path = store.write(old)
+    with pytest.raises(Lost):
+        store.write_result(new, None, new.stamp)  # another one than is there
+    with pytest.raises(Lost):
+        store.write_result(new, lambda: False, old.stamp)
+    assert read(path) == old
+    with monkeypatch.context() as patch:
+        patch.setattr("benchmarks.records.store.Store._take_away", None)  # which leaves a moment without any record
+        store.write_result(new, None, old.stamp)
+    assert read(path) == new and read(path).stamp == new.stamp != old.stamp
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
 def test_who_holds_no_more_writes_nothing(store):
     with pytest.raises(Lost):
         store.write_result(made(), lambda: False)
