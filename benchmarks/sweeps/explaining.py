@@ -10,10 +10,11 @@ from pathlib import Path
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
+from yaml import MarkedYAMLError, YAMLError
 
 from benchmarks.settings.home import ROOT
-from methods.errors import BadInput
+from methods.errors import BadInput, first_line
 
 
 class Explained:
@@ -28,12 +29,39 @@ class Explained:
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if isinstance(error, HydraException | OmegaConfBaseException):
             raise BadInput(explain(error, self.folder, self.words)) from error
+        if isinstance(error, YAMLError | UnicodeDecodeError):
+            raise BadInput(unread(error, self.folder)) from error
         if isinstance(error, ValueError) and "Config group override" in str(error):
             groups = sorted(path.name for path in (self.folder or Path()).iterdir() if path.is_dir())
             raise BadInput(
                 f"{', '.join(groups)} take the name of a choice, not a number;\n"
                 "a value's key comes after a dot: type for instance budget.keep=0.5"
             ) from error
+
+
+def unread(error: YAMLError | UnicodeDecodeError, folder: Path | None) -> str:
+    """Which file of a configuration folder is no YAML, where, and why.
+
+    Args:
+        error: of reading one of them; where it does not name the file, that is the first in ``folder`` with the fault.
+        folder: of the configurations.
+    """
+    mark = getattr(error, "problem_mark", None)
+    if isinstance(error, MarkedYAMLError) and mark is not None:
+        place, why = f"{mark.name}, line {mark.line + 1}", error.problem or "it is no YAML"
+    else:
+        files = sorted((folder or Path()).rglob("*.yaml"))
+        place = next((str(path) for path in files if not _is_text(path)), f"a file in {folder}")
+        why = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else first_line(error)
+    return f"{place} cannot be read as YAML: {why}\nexpected lines such as   key: value   with brackets and quotes closed"
+
+
+def _is_text(path: Path) -> bool:
+    try:
+        path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return True
 
 
 def explain(error: Exception, folder: Path | None, words: Sequence[str] = ()) -> str:
@@ -67,6 +95,12 @@ def explain(error: Exception, folder: Path | None, words: Sequence[str] = ()) ->
     if isinstance(error, ConfigCompositionException) and "No match in the defaults list" in text:
         key = re.search(r"override '([^']+)'", text)
         return f"unknown group '{key.group(1) if key else '?'}'; see python run.py --help for the groups"
+    if isinstance(error, GrammarParseError) or isinstance(cause, GrammarParseError):
+        where = re.search(r"full_key: (\S+)", f"{text}\n{inside}")
+        return (
+            f"the value of '{where.group(1) if where else '?'}' cannot be read ({first_line(inside)})\n"
+            "expected a reference such as ${seed}, with its brackets closed"
+        )
     return " ".join(line.strip() for line in (inside or text).splitlines()[:2])
 
 

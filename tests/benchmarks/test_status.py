@@ -314,7 +314,7 @@ def test_retrying_stale_runs_these_cells_again_and_no_others(tmp_path, capsys, m
 
 
 @pytest.mark.parametrize(
-    "fault", [KeyError("x"), BadInput("wrong"), KeyboardInterrupt()], ids=lambda e: type(e).__name__
+    "fault", [KeyError("broken"), BadInput("broken"), KeyboardInterrupt()], ids=["fault", "refusal", "interrupt"]
 )
 def test_a_stale_record_stays_where_its_cell_ends_without_another_result(tmp_path, capsys, monkeypatch, fault):
     from benchmarks.sweeps.commandline import main as run

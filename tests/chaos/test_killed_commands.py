@@ -84,6 +84,36 @@ def test_a_submit_that_is_killed_loses_no_record_and_the_same_command_goes_on(tm
     kill_everywhere(arrange, words, "benchmarks.submit", 40 if long else 6, tmp_path, check, 4)
 
 
+# -------------------------------------------------------------------------------------------------------- retry stale
+
+
+def test_a_retry_of_stale_cells_that_is_killed_loses_no_record_and_the_same_command_goes_on(tmp_path, long):
+    first = Run(tmp_path / "first", words=["-m", "method=random,magnitude", "seed=0", *TINY, "track=none"])
+    assert first.run() == 0, first.output
+    results = Store.of(Paths(first.root / "results"))
+    sound, stale = records(first.root), {}
+    for record in results.load()[0]:
+        stale[record.key] = record.model_copy(update={"fingerprint": record.fingerprint | {"code": "0" * 16}})
+        results.write(stale[record.key])
+
+    def arrange(root):
+        shutil.copytree(first.root / "results", root / "results")
+
+    def check(root, ended):
+        store = Store.of(Paths(root / "results"))
+        there, problems = store.load()
+        assert problems == [] and {record.key for record in there} == set(stale)
+        assert records(root) == sound  # the old results and the new ones are the same but for their code and times
+        renewed = [record for record in there if record != stale[record.key]]
+        assert all(record.fingerprint["code"] != "0" * 16 for record in renewed)
+        assert not ended or len(renewed) == len(stale)
+
+    def words(root):
+        return ["--results", f"{root}/results", "--retry", "stale"]
+
+    kill_everywhere(arrange, words, "benchmarks.status", 40 if long else 5, tmp_path, check, 3)
+
+
 # -------------------------------------------------------------------------------------------------------------- export
 
 
