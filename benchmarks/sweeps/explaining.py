@@ -53,7 +53,9 @@ def unread(error: YAMLError | UnicodeDecodeError, folder: Path | None) -> str:
         files = sorted((folder or Path()).rglob("*.yaml"))
         place = next((str(path) for path in files if not _is_text(path)), f"a file in {folder}")
         why = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else first_line(error)
-    return f"{place} cannot be read as YAML: {why}\nexpected lines such as   key: value   with brackets and quotes closed"
+    return (
+        f"{place} cannot be read as YAML: {why}\nexpected lines such as   key: value   its brackets and quotes closed"
+    )
 
 
 def _is_text(path: Path) -> bool:
