@@ -22,6 +22,7 @@ LONGEST_VALUE = 24
 SCRATCH, UNPRUNED = "scratch", "unpruned_longer"  # controls that are no selection
 MOST_DIFFERENCES = 3
 RECONSTRUCTION = "# Reconstruction:"  # how the comment of a preset begins that boards repeat
+AS_PUBLISHED = "# As published:"  # how the one begins that has the words for what its paper does otherwise
 
 
 def control_of(config: Mapping[str, Any]) -> str | None:
@@ -75,11 +76,16 @@ def repair(config: Mapping[str, Any], conf: Path | None = None) -> str | None:
 
 
 @cache
-def _reconstructed(conf: Path, method: str) -> str | None:
+def _comments(conf: Path, method: str) -> tuple[str, ...]:
+    """The lines of a preset's comments that take a whole line."""
     path = conf / "method" / f"{safe_name(method)}.yaml"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    found = [line.removeprefix(RECONSTRUCTION).strip() for line in lines if line.startswith(RECONSTRUCTION)]
-    return " ".join(found).rstrip(".") or None
+    return tuple(line for line in lines if line.startswith("#"))
+
+
+def _said(conf: Path, method: str, mark: str) -> str | None:
+    lines = _comments(conf, method)
+    return " ".join(line.removeprefix(mark).strip() for line in lines if line.startswith(mark)).rstrip(".") or None
 
 
 def reconstruction(method: str) -> str | None:
@@ -87,7 +93,18 @@ def reconstruction(method: str) -> str | None:
 
     It is a comment, since a setting would be part of the keys of records.
     """
-    return _reconstructed(CONF, method)
+    return _said(CONF, method, RECONSTRUCTION)
+
+
+def as_published(method: str) -> str | None:
+    """The words to type for what the paper of ``method`` does otherwise than its preset; None where it notes none."""
+    return _said(CONF, method, AS_PUBLISHED)
+
+
+def description(method: str) -> str:
+    """What else the comments of a preset say: the idea and its paper; empty where there is no such preset."""
+    marks = ("# @package", RECONSTRUCTION, AS_PUBLISHED)
+    return " ".join(line.lstrip("# ").strip() for line in _comments(CONF, method) if not line.startswith(marks))
 
 
 def distinctions(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -142,15 +159,21 @@ def preset_of(conf: Path, method: str) -> dict[str, Mapping[str, Any]] | None:
     content = yaml_of(conf / "method" / f"{safe_name(method)}.yaml")  # a record may name anything
     if content is None:
         return None
-    usual = _choices((yaml_of(conf / "config.yaml") or {}).get("defaults", []))
-    chosen = usual | _choices(content.get("defaults", []))
+    chosen = choices_of(conf, method)
     preset: dict[str, Mapping[str, Any]] = {}
-    preset |= {part: yaml_of(conf / part / f"{name}.yaml") or {} for part, name in chosen.items() if part in PARTS}
+    preset |= {part: yaml_of(conf / part / f"{name}.yaml") or {} for part, name in chosen.items()}
     own = {part: _part(content, part) for part in PARTS}
     for part, section in own.items():
         if section is not None:  # written out in the method's file, on top of the chosen one
             preset[part] = {**preset.get(part, {}), **section}
     return preset
+
+
+def choices_of(conf: Path, method: str) -> dict[str, str]:
+    """The names of the allocation, the compensation and the schedule that a method's preset chooses, by part."""
+    files = (conf / "config.yaml", conf / "method" / f"{safe_name(method)}.yaml")
+    chosen = [_choices((yaml_of(file) or {}).get("defaults", [])) for file in files]
+    return {part: name for part, name in (chosen[0] | chosen[1]).items() if part in PARTS}
 
 
 def _choices(defaults: Iterable[Any]) -> dict[str, str]:

@@ -1,0 +1,154 @@
+"""The page of all methods, docs/methods.md: two tables, a card for each method, and the parts that they choose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from benchmarks.boards.labels import leaves, yaml_of
+from benchmarks.cards.needs import Needs, needs_of
+from benchmarks.cards.preset import Paper, Preset, preset, yaml_text
+from benchmarks.cells.parts import build_pruner
+from benchmarks.settings.home import CONF
+from methods.progress import track
+from secateurs.presets import configuration
+
+UNITS = {
+    "node": "node (neurons, channels: removed)",
+    "edge": "edge (single weights: masked)",
+    "eigen": "eigen (directions of a layer's eigenbasis: removed, with the layer split in three)",
+}
+GROUPS = {"Structured": ("node", "eigen"), "Unstructured": ("edge",)}
+OPENING = """\
+# Methods
+
+Made by `python -m benchmarks.methods` from the presets in `conf/method`, their classes and their docstrings; not edited
+by hand. What a method needs is observed: a small network is pruned by it with other inputs and with other labels.
+*Data* or *labels* are needed if that leads to another network, *gradients* if anything is propagated backward through
+it. *Training* is what belongs to the method, beside the training of the dense network and the fine-tuning that all
+have; it has labels and gradients, whatever the pruning looks at. Any part can be swapped for another of its folder in
+`conf/`.
+"""
+
+
+@dataclass(frozen=True)
+class Card:
+    """All that the page says of one method; ``unit`` is node, edge or eigen."""
+
+    preset: Preset
+    unit: str
+    needs: Needs
+
+
+def card_of(name: str) -> Card:
+    """The card of a method of conf/method.
+
+    Raises:
+        BadInput: there is no such method, or its preset does not say what it is.
+    """
+    config = configuration([f"method={name}"])
+    pruner = build_pruner(config)
+    parts = (pruner.selection, pruner.schedule, pruner.allocation, pruner.compensation)
+    written = preset(name, config["selection"], [type(part) for part in parts])
+    return Card(written, pruner.selection.unit, needs_of(pruner))
+
+
+def page_of(names: Sequence[str]) -> str:
+    """The whole page, in Markdown; takes about a second a method, and shows how far it is."""
+    cards = [card_of(name) for name in track(names, "methods")]
+    sections = [OPENING]
+    chosen = {group: [card for card in cards if card.unit in units] for group, units in GROUPS.items()}
+    for group, members in chosen.items():
+        sections.append(f"**{group}** ({len(members)})\n\n{_table(members)}")
+    for group, members in chosen.items():
+        sections.append(f"## {group}\n")
+        sections += [markdown(card) for card in members]
+    sections.append(_parts(cards))
+    return "\n".join(sections)
+
+
+def markdown(card: Card) -> str:
+    """One card, a section of level 3."""
+    written = card.preset
+    lines = [f"### {written.name}", "", written.sentence, ""]
+    if written.more:
+        lines += [written.more, ""]
+    lines += [
+        f"- **Paper:** {_paper(written.paper)}",
+        f"- **Unit:** {UNITS[card.unit]}",
+        f"- **Needs:** {needed(card.needs)}",
+        f"- **Parts:** {', '.join(f'{part} `{name}`' for part, name in written.parts.items())}",
+        f"- **Options:** {'none' if not written.options else ''}".rstrip(),
+    ]
+    for option in written.options:
+        meaning = f": {option.meaning}" if option.meaning else ""
+        lines.append(f"    - `{option.name}={option.default}`{meaning}")
+    lines.append(f"- **As published:** {_typed(written.published)}")
+    lines.append(f"- **Reconstruction:** {written.reconstruction or 'nothing is noted'}")
+    return "\n".join(lines) + "\n"
+
+
+def needed(needs: Needs) -> str:
+    """What a method needs, in words."""
+    wanted = [name for name in ("data", "labels", "gradients") if getattr(needs, name)]
+    looks = ", ".join(wanted) or "nothing but the network"
+    return f"{looks}; {needs.training or 'no training of its own'}"
+
+
+def _paper(paper: Paper | None) -> str:
+    if paper is None:
+        return "none is named"
+    words = f'{paper.citation}: "{paper.title}"' if paper.title else paper.citation
+    return f"[{words}]({paper.link})" if paper.link else words
+
+
+def _typed(words: str | None) -> str:
+    """Words to type as code, what follows them in brackets as it is."""
+    if words is None:
+        return "nothing else is noted"
+    typed, bracket, rest = words.partition(" (")
+    return f"`{typed}`{bracket}{rest}"
+
+
+def _table(cards: Iterable[Card]) -> str:
+    rows = [
+        "| method | unit | data | labels | gradients | training | repair |",
+        "| :-- | :-- | :-: | :-: | :-: | :-- | :-- |",
+    ]
+    for card in cards:
+        name, needs = card.preset.name, card.needs
+        marks = ["yes" if mark else "–" for mark in (needs.data, needs.labels, needs.gradients)]
+        repair = card.preset.parts["compensation"]
+        cells = [f"[{name}](#{name})", card.unit, *marks, needs.training or "–", "–" if repair == "none" else repair]
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows) + "\n"
+
+
+def _parts(cards: Sequence[Card]) -> str:
+    """What the parts are that the cards name, from the first comment of their files."""
+    lines = ["## Parts", ""]
+    for part in cards[0].preset.parts:
+        lines += [f"**{part.capitalize()}**", ""]
+        for name in sorted({card.preset.parts[part] for card in cards}):
+            lines.append(f"- `{name}`: {_first_comment(part, name)}{_settings(part, name)}")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _first_comment(part: str, name: str) -> str:
+    said = []
+    for line in (CONF / part / f"{name}.yaml").read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            break
+        said.append(line.lstrip("# "))
+    return " ".join(said)
+
+
+def _settings(part: str, name: str) -> str:
+    given = yaml_of(CONF / part / f"{name}.yaml") or {}
+    shown = [
+        f"{key}={yaml_text(value)}"
+        for key, value in leaves(given)
+        if value is not None and key not in ("_target_", "defaults")
+    ]
+    return f" `{', '.join(shown)}`" if shown else ""
