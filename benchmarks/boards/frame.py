@@ -25,6 +25,7 @@ from benchmarks.settings.home import PARTS
 from benchmarks.settings.tuning import trials_of
 from benchmarks.storage.paths import REPOSITORY, write_atomically
 from methods.errors import BadInput
+from methods.progress import track
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -165,7 +166,7 @@ def load(store: Store, committed_only: bool = False) -> tuple[list[Row], list[Pr
     current: list[Row] = []
     problems: list[Problem] = []
     fresh = False
-    for committed, path in store.files():
+    for committed, path in track(list(store.files()), "reading records"):
         if committed_only and not committed:
             continue
         try:

@@ -10,6 +10,7 @@ from benchmarks.storage.command import Parser, end
 from benchmarks.storage.console import output_console
 from benchmarks.storage.paths import Paths, sweep_up_temporaries, write_atomically
 from methods.errors import BadInput
+from methods.progress import track
 
 CONTROL = "random"
 
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     paths, console = Paths(chosen.results), output_console()
     out = chosen.out or paths.boards_of(chosen.committed, bool(chosen.where or chosen.baseline))
     store = Store.of(paths)
+    console.print(f"reading the records in {chosen.results}", markup=False, highlight=False)
     cells, problems = load(store, chosen.committed)
     cells = select(cells, chosen.where)
     if not cells:
@@ -37,7 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from benchmarks.boards.rendering import say_left_out
     from benchmarks.report import page
 
-    records = [found for cell in cells if isinstance(found := store.open(Path(cell["_file"])), Record)]
+    console.print(f"{len(cells)} records; drawing the page", highlight=False)
+    opened = (store.open(Path(cell["_file"])) for cell in track(cells, "reading records in full"))
+    records = [found for found in opened if isinstance(found, Record)]
     baseline = chosen.baseline or (CONTROL if any(cell["method"] == CONTROL for cell in cells) else None)
     report = page.make(cells, records, problems, baseline, chosen.results)
     sweep_up_temporaries(out)

@@ -3,9 +3,9 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from benchmarks.report import charts, gather
 from benchmarks.report.methods import methods
 from benchmarks.reproductions import published
 from benchmarks.storage.paths import safe_name, sweep_up_temporaries, write_atomically
+from methods.progress import track
 
 HERE = Path(__file__).parent
 FEWEST_PREDICTIONS = 3
@@ -102,14 +103,25 @@ def make(
     question = Question(baseline=baseline)
     from benchmarks.boards import theory
 
+    pairs, found = gather.pairs(cells), theory.points(records)
+    steps: list[Callable[[], Any]] = [
+        *(partial(_section, pair, cells, records, labels, looks, question) for pair in pairs),
+        lambda: theory_figures(found),
+        lambda: theory.tables(found),
+        lambda: _rankings(overall.comparisons(cells, question)),
+        lambda: checklist.table_of(checklist.examine(cells)),
+        lambda: methods(cells),
+    ]
+    made = [step() for step in track(steps, "drawing the parts of the page")]
+    figures, tables, rankings, examined, listed = made[len(pairs) :]
     return Report(
         summary=_summary(cells, count),
-        sections=[_section(pair, cells, records, labels, looks, question) for pair in gather.pairs(cells)],
-        theory_figures=theory_figures(theory.points(records)),
-        theory_tables=theory.tables(theory.points(records)),
-        rankings=_rankings(overall.comparisons(cells, question)),
-        checklist=checklist.table_of(checklist.examine(cells)),
-        methods=methods(cells),
+        sections=made[: len(pairs)],
+        theory_figures=figures,
+        theory_tables=tables,
+        rankings=rankings,
+        checklist=examined,
+        methods=listed,
         problems=[str(problem) for problem in problems],
         reproductions=reproductions(results / "reproductions") if results else [],
         published=_published(results / "published") if results else None,
@@ -299,7 +311,7 @@ def save_figures(report: Report, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     sweep_up_temporaries(folder)
     written = []
-    for figure in report.figures:
+    for figure in track(report.figures, "drawing figures"):
         spec = {**figure.spec, "background": "white", "width": 560}
         for ending, content in (
             ("svg", _numbered_afresh(vl_convert.vegalite_to_svg(_black(spec))).encode()),

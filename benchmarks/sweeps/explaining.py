@@ -12,6 +12,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import OmegaConf
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError
+from yaml.reader import ReaderError
 
 from benchmarks.settings.home import ROOT
 from methods.errors import BadInput, first_line
@@ -49,13 +50,13 @@ def unread(error: YAMLError | UnicodeDecodeError, folder: Path | None) -> str:
     mark = getattr(error, "problem_mark", None)
     if isinstance(error, MarkedYAMLError) and mark is not None:
         place, why = f"{mark.name}, line {mark.line + 1}", error.problem or "it is no YAML"
+    elif isinstance(error, ReaderError):
+        place, why = str(error.name), first_line(error)
     else:
         files = sorted((folder or Path()).rglob("*.yaml"))
         place = next((str(path) for path in files if not _is_text(path)), f"a file in {folder}")
         why = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else first_line(error)
-    return (
-        f"{place} cannot be read as YAML: {why}\nexpected lines such as   key: value   its brackets and quotes closed"
-    )
+    return f"{place} cannot be read as YAML: {why}\nexpected lines such as 'key: value', all brackets and quotes closed"
 
 
 def _is_text(path: Path) -> bool:

@@ -76,6 +76,33 @@ def built(results):
     return results / "page"
 
 
+def test_a_report_says_what_it_is_at_before_it_begins_and_all_along(results, tmp_path, capsys, monkeypatch):
+    """With a line at each step in place of one every few seconds, so that no clock decides."""
+    monkeypatch.setattr("methods.progress.LINE_SECONDS", -1.0)
+    shutil.copytree(results, tmp_path / "results")
+    (tmp_path / "results/boards").mkdir(exist_ok=True)
+    real, before = Store.open, []
+
+    def opened(self, path):
+        if not before:
+            before.append(capsys.readouterr().out)
+        return real(self, path)
+
+    monkeypatch.setattr(Store, "open", opened)
+    count = len(list(records()))
+    assert main(["--results", str(tmp_path / "results"), "--out", str(tmp_path / "page")]) == 0
+    assert before[0].startswith("reading the records in")  # and nothing had been read
+    said = capsys.readouterr()
+    assert f"{count} records; drawing the page" in said.out
+    for stage in (
+        f"reading records in full: {count} of {count}",
+        "drawing the parts of the page: ",
+        "drawing figures: ",
+    ):
+        assert stage in said.err
+    assert said.err.count("reading records: ") == count
+
+
 class Reader(HTMLParser):
     """Collects elements, and fails where one is not closed in its turn."""
 

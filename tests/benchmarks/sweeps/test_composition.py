@@ -71,6 +71,22 @@ def test_another_value_of_a_variable_is_another_cell(tmp_path, monkeypatch):
         assert seeds(["seed=${oc.env:MYSEED}"], tmp_path) == [int(value)]
 
 
+def test_another_value_of_a_variable_is_another_key(tmp_path, monkeypatch):
+    keys = []
+    for value in ("3", "4", "3"):
+        monkeypatch.setenv("MYSEED", value)
+        words = ["seed=${oc.env:MYSEED}", f"paths.results={tmp_path}", f"paths.cache={tmp_path}"]
+        keys += [cell.key for cell in make_plan(Composer(CONF), Request(words)).cells]
+    assert keys[0] == keys[2] != keys[1]
+
+
+def test_a_glob_over_a_group_is_all_of_its_choices(tmp_path):
+    words = ["method=glob(*)", f"paths.results={tmp_path}", f"paths.cache={tmp_path}"]
+    plan = make_plan(Composer(CONF), Request(words, multirun=True))
+    asked = [word for cell in plan.cells for word in cell.overrides if word.startswith("method=")]
+    assert sorted(asked) == sorted(f"method={path.stem}" for path in (CONF / "method").glob("*.yaml"))
+
+
 def test_a_variable_that_a_file_refers_to_counts_too(tmp_path, monkeypatch):
     import shutil
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -72,6 +73,28 @@ def test_a_method_of_ones_own_is_shown_as_ten_lines_show_it(own, tmp_path):
         assert ours.stdout == theirs.stdout and "mine" in ours.stdout
     wrong = own("method=min")
     assert wrong.returncode == 2 and ", mine, " in wrong.stderr and wrong.stderr.endswith("type method=mine\n")
+
+
+BROKEN = {
+    "brackets": (b"method: {name: mine\nselection: [a\n", r"broken.yaml, line 2 cannot be read as YAML"),
+    "two colons": (b"a: b: c\n", r"broken.yaml, line 1 cannot be read as YAML"),
+    "a tab": (b"a:\n\tb: 1\n", r"broken.yaml, line 2 cannot be read as YAML"),
+    "bytes": (b"\xff\xfe\x00", r"broken.yaml cannot be read as YAML: it is not UTF-8 text"),
+    "a control character": (b"a: \x07\n", r"broken.yaml.* cannot be read as YAML"),
+    "a reference": (b"method: {name: '${a.b'}\n", r"the value of '\S+' cannot be read"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("content,said", BROKEN.values(), ids=BROKEN)
+def test_a_file_that_is_no_yaml_is_named_in_a_line_or_two(own, tmp_path, content, said):
+    (tmp_path / "conf/method/broken.yaml").write_bytes(content)
+    for words in (["method=broken", "--dry-run"], ["-m", "method=random,broken", "--dry-run"], ["--cfg", "job"]):
+        result = own(*words, *(["method=broken"] if words[0] == "--cfg" else []))
+        lines = result.stderr.strip().splitlines()
+        assert result.returncode == 2 and 1 <= len(lines) <= 2, result.stderr
+        assert re.search(said, result.stderr)
+    assert own("method=random", "--dry-run").returncode == 0  # the others are as good as before
 
 
 @pytest.mark.slow
