@@ -43,6 +43,12 @@ def changed(recorded: str | None, targets: Iterable[str]) -> bool | None:
     return None if recorded is None else recorded != digest(targets)
 
 
+def forget() -> None:
+    """Read the code anew at the next digest; within a process it is read once."""
+    _digest.cache_clear()
+    _read.cache_clear()
+
+
 @cache
 def _digest(names: tuple[str, ...]) -> str:
     modules = sorted({LOOP, *(found for name in names for found in _modules_of(name))})

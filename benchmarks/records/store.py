@@ -154,7 +154,7 @@ class Store:
             if replaced is not None and _stamp_at(path) == replaced:
                 write_atomically(path, record.text())
                 return path
-            self._take_away(path)
+            self.take_away(path)
 
     def remove_failure(self, key: str, holds: Callable[[], bool] | None = None) -> None:
         """Remove what an earlier failure of the cell ``key`` left under ``runs``.
@@ -169,9 +169,9 @@ class Store:
         if holds is not None and not holds():
             raise Lost(f"{key} is another worker's by now")
         for path in self.runs.glob(f"*/*/{key}.json"):
-            self._take_away(path)
+            self.take_away(path)
 
-    def _take_away(self, path: Path) -> None:
+    def take_away(self, path: Path) -> None:
         """Remove what lies at ``path`` and is no result.
 
         Raises:

@@ -8,6 +8,7 @@ one sample (:mod:`methods.network.counting`).
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -325,7 +326,8 @@ def meet(
     between = [low, high] if budget.measured else _between(low, high, steps)
     chosen = min(between, key=lambda counts: abs(off(counts)))
     if not budget.measured and shortfall(budget, cost(chosen), dense, "off") is not None:
-        chosen = min(chosen, *_holding(low, family, bottom, lambda counts: off(counts) <= 0), key=lambda c: abs(off(c)))
+        held = _holding(low, family, bottom, lambda counts: off(counts) <= 0, steps)
+        chosen = min(chosen, *held, key=lambda counts: abs(off(counts)))
     return chosen, shortfall(budget, cost(chosen), dense, "nearest reachable size")
 
 
@@ -360,10 +362,17 @@ def _between(low: Counts, high: Counts, steps: Mapping[str, Sequence[int]] | Non
     return [*path, high]
 
 
-def _holding(low: Counts, family: Family, bottom: float, fits: Callable[[Counts], bool]) -> Iterator[Counts]:
+def _holding(
+    low: Counts,
+    family: Family,
+    bottom: float,
+    fits: Callable[[Counts], bool],
+    steps: Mapping[str, Sequence[int]] | None = None,
+) -> Iterator[Counts]:
     """The family from its member ``low`` at ``bottom`` on, where layers whose next step does not fit are held.
 
-    Yields what did not fit, each time that a layer is held, and last the counts at which all are.
+    Of a step of many units a layer still makes the part that fits. Yields what did not fit, each time that a layer is
+    held, and last the counts at which all are.
     """
     counts, free = dict(low), list(low)
 
@@ -383,6 +392,18 @@ def _holding(low: Counts, family: Family, bottom: float, fits: Callable[[Counts]
                 counts = grown
             else:
                 free.remove(name)
+                counts = counts | {name: _part(counts, name, beyond[name], fits, steps)}
                 yield grown
         bottom = top
     yield at(1.0) if free else counts
+
+
+def _part(
+    counts: Counts, name: str, beyond: Count, fits: Callable[[Counts], bool], steps: Mapping[str, Sequence[int]] | None
+) -> Count:
+    """The largest size of a layer on the way to ``beyond`` that fits, where sizes are numbers."""
+    here = counts[name]
+    if isinstance(here, Tensor) or isinstance(beyond, Tensor):
+        return here
+    sizes = [here, *(range(here + 1, beyond) if steps is None else (k for k in steps[name] if here < k < beyond))]
+    return sizes[bisect_right(sizes[1:], False, key=lambda size: not fits(counts | {name: size}))]

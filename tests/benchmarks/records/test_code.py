@@ -36,8 +36,7 @@ def tree(tmp_path, monkeypatch):
 
 
 def forget():
-    code._digest.cache_clear()
-    code._read.cache_clear()
+    code.forget()
 
 
 def digest():

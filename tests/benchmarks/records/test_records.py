@@ -486,7 +486,7 @@ def test_a_finished_record_is_replaced_in_one_step_by_who_names_it(store, monkey
         store.write_result(new, lambda: False, old.stamp)
     assert read(path) == old
     with monkeypatch.context() as patch:
-        patch.setattr("benchmarks.records.store.Store._take_away", None)  # which leaves a moment without any record
+        patch.setattr("benchmarks.records.store.Store.take_away", None)  # which leaves a moment without any record
         store.write_result(new, None, old.stamp)
     assert read(path) == new and read(path).stamp == new.stamp != old.stamp
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]

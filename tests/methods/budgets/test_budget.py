@@ -196,3 +196,20 @@ def test_all_that_an_allocation_allows_is_taken_within_a_clocks_tolerance_and_ne
         kept[kind] = found["a"] - over
     assert kept["latency"] == 0
     assert kept["speedup"] < 0
+
+
+def test_of_a_jump_that_does_not_fit_the_part_that_fits_is_made():
+    """Two layers that jump together from 2 to 10 units: the budget in between is met all the same."""
+
+    def family(s):
+        return {"a": 2, "b": 2} if s < 0.5 else {"a": 10, "b": 10}
+
+    def cost(counts):
+        return Cost(keep=1.0, compression=100.0 * counts["a"] + 7 * counts["b"], speedup=1.0)
+
+    dense = cost(family(1.0))
+    for value in (1.3, 1.7, 2.0, 3.0):
+        counts, note = meet(Budget("compression", value), family, cost, dense)
+        reached = cost(counts).achieved(dense)["compression"]
+        best = min(abs(dense.compression / (100 * a + 7 * b) / value - 1) for a in range(2, 11) for b in range(2, 11))
+        assert abs(reached / value - 1) <= max(0.01, best + 0.03), (value, counts, note)
