@@ -406,4 +406,4 @@ def _part(
     if isinstance(here, Tensor) or isinstance(beyond, Tensor):
         return here
     sizes = [here, *(range(here + 1, beyond) if steps is None else (k for k in steps[name] if here < k < beyond))]
-    return sizes[bisect_right(sizes[1:], False, key=lambda size: not fits(counts | {name: size}))]
+    return sizes[bisect_right(sizes[1:], False, key=lambda size: not fits({**counts, name: size}))]

@@ -161,11 +161,8 @@ def test_same_records_give_the_same_page_and_figures(results, built, tmp_path):
     assert main(["--results", str(results), "--out", str(tmp_path)]) == 0
     assert (tmp_path / "report.html").read_bytes() == (built / "report.html").read_bytes()
     names = sorted(path.name for path in (tmp_path / "figures").iterdir())
-    assert {
-        "trade_off_digits_mlp_compression.svg",
-        "trade_off_digits_mlp_compression.png",
-        "widths_digits_mlp.svg",
-    } <= set(names)
+    trade_off = "trade_off_digits_mlp_compression"
+    assert {f"{trade_off}.svg", f"{trade_off}.png", "widths_digits_mlp.svg"} <= set(names)
     for name in names:
         assert (tmp_path / "figures" / name).read_bytes() == (built / "figures" / name).read_bytes(), name
     assert not [name for name in names if b"currentColor" in (tmp_path / "figures" / name).read_bytes()]

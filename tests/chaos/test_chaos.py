@@ -168,8 +168,8 @@ def test_a_disk_that_is_really_full(tmp_path, reference, folder):
 def test_results_that_cannot_be_written_are_named(tmp_path):
     (tmp_path / "results").write_text("a file in the way")
     run = Run(tmp_path)
-    assert run.run() == 1
-    assert "Cannot write in" in run.output and "Traceback" not in run.output
+    assert run.run() == 2
+    assert "is not a folder; type paths.results=FOLDER" in run.output and "Traceback" not in run.output
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount read-only")
