@@ -1,11 +1,14 @@
 """The planting of faults: what it changes, which it chooses, and that a fault is noticed where a test looks."""
 
 import ast
+import runpy
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.mutate import KNOWN, ROOT, TARGETS, WANTED, Verdict, group_of, known, report, suite, targets
+from tests.mutation import running
 from tests.mutation.faults import chosen, faults, files_of, switched
 from tests.mutation.wiring import Named, named, unnoticed
 
@@ -84,6 +87,16 @@ def test_all_faults_lie_in_one_file_and_one_at_a_time_is_switched_on(monkeypatch
     assert right == 4
     assert {found[number].name for number in seen} >= {"f: 1 -> 2", "f: a * 2 -> a / 2"}
     assert not any("max" in found[number].name and "if" not in found[number].name for number in seen)
+
+
+def test_processes_that_a_test_starts_say_what_they_reach(tmp_path, monkeypatch):
+    told, switches = tmp_path / "reached", str(Path(running.__file__).with_name("planted.py"))
+    monkeypatch.setenv("PLANTED_SEEN", str(told))
+    monkeypatch.setenv("PLANTED_FAULT", "4")
+    for _ in range(2):  # processes
+        fault = runpy.run_path(switches)["fault"]
+        assert [fault(number) for number in (3, 4, 3)] == [False, True, False]
+    assert told.read_text().split() == ["3", "4"] * 2
 
 
 def test_the_choice_is_the_same_for_a_seed_and_spreads_and_survives_changes_elsewhere():

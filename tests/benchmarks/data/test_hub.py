@@ -1,11 +1,16 @@
 """A hub that does not answer is looked at once, before any cell, and the message says where data may come from."""
 
+import io
 import socket
 import threading
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from benchmarks.data import hub
+from benchmarks.data.decode import Columns, decode_hub
 from benchmarks.sweeps.commandline import main
 
 TINY = ["trainer=tiny", "dataset.limit=200", "measure=none", "track=none"]
@@ -78,3 +83,24 @@ def test_the_switch_is_as_it_was_after_a_look(looks):
     with pytest.raises(hub.BadInput, match="cannot get a/b"):
         hub.rows_of("a/b", None, "train", None)
     assert huggingface_hub.constants.HF_HUB_OFFLINE is False
+
+
+def test_images_of_the_hub_are_those_of_the_subset_split_and_revision_that_are_named(tmp_path, monkeypatch):
+    import datasets
+
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 6, 4), dtype=np.uint8)
+    asked = []
+
+    def encoded(image):
+        Image.fromarray(image).save(out := io.BytesIO(), "png")
+        return {"bytes": out.getvalue(), "path": None}
+
+    def serve(*names, **options):
+        asked.append((names, options))
+        return datasets.Dataset.from_dict({"picture": [*map(encoded, pixels)], "kind": [2, 0, 1, 1, 0]})
+
+    monkeypatch.setattr(datasets, "load_dataset", serve)
+    columns = Columns("picture", "kind", (1, 6, 4), 3)
+    images, labels = decode_hub(str(tmp_path), "v2", "test", columns, "small")
+    assert asked == [((str(tmp_path), "small"), {"split": "test", "revision": "v2"})]
+    assert torch.equal(images[:, 0], torch.from_numpy(pixels)) and labels.tolist() == [2, 0, 1, 1, 0]
