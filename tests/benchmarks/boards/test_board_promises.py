@@ -1,12 +1,13 @@
 """What boards promise beside their figures: margins, notes, which columns go first, and that their cache is read."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
 from sample_records import made
 
-from benchmarks.boards import board
+from benchmarks.boards import board, overall
 from benchmarks.boards.frame import load, rows_of
 from benchmarks.boards.layout import table_of
 from benchmarks.boards.rendering import render
@@ -112,3 +113,22 @@ def test_rows_of_records_that_have_not_changed_come_from_the_cache(tmp_path, mon
     monkeypatch.setattr(Store, "open", refuse)
     second, problems = load(store)
     assert second == first and len(first) == 3 and not problems
+
+
+def test_a_diagram_is_as_high_as_its_methods_are_many_and_always_as_wide():
+    def size(methods):
+        records = [
+            cell(method, seed, 0.9 - 0.05 * position + seed / 1000, dataset=f"data{number}")
+            for number in range(3)
+            for seed in range(2)
+            for position, method in enumerate(methods)
+        ]
+        [found] = overall.comparisons(rows_of(records))
+        width, height = re.search(
+            r'<svg[^>]* width="([0-9.]+)pt" height="([0-9.]+)pt"', " ".join(overall.diagram(found).decode().split())
+        ).groups()
+        return float(width), float(height)
+
+    few, many = size("abc"), size("abcdefgh")
+    assert few[0] == many[0] == 9 * 72
+    assert many[1] - few[1] == pytest.approx(5 * 0.22 * 72)
