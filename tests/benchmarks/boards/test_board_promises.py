@@ -115,8 +115,8 @@ def test_rows_of_records_that_have_not_changed_come_from_the_cache(tmp_path, mon
     assert second == first and len(first) == 3 and not problems
 
 
-def test_a_diagram_is_as_high_as_its_methods_are_many_and_always_as_wide():
-    def size(methods):
+def test_a_diagram_says_what_it_shows_and_is_as_high_as_its_methods_are_many():
+    def drawn(methods):
         records = [
             cell(method, seed, 0.9 - 0.05 * position + seed / 1000, dataset=f"data{number}")
             for number in range(3)
@@ -124,11 +124,13 @@ def test_a_diagram_is_as_high_as_its_methods_are_many_and_always_as_wide():
             for position, method in enumerate(methods)
         ]
         [found] = overall.comparisons(rows_of(records))
-        width, height = re.search(
-            r'<svg[^>]* width="([0-9.]+)pt" height="([0-9.]+)pt"', " ".join(overall.diagram(found).decode().split())
-        ).groups()
-        return float(width), float(height)
+        return " ".join(overall.diagram(found).decode().split())
 
-    few, many = size("abc"), size("abcdefgh")
-    assert few[0] == many[0] == 9 * 72
-    assert many[1] - few[1] == pytest.approx(5 * 0.22 * 72)
+    sizes = []
+    for methods in ("abc", "abcdefgh"):
+        drawing = drawn(methods)
+        assert "node: mean rank over 3 networks (1 is best); bars: undecided" in drawing
+        width, height = re.search(r'<svg[^>]* width="([0-9.]+)pt" height="([0-9.]+)pt"', drawing).groups()
+        assert float(width) == 9 * 72
+        sizes.append(float(height))
+    assert sizes[1] - sizes[0] == pytest.approx(5 * 0.22 * 72)
