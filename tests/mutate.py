@@ -73,7 +73,7 @@ SUITE = (
         "tests/benchmarks/training/*",
     ),
     *("tests/benchmarks/records/*", "tests/methods/budgets/*", "tests/methods/layers/*", "tests/methods/*"),
-    *("tests/secateurs/test_prune.py", "tests/secateurs/test_storing.py"),
+    *("tests/methods/curvature/test_curvature.py", "tests/secateurs/test_prune.py", "tests/secateurs/test_storing.py"),
 )
 
 
