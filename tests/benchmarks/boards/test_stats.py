@@ -25,6 +25,7 @@ def test_pairs_without_spread_or_number():
     assert paired_t([0.1]).p is None and paired_t([]).p is None and paired_t([]).difference is None
     assert paired_t([0.0, 0.0, 0.0]).p == 1.0
     constant = paired_t([0.1, 0.1, 0.1])
+    assert (constant.n, constant.difference, constant.test) == (3, pytest.approx(0.1), "sign")
     assert constant.p == 0.25, "three equal differences of accuracies are no proof"
     assert constant.p == pytest.approx(2 * scipy.stats.binomtest(3, 3).pvalue / 2)
 
