@@ -165,7 +165,7 @@ def _beside(path: Path, content: str | bytes) -> Iterator[Path]:
 def _unwritable(path: Path, error: OSError) -> BadInput:
     return BadInput(
         f"Cannot write in {path.parent} ({error.strerror}).\n"
-        "Expected a writable folder: change its permissions, or choose another (of results: paths.results=FOLDER)."
+        "Expected a writable folder: change its permissions, or type paths.results=FOLDER or paths.cache=FOLDER."
     )
 
 
