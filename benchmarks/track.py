@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -148,6 +149,8 @@ def sweep_configuration(experiment: str, words: Sequence[str] = ()) -> dict[str,
     from benchmarks.sweeps.composition import Composer
     from benchmarks.sweeps.words import expand
 
+    if not re.fullmatch(r"[\w.-]*[A-Za-z][\w.-]*", experiment):
+        raise BadInput(f"'{experiment}' is no name of a grid; expected one of conf/experiment, for instance digits")
     master = Composer(CONF).master([f"+experiment={experiment}", *words])
     grid = master.hydra.sweeper.params or {}
     parameters = {

@@ -45,7 +45,7 @@ class TrainerSettings(Section):
     channels_last: bool = False
     accelerator: str = "auto"
     devices: int | Annotated[str, Field(pattern=r"^(auto|\d+(,\d+)*)$")] = 1
-    strategy: str = "auto"
+    strategy: Literal["auto", "ddp", "ddp_spawn"] = "auto"
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainerSettings:

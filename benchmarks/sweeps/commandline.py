@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import sys
 import traceback
@@ -57,6 +58,8 @@ def main(arguments: Sequence[str]) -> int:
         sys.stderr.write("Interrupted; finished cells are kept. The same command goes on where this one stopped.\n")
         return INTERRUPTED
     except SystemExit as end:  # after --help, for instance
+        if end.code == FAILED and (call is None or not call.launched):
+            return WRONG  # Hydra's own word for a package that is not there
         return end.code if isinstance(end.code, int) else WRONG if end.code else 0
     except BrokenPipeError:
         forget_output()
@@ -123,6 +126,8 @@ def _one_mode(given: argparse.Namespace) -> None:
         raise BadInput(f"{' and '.join(asked)} ask for different things; leave out all but one of them")
     if given.resolve and given.cfg is None and not given.help:
         raise BadInput("--resolve is for --cfg; type python run.py --cfg job --resolve")
+    if given.package is not None and not re.fullmatch(r"[\w.]+", given.package):
+        raise BadInput(f"--package {given.package} is no path of a configuration; type --package trainer.train")
     verbs = [word for word in given.words if word.partition("=")[0] in ("install", "uninstall", "query")]
     if given.shell_completion and len(verbs) != 1:
         raise BadInput("--shell-completion needs to know what to do; type python run.py -sc install=bash")

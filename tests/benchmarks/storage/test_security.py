@@ -286,9 +286,7 @@ def test_a_cell_that_trains_resumes_and_reads_its_cache_unpickles_nothing(folder
 # ----------------------------------------------------------------------------------------------------------- secrets
 
 
-@pytest.mark.parametrize(
-    "words,code", [(["method=random"], 0), (["method=random", "allocation=erdos_renyi"], 1)]
-)
+@pytest.mark.parametrize("words,code", [(["method=random"], 0), (["method=random", "allocation=erdos_renyi"], 1)])
 def test_the_key_of_the_tracker_is_in_no_file_and_no_line(words, code, tmp_path, folders, monkeypatch, capfd):
     secret = "5ec2e7" * 6 + "abcd"
     for name in ("WANDB_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY"):
