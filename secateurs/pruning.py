@@ -70,7 +70,8 @@ def prune(
         batch_size: samples per forward pass.
         train: called as ``train(model, masks, step)`` between the steps of an iterative schedule, to train ``model`` in
             place; weights where a mask of its parameter is False have to stay zero. Without it nothing is trained.
-        initial: the network with the weights that a schedule with ``rewind`` goes back to.
+        initial: the network with the weights that a schedule with ``rewind`` goes back to; for methods that prune
+            before the training (SNIP) the network as it was initialised, which is pruned in the place of ``model``.
 
     Returns:
         The pruned network, of the class of ``model``, and how it came about.
@@ -92,6 +93,8 @@ def prune(
         prune_residual=prune_residual,
     )
     _require_possible(pruner, initial)
+    if pruner.schedule.origin == "init" and initial is not None:
+        model, initial = initial, None
     own, samples = own_copy(model), Samples(inputs)
     plain, calibration = _calibration(own, samples, labels, seed, batch_size)
     run = pruner.prune if plain else _by_row(pruner, samples)
@@ -147,6 +150,11 @@ def _require_possible(pruner: Pruner, initial: nn.Module | None) -> None:
         raise BadInput(
             f"{type(pruner.schedule).__name__} prunes while it trains from scratch; it cannot prune a trained "
             "network\ntype python run.py method=... with your model (model._target_=package.Class)"
+        )
+    if pruner.schedule.origin == "init" and initial is None:
+        raise BadInput(
+            "this schedule prunes the network as it was initialised, before its training\n"
+            "give that network: initial=..., or schedule='one_shot'"
         )
     if pruner.schedule.rewind != "none" and initial is None:
         raise BadInput(

@@ -262,7 +262,7 @@ def _prune(
     calibration = calibrate(data, config["calibration"], seed)
     rewind = _rewind(config, data, pruner.schedule.rewind)
     if pruner.schedule.origin == "init":
-        model = build(config["model"], data.shape, data.classes, seed)
+        model = _rewind(config, data, "init") or model
     pruned = pruner.prune(model, calibration, budget, derive_seed(seed, "prune"), train, rewind)
     if config["measure"].get("theory"):
         from methods.theories.predictions import Theories

@@ -28,7 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.budgets.budget import Budget, Cost, Counts, meet
+from methods.budgets.budget import Budget, Cost, Counts
+from methods.budgets.meeting import meet
 from methods.curvature.eigenbasis import (
     Basis,
     RotatedLayer,

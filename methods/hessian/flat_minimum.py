@@ -27,7 +27,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from methods.budgets.budget import Budget, Counts, NodeCost, meet
+from methods.budgets.budget import Budget, Counts, NodeCost
+from methods.budgets.meeting import meet
 from methods.curvature.damping import checked_damping
 from methods.curvature.flatness import TopVectors, batch_radius, hessian_radius, input_entries, radius_decreases
 from methods.curvature.kfac import Factors, factorable, kfac_radius, relatively_damped, split_matrix, weight_matrix
@@ -120,14 +121,7 @@ class FlatMinimum(TrainingSchedule):
         self._forget()
 
     def begin(self, model: nn.Module, example: Tensor, budget: Budget, epochs: int, seed: int = 0) -> None:
-        """Say what the training is to end with.
-
-        Args:
-            model: the untrained network.
-            example: a batch of inputs, for tracing.
-            budget: what the network may cost in the end.
-            epochs: length of the training.
-            seed: root of the stream of sampled labels.
+        """Say what the training is to end with; see :class:`methods.hooks.TrainingSchedule`.
 
         Raises:
             Unreachable: if the budget cannot be reached.

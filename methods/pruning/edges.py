@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.budgets.budget import Budget, Cost, EdgeCost, meet, shortfall
+from methods.budgets.budget import Budget, Cost, EdgeCost
 from methods.budgets.joint import choose_jointly, spread_of
+from methods.budgets.meeting import meet, shortfall
 from methods.layers.statistics import Calibration
 from methods.layers.views import at_most_live, edge_layers, edge_views
 from methods.network.kinds.registry import kind_of, write_parameters

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from methods.budgets.budget import Budget, Cost, Count, NodeCost, meet
+from methods.budgets.budget import Budget, Cost, Count, NodeCost
+from methods.budgets.meeting import meet
 from methods.budgets.stopwatch import TimedCost
 from methods.compensation import Reconstruction
 from methods.layers.seen import NodeLayer

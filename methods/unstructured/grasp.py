@@ -35,7 +35,7 @@ def gradient_flow(layers: Sequence[EdgeLayer], temperature: float) -> dict[str, 
     modules = {layer.name: first.model.get_submodule(layer.name) for layer in layers}
     weights = [weight_of(module) for module in modules.values()]
     size = len(first.calibration)
-    frozen = [weight.requires_grad for weight in weights]
+    learnt = [weight.requires_grad for weight in weights]
     means = [torch.zeros_like(weight) for weight in weights]
     products = [torch.zeros_like(weight, dtype=torch.float64) for weight in weights]
     try:
@@ -53,7 +53,7 @@ def gradient_flow(layers: Sequence[EdgeLayer], temperature: float) -> dict[str, 
                 for product, part in zip(products, torch.autograd.grad(dot, weights), strict=True):
                     product += part
     finally:
-        for weight, was in zip(weights, frozen, strict=True):
+        for weight, was in zip(weights, learnt, strict=True):
             weight.requires_grad_(was)
     return {
         name: kind_of(module).as_matrix((product * weight.detach()).double()).flatten(1)

@@ -8,14 +8,14 @@ columns i, i + 1, ..., which stand in the rows of U, the upper Cholesky factor o
     score of w_ij  =  w_ij^2 / U_jj^2        w_i: <- w_i: - (w_ij / U_jj) U_j:   where (i, j) goes.
 
 The mask is chosen for a block of columns at a time, by the scores that the weights have when the block begins; each
-block keeps its share of the layer. H is damped by a part of its mean diagonal. The choice and the update follow each
-other: :class:`SparseGPTSelection` goes through the columns with the update in mind and keeps the mask,
-``compensation=sparsegpt`` repeats the update for it (or for any mask).
+block keeps its share of the layer. H is damped by a part of its mean diagonal, and weights of inputs that are always
+zero go first, at no cost. The choice and the update follow each other: :class:`SparseGPTSelection` goes through the
+columns with the update in mind and keeps the mask, ``compensation=sparsegpt`` repeats the update for it (or for any).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -23,39 +23,41 @@ from torch import Tensor
 from methods.budgets.budget import Count
 from methods.compensation import Compensation, OwnRidge
 from methods.errors import BadInput
+from methods.hessian.exact_obs import inverse_hessian
 from methods.layers.seen import EdgeLayer
 from methods.progress import track
 from methods.selection import Selection, largest_mask
 
 
-def inverse_factor(second: Tensor, damping: float) -> Tensor:
-    """(d, d) upper triangular U with U^T U = (S + damping x mean diagonal x I)^-1; float64.
-
-    Args:
-        second: (d, d) E[x x^T]; a factor common to all of H changes neither scores' order nor updates.
-        damping: relative to the mean of the diagonal.
+def inverse_factor(layer: EdgeLayer, damping: float) -> tuple[Tensor, Tensor]:
+    """(d, d) upper triangular U with U^T U = H^-1, float64, and (d,) which inputs are always zero.
 
     Raises:
-        BadInput: if the damped matrix is not positive definite.
+        BadInput: if the damped Hessian has no inverse.
+        Skipped: if the inputs have no common Hessian.
     """
-    diagonal = second.diagonal()
-    dead = (diagonal == 0).to(second)
-    system = second + torch.diag(dead + damping * diagonal.mean())
-    lower, info = torch.linalg.cholesky_ex(system)
-    if int(info):
-        raise BadInput(
-            "the inputs of a layer are linearly dependent on the calibration samples\nexpected a damping that makes "
-            "their Hessian invertible: type selection.damping=0.01 compensation.damping=0.01"
-        )
-    return torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+    inverse, dead = inverse_hessian(layer.moments.second, layer.moments.count, damping)
+    return torch.linalg.cholesky(inverse, upper=True), dead
+
+
+def clear_(weight: Tensor, factor: Tensor, mask: Tensor, columns: Iterable[int]) -> None:
+    """Clear what ``mask`` drops of ``columns``, from left to right, and let the weights to the right make up for it.
+
+    Args:
+        weight: (out, d), overwritten; dropped weights become zero but for rounding.
+        factor: (d, d) U.
+        mask: (out, d) which weights stay.
+        columns: in ascending order.
+    """
+    for column in columns:
+        gone = torch.where(mask[:, column], 0, weight[:, column])
+        weight[:, column:] -= torch.outer(gone / factor[column, column], factor[column, column:])
 
 
 def sweep(weight: Tensor, factor: Tensor, mask: Tensor) -> Tensor:
-    """(out, d) weights after the columns' updates from left to right, zero off ``mask``."""
+    """(out, d) weights after the updates of all columns, exactly zero off ``mask``."""
     weight = weight.clone()
-    for column in range(weight.shape[1]):
-        gone = torch.where(mask[:, column], 0, weight[:, column])
-        weight[:, column:] -= torch.outer(gone / factor[column, column], factor[column, column:])
+    clear_(weight, factor, mask, range(weight.shape[1]))
     return weight * mask
 
 
@@ -75,9 +77,7 @@ def choose(weight: Tensor, factor: Tensor, live: Tensor, counts: Sequence[Count]
         own = slice(start, start + block)
         scores = (weight[:, own] / factor.diagonal()[own]).square().masked_fill(~live[:, own], -torch.inf)
         mask[:, own] = largest_mask(scores, counts[number])
-        for column in range(start, min(start + block, weight.shape[1])):
-            gone = torch.where(mask[:, column], 0, weight[:, column])
-            weight[:, column:] -= torch.outer(gone / factor[column, column], factor[column, column:])
+        clear_(weight, factor, mask, range(start, min(start + block, weight.shape[1])))
     return mask
 
 
@@ -99,8 +99,8 @@ class SparseGPTSelection(Selection[EdgeLayer]):
     def select(self, layer: EdgeLayer, k: Count) -> Tensor:
         """Mask (out, d) of the k weights that stay, or of k[i] in row i: in each block of columns its share."""
         counts = self._counts(layer, k)
-        factor = inverse_factor(layer.moments.second, self.damping)
-        return choose(layer.weight, factor, layer.live, counts, self.block)
+        factor, dead = inverse_factor(layer, self.damping)
+        return choose(layer.weight.masked_fill(dead, 0), factor, layer.live, counts, self.block)
 
     def _counts(self, layer: EdgeLayer, k: Count) -> list[Count]:
         """Counts of the blocks: what is live in them, times the share that stays, by cumulative rounding."""
@@ -135,6 +135,6 @@ class SparseGPTUpdate(Compensation):
         result = {}
         for layer in track(layers, "SparseGPT's update"):
             mask = masks[layer.name]
-            factor = inverse_factor(layer.moments.second, self.damping)
+            factor, _ = inverse_factor(layer, self.damping)
             result[layer.name] = sweep(layer.weight * layer.live, factor, mask)
         return result

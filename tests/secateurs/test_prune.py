@@ -17,6 +17,7 @@ from benchmarks.sweeps.composition import Composer
 from methods.baselines.magnitude import MagnitudeSelection
 from methods.budgets.budget import Budget
 from methods.compensation import LeastSquares
+from methods.errors import BadInput
 from secateurs.presets import pruner_of
 
 CONF = Path(__file__).parents[2] / "conf"
@@ -236,3 +237,17 @@ def test_nothing_is_imported_before_it_is_used_and_every_name_is_there():
         assert getattr(secateurs, name).__doc__
     with pytest.raises(AttributeError, match="secateurs has no shears; it has .*prune"):
         _ = secateurs.shears
+
+
+def test_pruning_before_the_training_wants_the_initial_network_and_prunes_that_one():
+    model, inputs, labels = make("chain"), DATA.inputs, DATA.labels
+    initial = copy.deepcopy(model)
+    with torch.no_grad():
+        for parameter in initial.parameters():
+            parameter.mul_(0.5)
+    with pytest.raises(BadInput, match=r"initial=\.\.\."):
+        secateurs.prune(model, inputs, labels, "snip", keep=0.5)
+    pruned = secateurs.prune(model, inputs, labels, "snip", keep=0.5, initial=initial)
+    for name, value in initial.state_dict().items():
+        mask = pruned.masks.get(name)
+        assert torch.equal(pruned.model.state_dict()[name], value if mask is None else value * mask)

@@ -12,7 +12,8 @@ from networks import calibration, make
 
 from methods.allocation import Rounded, Uniform
 from methods.baselines.magnitude import MagnitudeSelection
-from methods.budgets.budget import Budget, Cost, NodeCost, count_macs, meet
+from methods.budgets.budget import Budget, Cost, NodeCost, count_macs
+from methods.budgets.meeting import meet
 from methods.budgets.stopwatch import TimedCost, forward_seconds, relative_time
 from methods.errors import BadInput
 from methods.layers.statistics import Calibration

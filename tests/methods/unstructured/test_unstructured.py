@@ -8,12 +8,13 @@ from torch import nn
 from torch.func import functional_call
 
 from methods.errors import BadInput, Skipped
+from methods.hessian.exact_obs import inverse_hessian
 from methods.layers.statistics import Calibration
 from methods.layers.views import edge_views
 from methods.unstructured.grasp import GraSPSelection
 from methods.unstructured.lamp import LAMPSelection, lamp_scores
 from methods.unstructured.snip import SNIPSelection
-from methods.unstructured.sparsegpt import SparseGPTSelection, SparseGPTUpdate, choose, inverse_factor, sweep
+from methods.unstructured.sparsegpt import SparseGPTSelection, SparseGPTUpdate, choose, sweep
 from methods.unstructured.synflow import SynFlowSelection, synaptic_flow
 from methods.unstructured.wanda import WandaSelection
 
@@ -68,6 +69,10 @@ def moments(seed, d=6, n=40):
     return x.T @ x / n
 
 
+def factor_of(second):
+    return torch.linalg.cholesky(inverse_hessian(second, 40, 0.01)[0], upper=True)
+
+
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 10**6))
 def test_the_sweep_makes_up_for_each_weight_with_the_optimal_update_of_those_to_its_right(seed):
@@ -83,7 +88,7 @@ def test_the_sweep_makes_up_for_each_weight_with_the_optimal_update_of_those_to_
         for row in range(3):
             if not mask[row, column]:
                 wanted[row, column:] -= wanted[row, column].clone() / inverse[0, 0] * inverse[0]
-    assert torch.allclose(sweep(weight, inverse_factor(second, 0.01), mask), wanted * mask, atol=1e-8)
+    assert torch.allclose(sweep(weight, factor_of(second), mask), wanted * mask, atol=1e-8)
 
 
 @settings(deadline=None, max_examples=40)
@@ -103,7 +108,7 @@ def test_exactly_the_asked_weights_stay_and_blocks_have_their_share(seed, block,
 
 def test_blocks_choose_by_the_weights_that_earlier_blocks_have_changed():
     second, weight = moments(3), torch.randn(3, 6, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    factor, live = inverse_factor(second, 0.01), torch.ones(3, 6, dtype=torch.bool)
+    factor, live = factor_of(second), torch.ones(3, 6, dtype=torch.bool)
     mask = choose(weight, factor, live, [4, 4], 3)
     half = sweep(weight, factor, torch.cat([mask[:, :3], live[:, 3:]], 1))
     scores = (half / factor.diagonal()).square()
@@ -125,6 +130,24 @@ def test_the_update_lowers_the_output_error_of_every_layer():
 
         assert not updated[layer.name][~masks[layer.name]].any()
         assert error(updated[layer.name]) < error(layer.weight * masks[layer.name])
+
+
+def test_sparsegpt_drops_weights_of_inputs_that_are_always_zero_first_and_leaves_kept_ones_alone():
+    """However large they are, and however small the other inputs: all rows lose columns 1 and 3 of four."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        model = nn.Sequential(nn.Linear(4, 6))
+    with torch.no_grad():
+        model[0].weight[:, [1, 3]] = 50.0
+    inputs = 1e-3 * torch.randn(30, 4, generator=torch.Generator().manual_seed(4))
+    inputs[:, [1, 3]] = 0
+    data = Calibration(inputs, torch.zeros(30, dtype=torch.int64))
+    [layer] = edge_views(model, ["0"], {}, data, "test")
+    mask = SparseGPTSelection().select(layer, 12)
+    assert mask[:, [0, 2]].all() and not mask[:, [1, 3]].any()
+    everything = {"0": torch.ones_like(mask)}
+    updated = SparseGPTUpdate().edge_weights([layer], everything, SparseGPTSelection())["0"]
+    assert torch.equal(updated, layer.weight)
 
 
 def test_grouped_convolutions_are_left_out_by_name():
