@@ -1,6 +1,8 @@
 """Runs of the suite in forked processes that something happens to, and their comparison with an undisturbed run.
 
-Forking spares each run the seconds that importing takes. What happens is decided by Python's own audit events: every
+Forking spares each run the seconds that importing takes. A library with threads of its own (vl-convert) does not live
+through a fork once it has been used, as a test before this one may have done; what draws figures is forked from a
+process that has only imported. What happens is decided by Python's own audit events: every
 act that changes the file system passes there, so "the n-th act" is a moment that can be chosen, counted and repeated.
 """
 
@@ -15,7 +17,11 @@ import time
 import traceback
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+
+import warm
 
 CHANGING = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link", "os.symlink"}
 TINY = ["trainer=tiny", "dataset.limit=200", "measure=none", "calibration.samples=64", "trainer.train.epochs=2"]
@@ -60,6 +66,7 @@ class Run:
         sabotage: called with the root, as a text, in the process before the command.
         command: the module whose ``main`` it is; run.py unless given, which is told the folders by itself.
         name: tells runs of one root apart.
+        clean: fork from a process that has used nothing yet; ``sabotage`` must be picklable.
     """
 
     root: Path
@@ -67,10 +74,15 @@ class Run:
     sabotage: object = None
     command: str = RUN
     name: str = "output"
+    clean: bool = False
     pid: int = 0
+    process: BaseProcess | None = None
 
     def start(self):
         self.root.mkdir(parents=True, exist_ok=True)
+        if self.clean:
+            self.process = warm.process(Run._child, self)
+            return self
         self.pid = os.fork()
         if self.pid == 0:
             self._child()
@@ -113,6 +125,8 @@ class Run:
 
     def wait(self, timeout=180):
         """The exit code; minus the signal's number if one ended the process."""
+        if self.process is not None:
+            return self._wait_for_clean(timeout)
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
@@ -123,6 +137,15 @@ class Run:
         os.waitpid(self.pid, 0)
         raise AssertionError(f"not ended after {timeout} s:\n{self.output}")
 
+    def _wait_for_clean(self, timeout):
+        self.process.join(timeout)
+        code = self.process.exitcode
+        if code is None:
+            self.process.kill()
+            self.process.join()
+            raise AssertionError(f"not ended after {timeout} s:\n{self.output}")
+        return code
+
     @property
     def output(self):
         return (self.root / f"{self.name}.txt").read_text(errors="replace")
@@ -131,34 +154,40 @@ class Run:
         return self.start().wait()
 
 
-def acts(act, number):
+@dataclass
+class Acts:
     """Sabotage: ``act(n)`` before the n-th change of a file under the run's folder, for n = ``number`` (None: each)."""
 
-    def arrange(root):
+    act: object
+    number: int | None
+
+    def __call__(self, root):
         seen = [0]
 
         def hook(event, arguments):
             path = arguments[0] if arguments else None
-            if not isinstance(path, str | os.PathLike) or not os.fspath(path).startswith(root):
+            if not isinstance(path, str | os.PathLike) or not os.fspath(path).startswith(f"{root}/"):
                 return
             writes = event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR)
             if writes or event in CHANGING:
                 seen[0] += 1
-                if number is None or seen[0] == number:
-                    act(seen[0])
+                if self.number is None or seen[0] == self.number:
+                    self.act(seen[0])
 
         sys.addaudithook(hook)
 
-    return arrange
+
+def _kill(_number):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def killed_at(number):
-    return acts(lambda _: os.kill(os.getpid(), signal.SIGKILL), number)
+    return Acts(_kill, number)
 
 
 def stopped_at(number):
     """Sabotage: the process stops, as a laptop that is closed, until somebody sends SIGCONT."""
-    return acts(lambda _: os.kill(os.getpid(), signal.SIGSTOP), number)
+    return Acts(lambda _: os.kill(os.getpid(), signal.SIGSTOP), number)
 
 
 def killed_after(seconds):
@@ -174,13 +203,14 @@ def moments(how_many, count):
 
 def count_acts(root, **run):
     """How many changes of the file system an undisturbed run makes; ``run`` as for :class:`Run`."""
-    counter = root / "acts"
-    root.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(counter, os.O_WRONLY | os.O_CREAT)
-    run = Run(root, sabotage=acts(lambda n: os.pwrite(descriptor, str(n).encode(), 0), None), **run)
+    counter = root.parent / f"{root.name}.acts"  # outside of the run's folder, where writing it is no act
+    run = Run(root, sabotage=Acts(partial(_note, counter), None), **run)
     assert run.run() == 0, run.output
-    os.close(descriptor)
     return int(counter.read_text())
+
+
+def _note(counter, number):
+    counter.write_text(str(number))
 
 
 # ------------------------------------------------------------------------------------------------------- comparison

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 import warm
-from sabotage import GRID, SEED, TINY, Run, acts, board, check_whole, killed_after, killed_at, moments, records
+from sabotage import GRID, SEED, TINY, Acts, Run, board, check_whole, killed_after, killed_at, moments, records
 from sample_records import made
 from wandb_files import entries
 
@@ -94,7 +94,7 @@ def test_asked_to_stop_it_ends_the_cell_closes_the_tracker_and_says_how_to_go_on
             os.kill(os.getpid(), number)
 
         # In the midst of a cell: when the second dense network's checkpoint is renamed into place.
-        acts(stop, 60)(root)
+        Acts(stop, 60)(root)
 
     run = Run(tmp_path, words=words, sabotage=interrupted)
     assert run.run() == 130, run.output
@@ -123,7 +123,7 @@ def full(number):
     def fail(_):
         raise OSError(28, "No space left on device")
 
-    return acts(fail, number)
+    return Acts(fail, number)
 
 
 def test_a_write_that_the_disk_refuses(tmp_path, reference, how_many, long):

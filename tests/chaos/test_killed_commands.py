@@ -24,7 +24,7 @@ def visible(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
-def kill_everywhere(arrange, words, command, count, tmp_path, check, fewest=1):
+def kill_everywhere(arrange, words, command, count, tmp_path, check, fewest=1, clean=False):
     """Kill a command at several moments, ``check`` what is there, and let the same command go on.
 
     Args:
@@ -35,21 +35,22 @@ def kill_everywhere(arrange, words, command, count, tmp_path, check, fewest=1):
         tmp_path: for the folders.
         check: called with the folder after the kill (``ended`` false), and after the same command has gone on (true).
         fewest: kills that must have happened.
+        clean: as for :class:`sabotage.Run`.
     """
     counted = tmp_path / "counted"
     arrange(counted)
-    how_many = count_acts(counted, words=words(counted), command=command)
+    how_many = count_acts(counted, words=words(counted), command=command, clean=clean)
     check(counted, True)
     killed = 0
     for number in moments(how_many + 1, count):
         root = tmp_path / str(number)
         arrange(root)
-        run = Run(root, words=words(root), command=command, sabotage=killed_at(number))
+        run = Run(root, words=words(root), command=command, sabotage=killed_at(number), clean=clean)
         code = run.run()
         assert code in (-signal.SIGKILL, 0), run.output
         killed += code == -signal.SIGKILL
         check(root, False)
-        again = Run(root, words=words(root), command=command)
+        again = Run(root, words=words(root), command=command, clean=clean)
         assert again.run() == 0, again.output
         assert "Traceback" not in again.output
         check(root, True)
@@ -190,7 +191,7 @@ def test_a_report_that_is_killed_leaves_no_half_page_and_the_same_command_goes_o
         assert not ended or set(found) == set(whole)
         assert records(root) == records(reference)
 
-    kill_everywhere(arrange, words, "benchmarks.report.__main__", 20 if long else 2, tmp_path, check)
+    kill_everywhere(arrange, words, "benchmarks.report.__main__", 20 if long else 2, tmp_path, check, clean=figures)
 
 
 # ---------------------------------------------------------------------------------------------------------------- push
