@@ -7,6 +7,9 @@
     python -m benchmarks.status --failed --retry  and runs these cells again
     python -m benchmarks.status --stale           each cell whose method's code has changed since its record was written
     python -m benchmarks.status --retry stale     and runs these cells again, as their sweeps would
+    python -m benchmarks.status --confirm 2       runs two cells of each change of code again, elsewhere; where all give
+                                                  the recorded figures, the change is noted in results/confirmed.json,
+                                                  and the other cells of the old code are stale no more
     python -m benchmarks.status --forget failed   drops the records of failed cells, after a question
 
 A cell is missing when a sweep set out to compute it and no record of it exists yet. A cell is running while the process
@@ -25,10 +28,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Literal
 
 from benchmarks.boards.labels import label
 from benchmarks.boards.tables import Table
+from benchmarks.records.code import digest
+from benchmarks.records.confirmed import Pair, difference, note, samples
 from benchmarks.records.kept import Kept, Known
 from benchmarks.records.manifest import RUNNING, Manifest, PlannedCell, read_manifests
 from benchmarks.records.record import Record
@@ -230,6 +236,38 @@ def retry(
     return 1 if still or faults else 0
 
 
+def confirm(found: State, paths: Paths, count: int, console: "Console") -> int:
+    """Run ``count`` cells of each change of code again and note the changes that changed no figure; the exit code.
+
+    Records stay as they are: the cells are run in a folder of their own, which is removed.
+    """
+    from benchmarks.sweeps.application import run
+
+    pairs = [(Pair(known.code or "", digest(known.parts)), known) for known in found.records if known.stale]
+    chosen, same, other = samples(pairs, count), [], 0
+    console.print(f"{len(pairs)} stale cells of {len(chosen)} changes of code; {count} cells of each are run again")
+    store = Store.of(paths)
+    files = {path.stem: path for _, path in store.files()}
+    with TemporaryDirectory() as folder:
+        for number, (pair, cells) in enumerate(sorted(chosen.items()), 1):
+            for cell in cells:
+                words = [f"+from_record={files[cell.key]}", f"paths.results={folder}", f"paths.cache={folder}"]
+                again = run(Request([*words, "track=none", "save=false"], concluded=False)).records
+                unlike = difference(read(files[cell.key]), again[0]) if again else "it has no result"
+                if unlike is not None:
+                    other += 1
+                    console.print(f"{cell.dataset}/{cell.model} {cell.label} {cell.key}: {unlike}", markup=False)
+                    break
+            else:
+                same.append((pair, [cell.key for cell in cells]))
+                note(same)
+            console.print(f"[{number}/{len(chosen)}] {cells[0].label}", markup=False)
+    console.print(f"{len(same)} changes of code changed nothing in {sum(len(cells) for _, cells in same)} cells")
+    if other:
+        console.print(f"{other} changed figures; to run those again: python -m benchmarks.status --retry stale")
+    return 1 if other else 0
+
+
 def forget(failed: Sequence[Record], paths: Paths, sure: bool, console: "Console") -> int:
     """Remove the records of ``failed`` cells of this machine, if the user is ``sure`` or agrees; returns the exit code.
 
@@ -291,6 +329,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--forget", choices=["failed"], help="drop the records of failed cells, after a question")
     parser.add_argument("--yes", action="store_true", help="with --forget: without the question")
+    parser.add_argument(
+        "--confirm", type=int, metavar="N", help="run N cells of each change of code again, and note where none differs"
+    )
     chosen = parser.parse_args(arguments)
     if chosen.yes and not chosen.forget:
         raise BadInput("--yes answers the question of --forget\ntype python -m benchmarks.status --forget failed --yes")
@@ -303,6 +344,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             known = ", ".join(names) or "none yet"
             raise BadInput(f"No sweep named {chosen.sweep!r} in {chosen.results}; there are: {known}.")
         found = found.of(chosen.sweep)
+    if chosen.confirm is not None:
+        if chosen.confirm < 1:
+            raise BadInput(f"--confirm {chosen.confirm}: expected a number of cells, at least 1\ntype --confirm 2")
+        return confirm(found, paths, chosen.confirm, console)
     if chosen.stale or chosen.retry == "stale":
         mine = Store.of(paths).find_all(record.key for record in found.records if record.stale)
         stale = show_stale(found, mine, console)

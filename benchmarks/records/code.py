@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from benchmarks.records.confirmed import Pair, confirmed
 from benchmarks.records.names import today
 from benchmarks.settings.home import PARTS
 from benchmarks.storage.paths import REPOSITORY
@@ -39,8 +40,14 @@ def digest(targets: Iterable[str]) -> str:
 
 
 def changed(recorded: str | None, targets: Iterable[str]) -> bool | None:
-    """Whether the code behind ``targets`` has another digest than ``recorded``; None where that is None."""
-    return None if recorded is None else recorded != digest(targets)
+    """Whether the code behind ``targets`` has another digest than ``recorded``; None where that is None.
+
+    Code that was seen to repeat the results of the recorded one is no other code (:mod:`benchmarks.records.confirmed`).
+    """
+    if recorded is None:
+        return None
+    present = digest(targets)
+    return recorded != present and not confirmed(Pair(recorded, present))
 
 
 def forget() -> None:

@@ -8,7 +8,7 @@ import pytest
 from sample_records import made
 
 from benchmarks.boards.labels import label
-from benchmarks.records import code
+from benchmarks.records import code, confirmed
 from benchmarks.records.kept import Kept, Known
 from benchmarks.records.manifest import RUNNING, Manifest, PlannedCell, write_manifest
 from benchmarks.records.store import Store
@@ -344,3 +344,77 @@ def test_a_stale_record_stays_where_its_cell_ends_without_another_result(tmp_pat
     assert path.read_bytes() == before
     assert main(["--results", str(tmp_path), "--retry", "stale"]) == 0
     assert path.read_bytes() != before and store.load()[0][0].metrics == record.metrics
+
+
+# ------------------------------------------------------------------------------------------------------------- confirm
+
+
+@pytest.fixture
+def older(tmp_path, monkeypatch):
+    """Two finished cells of one method, recorded as made by other code."""
+    from benchmarks.sweeps.commandline import main as run
+
+    monkeypatch.setattr(confirmed, "FILE", tmp_path / "confirmed.json")
+    tiny = ["trainer=tiny", "dataset.limit=200", "measure=none", "track=none", "calibration.samples=64"]
+    assert run(["-m", "method=random", "seed=0,1", *tiny, f"paths.results={tmp_path}", f"paths.cache={tmp_path}"]) == 0
+    store = Store(tmp_path / "runs", tmp_path / "cells")
+    for record in store.load()[0]:
+        store.write(record.model_copy(update={"fingerprint": record.fingerprint | {"code": "0" * 16}}))
+    confirmed.forget()
+    yield store
+    confirmed.forget()
+
+
+def test_a_change_of_code_that_repeats_the_figures_makes_no_cell_stale(older, tmp_path, capsys):
+    before = {path: path.read_bytes() for _, path in older.files()}
+    assert main(["--results", str(tmp_path), "--stale"]) == 0 and "2 stale" in capsys.readouterr().out
+    assert main(["--results", str(tmp_path), "--confirm", "1"]) == 0
+    assert "1 changes of code changed nothing in 1 cells" in capsys.readouterr().out
+    assert main(["--results", str(tmp_path), "--stale"]) == 0 and "0 stale" in capsys.readouterr().out
+    assert {path: path.read_bytes() for _, path in older.files()} == before
+    [entry] = json.loads(confirmed.FILE.read_text())
+    assert entry["was"] == "0" * 16 and len(entry["cells"]) == 1
+    # only from that code to this one
+    parts = code.targets_of(older.load()[0][0].config)
+    assert code.changed("0" * 16, parts) is False and code.changed("1" * 16, parts) is True
+
+
+def test_a_change_of_code_that_changes_a_figure_is_not_noted(older, tmp_path, capsys):
+    for record in older.load()[0]:
+        stages = record.metrics.model_copy(
+            update={"tuned": record.metrics.tuned.model_copy(update={"accuracy": record.metrics.tuned.accuracy - 0.01})}
+        )
+        older.write(record.model_copy(update={"metrics": stages}))
+    assert main(["--results", str(tmp_path), "--confirm", "1"]) == 1
+    said = capsys.readouterr().out
+    assert "tuned accuracy" in said and "1 changed figures" in said and not confirmed.FILE.exists()
+    assert main(["--results", str(tmp_path), "--stale"]) == 0 and "2 stale" in capsys.readouterr().out
+
+
+def test_cells_to_confirm_are_the_short_ones_of_different_networks(store):
+    def stale(seed, seconds, dataset):
+        record = of_code(seed, "0" * 16, dataset=dataset, cost={"prune_seconds": seconds, "tune_seconds": 0.0})
+        return confirmed.Pair("0" * 16, "1" * 16), known([record])[0]
+
+    cells = [stale(0, 5.0, "digits"), stale(1, 1.0, "digits"), stale(2, 2.0, "digits"), stale(3, 9.0, "mnist")]
+    [(pair, chosen)] = confirmed.samples(cells, 3).items()
+    assert pair == ("0" * 16, "1" * 16) and [(one.dataset, one.seed) for one in chosen] == [
+        ("digits", 1),
+        ("mnist", 3),
+        ("digits", 2),
+    ]
+
+
+@pytest.mark.parametrize("count", ["0", "-3"])
+def test_confirming_needs_at_least_one_cell(tmp_path, count):
+    with pytest.raises(BadInput, match=f"--confirm {count}"):
+        main(["--results", str(tmp_path), "--confirm", count])
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '[{"was": 1}]', "{}"])
+def test_a_damaged_list_of_confirmed_changes_confirms_nothing(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(confirmed, "FILE", tmp_path / "confirmed.json")
+    confirmed.FILE.write_text(content)
+    confirmed.forget()
+    assert not confirmed.confirmed(confirmed.Pair("0" * 16, "1" * 16))
+    confirmed.forget()

@@ -1,0 +1,99 @@
+"""Code that was seen to give the same results as older code, so that a change of words is no change of a method.
+
+A record holds a digest of its method's code (:mod:`benchmarks.records.code`), and any edit below ``methods`` gives
+another one, be it only a new name. ``python -m benchmarks.status --confirm`` runs some of the cells again that were
+made with the old code. Where all of them end with the very figures of their records, the pair of digests is noted in
+``results/confirmed.json``, and records with the old one count as made by today's code.
+
+The note says as much as its cells: it is evidence on these, not a proof for all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from benchmarks.storage.paths import REPOSITORY, write_atomically
+from benchmarks.storage.reading import Unfit, content_of, plain_json
+
+if TYPE_CHECKING:
+    from benchmarks.records.kept import Known
+    from benchmarks.records.record import Record
+
+FILE = REPOSITORY / "results" / "confirmed.json"
+LONGEST = 5_000_000  # bytes
+STAGES = ("dense", "pruned", "recalibrated", "tuned")
+FIGURES = ("accuracy", "parameters", "nonzero", "macs", "macs_effective")
+
+
+class Pair(NamedTuple):
+    """Digests of a method's code, as it was when a record was made and as it was when the cell was run again."""
+
+    was: str
+    now: str
+
+
+def confirmed(pair: Pair) -> bool:
+    """Whether cells of the old code were run again by the newer, with equal results."""
+    return pair in _pairs()
+
+
+@cache
+def _pairs() -> frozenset[Pair]:
+    return frozenset(Pair(entry["was"], entry["now"]) for entry in _entries())
+
+
+def _entries() -> list[dict[str, Any]]:
+    """What is noted; nothing where there is no file, or one that is not ours."""
+    try:
+        found = plain_json(content_of(FILE, LONGEST))
+        return [{"was": str(one["was"]), "now": str(one["now"]), "cells": list(one["cells"])} for one in found]
+    except (OSError, Unfit, KeyError, TypeError, ValueError):
+        return []
+
+
+def note(pairs: Iterable[tuple[Pair, Sequence[str]]]) -> None:
+    """Add ``pairs``, each with the keys of the cells that were run again, to the file."""
+    entries = {Pair(one["was"], one["now"]): one["cells"] for one in _entries()}
+    entries |= {pair: list(cells) for pair, cells in pairs}
+    lines = [json.dumps({"was": pair.was, "now": pair.now, "cells": cells}) for pair, cells in sorted(entries.items())]
+    write_atomically(FILE, "[\n" + ",\n".join(lines) + "\n]\n")
+    forget()
+
+
+def forget() -> None:
+    """Read the file anew at the next question; within a process it is read once."""
+    _pairs.cache_clear()
+
+
+def samples(stale: Iterable[tuple[Pair, Known]], count: int) -> dict[Pair, list[Known]]:
+    """Of the ``stale`` records, those to run again: for each pair ``count`` cells, on different networks first.
+
+    Cells that pruned and trained for a shorter time come first.
+    """
+    groups: dict[Pair, dict[tuple[str, str], list[Known]]] = defaultdict(lambda: defaultdict(list))
+    for pair, known in stale:
+        groups[pair][known.dataset, known.model].append(known)
+    chosen = {}
+    for pair, tasks in groups.items():
+        for cells in tasks.values():
+            cells.sort(key=lambda one: ((one.cost.prune_seconds or 0.0) + (one.cost.tune_seconds or 0.0), one.key))
+        turns = [(turn, cell) for cells in tasks.values() for turn, cell in enumerate(cells)]
+        chosen[pair] = [cell for _, cell in sorted(turns, key=lambda each: each[0])][:count]
+    return chosen
+
+
+def difference(was: Record, now: Record) -> str | None:
+    """The first figure in which two results of one cell are not exactly equal, or None."""
+    if was.status != now.status:
+        return f"{now.status}, recorded {was.status}"
+    for stage in STAGES:
+        one, other = getattr(was.metrics, stage), getattr(now.metrics, stage)
+        for name in FIGURES:
+            recorded, found = getattr(one, name, None), getattr(other, name, None)
+            if recorded != found:
+                return f"{stage} {name} {found}, recorded {recorded}"
+    return None
