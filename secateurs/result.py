@@ -100,7 +100,8 @@ class PrunedNetwork:
             validation: samples that choose the best epoch: the fraction of the training samples that is held out for
                 it, 0 for none (the last epoch counts), or inputs and labels of their own.
             seed: root of the order of samples, of dropout, and of what is held out.
-            settings: any other setting of the trainer by its name in conf/trainer/default.yaml.
+            settings: any other setting of the trainer by its name in conf/trainer/default.yaml;
+                ``distil={"temperature": 4.0, "weight": 0.5}`` has the dense network as the teacher.
 
         Returns:
             A row per epoch, the best epoch, the seconds, and why training broke off, if it did (``collapsed``).
@@ -111,7 +112,7 @@ class PrunedNetwork:
         from secateurs.tuning import finetune
 
         given = {"epochs": epochs, "learning_rate": learning_rate, "optimizer": optimizer, "batch_size": batch_size}
-        return finetune(self.model, self.masks, inputs, labels, validation, seed, given | settings)
+        return finetune(self.model, self.masks, inputs, labels, validation, seed, given | settings, self.dense)
 
     def save(self, folder: Path | str) -> Path:
         """Write the network to ``folder``, without pickle: ``weights.safetensors`` and ``pruned.json``.

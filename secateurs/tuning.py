@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.data.splits import Data, Split, carve
+from benchmarks.training.distillation import Teacher
 from benchmarks.training.optimisation import TrainerSettings
 from benchmarks.training.trainer import fit
 from methods.errors import BadInput
-from secateurs.inputs import Inputs, Samples, called_by_row
+from secateurs.inputs import Inputs, Samples, called_by_row, own_copy
 
 if TYPE_CHECKING:
     from benchmarks.training.loop import History
@@ -28,9 +30,19 @@ def finetune(
     validation: float | tuple[Inputs, Tensor],
     seed: int,
     settings: Mapping[str, Any],
+    dense: nn.Module | None = None,
 ) -> History:
-    """Train ``model`` in place; the arguments are those of :meth:`secateurs.PrunedNetwork.finetune`."""
+    """Train ``model`` in place; the arguments are those of :meth:`secateurs.PrunedNetwork.finetune`.
+
+    ``dense`` is the teacher where ``settings`` have ``distil``.
+    """
     chosen = TrainerSettings.from_config(USUAL | dict(settings), "finetune")
+    teacher, distil = None, chosen.distil.asked() if chosen.distil else None
+    if distil is not None:
+        if dense is None or torch.as_tensor(labels).is_floating_point():
+            what = "a loaded network has no dense one" if dense is None else "a regression has no logits"
+            raise BadInput(f"finetune.distil: {what} to learn from; expected none: leave distil out")
+        teacher = Teacher(own_copy(dense), *distil)
     samples, labels = Samples(inputs), torch.as_tensor(labels)
     _require_labels(labels, samples, "labels")
     train, held_out = torch.arange(len(samples)), torch.arange(0)
@@ -51,8 +63,8 @@ def finetune(
     targets, classes = targets.cpu(), 0 if targets.is_floating_point() else int(targets.max()) + 1
     splits = [Split(rows[which], targets[which]) for which in (train, held_out, torch.arange(0))]
     data = Data(type(model).__name__, splits[0], splits[1], splits[2], classes, (1,))
-    with called_by_row(model, samples):
-        return fit(model, data, chosen, seed, masks=masks, label=f"fine-tuning {data.name}")
+    with called_by_row(model, samples), called_by_row(teacher.model, samples) if teacher else nullcontext():
+        return fit(model, data, chosen, seed, masks=masks, label=f"fine-tuning {data.name}", teacher=teacher)
 
 
 def _require_labels(labels: Tensor, samples: Samples, name: str) -> None:

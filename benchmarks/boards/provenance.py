@@ -35,6 +35,9 @@ def provenance(board: Board) -> list[str]:
     for name, words in (("train", "epochs"), ("finetune", "epochs of fine-tuning")):
         if (epochs := run["epochs"][name]) is not None:
             parts.append(f"{epochs} {words}")
+    if run["distil"]:
+        said = ", ".join(f"{name} {value:g}" for name, value in run["distil"].items() if value is not None)
+        parts.append(f"fine-tuned with the dense network as the teacher ({said})")
     marks = sorted({str(cell["data"]) for cell in board.cells if cell.get("data")})
     origin = [f"{IMAGES.get(mark, str(run['name']))} (checksum {mark[:8]})" for mark in marks] or ["unknown"]
     parts += [f"data {' or '.join(origin)}", *_dense(board.cells)]

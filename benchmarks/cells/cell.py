@@ -36,9 +36,12 @@ from benchmarks.records.heading import heading, title
 from benchmarks.records.keys import cell_key
 from benchmarks.records.record import Record, short_traceback
 from benchmarks.records.store import Store
+from benchmarks.settings.base import checked
+from benchmarks.settings.trainer import Distillation
 from benchmarks.settings.tuning import trials_of, with_options
 from benchmarks.storage.lease import Lost
 from benchmarks.storage.paths import Paths
+from benchmarks.training.distillation import Teacher
 from benchmarks.training.loop import History
 from benchmarks.training.optimisation import TrainerSettings
 from benchmarks.training.scoring import evaluate
@@ -224,6 +227,7 @@ def _carried_out(
         label = f"fine-tuning {title(config)}" + (f", trial {trial.number + 1} of {trials_of(config)}" if tune else "")
         seed, files = derive_seed(config["seed"], "finetune"), place / "finetune"
         options: dict[str, Any] = {"masks": pruned.masks, "checkpoint": files, "label": label}
+        options["teacher"] = _teacher(own, dense)
         training = fit(pruned.model, data, settings, seed, **options, on_epoch=log, first_epoch=first_epoch)
         return _Attempt(own, pruned, states, before, training)
 
@@ -250,13 +254,14 @@ def _prune(
     budget = Budget.parse(config["budget"])
     if prunes_while_training(pruner.schedule):
         return train_and_prune(pruner.schedule, config, data, budget, folder)
-    states = States(data, model)
+    states, teacher = States(data, model), _teacher(config, model)
 
     def train(network: nn.Module, masks: Mapping[str, Tensor], step: int) -> None:
         before = states.score(network)
         own = derive_seed(seed, "step", step)
         files, label = folder / f"step{step}", f"step {step + 1}"
-        fit(network, data, settings, own, masks=masks, checkpoint=files, label=label, first_epoch=first_epoch)
+        options: dict[str, Any] = {"masks": masks, "checkpoint": files, "label": label, "teacher": teacher}
+        fit(network, data, settings, own, **options, first_epoch=first_epoch)
         states.add(network, masks, before)
 
     calibration = calibrate(data, config["calibration"], seed)
@@ -315,6 +320,15 @@ def _recipe(config: Mapping[str, Any], schedule: Schedule, rate: float) -> tuple
     if rate != 1:
         settings = settings.model_copy(update={"learning_rate": settings.learning_rate * rate})
     return settings, schedule.first_epoch if section == "train" else 0
+
+
+def _teacher(config: Mapping[str, Any], dense: nn.Module) -> Teacher | None:
+    """The dense network as the teacher of whatever is trained after pruning, by whichever recipe; None where none is.
+
+    So all methods are taught alike, also those whose schedule asks for the full recipe.
+    """
+    asked = checked(Distillation, config["trainer"]["finetune"].get("distil") or {}, "trainer.finetune.distil").asked()
+    return None if asked is None else Teacher(dense, *asked)
 
 
 def _collapsed(dense: nn.Module, model: nn.Module, data: Data, tuning: History) -> tuple[str | None, str | None]:

@@ -99,6 +99,19 @@ def _check_schedule(config: Mapping[str, Any], schedule: Schedule) -> None:
         )
 
 
+def _check_distillation(config: Mapping[str, Any]) -> None:
+    """Refuse a teacher whose outputs are no logits."""
+    from benchmarks.settings.trainer import Distillation
+
+    section = config["trainer"]["finetune"].get("distil") or {}
+    if config["dataset"].get("task") == "regression" and checked(Distillation, section, "distil").asked():
+        raise BadInput(
+            f"trainer.finetune.distil learns the dense network's logits, and {config['dataset']['name']} is a "
+            "regression, which has none\n"
+            "type trainer.finetune.distil.weight=null trainer.finetune.distil.temperature=null"
+        )
+
+
 def _check_trials(config: Mapping[str, Any], schedule: Schedule) -> None:
     """Refuse trials that cannot differ, and options that the method's parts do not take."""
     if not config.get("tune"):
@@ -125,6 +138,7 @@ def check(config: Mapping[str, Any]) -> None:
     for section in ("train", "finetune"):
         where = f"trainer.{section}"
         refuse_hardware(TrainerSettings.from_config(config["trainer"][section], where), where)
+    _check_distillation(config)
     _check_schedule(config, pruner.schedule)
     _check_trials(config, pruner.schedule)
     if config["measure"].get("latency"):

@@ -182,6 +182,14 @@ class Trainer(Section):
     train: TrainerSettings
     finetune: TrainerSettings
 
+    @model_validator(mode="after")
+    def _dense_networks_have_no_teacher(self) -> Trainer:
+        if self.train.distil is not None and self.train.distil.asked():
+            raise ValueError(
+                "train.distil: the dense network is the teacher and has none; type trainer.finetune.distil.weight=0.5"
+            )
+        return self
+
 
 class Budget(Section):
     """How small; the ranges are those of :class:`methods.budgets.budget.Budget`."""

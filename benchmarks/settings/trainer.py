@@ -15,6 +15,32 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping) else value
 
 
+def _as_dict(value: Any) -> Any:
+    """A section, also one of Hydra's (OmegaConf's ``DictConfig``), as a dictionary; everything else as it is."""
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+TEMPERATURE, WEIGHT = 4.0, 0.5  # of a distillation that names only the other
+
+
+class Distillation(Section):
+    """How the dense network teaches the pruned one; one of the two switches it on, both null are none.
+
+    See :mod:`benchmarks.training.distillation`.
+    """
+
+    examples: ClassVar[Mapping[str, str]] = {"temperature": "4", "weight": "0.5"}
+
+    temperature: float | None = Field(default=None, gt=0)
+    weight: float | None = Field(default=None, gt=0, le=1)
+
+    def asked(self) -> tuple[float, float] | None:
+        """Temperature and weight; None where there is no distillation."""
+        if self.temperature is None and self.weight is None:
+            return None
+        return self.temperature or TEMPERATURE, self.weight or WEIGHT
+
+
 class TrainerSettings(Section):
     """One section (``train`` or ``finetune``) of the trainer's configuration."""
 
@@ -23,6 +49,7 @@ class TrainerSettings(Section):
         "clip_norm": "1.0",
         "step_size": "30",
         "milestones": "[30,60]",
+        "distil": "'{temperature:4,weight:0.5}'",
     }
 
     epochs: int = Field(ge=0, le=1_000_000)
@@ -39,6 +66,9 @@ class TrainerSettings(Section):
     warmup_epochs: float = Field(default=0.0, ge=0)  # linear from 0; every schedule but onecycle, which has its own
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     clip_norm: float | None = Field(default=None, gt=0)
+    distil: Annotated[Distillation | None, BeforeValidator(_as_dict)] = (
+        None  # of trainer.finetune: the dense network teaches
+    )
     include_start: bool | None = None  # whether the network as it came is a candidate among the epochs
     augment: bool = True  # the data set's own augmentation, where it has one
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -67,5 +97,5 @@ class TrainerSettings(Section):
         return checked(cls, dict(section) if isinstance(section, Mapping) else section, where)
 
     def training_facts(self) -> dict[str, Any]:
-        """The settings that decide what is computed, without those that say on which hardware."""
-        return self.model_dump(mode="json", exclude={"accelerator", "devices", "strategy"})
+        """The settings that decide what is computed, without the hardware, and without the teacher, which has a weight."""
+        return self.model_dump(mode="json", exclude={"accelerator", "devices", "strategy", "distil"})

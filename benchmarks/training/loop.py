@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.storage import checkpoint as store
+from benchmarks.training.distillation import Teacher
 from benchmarks.training.optimisation import TrainerSettings, build_optimizer, learning_rate
 from benchmarks.training.scoring import Score, device_of, evaluate, loss_of
 from methods.errors import BadInput, first_line
@@ -85,6 +86,7 @@ class Task:
     checkpoint: Path | None
     label: str
     first_epoch: int
+    teacher: Teacher | None = None
 
 
 def train(fabric: Fabric, task: Task, on_epoch: OnEpoch | None = None, hooks: Sequence[TrainingHook] = ()) -> History:
@@ -107,6 +109,7 @@ class _Training:
     def __init__(self, fabric: Fabric, task: Task, hooks: Sequence[TrainingHook]) -> None:
         self.fabric, self.task, self.hooks = fabric, task, hooks
         self.model, self.data, self.settings = task.model, task.data, task.settings
+        self.teacher = task.teacher.placed(fabric.device) if task.teacher else None
         self.history = History()
         self.best: dict[str, Tensor] | None = None
         self.best_score: tuple[float, ...] = ()
@@ -211,7 +214,10 @@ class _Training:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad()
-        plain = loss = loss_of(self.wrapped(x), y, label_smoothing=self.settings.label_smoothing)
+        outputs = self.wrapped(x)
+        plain = loss = loss_of(outputs, y, label_smoothing=self.settings.label_smoothing)
+        if self.teacher is not None:
+            loss = self.teacher.loss(x, outputs, plain)
         for hook in self.hooks:
             loss = hook.on_step_loss(self.model, x, y, loss, step)
         self.fabric.backward(loss if share == 1 else loss * share)
@@ -258,6 +264,9 @@ class _Training:
             "hooks": [type(hook).__qualname__ for hook in self.hooks],
             "masks": store.checksum(store.to_bytes(dict(self.task.masks))),
         } | ({"first_epoch": self.task.first_epoch} if self.task.first_epoch else {})
+        if (teacher := self.task.teacher) is not None:
+            taught = store.checksum(store.to_bytes(teacher.model.state_dict()))
+            facts["teacher"] = [teacher.temperature, teacher.weight, taught]
         return store.checksum(repr(facts).encode())
 
     def _save(self, folder: Path) -> None:

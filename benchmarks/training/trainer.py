@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
+from benchmarks.training.distillation import Teacher
 from benchmarks.training.loop import History, Task, fabric_of, train
 from benchmarks.training.optimisation import TrainerSettings
 from benchmarks.training.scoring import Score, evaluate
@@ -36,6 +37,7 @@ def fit(
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     hooks: Sequence[TrainingHook] = (),
     first_epoch: int = 0,
+    teacher: Teacher | None = None,
 ) -> History:
     """Train ``model`` in place; it ends on its own device, in its own mode, with the best weights by validation.
 
@@ -62,6 +64,7 @@ def fit(
         hooks: methods that prune while training.
         first_epoch: epochs of the recipe that are left out at its beginning, because ``model`` has had them: its
             learning rates and orders of samples are those from there on.
+        teacher: whose logits are learned beside the labels; the row of an epoch has the loss by the labels.
 
     Raises:
         BadInput: a mask that does not fit, or hardware that is not there.
@@ -69,7 +72,7 @@ def fit(
     if settings.epochs <= first_epoch:
         return History()
     _check_masks(model, masks or {})
-    task = Task(model, data, settings, seed, dict(masks or {}), checkpoint, label, first_epoch)
+    task = Task(model, data, settings, seed, dict(masks or {}), checkpoint, label, first_epoch, teacher)
     if takes_several(settings):
         if hooks:
             raise BadInput("methods that prune while training run on one device; type trainer.train.devices=1")
