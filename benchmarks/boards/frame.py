@@ -127,9 +127,9 @@ def _run(config: Mapping[str, Any]) -> dict[str, Any]:
 def run_of(row: Row) -> dict[str, Any]:
     """``name`` of the data set, ``limit`` of its images, share for ``validation``, and ``epochs`` of both trainings.
 
-    ``distil`` is how the dense network
-    taught, None where it did not. And ``words`` that ask for these surroundings (None where no words do), whether a budget was ``asked`` for in place
-    of the default one, and the class names of the method's ``parts``.
+    ``distil`` is how the dense network taught, None where it did not. And ``words`` that ask for these surroundings
+    (None where no words do), whether a budget was ``asked`` for in place of the default one, and the class names of the
+    method's ``parts``.
     """
     found: dict[str, Any] = json.loads(row[RUN])
     return found

@@ -97,5 +97,5 @@ class TrainerSettings(Section):
         return checked(cls, dict(section) if isinstance(section, Mapping) else section, where)
 
     def training_facts(self) -> dict[str, Any]:
-        """The settings that decide what is computed, without the hardware, and without the teacher, which has a weight."""
+        """The settings that decide what is computed, without the hardware and without the teacher."""
         return self.model_dump(mode="json", exclude={"accelerator", "devices", "strategy", "distil"})

@@ -39,7 +39,7 @@ class Teacher:
         return Teacher(model, self.temperature, self.weight)
 
     def loss(self, x: Tensor, outputs: Tensor, plain: Tensor) -> Tensor:
-        """The mean loss of a batch; ``plain`` is its mean loss by the labels, ``outputs`` the student's (n, classes)."""
+        """The mean loss of a batch: ``plain`` is that by the labels, ``outputs`` are the student's (n, classes)."""
         with torch.no_grad():
             taught = self.model(x)
         return (1 - self.weight) * plain + self.weight * soft_loss(outputs, taught, self.temperature)
