@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.boards.tables import NONE, Table
 from benchmarks.measure.count import count_layers
@@ -58,7 +58,7 @@ class Part:
 
 
 def parts_of(model: nn.Module, shape: Sequence[int], residual: bool, seed: int = 0) -> list[Part]:
-    """All parts of a network, in the order of its modules.
+    """All parts of a network that reads floating-point numbers; :func:`parts_on` of random ones.
 
     Args:
         model: the network, left as it is.
@@ -66,7 +66,17 @@ def parts_of(model: nn.Module, shape: Sequence[int], residual: bool, seed: int =
         residual: whether groups with several writers (residual streams) count as prunable.
         seed: of the random inputs on which the network is tried.
     """
-    example = torch.randn(2, *shape, generator=stream(seed, "groups"))
+    return parts_on(model, torch.randn(2, *shape, generator=stream(seed, "groups")), residual)
+
+
+def parts_on(model: nn.Module, example: Tensor, residual: bool) -> list[Part]:
+    """All parts of a network, in the order of its modules.
+
+    Args:
+        model: the network, left as it is.
+        example: a batch of at least one input, on which the network is tried.
+        residual: whether groups with several writers (residual streams) count as prunable.
+    """
     graph = NetworkGraph(model, example, residual=residual)
     # a residual stream that is left alone is shown with all of its layers, too
     everything = graph if residual else NetworkGraph(model, example, residual=True)
