@@ -8,13 +8,13 @@ from torch import Generator, nn
 
 from benchmarks.zoo.specimen import Arguments, Draw, Specimen, images, masked_tokens, tokens
 
-TEXT = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
-ENCODER = {**TEXT, "intermediate_size": 24, "max_position_embeddings": 24, "num_labels": 5}
-DECODER = {**TEXT, "intermediate_size": 24, "max_position_embeddings": 24, "tie_word_embeddings": False,
+TEXT: dict[str, Any] = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+ENCODER: dict[str, Any] = {**TEXT, "intermediate_size": 24, "max_position_embeddings": 24, "num_labels": 5}
+DECODER: dict[str, Any] = {**TEXT, "intermediate_size": 24, "max_position_embeddings": 24, "tie_word_embeddings": False,
            "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
-VISION = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24,
+VISION: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 24,
           "image_size": 16, "patch_size": 4, "num_labels": 5}  # fmt: skip
-SHARED = {**DECODER, "num_key_value_heads": 2}
+SHARED: dict[str, Any] = {**DECODER, "num_key_value_heads": 2}
 
 
 def _of(name: str, task: str, **settings: Any) -> Any:
@@ -55,13 +55,27 @@ def _vision(name: str, about: str, family: str, side: int = 32, **settings: Any)
     return Specimen(name, about, make, _pixels(side), False, "transformers")
 
 
-DISTIL = {"vocab_size": 50, "dim": 16, "n_layers": 2, "n_heads": 4, "hidden_dim": 24, "max_position_embeddings": 24}
-GPT2 = {"vocab_size": 50, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 24, "tie_word_embeddings": False,
+DISTIL: dict[str, Any] = {
+    "vocab_size": 50,
+    "dim": 16,
+    "n_layers": 2,
+    "n_heads": 4,
+    "hidden_dim": 24,
+    "max_position_embeddings": 24,
+}
+GPT2: dict[str, Any] = {"vocab_size": 50, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 24, "tie_word_embeddings": False,
         "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
-OPT = {**DECODER, "ffn_dim": 24, "word_embed_proj_dim": 16}
-SWIN = {"image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": [2, 1], "num_heads": [2, 4], "window_size": 4}
-STAGES = {"hidden_sizes": [12, 16], "depths": [1, 2], "num_labels": 5}
-MOBILE = {"image_size": 32, "depth_multiplier": 0.25, "classifier_dropout_prob": 0.1, "num_labels": 5}
+OPT: dict[str, Any] = {**DECODER, "ffn_dim": 24, "word_embed_proj_dim": 16}
+SWIN: dict[str, Any] = {
+    "image_size": 32,
+    "patch_size": 2,
+    "embed_dim": 8,
+    "depths": [2, 1],
+    "num_heads": [2, 4],
+    "window_size": 4,
+}
+STAGES: dict[str, Any] = {"hidden_sizes": [12, 16], "depths": [1, 2], "num_labels": 5}
+MOBILE: dict[str, Any] = {"image_size": 32, "depth_multiplier": 0.25, "classifier_dropout_prob": 0.1, "num_labels": 5}
 SPECIMENS = (
     _text("BERT", "ids and mask", "Bert", True, **ENCODER),
     _text("DistilBERT", "ids and mask", "DistilBert", **DISTIL, num_labels=5),
