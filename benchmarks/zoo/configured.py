@@ -63,8 +63,10 @@ DISTIL: dict[str, Any] = {
     "hidden_dim": 24,
     "max_position_embeddings": 24,
 }
-GPT2: dict[str, Any] = {"vocab_size": 50, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 24, "tie_word_embeddings": False,
-        "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}  # fmt: skip
+GPT2: dict[str, Any] = {
+    "vocab_size": 50, "n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 24, "tie_word_embeddings": False,
+    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
 OPT: dict[str, Any] = {**DECODER, "ffn_dim": 24, "word_embed_proj_dim": 16}
 SWIN: dict[str, Any] = {
     "image_size": 32,
