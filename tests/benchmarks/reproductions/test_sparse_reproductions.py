@@ -6,8 +6,9 @@ from itertools import pairwise
 import pytest
 import torch
 
+from benchmarks.boards.theory import Correlation
 from benchmarks.reproductions import Workplace, module_of
-from benchmarks.reproductions.lq import _sap, theory_lq
+from benchmarks.reproductions.lq import _sap, compressibility, theory_lq
 from benchmarks.settings.home import CONF
 from benchmarks.sweeps.composition import Composer
 
@@ -95,6 +96,31 @@ def test_regression_as_cells(workplace):
     assert (table["error"] < table["bound"]).all()
     refitted = next(claim for claim in outcome.claims if "refitting" in claim.text)
     assert refitted.seen, refitted.evidence
+
+
+def test_compressibility_puts_every_theory_beside_the_drops_of_the_same_networks(workplace):
+    outcome = module_of("compressibility").run(workplace)
+    table = outcome.table
+    assert set(table["method"]) == {"magnitude", "ℓq"} and set(table["theory"]) == set(
+        compressibility.THEORIES.values()
+    )
+    assert (table["n"] == 4).all(), "two trainings of two seeds"
+    assert table["spearman"].dropna().between(-1, 1).all()
+    for _, own in table.groupby("method"):  # the outcome is that of the network, whichever theory it stands beside
+        assert own["smallest drop"].nunique() == 1 and own["largest drop"].nunique() == 1
+
+
+@pytest.mark.parametrize(
+    ("intervals", "seen"),
+    [([(0.2, 0.9), (0.1, 0.8)], True), ([(0.2, 0.9), (-0.1, 0.8)], None), ([(-0.9, -0.2), (-0.8, -0.1)], False)],
+)
+def test_a_theory_is_seen_to_rank_networks_where_both_intervals_lie_above_zero(intervals, seen):
+    found = [
+        compressibility.Beside("digits", name, "PQ index", [], Correlation((low + high) / 2, low, high, 9))
+        for name, (low, high) in zip(("magnitude", "ℓq"), intervals, strict=True)
+    ]
+    [claim] = compressibility.claims(found)
+    assert claim.seen is seen and "PQ index" in claim.text
 
 
 @pytest.mark.skipif("SECATEURS_DATA" not in os.environ, reason="needs the images: SECATEURS_DATA=FOLDER")
