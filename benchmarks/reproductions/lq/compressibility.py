@@ -70,13 +70,13 @@ QUICK = [
     "calibration.samples=64",
 ]
 SETTING = (
-    "Networks of one structure that differ in weight decay, rate, batch size, number of training samples and seed; "
-    "edges pruned once to a sixteenth of the parameters by magnitude (global) and by the reconstructed ℓq rule, "
-    "without repair and without training. A theory's number is taken from the record, where it is computed on the "
-    "dense network for the masks; N(λ) from a record of node pruning of the same network, half of the nodes of each layer. "
-    "Spearman's rank correlation over networks, with a bootstrap over networks. A theory that ranks these networks may "
-    "do so because it sees the training recipe; within a recipe there are two seeds only. Nothing is published in "
-    "numbers."
+    "Networks of one structure that differ in weight decay, rate, batch size, number of training samples and "
+    "seed; edges pruned once to a sixteenth of the parameters by magnitude (global) and by the reconstructed ℓq "
+    "rule, without repair and without training. A theory's number is taken from the record, where it is computed "
+    "on the dense network for the masks; N(λ) from a record of node pruning of the same network, half of the "
+    "nodes of each layer. Spearman's rank correlation over networks, with a bootstrap over networks. A theory "
+    "that ranks these networks may do so because it sees the training recipe; within a recipe there are two seeds "
+    "only. Nothing is published in numbers."
 )
 
 
