@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from methods.errors import BadInput
-from methods.network.counting import count_macs
+from methods.network.counting import Product, count_macs, products
 from methods.network.graph import NodeGroup, call_order
 from methods.network.kinds.base import Kind
+from methods.network.kinds.carriers import carrier_of
 from methods.network.kinds.registry import find_kind, is_layer, matrix_of
-from methods.network.parameters import weight_of
 from methods.network.reading import evaluating, fewest
 
 KINDS = ("keep", "compression", "speedup", "latency")
@@ -155,6 +155,15 @@ class _Term:
     per_unit: int
 
 
+@dataclass(frozen=True)
+class _Share:
+    """What a carrier costs for each block of channels that it treats alone."""
+
+    blocks: _Size
+    parameters: int
+    macs: int
+
+
 class NodeCost:
     """Cost of a network whose groups keep given numbers of nodes; exact, without building it.
 
@@ -167,11 +176,13 @@ class NodeCost:
     def __init__(self, model: nn.Module, example: Tensor, groups: Sequence[NodeGroup]) -> None:
         self.sizes = {group.name: group.size for group in groups}
         self._terms = _terms(model, example, groups)
+        found = products(model, example)
+        self._shares = _shares(model, found, groups)
         self._product_macs = {group.name: group.product_macs for group in groups if group.product_macs}
         self._other_parameters = self._other_macs = 0
         full = self(self.sizes)
         self._other_parameters = sum(p.numel() for p in model.parameters()) - int(full.compression)
-        self._other_macs = count_macs(model, example) - int(full.speedup)
+        self._other_macs = sum(product.macs for product in found) - int(full.speedup)
 
     def __call__(self, counts: Counts) -> Cost:
         """Units, parameters and MACs when group ``name`` keeps ``counts[name]`` nodes."""
@@ -181,6 +192,10 @@ class NodeCost:
             weights = out * term.inputs(counts) * term.kernel
             parameters += weights + out * term.per_unit
             macs += weights * term.positions
+        for share in self._shares:
+            blocks = share.blocks(counts)
+            parameters += blocks * share.parameters
+            macs += blocks * share.macs
         macs += sum(int(counts[name]) * each for name, each in self._product_macs.items())
         return Cost(sum(int(counts[name]) for name in self.sizes), parameters, macs)
 
@@ -188,9 +203,9 @@ class NodeCost:
 def _terms(model: nn.Module, example: Tensor, groups: Sequence[NodeGroup]) -> list[_Term]:
     outs: dict[str, list[tuple[str, int, int]]] = {}
     inputs: dict[str, list[tuple[str, int, int]]] = {}
+    carried = {path for group in groups for path in group.carriers}
     for group in groups:
-        own = [*zip(group.writers, group.rows, strict=True), *zip(group.carriers, group.entries, strict=True)]
-        for path, rows in own:
+        for path, rows in zip(group.writers, group.rows, strict=True):
             outs.setdefault(path, []).append((group.name, *rows.shape))
         for reader in group.readers:
             inputs.setdefault(reader.name, []).append((group.name, *reader.columns.shape))
@@ -199,15 +214,33 @@ def _terms(model: nn.Module, example: Tensor, groups: Sequence[NodeGroup]) -> li
     for path in call_order(model, example):
         module = model.get_submodule(path)
         bias = 0 if getattr(module, "bias", None) is None else 1
-        if is_layer(module):
+        if is_layer(module) and path not in carried:
             matrix = matrix_of(module)
             out, read = matrix.shape[:2]
             kernel = matrix[0, 0].numel()
             sizes = _size(out, outs.get(path, [])), _size(read, inputs.get(path, []))
             terms.append(_Term(*sizes, kernel, positions[path], bias))
-        elif path in outs and len(weight_of(module)) > 1:
-            terms.append(_Term(_size(len(weight_of(module)), outs[path]), _Size(0), 0, 0, 1 + bias))
     return terms
+
+
+def _shares(model: nn.Module, found: Sequence[Product], groups: Sequence[NodeGroup]) -> list[_Share]:
+    """What carriers cost: as much for each block of channels that they treat alone."""
+    coupled: dict[str, list[tuple[str, int, int]]] = {}
+    blocks: dict[str, int] = {}
+    for group in groups:
+        for path, entries in zip(group.carriers, group.entries, strict=True):
+            module = model.get_submodule(path)
+            carrier = carrier_of(module)
+            block = carrier.block(module)
+            coupled.setdefault(path, []).append((group.name, len(entries), entries.shape[1] // block))
+            blocks[path] = carrier.channels(module) // block
+    shares = []
+    for path, number in blocks.items():
+        parameters = sum(p.numel() for p in model.get_submodule(path).parameters(recurse=False))
+        if number and parameters >= number:  # else one number serves all channels
+            macs = sum(product.macs for product in found if product.layer == path)
+            shares.append(_Share(_size(number, coupled[path]), parameters // number, macs // number))
+    return shares
 
 
 def _size(total: int, coupled: Sequence[tuple[str, int, int]]) -> _Size:

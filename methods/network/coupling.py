@@ -2,7 +2,7 @@
 
 A node is a neuron, a channel or an attention head. Nodes that meet in an addition can only be removed together, so the
 unit of removal is a group: its *writers* are the layers whose output units the nodes are, its *readers* the layers that
-take them in, its *carriers* everything in between with parameters per node (batch norm, depthwise convolution, PReLU).
+take them in, its *carriers* everything in between with numbers per node: norms, PReLU, convolutions of several groups.
 
 The groups are found by experiment (:mod:`methods.network.influence`): units of layers change, and what other modules
 then read differently is what they feed. A group is only offered for pruning after the network was seen to do without
@@ -26,8 +26,7 @@ from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
 from methods.network.influence import Influence, find_influences
-from methods.network.kinds.convolution import depthwise
-from methods.network.kinds.registry import find_kind
+from methods.network.kinds.carriers import find_carrier
 from methods.network.mockup import Mockup
 from methods.network.ownership import borrowed_weights
 from methods.network.reading import Rows, node_rows
@@ -72,7 +71,7 @@ class NodeGroup:
         size: number of nodes m.
         writers: paths of the modules whose output units the nodes are, in forward order.
         readers: the modules that read the nodes, in forward order.
-        carriers: paths of batch norms and depthwise convolutions in between.
+        carriers: paths of norms and convolutions of several groups in between.
         rows: for each writer (m, r) its output units that make up each node: r = 1 but for attention heads.
         entries: for each carrier (m, r) its channels that belong to each node.
         product_macs: multiply-accumulates per node in products of activations (attention).
@@ -129,16 +128,39 @@ def find_groups(model: nn.Module, example: Tensor, residual: bool) -> tuple[list
     mockup = Mockup(model, example)
     less = reduced(mockup)
     if less is not None and not product_macs(less, {}):
+        less, influences = _looked_at(less)
         with less.standing():
-            found = _tried(less, residual, borrowed)
-        if each_without(mockup, [together([_half(mockup, group) for group in found[0]])]) == [None]:
+            found = _tried(less, influences, residual, borrowed)
+        whole = Mockup(model, example, less.inside) if less.inside else mockup
+        if each_without(whole, [together([_half(whole, group) for group in found[0]])]) == [None]:
             return found
+    mockup, influences = _looked_at(mockup)
     with mockup.standing():
-        return _tried(mockup, residual, borrowed)
+        return _tried(mockup, influences, residual, borrowed)
 
 
-def _tried(mockup: Mockup, residual: bool, borrowed: Mapping[str, str]) -> tuple[list[NodeGroup], dict[str, str]]:
+def _looked_at(mockup: Mockup) -> tuple[Mockup, dict[str, Influence]]:
+    """What reaches what, in a mock-up in which norms that lie inside of nodes work as they are.
+
+    Where several output units of a layer reach the same channel of a norm, they do so at several places, such as the
+    heads of queries: the norm sees one after the other, and stays whole whichever of them are removed.
+    """
     influences = find_influences(mockup)
+    inside = [path for path in mockup.passing if _mixes(mockup, path) and _sees_several(influences, path)]
+    if not inside:
+        return mockup, influences
+    mockup = Mockup(mockup.model, mockup.example, inside)
+    return mockup, find_influences(mockup)
+
+
+def _sees_several(influences: Mapping[str, Influence], path: str) -> bool:
+    channels = [each.pairs[path][:, 1] for each in influences.values() if path in each.pairs]
+    return any(len(own.unique()) < len(own) for own in channels)
+
+
+def _tried(
+    mockup: Mockup, influences: Mapping[str, Influence], residual: bool, borrowed: Mapping[str, str]
+) -> tuple[list[NodeGroup], dict[str, str]]:
     reasons: dict[str, str | None] = {}
     candidates: list[NodeGroup] = []
     for group, reason in _components(mockup, influences):
@@ -161,7 +183,8 @@ def _tried(mockup: Mockup, residual: bool, borrowed: Mapping[str, str]) -> tuple
 
 def _is_stream(mockup: Mockup, group: NodeGroup) -> bool:
     """Whether branches are added to the nodes; not so for heads, hidden states, and gates, which meet in products."""
-    if len(group.writers) < 2 or group.width > 1 or group.recurrent:
+    heads = group.width > 1 and all(_block(mockup, path) == 1 for path in group.carriers)
+    if len(group.writers) < 2 or heads or group.recurrent:
         return False
     return any(adds(mockup, one, other) for one, other in combinations(group.writers, 2))
 
@@ -189,7 +212,7 @@ def _components(mockup: Mockup, influences: Mapping[str, Influence]) -> Iterator
             tuple(parts[path] for path in parts if path in mockup.passing),
         )
         if group.readers or any(influences[path].obstacle for path in writers):
-            yield group, f"{uneven[0]} does not treat all nodes alike" if uneven else None
+            yield group, f"{uneven[0]} does not treat all nodes alike" if uneven else _cuts_blocks(mockup, group)
 
 
 def _labels(mockup: Mockup, influences: Mapping[str, Influence]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -211,11 +234,41 @@ def _labels(mockup: Mockup, influences: Mapping[str, Influence]) -> tuple[dict[s
         for path, influence in influences.items()
         for reader, pairs in influence.pairs.items()
     ]
+    links += [_block_links(own, _block(mockup, path)) + ends[path] for path, own in reached.items()]
     edges = torch.cat([*links, torch.zeros(0, 2, dtype=torch.int64)]).numpy()
     graph = coo_matrix((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(total, total))
     label = torch.from_numpy(connected_components(graph, directed=False)[1]).long()
     units = {path: label[start : start + mockup.units(path)] for path, start in starts.items()}
     return units, {reader: torch.stack([own, label[ends[reader] + own]], 1) for reader, own in reached.items()}
+
+
+def _mixes(mockup: Mockup, path: str) -> bool:
+    carrier = find_carrier(mockup.modules[path])
+    return carrier is not None and carrier.mixes(mockup.modules[path])
+
+
+def _block(mockup: Mockup, path: str) -> int:
+    """How many channels that the module reads can only be removed together."""
+    carrier = find_carrier(mockup.modules[path]) if path in mockup.passing else None
+    return 1 if carrier is None else carrier.block(mockup.modules[path])
+
+
+def _block_links(channels: Tensor, block: int) -> Tensor:
+    """(n, 2) pairs of neighbouring ``channels`` (sorted) that lie in the same block."""
+    pairs = torch.stack([channels[:-1], channels[1:]], 1)
+    return pairs[pairs[:, 0] // block == pairs[:, 1] // block]
+
+
+def _cuts_blocks(mockup: Mockup, group: NodeGroup) -> str | None:
+    """Which carrier would lose a part of a block."""
+    for path, entries in zip(group.carriers, group.entries, strict=True):
+        block = _block(mockup, path)
+        inside = entries.sort(1).values.reshape(len(entries), -1, block) if entries.shape[1] % block == 0 else None
+        if inside is None or bool(
+            (inside != inside[..., :1] + torch.arange(block)).any() | (inside[..., 0] % block).any()
+        ):
+            return f"{path} treats {block} channels together, not all of which are nodes"
+    return None
 
 
 def _coupled(units: Mapping[str, Tensor]) -> list[list[str]]:
@@ -260,10 +313,6 @@ def _obstacle(
     for path in [*group.writers, *group.carriers, *(reader.name for reader in group.readers)]:
         if path in borrowed:
             return borrowed[path]
-        module = mockup.model.get_submodule(path)
-        kind = find_kind(module)
-        if kind is not None and kind.groups(module) > 1 and not depthwise(module):
-            return f"{path} is a grouped convolution"
     return None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from methods.errors import Skipped
 from methods.network.coupling import NodeGroup, Reader
-from methods.network.kinds.carriers import find_carrier
+from methods.network.kinds.carriers import carrier_of, on_the_rest
 from methods.network.kinds.registry import find_kind, kind_of
 from methods.network.reading import evaluating, fewest, what_is_read
 from methods.network.remembered import groups_of
@@ -52,17 +52,14 @@ class NetworkGraph:
         """Physically remove the nodes of ``group`` that are not in ``kept`` (sorted); parameters are replaced."""
         if len(kept) == group.size:
             return
-        gone = torch.ones(group.size, dtype=torch.bool)
-        gone[kept.cpu()] = False
+        gone = _gone(group, kept)
         rows, lost = group.of_nodes(gone.nonzero().flatten())
         for path, own in rows.items():
             module = self.model.get_submodule(path)
             kind_of(module).cut_outputs(module, own)
         for path in group.carriers:
             module = self.model.get_submodule(path)
-            carrier = find_carrier(module)
-            assert carrier is not None
-            carrier.cut(module, lost[path])
+            carrier_of(module).cut(module, lost[path])
         for reader in group.readers:
             module = self.model.get_submodule(reader.name)
             kind_of(module).cut_inputs(module, lost[reader.name])
@@ -129,22 +126,59 @@ def call_order(model: nn.Module, example: Tensor) -> list[str]:
 
 @contextmanager
 def gated(model: nn.Module, groups: Sequence[NodeGroup], kept: Mapping[str, Tensor]) -> Iterator[None]:
-    """Inside, every reader of a group sees zeros in place of the nodes that are not kept: what removal must equal."""
+    """Inside, every reader of a group sees zeros in place of the nodes that are not kept: what removal must equal.
+
+    A carrier that takes statistics over channels takes them over the remaining ones.
+    """
     handles = []
+    closed = [group for group in groups if group.name in kept]
+    with ExitStack() as stack:
+        for path, channels in _closed_carriers(model, closed, kept).items():
+            module = model.get_submodule(path)
+            stack.enter_context(_running(module, on_the_rest(module, channels)))
+        for group in closed:
+            gone = _gone(group, kept[group.name])
+            for reader in group.readers:
+                columns = reader.columns[gone].reshape(-1)
+                hook = _closing(columns, 1 if reader.is_convolution else -1)
+                handles.append(model.get_submodule(reader.name).register_forward_pre_hook(hook, with_kwargs=True))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _closed_carriers(model: nn.Module, groups: Sequence[NodeGroup], kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Of carriers that take statistics over channels, the sorted channels that are closed off."""
+    closed: dict[str, Tensor] = {}
     for group in groups:
-        if group.name not in kept:
-            continue
-        gone = torch.ones(group.size, dtype=torch.bool)
-        gone[kept[group.name].cpu()] = False
-        for reader in group.readers:
-            columns = reader.columns[gone].reshape(-1)
-            hook = _closing(columns, 1 if reader.is_convolution else -1)
-            handles.append(model.get_submodule(reader.name).register_forward_pre_hook(hook, with_kwargs=True))
+        for path, entries in zip(group.carriers, group.entries, strict=True):
+            module = model.get_submodule(path)
+            own = entries[_gone(group, kept[group.name])].flatten()
+            if carrier_of(module).mixes(module) and len(own):
+                closed[path] = torch.cat([closed.get(path, own[:0]), own]).sort().values
+    return closed
+
+
+def _gone(group: NodeGroup, kept: Tensor) -> Tensor:
+    """(m,) bool: the nodes that do not stay."""
+    gone = torch.ones(group.size, dtype=torch.bool)
+    gone[kept.cpu()] = False
+    return gone
+
+
+@contextmanager
+def _running(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
+    """Inside, the module answers with another forward pass."""
+    own = module.__dict__.get("forward")
+    module.forward = forward
     try:
         yield
     finally:
-        for handle in handles:
-            handle.remove()
+        del module.forward
+        if own is not None:
+            module.forward = own
 
 
 Called = tuple[tuple[Any, ...], dict[str, Any]]  # by place and by keyword

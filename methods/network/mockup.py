@@ -1,8 +1,9 @@
 """A mock-up of a network, in which only what lies between the layers is still computed.
 
-The network's own forward pass runs, but layers of every known kind answer with fixed random numbers, and norms of
-single channels, depthwise convolutions and PReLUs let every channel pass. Nothing but additions, products,
-concatenations, activations, poolings, reshapes and attention is left. What output units reach is then seen by changing
+The network's own forward pass runs, but layers of every known kind answer with fixed random numbers, and carriers
+(norms, PReLUs, convolutions of several groups) let every channel pass. Nothing but additions, products,
+concatenations, activations, poolings, reshapes and attention is left. A norm that lies inside of nodes, such as that of
+queries head by head, is no carrier of them and works as it is. What output units reach is then seen by changing
 what their layer answers (:mod:`methods.network.influence`), and whether the network can do without them by leaving them
 out (:mod:`methods.network.trials`). Weights play no part, and numbers and vectors that belong to no layer, such as the
 scales of branches, are near one, so that dead units or tiny scales cannot hide a connection.
@@ -11,7 +12,7 @@ scales of branches, are near one, so that dead units or tiny scales cannot hide 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,7 +23,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from methods.network.kinds.carriers import find_carrier
-from methods.network.kinds.convolution import all_channels, depthwise
 from methods.network.kinds.registry import find_kind
 from methods.network.reading import evaluating, fewest, what_is_read
 from methods.seeds import stream
@@ -48,10 +48,11 @@ class Mockup:
     Args:
         model: left as it is; its layers are stubbed only inside :meth:`standing` and while one of the methods runs.
         example: inputs; one sample is run.
+        inside: paths of norms that work as they are.
 
     Attributes:
         layers: paths of the stubbed layers, in forward order.
-        passing: paths of the modules that treat every channel alone.
+        passing: paths of the carriers.
         others: paths of the modules that may need all channels there are.
         channelled: layers and passing modules: those of which it is known in which dimension the channels lie.
         numbers: for each layer what it answers, one tensor per call.
@@ -59,16 +60,15 @@ class Mockup:
         output: what the network returns.
     """
 
-    def __init__(self, model: nn.Module, example: Tensor) -> None:
-        self.model, self.example = model, fewest(model, example)
+    def __init__(self, model: nn.Module, example: Tensor, inside: Collection[str] = ()) -> None:
+        self.model, self.example, self.inside = model, fewest(model, example), inside
         self.modules = modules = dict(model.named_modules())
-        self.passing = {path for path, module in modules.items() if _passes(module)}
+        self.passing = {path for path, module in modules.items() if find_carrier(module) and path not in inside}
         layers = [path for path, module in modules.items() if find_kind(module) is not None]
         called = _outputs(model, self.example, layers)
         self.layers = [path for path in called if path not in self.passing]
-        self.others = {
-            path for path, module in modules.items() if path not in called and _takes_all(module) and path
-        } - self.passing
+        others = {path for path, module in modules.items() if path not in called and _takes_all(module) and path}
+        self.others = others - self.passing - set(inside)
         self.numbers = {
             path: [_random(output, path, call) for call, output in enumerate(called[path])] for path in self.layers
         }
@@ -184,11 +184,14 @@ class Mockup:
         return forward
 
     def _pass(self, path: str, module: nn.Module) -> Callable[..., Tensor]:
+        carrier = find_carrier(module)
+        assert carrier is not None
+
         def forward(*inputs: object, **named: object) -> Tensor:
             assert self._trial is not None
             read = what_is_read(inputs, named)
             self._trial.observe(path, read)
-            return all_channels(module, read) if depthwise(module) else read.clone()
+            return carrier.imitate(module, read)
 
         return forward
 
@@ -204,7 +207,7 @@ class Mockup:
 
 def replaced(module: nn.Module, name: str) -> bool:
     """Whether the values of this parameter or buffer play no part in a mock-up."""
-    return find_kind(module) is not None or _passes(module) or _is_scale(getattr(module, name))
+    return find_kind(module) is not None or find_carrier(module) is not None or _is_scale(getattr(module, name))
 
 
 def _is_scale(parameter: object) -> bool:
@@ -241,17 +244,10 @@ def _repeated(tensor: Tensor, copies: int) -> Tensor:
 
 
 def _dimension(module: nn.Module) -> int:
-    kind = find_kind(module)
-    if kind is not None:
-        return kind.channel
-    carrier = find_carrier(module)
-    return 1 if carrier is None else carrier.channel(module)
-
-
-def _passes(module: nn.Module) -> bool:
-    """Whether the module has a number for each channel and treats it alone."""
-    carrier = find_carrier(module)
-    return carrier is not None and not carrier.mixes
+    carrier, kind = find_carrier(module), find_kind(module)
+    if carrier is not None:
+        return carrier.channel(module)
+    return 1 if kind is None else kind.channel
 
 
 def _takes_all(module: nn.Module) -> bool:

@@ -1,46 +1,59 @@
 """Modules between layers that have a number per channel, or sizes that must follow when channels are removed.
 
-A carrier that ``mixes`` takes statistics over channels: after a removal it sees only what is left, so that removing is
-not the same as putting zeros in front of it. A new carrier is one entry of :data:`CARRIERS`; the attributes that follow
-are in :mod:`methods.network.kinds.cutting`.
+A carrier that ``mixes`` takes statistics over all channels: after a removal it sees only what is left. Removing is then
+not the same as putting zeros in front of it, and a network in which nodes are closed off has such carriers work on the
+remaining channels alone (:func:`on_the_rest`). A carrier of ``block`` channels treats blocks of that many channels
+alone, which then go whole or stay. A new carrier is one entry of :data:`CARRIERS`; the attributes that follow are in
+:mod:`methods.network.kinds.cutting`.
 """
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from methods.network.kinds.base import runs
-from methods.network.kinds.convolution import depthwise
 from methods.network.kinds.cutting import follow_carried, take
-from methods.seeds import stream
+from methods.network.kinds.grouped import as_carried, block_sizes, cut_blocks, several_groups
+from methods.network.kinds.norms import channel_of_norm
 
 EACH = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 
 
 class Carrier(ABC):
-    """One sort of carrier.
-
-    Attributes:
-        mixes: whether statistics over channels are taken.
-    """
-
-    mixes: ClassVar[bool] = False
+    """One sort of carrier; objects have no state, modules are passed in."""
 
     @abstractmethod
     def owns(self, module: nn.Module) -> bool:
         """Whether ``module`` is such a carrier."""
 
+    def mixes(self, module: nn.Module) -> bool:
+        """Whether statistics over all channels are taken."""
+        return False
+
     def channel(self, module: nn.Module) -> int:
         """Dimension of the channels in what it reads and returns."""
         return 1
 
+    def channels(self, module: nn.Module) -> int:
+        """How many channels it has numbers for; none without parameters."""
+        return len(next(module.parameters(recurse=False), ()))
+
+    def block(self, module: nn.Module) -> int:
+        """How many channels of what it reads, side by side, can only be removed together."""
+        return 1
+
+    def imitate(self, module: nn.Module, read: Tensor) -> Tensor:
+        """What it makes of any number of blocks in a mock-up: a channel depends on no other block."""
+        return read.clone()
+
     @abstractmethod
     def cut(self, module: nn.Module, gone: Tensor) -> None:
-        """Remove the channels ``gone`` (indices); parameters are replaced, sizes follow."""
+        """Remove the channels ``gone`` (indices) of what it reads; parameters are replaced, sizes follow."""
 
 
 class Norms(Carrier):
@@ -71,28 +84,52 @@ class Slopes(Carrier):
             follow_carried(module, slopes - len(gone))
 
 
-class Depthwise(Carrier):
-    """Convolutions that treat every channel alone."""
+class Grouped(Carrier):
+    """Convolutions of several groups, plain and transposed: depthwise ones, with a depth multiplier, and wider groups.
+
+    A block is what one group reads; it goes with all that the group writes.
+    """
 
     def owns(self, module: nn.Module) -> bool:
-        """As many groups as channels."""
-        return depthwise(module)
+        """More than one group."""
+        return several_groups(module)
+
+    def channels(self, module: nn.Module) -> int:
+        """All input channels."""
+        return _size(module, "in_channels")
+
+    def block(self, module: nn.Module) -> int:
+        """Input channels of one group."""
+        return block_sizes(module)[0]
+
+    def imitate(self, module: nn.Module, read: Tensor) -> Tensor:
+        """Every output channel depends on some channels of its group, and each of these on some input."""
+        return as_carried(module, read)
 
     def cut(self, module: nn.Module, gone: Tensor) -> None:
-        """The filters."""
-        channels = _size(module, "groups") - len(gone)
-        take(module, ("weight", "bias"), 0, gone)
-        follow_carried(module, channels)
+        """Whole groups.
+
+        Raises:
+            ValueError: if a group loses some of its channels and not all.
+        """
+        cut_blocks(module, whole_blocks(gone, self.block(module)))
 
 
 class Groups(Carrier):
-    """``nn.GroupNorm``: whole groups, or as many channels of each."""
-
-    mixes = True
+    """``nn.GroupNorm``: whole groups, each of which is normalised by itself; of a single group any channels."""
 
     def owns(self, module: nn.Module) -> bool:
         """By class."""
         return runs(module, nn.GroupNorm)
+
+    def mixes(self, module: nn.Module) -> bool:
+        """Only if there is one group."""
+        return _size(module, "num_groups") == 1
+
+    def block(self, module: nn.Module) -> int:
+        """The channels of a group, of one group single ones."""
+        groups = _size(module, "num_groups")
+        return 1 if groups == 1 else _size(module, "num_channels") // groups
 
     def cut(self, module: nn.Module, gone: Tensor) -> None:
         """As for every carrier.
@@ -111,29 +148,31 @@ class Groups(Carrier):
         setattr(module, "num_groups", int((left > 0).sum()))  # noqa: B010 (to mypy any attribute is a tensor)
 
 
-class LastDimension(Carrier):
-    """``nn.LayerNorm`` and ``nn.RMSNorm`` over the last dimension, and modules that behave like the latter."""
-
-    mixes = True
+class AllChannels(Carrier):
+    """Norms over all channels: ``nn.LayerNorm``, ``nn.RMSNorm``, and modules of libraries that behave like them."""
 
     def owns(self, module: nn.Module) -> bool:
-        """By class, or by what it does: libraries have RMS norms of their own."""
-        if any(runs(module, each) for each in (nn.LayerNorm, nn.RMSNorm)):
-            return len(_shape(module)) == 1
-        return _is_rms_norm(module)
+        """By class, or by what it does."""
+        return channel_of_norm(module) is not None
+
+    def mixes(self, module: nn.Module) -> bool:
+        """Always."""
+        return True
 
     def channel(self, module: nn.Module) -> int:
-        """The last one."""
-        return -1
+        """The last one; 1 in some libraries' norms of images."""
+        dimension = channel_of_norm(module)
+        assert dimension is not None
+        return dimension
 
     def cut(self, module: nn.Module, gone: Tensor) -> None:
         """Parameters and ``normalized_shape``."""
-        take(module, ("weight", "bias"), 0, gone)
-        if hasattr(module, "normalized_shape"):
-            setattr(module, "normalized_shape", (_shape(module)[0] - len(gone),))  # noqa: B010 (as above)
+        take(module, tuple(name for name, _ in module.named_parameters(recurse=False)), 0, gone)
+        if isinstance(shape := getattr(module, "normalized_shape", None), tuple):
+            setattr(module, "normalized_shape", (shape[0] - len(gone),))  # noqa: B010 (as above)
 
 
-CARRIERS: tuple[Carrier, ...] = (Norms(), Slopes(), Depthwise(), Groups(), LastDimension())
+CARRIERS: tuple[Carrier, ...] = (Norms(), Slopes(), Grouped(), Groups(), AllChannels())
 
 
 def find_carrier(module: nn.Module) -> Carrier | None:
@@ -141,40 +180,46 @@ def find_carrier(module: nn.Module) -> Carrier | None:
     return next((carrier for carrier in CARRIERS if carrier.owns(module)), None)
 
 
+def carrier_of(module: nn.Module) -> Carrier:
+    """The carrier that a module is known to be; also of a convolution of which a single group is left."""
+    return find_carrier(module) or CARRIERS[[type(each) for each in CARRIERS].index(Grouped)]
+
+
+def on_the_rest(module: nn.Module, gone: Tensor) -> Callable[[Tensor], Tensor]:
+    """What a carrier that mixes does where the channels ``gone`` are closed off: it normalises the others alone.
+
+    Returns:
+        A forward pass: what it reads, of all channels, to what it returns, zero in the channels that are gone.
+    """
+    carrier = carrier_of(module)
+    dimension = carrier.channel(module)
+    rest = copy.deepcopy(module)
+    carrier.cut(rest, gone)
+    run = type(rest).forward
+
+    def forward(read: Tensor) -> Tensor:
+        stays = torch.ones(read.shape[dimension], dtype=torch.bool, device=read.device)
+        stays[gone.to(read.device)] = False
+        places = stays.nonzero().flatten()
+        written = run(rest, read.index_select(dimension, places))
+        return torch.zeros_like(read, dtype=written.dtype).index_copy(dimension % read.dim(), places, written)
+
+    return forward
+
+
+def whole_blocks(channels: Tensor, block: int) -> Tensor:
+    """Numbers of the blocks that the sorted ``channels`` make up.
+
+    Raises:
+        ValueError: if they are part of a block only.
+    """
+    blocks = (channels // block).unique()
+    if len(blocks) * block != len(channels):
+        raise ValueError(f"channels side by side go in blocks of {block}")
+    return blocks
+
+
 def _size(module: nn.Module, name: str) -> int:
     size = getattr(module, name)
     assert isinstance(size, int)
     return size
-
-
-def _shape(module: nn.Module) -> tuple[int, ...]:
-    shape = module.normalized_shape
-    assert isinstance(shape, tuple)
-    return shape
-
-
-@torch.no_grad()
-def _is_rms_norm(module: nn.Module) -> bool:
-    """Whether the module divides by the root mean square of the last dimension and multiplies by its only parameter.
-
-    Gemma's multiplies by one more than it; the scale is therefore read off the result.
-    """
-    parameters = dict(module.named_parameters())
-    if (
-        type(module).__module__.startswith("torch.")
-        or parameters.keys() != {"weight"}
-        or any(True for _ in module.children())
-    ):
-        return False
-    weight = parameters["weight"]
-    if weight.ndim != 1 or len(weight) < 2:
-        return False
-    read = torch.randn(3, 2, len(weight), generator=stream(0, "rms norm")).to(weight)
-    try:
-        written = type(module).forward(module, read)
-    except Exception:  # a user's module may fail in any way; then it is none of these
-        return False
-    if not isinstance(written, Tensor) or written.shape != read.shape:
-        return False
-    normal = read * read.square().mean(-1, keepdim=True).rsqrt()
-    return any(torch.allclose(written, normal * scale, rtol=1e-2, atol=1e-2) for scale in (weight, 1 + weight))

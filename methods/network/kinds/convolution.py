@@ -90,14 +90,6 @@ class Convolution(Kind):
             replace(module, "weight", torch.cat(left))
         self.resize(module)
 
-    def cut_groups(self, module: nn.Module, gone: Tensor) -> None:
-        """Remove whole groups (indices), with their input channels and output units."""
-        own, total = _convolution(module), self.groups(module)
-        units = torch.arange(self.units(module)).reshape(total, -1)[gone].flatten()
-        take(module, ("weight", "bias"), 0, units)
-        own.groups = total - len(gone)
-        self.resize(module)
-
 
 def windows(module: AnyConvolution, read: Tensor) -> Tensor:
     """(n, channels, *kernel, *positions) view of the padded (n, channels, *sizes) ``read``: no number is copied."""
@@ -122,23 +114,6 @@ def padded(module: AnyConvolution, read: Tensor) -> tuple[Tensor, tuple[int, ...
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     sides = [side for pair in reversed(_sides(module)) for side in pair]
     return functional.pad(read, sides, mode=mode), (0,) * len(module.kernel_size)
-
-
-def all_channels(module: nn.Module, read: Tensor) -> Tensor:
-    """What a depthwise convolution whose weights are all one, without bias, makes of any number of channels."""
-    own = _convolution(module)
-    read, padding = padded(own, read)
-    ones = read.new_ones(read.shape[1], 1, *own.kernel_size)
-    return FUNCTIONS[len(own.kernel_size) - 1](read, ones, None, own.stride, padding, own.dilation, read.shape[1])
-
-
-def depthwise(module: nn.Module) -> bool:
-    """Whether ``module`` is a convolution that treats every channel alone."""
-    return (
-        any(runs(module, each) for each in CLASSES)
-        and _convolution(module).groups == module.in_channels == module.out_channels
-        and _convolution(module).groups > 1
-    )
 
 
 def _sides(module: AnyConvolution) -> list[tuple[int, int]]:

@@ -10,8 +10,10 @@ from torch import nn
 from torch.nn import functional
 
 from methods.network.kinds.base import Kind
-from methods.network.kinds.convolution import CLASSES, depthwise
+from methods.network.kinds.convolution import CLASSES
+from methods.network.kinds.grouped import cut_blocks, depthwise
 from methods.network.kinds.registry import all_kinds, find_kind, kind_of
+from methods.network.kinds.transposed_convolution import CLASSES as TRANSPOSED
 
 
 class Conv1D(nn.Module):
@@ -51,7 +53,8 @@ def assert_contract(module: nn.Module, read: torch.Tensor) -> None:
     assert kind.units(module) == written.shape[kind.channel]
     assert kind.inputs(module) == read.shape[kind.channel]
     assert torch.allclose(by_contract(kind, module, read), expected, rtol=1e-10, atol=1e-10)
-    assert kind.positions(module, written) == len(read) * expected.shape[2]
+    if not isinstance(module, TRANSPOSED):  # of which most products are with zeros
+        assert kind.positions(module, written) == len(read) * expected.shape[2]
     rows = kind.rows(module, read)
     assert torch.equal(rows, kind.patches(module, read).transpose(0, 1).reshape(len(rows), -1))
     alone = kind.compute(module, read, kind.matrix(module))
@@ -101,6 +104,24 @@ def test_a_convolution_of_any_geometry_is_its_matrix_times_its_patches(
     assert_contract(module, seeded(2, groups * inputs, *sizes, seed=seed))
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.booleans(),
+    st.lists(st.tuples(*[st.integers(1, 3)] * 3, st.integers(0, 2), st.integers(0, 2)), min_size=3, max_size=3),
+    st.integers(0, 2**31),
+)  # fmt: skip
+def test_a_transposed_convolution_of_any_geometry_is_its_matrix_times_its_patches(
+    dimensions, inputs, outputs, bias, geometry, seed
+):
+    torch.manual_seed(seed)
+    kernel, stride, dilation, padding, more = (tuple(each[:dimensions]) for each in zip(*geometry, strict=True))
+    more = tuple(min(extra, max(one, other) - 1) for extra, one, other in zip(more, stride, dilation, strict=True))
+    module = TRANSPOSED[dimensions - 1](inputs, outputs, kernel, stride, padding, more, 1, bias, dilation)
+    read = seeded(2, inputs, *[5, 6, 7][:dimensions], seed=seed)
+    assert_contract(module, read)
+    assert kind_of(module).positions(module, module(read.double())) == len(read) * read[0, 0].numel()
+
+
 def test_patches_of_a_plane_are_those_of_unfold_bit_by_bit():
     module = nn.Conv2d(3, 5, (3, 2), stride=(2, 1), padding=(1, 2), dilation=(1, 2))
     read = seeded(4, 3, 9, 8)
@@ -132,7 +153,8 @@ def test_a_module_of_the_same_shape_that_computes_something_else_is_no_transpose
 
 
 def test_kinds_do_not_overlap():
-    for module in (nn.Linear(3, 3), nn.Conv1d(2, 2, 1), nn.Conv2d(2, 2, 1), nn.Conv3d(2, 2, 1), Conv1D(3, 3)):
+    plain = [made(2, 2, 1) for made in (*CLASSES, *TRANSPOSED)]
+    for module in (nn.Linear(3, 3), Conv1D(3, 3), *plain):
         assert sum(kind.owns(module) for kind in all_kinds()) == 1
 
 
@@ -143,6 +165,9 @@ LAYERS = {
     "conv2d": (lambda: nn.Conv2d(6, 8, 3, padding=1, bias=False), (3, 6, 5, 4)),
     "conv3d": (lambda: nn.Conv3d(6, 8, (1, 2, 3)), (3, 6, 2, 3, 4)),
     "grouped": (lambda: nn.Conv2d(6, 8, 3, groups=2), (3, 6, 5, 4)),
+    "transposed1d": (lambda: nn.ConvTranspose1d(6, 8, 3, 2, 1, 1), (3, 6, 5)),
+    "transposed2d": (lambda: nn.ConvTranspose2d(6, 8, (3, 2), 2, dilation=2, bias=False), (3, 6, 5, 4)),
+    "transposed3d": (lambda: nn.ConvTranspose3d(6, 8, 2), (3, 6, 2, 3, 4)),
 }
 
 
@@ -172,10 +197,9 @@ def test_cutting_outputs_and_inputs_leaves_what_the_others_computed(name):
 def test_a_grouped_convolution_loses_whole_groups():
     torch.manual_seed(0)
     module, read = nn.Conv2d(6, 9, 3, groups=3), seeded(2, 6, 5, 5)
-    kind = kind_of(module)
     with torch.no_grad():
         expected = module(read)[:, [0, 1, 2, 6, 7, 8]]
-        kind.cut_groups(module, torch.tensor([1]))
+        cut_blocks(module, torch.tensor([1]))
         assert torch.allclose(module(read[:, [0, 1, 4, 5]]), expected, atol=1e-6)
     assert (module.groups, module.in_channels, module.out_channels) == (2, 4, 6)
 
@@ -199,7 +223,9 @@ def test_writing_a_matrix_gives_it_back(name):
         assert torch.equal(kind.matrix(module), new)
 
 
-@pytest.mark.parametrize("name", ["linear", "conv1d", "conv2d", "conv3d"])
+@pytest.mark.parametrize(
+    "name", ["linear", "conv1d", "conv2d", "conv3d", "transposed1d", "transposed2d", "transposed3d"]
+)
 def test_a_new_module_of_the_kind_computes_what_the_old_one_does(name):
     torch.manual_seed(0)
     make, shape = LAYERS[name]
