@@ -7,8 +7,9 @@ upwards and downwards, and a unit is told by the patterns that it is in.
 Where nothing depends on several units, as in plain networks and where branches are concatenated, the units of all
 layers change in the same run. Where sums of several layers are read, layers change one after the other, and only what
 they reach is run as often as there are patterns. Some forward passes do not take that: what they reshape by the size of
-another tensor would be folded (heads in most libraries). Then all is run as often, and layers that no module reads
-together, such as the queries of all blocks, share their runs.
+another tensor would be folded (heads in most libraries). Then all is run as often, and layers share their runs: those
+that meet number by number, such as all that is added to a stream, and those that no module reads together, such as the
+queries of all blocks.
 
 Where an input depends on several units of one layer (attention), its units are changed in blocks, and then, one of
 every block that no input has in common with the others, alone.
@@ -16,7 +17,7 @@ every block that no input has in common with the others, alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -121,17 +122,51 @@ def _whole(mockup: Mockup, paths: Sequence[str]) -> dict[str, Influence]:
         for place, obstacle in enumerate(answer.obstacles):
             if obstacle is not None:
                 found[paths[place]] = Influence(leaks=bool(answer.output[place].any()), obstacle=obstacle)
-        reached = torch.cat([*answer.hits.values(), answer.output], 1)[free].float()
+        every = {**answer.hits, "": answer.output}
+        reach = {place: {reader: changed[place] for reader, changed in every.items()} for place in free}
+        found |= _by_one_code(mockup, {paths[place]: reach[place] for place in free})
+        free = [place for place in free if paths[place] not in found]
+        reached = torch.cat(list(every.values()), 1)[free].float()
         colour = _colours(reached @ reached.T > 0)
         for each in colour.unique():
             sharing = [free[place] for place in (colour == each).nonzero().flatten().tolist()]
-            every = {**answer.hits, "": answer.output}
-            reach = [{reader: changed[place] for reader, changed in every.items()} for place in sharing]
             try:
-                found |= _together(mockup, [paths[place] for place in sharing], whole=True, reach=reach)
+                found |= _together(mockup, [paths[p] for p in sharing], whole=True, reach=[reach[p] for p in sharing])
             except Exception:  # together they do what none does alone
                 continue
     return found | {path: _alone(mockup, path) for path in paths if path not in found}
+
+
+def _by_one_code(mockup: Mockup, reach: Mapping[str, Reach]) -> dict[str, Influence]:
+    """What the units of those layers reach that meet number by number, such as all that is added to one stream.
+
+    Units of the same number change in the same patterns. Where two of different numbers reach a channel, it answers to
+    more patterns than any one of them; where it answers to those of one number, all layers that reach it do so by that.
+
+    Args:
+        mockup: the network.
+        reach: for each layer what answers if all of its units change.
+    """
+    if not reach:
+        return {}
+    sizes = {path: mockup.units(path) for path in reach}
+    codes = patterns(max(sizes.values()))
+    try:
+        answer = answers(mockup, {path: codes[:, :size] for path, size in sizes.items()}, whole=True)
+    except Exception:  # together they do what none does alone
+        return {}
+    units = {reader: meant(changed, codes.shape[1]) for reader, changed in answer.hits.items()}
+    found = {}
+    for path, own in reach.items():
+        pairs, clear = {}, not answer.obstacle
+        for reader, channels in own.items():
+            if reader and bool(channels.any()):
+                unit = torch.where(channels, units.get(reader, torch.full((len(channels),), SEVERAL)), NONE)
+                clear = clear and bool((unit[channels] >= 0).all() and (unit < sizes[path]).all())
+                pairs[reader] = _pairs(unit)
+        if clear:
+            found[path] = Influence(pairs, leaks=bool(own[""].any()))
+    return found
 
 
 def _of_layers(mockup: Mockup, paths: Sequence[str]) -> Answer | None:

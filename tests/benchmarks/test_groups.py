@@ -53,12 +53,14 @@ def test_a_residual_stream_is_one_part_with_its_layers_and_the_way_to_prune_it()
 
 
 def test_a_layer_whose_nodes_cannot_go_is_named_with_the_reason():
-    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.GroupNorm(2, 8), nn.Conv2d(8, 3, 3), nn.Flatten(), nn.Linear(48, 2))
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.LayerNorm((8, 6, 6)), nn.Conv2d(8, 3, 3), nn.Flatten(), nn.Linear(48, 2)
+    )
     parts = {part.name: part for part in groups.parts_of(model, (1, 8, 8), residual=False)}
-    assert "1 (GroupNorm)" in parts["0"].reason and parts["0"].units == 8
-    assert parts["1"].units is None and parts["1"].parameters == 16 and parts["2"].reason == ""
+    assert "1 (LayerNorm)" in parts["0"].reason and parts["0"].units == 8
+    assert parts["1"].units is None and parts["1"].parameters == 576 and parts["2"].reason == ""
     rows = {row[0]: row[1:] for row in groups.table_of("net", list(parts.values())).rows}
-    whole = 80 + 16 + 219 + 98
+    whole = 80 + 576 + 219 + 98
     assert rows["0"][:2] == ["8", f"{100 * 80 / whole:.2f}"] and rows["0"][-1] == parts["0"].reason
 
 
@@ -92,7 +94,9 @@ def test_table_and_picture_are_the_answer_and_the_last_line_says_where_the_pictu
 
 
 def test_the_picture_shows_every_part_with_its_shares_its_units_and_its_reason():
-    model = nn.Sequential(nn.Conv2d(1, 8, 3), nn.GroupNorm(2, 8), nn.Conv2d(8, 3, 3), nn.Flatten(), nn.Linear(48, 2))
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.LayerNorm((8, 6, 6)), nn.Conv2d(8, 3, 3), nn.Flatten(), nn.Linear(48, 2)
+    )
     parts = groups.parts_of(model, (1, 8, 8), residual=False)
     figure = groups.draw("a $net$", parts)
     left, right, words = figure.axes

@@ -231,6 +231,12 @@ def parametrised():
     return nn.Sequential(nn.Flatten(), weight_norm(nn.Linear(72, 9)), nn.ReLU(), nn.Linear(9, 4))
 
 
+def norm_of_places():
+    return nn.Sequential(
+        conv(2, 6), nn.LayerNorm((6, 6, 6)), conv(6, 5), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 4)
+    )
+
+
 def fused_attention():
     """Queries, keys and values from one layer, the number of heads written down."""
 
@@ -264,6 +270,7 @@ BAD = {
     "tied": (tied, "1", "share a weight"),
     "parametrised": (parametrised, "1", "computed from other parameters"),
     "fused_attention": (fused_attention, "qkv", "fixed sizes|alike"),
+    "norm_of_places": (norm_of_places, "0", r"1 \(LayerNorm\)"),
     "leaking": (leaking, "a", "returns"),
 }
 
@@ -277,8 +284,8 @@ def test_what_cannot_be_removed_is_left_alone_with_the_layer_and_the_reason(name
 
 
 def test_the_rest_of_such_a_network_is_pruned():
-    graph = NetworkGraph(made(chunked), X)
-    assert [group.name for group in graph.groups] == ["b", "c"]
+    graph = NetworkGraph(made(norm_of_places), X)
+    assert [group.name for group in graph.groups] == ["2"]
 
 
 class TransformerLike(nn.Module):
