@@ -54,7 +54,7 @@ def as_carried(module: nn.Module, read: Tensor) -> Tensor:
         raise RuntimeError(f"{read.shape[1]} channels are no whole groups of {inputs}")
     channels = read.shape[1]
     ones = read.new_ones(channels, 1, *own.kernel_size)
-    if isinstance(own, TRANSPOSED):
+    if isinstance(own, nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d):
         convolve = TRANSPOSED_FUNCTIONS[len(own.kernel_size) - 1]
         return convolve(read, ones, None, own.stride, own.padding, own.output_padding, channels, own.dilation)
     read, padding = padded(own, read)
@@ -77,5 +77,5 @@ def _members(blocks: Tensor, size: int) -> Tensor:
 
 
 def _convolution(module: nn.Module) -> AnyConvolution | AnyTransposed:
-    assert isinstance(module, (*CLASSES, *TRANSPOSED))
+    assert isinstance(module, AnyConvolution | AnyTransposed)
     return module
