@@ -64,6 +64,8 @@ class Row:
         counted: the scores that verdicts rest on: those of collapsed cells of the same setting among them.
         standing: its place among the rows of its unit.
         versus: the verdict on it against the baseline, Holm's correction over the rows that are compared with that.
+        donor: of a control, the label of the method whose layer sizes it has.
+        against: the verdict on a control against that method, Holm's correction over all controls of the board.
         repair: how the survivors made up for the removed.
         family: what it is ranked with: its unit and, where it was tuned, the number of trials.
         label, beside: its method and parts, and those of the row that it is shown beside, if any: a control has its
@@ -88,6 +90,8 @@ class Row:
     family: str = ""
     label: str = ""
     beside: str | None = None
+    donor: str | None = None
+    against: Verdict | None = None
     changed: bool = False
 
 
@@ -118,17 +122,31 @@ class Board:
         return not smaller_is_better(self.metric)
 
     def ranked(self) -> dict[str, dict[str, Row]]:
-        """The rows that are compared, by family and by a name that no other row has, whatever the order of the rows."""
+        """The rows that are compared, by family and by a name that no other row has, whatever the order of the rows.
+
+        Controls are not among them: they answer a question about the method that they belong to, and as so many more
+        rows they would cost all others power.
+        """
         found: dict[str, dict[str, Row]] = defaultdict(dict)
-        done = (row for row in self.rows if row.status == "done" and not row.control and row.counted)
+        done = (row for row in self.rows if row.status == "done" and not row.control and row.counted and not row.donor)
         for row in sorted(done, key=lambda row: (row.full, row.name)):
             own = found[row.family]
             own[row.full if row.full not in own else f"{row.full} ({len(own)})"] = row
         return {family: found[family] for family in sorted(found, key=unit_order)}
 
+    def controls(self) -> "tuple[dict[str, Row], list[tuple[str, str]]]":
+        """Rows by number, controls and the methods that they belong to, and the pairs of each control with its own."""
+        rows = {f"{number:06}": row for number, row in enumerate(self.rows) if row.status == "done" and row.counted}
+        donors = {row.label: name for name, row in reversed(rows.items()) if row.beside is None}
+        pairs = [(name, donors[row.donor]) for name, row in rows.items() if row.donor in donors]
+        named = {name for pair in pairs for name in pair}
+        return {name: row for name, row in rows.items() if name in named}, pairs
+
     def families(self) -> list[Pairs]:
-        """The pairs that are compared: a family per unit."""
-        return [family(*_scores(rows)) for rows in self.ranked().values()]
+        """The pairs that are compared: a family per unit, and one of the controls."""
+        rows, pairs = self.controls()
+        own = [family(*_scores(rows), only=pairs)] if pairs else []
+        return [*(family(*_scores(rows)) for rows in self.ranked().values()), *own]
 
 
 def unit_order(unit: str | None) -> tuple[int, str]:
@@ -187,6 +205,10 @@ def _judge(found: Sequence[Board], question: Question) -> None:
                 board.verdicts[unit] = said
                 for name, standing in said.standings().items():
                     rows[name].standing = standing if len(rows) > 1 else None
+            rows, pairs = board.controls()
+            said = verdicts(*_scores(rows), prior, board.margin, board.larger_is_better, pairs)
+            for (name, _), verdict in said.pairs.items():
+                rows[name].against = verdict
             if question.baseline is not None:
                 _compare(board, question.baseline, prior)
 
@@ -305,6 +327,7 @@ def _row(name: str, full: str, cells: list[Cell], metric: str, quantities: Seque
     )
     row.repair, row.label = None if trained_on else first["repair"], first["label"]
     row.family = (row.unit or "") + (f", {first['trials']} trials" if first["trials"] else "")
+    row.donor = None if trained_on else first["control_of"]
     row.beside = first["control_of"] or (first["untuned"] if first["trials"] else None)
     row.changed = any(code_changed(cell) for cell in cells)
     return row
@@ -328,8 +351,8 @@ def _count_collapsed(rows: Sequence[Row]) -> None:
 
 
 def _compare(board: Board, baseline: str, prior: Prior) -> None:
-    """Every row against the baseline, whatever its unit."""
-    ranked = [row for row in board.rows if row.status == "done" and not row.control]
+    """Every row but controls against the baseline, whatever its unit."""
+    ranked = [row for row in board.rows if row.status == "done" and not row.control and not row.donor]
     exact = [row for row in ranked if baseline in (row.full, row.name)]
     same = [row for row in ranked if row.full.partition(" [")[0] == baseline]
     found = exact or same or [row for row in ranked if row.method == baseline]
@@ -338,7 +361,8 @@ def _compare(board: Board, baseline: str, prior: Prior) -> None:
     board.baseline = base = found[0]
     rows = {f"{number:06}": row for number, row in enumerate(ranked) if row.counted}
     own = next(name for name, row in rows.items() if row is base)
-    said = verdicts(*_scores(rows), prior, board.margin, board.larger_is_better, against=own)
+    pairs = [(name, own) for name in rows if name != own]
+    said = verdicts(*_scores(rows), prior, board.margin, board.larger_is_better, pairs)
     for (name, _), verdict in said.pairs.items():
         rows[name].versus = verdict
 

@@ -110,7 +110,8 @@ def _named(row: Row) -> str:
 
 
 def _place(row: Row) -> str:
-    return place(row.standing)
+    """Of a control, what it is against the method that it belongs to: in words, since it is no competitor."""
+    return place(row.standing) if row.against is None else row.against.word
 
 
 def place(standing: Standing | None) -> str:
@@ -209,6 +210,11 @@ def _notes(board: Board, interval: bool) -> list[str]:
             f"(moderated t over common seeds, Holm over all pairs, {ALPHA:g})"
         )
         notes += [verdict_notes(unit, said, board.margin) for unit, said in board.verdicts.items() if said.pairs]
+    if any(row.against for row in board.rows):
+        notes.append(
+            "controls are not ranked; in place of a rank stands what they are against the method above: better, worse, "
+            f"equal or undecided (the same test, Holm over all controls of the board, {ALPHA:g})"
+        )
     if board.baseline is not None:
         notes.append(
             f"vs baseline: mean difference from {board.baseline.full} over common seeds, verdict and p after "
@@ -265,6 +271,7 @@ def csv_of(every: Sequence[Board]) -> str:
         "better_than",
         "equal_to",
         "undecided",
+        "against_own_method",
         "method",
         "unit",
         "status",
@@ -283,7 +290,8 @@ def csv_of(every: Sequence[Board]) -> str:
             places: list[object] = [None] * 5
             if at is not None:
                 places = [at.first, at.last, at.better_than, at.equal_to, at.undecided]
-            own = [*places, row.full, row.unit, row.status, row.n, board.metric]
+            against = row.against.word if row.against else None
+            own = [*places, against, row.full, row.unit, row.status, row.n, board.metric]
             versus: list[object] = [None] * 5
             if row.versus and board.baseline:
                 said = row.versus

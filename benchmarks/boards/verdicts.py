@@ -81,20 +81,21 @@ class Pairs:
         return (self.n > 1) & ~self.alone
 
 
-def pairs_of(table: "Array", collapsed: "NDArray[np.bool_] | None" = None, against: int | None = None) -> Pairs:
+def pairs_of(
+    table: "Array", collapsed: "NDArray[np.bool_] | None" = None, only: Sequence[tuple[int, int]] | None = None
+) -> Pairs:
     """All pairs of the rows of ``table``, (rows, seeds), NaN where a row lacks a seed.
 
     Args:
         table: the scores.
         collapsed: (rows,) whether a cell of the row collapsed.
-        against: only the pairs of every other row with this one.
+        only: these pairs of positions in place of all.
     """
     import numpy as np
 
     first, second = np.triu_indices(len(table), 1)
-    if against is not None:
-        first = np.array([row for row in range(len(table)) if row != against], dtype=np.intp)
-        second = np.full_like(first, against)
+    if only is not None:
+        first, second = np.array(only, dtype=np.intp).reshape(len(only), 2).T
     differences = table[first] - table[second]
     known = ~np.isnan(differences)
     n = known.sum(axis=1)
@@ -332,12 +333,14 @@ def table_of(scores: Scores) -> "Array":
     return np.array(rows, dtype=float).reshape(len(rows), len(units))
 
 
-def family(scores: Scores, collapsed: Collection[str] = (), against: str | None = None) -> Pairs:
+def family(scores: Scores, collapsed: Collection[str] = (), only: Sequence[tuple[str, str]] | None = None) -> Pairs:
     """The pairs of the methods in ``scores`` (by method, then by seed); ``collapsed`` names those with such a cell."""
     import numpy as np
 
     marks = np.array([name in collapsed for name in scores], dtype=bool)
-    return pairs_of(table_of(scores), marks, None if against is None else list(scores).index(against))
+    place = {name: number for number, name in enumerate(scores)}
+    chosen = None if only is None else [(place[first], place[second]) for first, second in only]
+    return pairs_of(table_of(scores), marks, chosen)
 
 
 def verdicts(
@@ -346,7 +349,7 @@ def verdicts(
     prior: Prior | None = None,
     margin: float | None = None,
     larger_is_better: bool = True,
-    against: str | None = None,
+    only: Sequence[tuple[str, str]] | None = None,
 ) -> Verdicts:
     """The verdict on every pair of one family.
 
@@ -356,9 +359,9 @@ def verdicts(
         prior: of the variances (:func:`prior_of` of the network's boards); None fits it to these scores alone.
         margin: differences inside it are none, in the unit of the scores; None claims no equality.
         larger_is_better: whether a larger score wins.
-        against: only the pairs of every other method with this one.
+        only: these pairs of methods in place of all.
     """
-    pairs = family(scores, collapsed, against)
+    pairs = family(scores, collapsed, only)
     prior = prior_of([pairs]) if prior is None else prior
     tested = moderated(pairs, prior, margin)
     adjusted, equal = claimed(tested)

@@ -151,9 +151,9 @@ def test_reconstructions_are_marked_from_their_presets():
     assert any(note.startswith(f"{RECONSTRUCTED} spectral: reconstruction") for note in table.notes)
 
 
-def copied(name, donor, widths=(9,)):
+def copied(name, donor, widths=(9,), seed=0, accuracy=0.9):
     allocation = {"_target_": "methods.allocation.Copied", "widths": {"0": widths[0]}, "donor": donor}
-    record = recorded(f"method={name}")
+    record = recorded(f"method={name}", f"seed={seed}", accuracy=accuracy)
     config = record.config | {"allocation": allocation}
     return record.model_copy(update={"config": config, "key": cell_key(config)})
 
@@ -167,6 +167,30 @@ def test_controls_stand_with_the_method_whose_layer_sizes_they_have():
     assert names.index("↳ random (layers of spectral)") == names.index(f"spectral {RECONSTRUCTED}") + 1
     assert "random (layers of hap)" in names
     assert any(note.startswith("↳ belongs to the row above") for note in table.notes)
+
+
+def test_controls_are_judged_against_their_own_method_and_not_ranked_among_the_others():
+    scores = {"spectral": 0.95, "magnitude": 0.94, "thinet": 0.93}
+    jitter = (0.0, 0.002, -0.001, 0.001)
+    methods = [
+        recorded(f"method={name}", f"seed={seed}", accuracy=score + jitter[seed])
+        for name, score in scores.items()
+        for seed in range(4)
+    ]
+    random = [copied("random", "spectral", seed=seed, accuracy=0.75 + jitter[seed - 1]) for seed in range(4)]
+    near = [copied("magnitude", "spectral", (8,), seed, 0.951 + jitter[seed - 2]) for seed in range(4)]
+    [found] = boards(*methods, *random, *near)
+    assert {name: len(said.pairs) for name, said in found.verdicts.items()} == {"node": 3}, "three methods, no controls"
+    rows, table = shown(found)
+    assert rows["↳ random (layers of spectral)"]["rank"] == "worse"
+    assert rows["↳ magnitude (layers of spectral)"]["rank"] in ("equal", "undecided")
+    assert any(note.startswith("controls are not ranked") for note in table.notes)
+    # what a control is called does not hang on how many other methods there are
+    [alone] = boards(*methods[:4], *random)
+    assert shown(alone)[0]["↳ random (layers of spectral)"]["rank"] == "worse"
+    lines = csv_of([found]).splitlines()
+    place = lines[0].split(",").index("against_own_method")
+    assert [line.split(",")[place] for line in lines if ",random (layers of spectral)," in line] == ["worse"]
 
 
 def test_tuned_rows_stand_beside_their_default_and_compete_with_as_many_trials():
