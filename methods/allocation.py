@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -25,12 +26,35 @@ class Allocation:
     """Base of all allocations.
 
     Attributes:
+        units: the units of the selections whose layers it can size.
+        even: whether every layer keeps the same fraction of its units, the one that the budget asks for.
         partial: s = 0 is as far as one step may go; a step that ends above its target is no error.
         steps: for each layer the sizes that may be taken, ascending; None where every size may.
     """
 
+    units: frozenset[str] = frozenset({"node", "edge", "eigen"})
+    even: bool = False
     partial: bool = False
     steps: Mapping[str, Sequence[int]] | None = None
+
+    def require_fitting(self, selection: Selection[Any]) -> None:
+        """Refuse a selection that this allocation cannot size layers for, whatever the network is.
+
+        Raises:
+            BadInput: it removes other units, asks for the same fraction of every layer, or lacks what is needed of it.
+        """
+        name, chooser = type(self).__name__, type(selection).__name__
+        if selection.unit not in self.units:
+            able = " and ".join(sorted(self.units - {"eigen"}))
+            raise BadInput(
+                f"the allocation {name} sizes layers of {able} units, but {chooser} removes {selection.unit} units\n"
+                f"type allocation=uniform, or choose a method that removes {able} units"
+            )
+        if selection.share is not None and not self.even:
+            raise BadInput(
+                f"{chooser} keeps {selection.share:.3g} of every layer, and the allocation {name} gives layers other "
+                "shares\ntype allocation=uniform"
+            )
 
     def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
         """Counts per layer as a monotone function of s in [0, 1]."""
@@ -46,6 +70,8 @@ class Allocation:
 
 class Uniform(Allocation):
     """The same fraction of units in every layer."""
+
+    even = True
 
     def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
         """Round(s m) units of m, at least one."""
@@ -83,6 +109,12 @@ class Global(Allocation):
         self.normalise = normalise
         self.floor = floor
         self.per_cost = per_cost
+
+    def require_fitting(self, selection: Selection[Any]) -> None:
+        """As for all allocations; and units are to have scores, or with ``per_cost`` gains that add up."""
+        super().require_fitting(selection)
+        if not (selection.has_own("scores") or (self.per_cost and selection.additive and selection.has_own("gains"))):
+            raise BadInput(selection.no_scores())
 
     def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
         """The best round(s M) of all M units by score, at least ``floor`` of each layer and one unit."""
@@ -132,6 +164,14 @@ class Global(Allocation):
         return scores / scale.clamp_min(torch.finfo(scores.dtype).tiny)
 
 
+@runtime_checkable
+class Explaining(Protocol):
+    """A selection that knows how much of its loss any number of nodes explains."""
+
+    def explained(self, layer: Any) -> Tensor:
+        """(m + 1,) the ratio that the best k nodes explain, ascending from k = 0."""
+
+
 class Information(Allocation):
     """The fewest nodes per layer that explain a common ratio alpha of what the selection's loss measures.
 
@@ -139,15 +179,20 @@ class Information(Allocation):
     all layers and is found from the budget.
     """
 
-    def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
-        """With alpha = s: the smallest k of each layer whose explained ratio reaches s."""
-        explained = getattr(selection, "explained", None)
-        if explained is None:
+    def require_fitting(self, selection: Selection[Any]) -> None:
+        """As for all allocations; and the selection is to know how much k nodes explain."""
+        super().require_fitting(selection)
+        if not isinstance(selection, Explaining):
             raise BadInput(
                 "allocation=information needs a selection that knows how much k nodes explain, which "
                 f"{type(selection).__name__} does not; use method=spectral or allocation=uniform"
             )
-        curves = {layer.name: explained(layer).cpu() for layer in layers}
+
+    def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
+        """With alpha = s: the smallest k of each layer whose explained ratio reaches s."""
+        self.require_fitting(selection)
+        assert isinstance(selection, Explaining)
+        curves = {layer.name: selection.explained(layer).cpu() for layer in layers}
         sizes = {layer.name: layer.size for layer in layers}
 
         def counts(s: float) -> Counts:
@@ -253,6 +298,18 @@ class Rounded(Allocation):
             )
         self.inner, self.multiple, self.partial = inner, multiple, inner.partial
 
+    def require_fitting(self, selection: Selection[Any]) -> None:
+        """As the inner allocation, of selections of nodes."""
+        self.inner.require_fitting(selection)
+        if selection.unit != "node":
+            raise BadInput(self._for_nodes())
+
+    def _for_nodes(self) -> str:
+        return (
+            f"allocation.round_to={self.multiple} rounds numbers of channels; this method removes single weights: "
+            "type allocation.round_to=null"
+        )
+
     def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
         """The inner counts at the nearest allowed size, the larger one of two."""
         return self._rounded(layers, self.inner.family(layers, selection))
@@ -265,10 +322,7 @@ class Rounded(Allocation):
         allowed = {}
         for layer in layers:
             if not isinstance(layer, NodeLayer):
-                raise BadInput(
-                    f"allocation.round_to={self.multiple} rounds numbers of channels; this method removes single "
-                    "weights: type allocation.round_to=null"
-                )
+                raise BadInput(self._for_nodes())
             step = self.multiple // math.gcd(self.multiple, layer.group.width)
             allowed[layer.name] = sorted({*range(step, layer.size + 1, step), layer.size})
         self.steps = allowed
@@ -287,6 +341,8 @@ class ErdosRenyiKernel(Allocation):
 
     They are proportional to the sum of a layer's dimensions over their product, so that small layers stay denser.
     """
+
+    units = frozenset({"edge"})
 
     def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
         """Density min(1, c (sum of dimensions) / (their product)); c grows with s until every layer is full."""

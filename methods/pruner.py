@@ -89,6 +89,15 @@ class Pruner:
         self.schedule = schedule or Schedule()
         self.prune_residual = prune_residual
 
+    def require_budget(self, budget: Budget) -> None:
+        """Refuse a budget that the parts meet in no network: its own, or that of a step of the schedule.
+
+        Raises:
+            BadInput: it is one.
+        """
+        for target in self.schedule.targets(budget):
+            self.selection.require_budget(target)
+
     def prune(
         self,
         model: nn.Module,
@@ -119,7 +128,7 @@ class Pruner:
             "edge": partial(prune_edges, parts),
             "eigen": self._prune_directions,
         }
-        budget.require_fitting(self.selection.unit)
+        self.require_budget(budget)
         require_copyable(model)
         require_finite(model, calibration.inputs, calibration.labels)
         result = Pruned(copy.deepcopy(model), "edge" if self.selection.unit == "edge" else "node", dense=model)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeGuard, TypeVar, get_args, ge
 import torch
 from torch import Tensor, nn
 
-from methods.budgets.budget import Count
+from methods.budgets.budget import Budget, Count
 from methods.errors import BadInput
 from methods.layers.seen import EdgeLayer, Layer, NodeLayer
 from methods.layers.statistics import Calibration
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from methods.pruned import Pruned
 
 Seen = TypeVar("Seen", bound=Layer, contravariant=True)
+SHARE_TOLERANCE = 0.01  # between the fraction that a selection keeps of every layer and the one that is asked for
 
 
 class Selection(Generic[Seen]):
@@ -33,12 +34,14 @@ class Selection(Generic[Seen]):
         joint: whether it heeds only the sum of the layers' counts and spreads the units by itself.
         additive: whether scores are increases of a loss, in units that all layers share and that add up over units, so
             that a global ranking may divide them by what a unit costs.
+        share: the fraction of every layer that stays, whatever the budget asks for; None where the budget decides.
     """
 
     unit: str = "node"
     order: str = "independent"
     joint: bool = False
     additive: bool = False
+    share: float | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
         """Take the unit from what stands in the brackets.
@@ -58,10 +61,37 @@ class Selection(Generic[Seen]):
 
     def scores(self, layer: Seen) -> Tensor:
         """A saliency per unit, larger = kept: (m,) for nodes, (out, d) for edges."""
-        raise BadInput(
+        raise BadInput(self.no_scores())
+
+    def no_scores(self) -> str:
+        """What is said where a selection of sets is asked for scores."""
+        return (
             f"{type(self).__name__} chooses sets of units, it has no score per unit to rank globally; "
             "use allocation=uniform, or a selection with scores such as magnitude"
         )
+
+    def has_own(self, method: str) -> bool:
+        """Whether ``method`` of this base, such as ``scores``, is one of the subclass's own."""
+        return getattr(type(self), method) is not getattr(Selection, method)
+
+    def require_budget(self, budget: Budget) -> None:
+        """Refuse a budget that this selection meets in no network, because the fraction that stays is its own.
+
+        Of a whole-model cost at most the same fraction may stay of every layer, since what is not pruned costs too.
+
+        Raises:
+            BadInput: it is one.
+        """
+        budget.require_fitting(self.unit)
+        if self.share is None:
+            return
+        above = self.share - budget.remaining
+        if above > SHARE_TOLERANCE or (budget.kind == "keep" and above < -SHARE_TOLERANCE):
+            raise BadInput(
+                f"{type(self).__name__} keeps {self.share:.3g} of every layer, the budget, or a step of the schedule, "
+                f"asks for {budget.remaining:.3g}\ntype allocation=uniform schedule=one_shot "
+                f"budget.keep={self.share:.3g}"
+            )
 
     def gains(self, layer: Seen) -> Tensor:
         """(size,) what the best unit is worth, the second best in addition, ...: scores in descending order.

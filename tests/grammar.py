@@ -268,6 +268,29 @@ UNKNOWN_FLAG = st.sampled_from(["--nope", "-x", "--cfg=nope", "--info=nope", "--
 WRONG = st.one_of(
     WRONG_VALUE, WRONG_VALUE, FORCED, WRONG_CHOICE, WRONG_KEY, ADDED_KEY, MISSING, NOTHING, UNREADABLE, UNKNOWN_FLAG
 )
+# ---- parts that are right by themselves and cannot work together ----
+OF_NODES = ["magnitude", "random", "spectral", "dpp", "thinet", "fpgm", "hrank", "taylor", "onorm"]
+OF_EDGES = ["magnitude_edge", "obd", "obs", "exact_obs", "sparsegpt", "lq", "dpp_edge", "wanda", "lamp"]
+SETS = ["dpp", "dpp_edge", "cbs", "exact_obs", "sparsegpt", "lq_greedy"]  # which have no score per unit
+EXPLAINING = ["spectral", "spectral_domain", "spectral_rnn"]
+
+
+def _together(methods: list[str], words: list[str]) -> st.SearchStrategy[list[str]]:
+    return st.builds(lambda method, word: [f"method={method}", word], st.sampled_from(methods), st.sampled_from(words))
+
+
+MISFIT = st.one_of(
+    _together(OF_NODES, ["allocation=sap", "allocation=erdos_renyi", "allocation=uniform_per_neuron"]),
+    _together(OF_NODES, ["compensation=obs", "compensation=sparsegpt", "compensation=refit_with_bias"]),
+    _together(OF_EDGES, ["compensation=kronecker", "allocation.round_to=8", "budget.latency=2"]),
+    _together(SETS, [f"allocation={name}" for name in ("global", "global_floor", "global_per_cost", "floor_per_cost")]),
+    _together(sorted({*OF_NODES, *OF_EDGES} - {*EXPLAINING}), ["allocation=information"]),
+    st.builds(
+        lambda pattern, keep: ["method=exact_obs", f"selection.pattern='{pattern}'", f"budget.keep={keep}"],
+        st.sampled_from(["1:4", "2:8"]),
+        st.sampled_from(["0.1", "0.5", "0.75", "0.9"]),
+    ),
+)
 
 
 def placed(words: list[str], folder: Path) -> list[str]:

@@ -134,7 +134,7 @@ def check(config: Mapping[str, Any]) -> None:
     check_types(config)
     check_arguments(config["model"])
     pruner = build_pruner(config)
-    Budget.parse(config["budget"]).require_fitting(pruner.selection.unit)
+    pruner.require_budget(Budget.parse(config["budget"]))
     for section in ("train", "finetune"):
         where = f"trainer.{section}"
         refuse_hardware(TrainerSettings.from_config(config["trainer"][section], where), where)

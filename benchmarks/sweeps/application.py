@@ -21,6 +21,7 @@ from benchmarks.sweeps.composition import VERSION_BASE, Composer
 from benchmarks.sweeps.explaining import Explained
 from benchmarks.sweeps.request import Call, CellFailed, Outcome, Request, carrying_out, hydra_raises
 from benchmarks.sweeps.words import concerns_hydra
+from methods.errors import BadInput
 
 
 def job(config: DictConfig) -> float | tuple[float, ...] | None:
@@ -53,13 +54,14 @@ def carry_out(call: Call) -> None:
     start = hydra.main(config_path=str(CONF.resolve()), config_name=ROOT, version_base=VERSION_BASE)(job)
     try:
         with _typed([*options, *words]), hydra_raises(call), _in_our_words(request):
-            start()
+            try:
+                start()
+            except SystemExit:
+                if call.error is not None:
+                    raise call.error from None
+                raise
     except CellFailed:  # which is concluded, or will be
         call.outcome.code = 1
-    except SystemExit:
-        if call.error is not None:
-            raise call.error from None
-        raise
     finally:
         HydraConfig.instance().cfg = before
         if call.at_end is not None:
@@ -83,7 +85,8 @@ def _in_our_words(request: Request) -> Iterator[None]:
     with Explained(CONF, request.words):
         try:
             yield
-        except ConfigCompositionException:
-            if not request.multirun:
+        except (BadInput, ConfigCompositionException, OSError) as error:
+            Composer(CONF).require_keys(request.words)
+            if isinstance(error, ConfigCompositionException) and not request.multirun:
                 Composer(CONF).cell([word for word in request.words if not concerns_hydra(word)])
             raise

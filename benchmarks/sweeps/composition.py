@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,16 +24,19 @@ from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import ConfigCompositionException, HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from benchmarks.records.names import with_todays
 from benchmarks.settings.home import PARTS, ROOT
-from benchmarks.sweeps.explaining import Explained
+from benchmarks.sweeps.explaining import Explained, without_keys
 from benchmarks.sweeps.values import mentioned, overlapping, plain_value, put, set_value, stands_alone
+from methods.errors import BadInput
 
 VERSION_BASE = "1.3"  # of Hydra's defaults
 KEPT = 200  # compositions, about 0.1 MB each
+CHOICE = re.compile(r"\+*([\w/]+)=([\w,.-]+)")  # a word that may choose files, several in a sweep
 
 
 class Composer:
@@ -163,6 +167,21 @@ class Composer:
 
             with suppress(HydraException, OmegaConfBaseException):
                 check(self._whole(loose))
+
+    def require_keys(self, words: Sequence[str]) -> None:
+        """Refuse a file without keys among those that ``words`` choose, by themselves or by way of other files.
+
+        Raises:
+            BadInput: there is one; it names the file.
+        """
+        named = [match for word in words if (match := CHOICE.fullmatch(word))]
+        chosen = [f"{match[1]}/{choice}" for match in named for choice in match[2].split(",")]
+        firsts = [f"{match[1]}={match[2].partition(',')[0]}" for match in named]
+        with suppress(Exception), self.loading() as loader:  # whatever else is wrong has been said
+            found = loader.compute_defaults_list(str(self.name), [*self.own, *firsts], RunMode.RUN)
+            chosen += [str(default.config_path) for default in found.defaults]
+        if said := without_keys(self.folder, [str(self.name), *chosen]):
+            raise BadInput(said)
 
     def _read(self, word: str) -> Override:
         if word not in self.parsed:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import yaml
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
@@ -57,6 +58,34 @@ def unread(error: YAMLError | UnicodeDecodeError, folder: Path | None) -> str:
         place = next((str(path) for path in files if not _is_text(path)), f"a file in {folder}")
         why = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else first_line(error)
     return f"{place} cannot be read as YAML: {why}\nexpected lines such as 'key: value', all brackets and quotes closed"
+
+
+def without_keys(folder: Path, chosen: Iterable[str]) -> str | None:
+    """Which chosen file has no keys at its top, where Hydra would merge nothing, or a list in the place of a section.
+
+    Args:
+        folder: of the configurations.
+        chosen: names of files in it, without their ending, for instance ``method/mine``.
+    """
+    for path in (folder / f"{name}.yaml" for name in chosen):
+        found = _top(path)
+        if found is not None:
+            return f"{path} holds {found}; expected keys at its top, lines such as 'key: value'"
+    return None
+
+
+def _top(path: Path) -> str | None:
+    """What a file holds that are no keys; None for keys, for nothing, and for what cannot be read."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            first = next((event for event in yaml.parse(file) if isinstance(event, yaml.NodeEvent)), None)
+    except (OSError, UnicodeDecodeError, YAMLError):
+        return None
+    if isinstance(first, yaml.SequenceStartEvent):
+        return "a list"
+    if isinstance(first, yaml.ScalarEvent) and first.value not in ("", "~", "null"):
+        return f"the bare text '{first_line(first.value, 40)}'"
+    return None
 
 
 def _is_text(path: Path) -> bool:

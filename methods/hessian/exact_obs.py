@@ -30,7 +30,7 @@ from methods.budgets.budget import Count
 from methods.errors import BadInput, Skipped
 from methods.layers.seen import EdgeLayer
 from methods.progress import track
-from methods.selection import Selection
+from methods.selection import SHARE_TOLERANCE, Selection
 
 INTERVAL = 64  # removals between two clean-ups of a row's inverse
 BATCH_BYTES = 2**26  # inverses of a batch of rows
@@ -219,6 +219,7 @@ class ExactOBSSelection(Selection[EdgeLayer]):
             )
         self.damping, self.block = damping, block
         self.pattern = None if pattern is None else _parsed(pattern)
+        self.share = None if self.pattern is None else self.pattern[0] / self.pattern[1]
         if block < 1 or (block > 1 and pattern is not None):
             raise BadInput(
                 "selection.block is 1 or more, and n:m patterns remove single weights; type selection.block=1"
@@ -252,7 +253,7 @@ class ExactOBSSelection(Selection[EdgeLayer]):
         if self.pattern is not None:
             n, m = self.pattern
             asked = (int(k.sum()) if isinstance(k, Tensor) else k) / (rows * size)
-            if abs(asked - n / m) > 0.01:
+            if abs(asked - n / m) > SHARE_TOLERANCE:
                 raise BadInput(
                     f"the pattern {n}:{m} keeps {n / m:.3g} of a layer, the budget asks for {asked:.3g}; "
                     f"type allocation=uniform schedule=one_shot budget.keep={n / m:.3g}"

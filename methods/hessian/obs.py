@@ -283,15 +283,16 @@ class OBSCompensation(Compensation):
         """New (out, d) weights of every layer, exactly zero off the mask."""
         if not layers:
             return {}
-        theirs = getattr(selection, "settings", None) or Samples()
+        fisher = selection if hasattr(selection, "settings") else None  # others' damping and block mean something else
+        theirs = getattr(fisher, "settings", None) or Samples()
         settings = Samples(
             _either(self.samples, theirs.samples),
             _either(self.labels, theirs.labels),
             _either(self.memory_gb, theirs.memory_gb),
         )
-        damping = _either(self.damping, getattr(selection, "damping", 1e-5))
-        first_order = bool(_either(self.first_order, getattr(selection, "first_order", False)))
-        block = _either(self.block, getattr(selection, "block", "full"))
+        damping = _either(self.damping, getattr(fisher, "damping", 1e-5))
+        first_order = bool(_either(self.first_order, getattr(fisher, "first_order", False)))
+        block = _either(self.block, getattr(fisher, "block", "full"))
         layers = layers[0].shared.get("layers", layers)  # layers that lost nothing take over from the others, too
         gradients = shared_gradients(layers, settings)
         weight = torch.cat([layer.weight.flatten() for layer in layers])

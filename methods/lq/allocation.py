@@ -87,6 +87,9 @@ class PQ(Allocation):
 class UniformPerNeuron(Allocation):
     """The same fraction of weights in every neuron or filter, the control of the two above. For edges."""
 
+    units = frozenset({"edge"})
+    even = True
+
     def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
         """About s d weights of d per row, at least one."""
         if any(layer.unit != "edge" for layer in layers):

@@ -171,6 +171,7 @@ class SAP(Allocation):
     """
 
     partial = True
+    units = frozenset({"edge"})
 
     def __init__(
         self,

@@ -57,7 +57,7 @@ def exactly(
 
 
 def require_fitting(selection: AnySelection, allocation: Allocation, compensation: Compensation) -> None:
-    """Raise :class:`BadInput` for parts that would silently do nothing together."""
+    """Raise :class:`BadInput` for parts that could not work, or would silently do nothing, together."""
     unit = selection.unit
     if unit not in ("node", "edge", "eigen"):
         raise BadInput(f"selection.unit={unit} is unknown; choose node or edge")
@@ -73,3 +73,4 @@ def require_fitting(selection: AnySelection, allocation: Allocation, compensatio
             f"{type(selection).__name__} ranks the directions of all layers by itself, so that "
             f"{type(allocation).__name__} would do nothing\ntype allocation=uniform"
         )
+    allocation.require_fitting(selection)

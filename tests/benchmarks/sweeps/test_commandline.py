@@ -220,6 +220,36 @@ BAD = {
     "node repair": (["method=magnitude_edge", "compensation=kronecker"], "node units.*removes edge", "none"),
     "eigen repair": (["method=eigendamage", "compensation=least_squares"], "removes eigen units", "compensation=none"),
     "eigen counts": (["method=eigendamage", "allocation=global"], "by itself", "type allocation=uniform"),
+    "edge counts": (["method=magnitude", "allocation=sap"], "sizes layers of edge units", "type allocation=uniform"),
+    "densities": (["method=spectral", "allocation=erdos_renyi"], "sizes layers of edge units", "removes edge units"),
+    "rounded edges": (
+        ["method=obd", "allocation.round_to=8"],
+        "rounds numbers of channels",
+        "allocation.round_to=null",
+    ),
+    "no explanation": (["method=thinet", "allocation=information"], "how much k nodes explain", "method=spectral"),
+    "no scores": (["method=dpp", "allocation=global"], "it has no score per unit", "use allocation=uniform"),
+    "no gains": (["method=cbs", "allocation=global_per_cost"], "it has no score per unit", "use allocation=uniform"),
+    "pattern": (
+        ["method=exact_obs", "selection.pattern='2:4'", "budget.keep=0.25"],
+        "keeps 0.5 of every layer, .* asks for 0.25",
+        "schedule=one_shot budget.keep=0.5",
+    ),
+    "pattern and default": (
+        ["method=exact_obs", "selection.pattern='2:4'"],
+        "keeps 0.5 of every layer, .* asks for 0.25",
+        "type allocation=uniform schedule=one_shot budget.keep=0.5",
+    ),
+    "pattern in steps": (
+        ["method=exact_obs", "selection.pattern='2:4'", "budget.keep=0.5", "schedule=iterative"],
+        "a step of the schedule, asks for 0.871",
+        "schedule=one_shot",
+    ),
+    "uneven pattern": (
+        ["method=exact_obs", "selection.pattern='2:4'", "budget.keep=0.5", "allocation=erdos_renyi"],
+        "keeps 0.5 of every layer, and the allocation ErdosRenyiKernel gives layers other shares",
+        "type allocation=uniform",
+    ),
     "whole method": (["method=magnitude", "schedule=flat_minimum"], "whole of method", "type method=flat_minimum"),
     "rewind late": (["schedule=iterative", "schedule.rewind=5000"], "after the end", "type schedule.rewind="),
     "rewind to other": (["schedule=lottery", "dense.checkpoint=a.safetensors"], "elsewhere", "schedule.rewind=none"),
@@ -266,6 +296,15 @@ def test_bad_input_gets_a_line_or_two_and_nothing_is_written(command, words, wro
     assert __import__("re").search(wrong, result.stderr)
     assert hint in result.stderr
     assert records(command) == []
+
+
+@pytest.mark.parametrize("name", ["edge counts", "no scores", "pattern"])
+def test_parts_that_do_not_fit_are_known_at_a_dry_run(command, name):
+    words, wrong, hint = BAD[name]
+    result = command("-m", *words, "seed=0,1", "--dry-run")
+    assert result.returncode == 2 and result.stdout == ""
+    assert len(result.stderr.strip().splitlines()) <= 2
+    assert __import__("re").search(wrong, result.stderr) and hint in result.stderr
 
 
 def test_explicit_widths_are_typed_as_the_preset_says(command):

@@ -97,6 +97,14 @@ def test_wrong_commands_are_refused(ask, word, method, sweep):
     assert answer.out == "", answer
 
 
+@given(grammar.MISFIT, st.booleans())
+@drawn(25)
+def test_parts_that_cannot_work_together_are_refused(ask, words, sweep):
+    answer = ask("run", [*["-m"] * sweep, *dry(words)])
+    assert answer.code == 2, answer
+    assert answer.out == "", answer
+
+
 @given(grammar.ANYTHING)
 @drawn(160)
 def test_any_words_are_answered(ask, words):

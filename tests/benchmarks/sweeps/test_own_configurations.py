@@ -98,6 +98,24 @@ def test_a_file_that_is_no_yaml_is_named_in_a_line_or_two(own, tmp_path, content
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "content,said",
+    [("- a\n- b\n", "a list"), ("just text\n", "the bare text 'just text'"), ("3\n", "the bare text '3'")],
+)
+def test_a_file_without_keys_is_named_where_it_is_chosen(own, tmp_path, content, said):
+    (tmp_path / "conf/method/broken.yaml").write_text(content)
+    (tmp_path / "conf/experiment/by_the_way.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /method: broken\n  - _self_\n"
+    )
+    for words in (["method=broken"], ["-m", "method=random,broken"], ["+experiment=by_the_way"]):
+        result = own(*words, "--dry-run")
+        assert result.returncode == 2
+        assert result.stderr.startswith(f"{tmp_path}/conf/method/broken.yaml holds {said}; expected keys"), words
+    elsewhere = own("method=random", "seed=abc", "--dry-run")
+    assert "seed=abc is not a whole number" in elsewhere.stderr  # a file that is not chosen is not to blame
+
+
+@pytest.mark.slow
 def test_boards_name_a_method_of_ones_own_by_what_differs_from_its_preset(own, tmp_path):
     tiny = ["trainer=tiny", "dataset.limit=300", "measure=none", "track=none", "calibration.samples=64"]
     sweep = own("-m", "method=mine", "selection.power=1,2", "compensation=least_squares,none", *tiny)

@@ -4,10 +4,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import calibration, make
 from torch import nn
 
 from methods.baselines.magnitude import MagnitudeSelection
+from methods.budgets.budget import Budget
 from methods.errors import BadInput
+from methods.hessian.exact_obs import ExactOBSSelection
 from methods.hessian.obd import obd_saliency
 from methods.hessian.obs import (
     InverseFisher,
@@ -23,6 +26,7 @@ from methods.hessian.obs import (
 from methods.layers.gradients import Gradients
 from methods.layers.seen import EdgeLayer
 from methods.layers.statistics import Calibration
+from methods.pruner import Pruner
 
 problems = st.tuples(st.integers(0, 10_000), st.integers(2, 12), st.integers(2, 12))
 
@@ -386,3 +390,22 @@ def test_the_inverse_kept_from_the_selection_gives_the_same_update():
     reused = OBSCompensation("sum").edge_weights(layers, masks, selection)
     fresh = OBSCompensation("sum", damping=1e-3, block="full").edge_weights(network(samples=8), masks, None)
     assert all(torch.equal(reused[name], fresh[name]) for name in masks)
+
+
+def test_settings_of_a_selection_that_has_no_fisher_are_not_taken_for_the_repairs(monkeypatch):
+    """ExactOBS and SparseGPT have a damping and a block too, of another matrix."""
+    asked = {}
+
+    def blocks(gradients, block):
+        asked["block"] = block
+        return fisher_blocks(gradients, block)
+
+    monkeypatch.setattr("methods.hessian.obs.fisher_blocks", blocks)
+    before = make("chain")
+    with_own, alone = (
+        Pruner(ExactOBSSelection(), compensation=repair).prune(before, calibration(32), Budget("keep", 0.5)).model
+        for repair in (OBSCompensation("group"), OBSCompensation("group", damping=1e-5, block="full"))
+    )
+    assert asked["block"] == "full"
+    for (name, mine), (_, theirs) in zip(with_own.named_parameters(), alone.named_parameters(), strict=True):
+        assert torch.equal(mine, theirs), name
