@@ -249,7 +249,9 @@ RIGHT = st.builds(
     lambda method, given: [method, *(f"{key}={value}" for key, value in given.items())],
     METHOD,
     st.lists(
-        st.sampled_from(sorted(set(KEYS) - {"method.name", "dataset.limit_test", "track.tags"})), max_size=3, unique=True
+        st.sampled_from(sorted(set(KEYS) - {"method.name", "dataset.limit_test", "track.tags"})),
+        max_size=3,
+        unique=True,
     ).flatmap(lambda keys: st.fixed_dictionaries({key: KEYS[key][0] for key in keys})),
 )
 WRONG_VALUE = st.sampled_from(sorted(KEYS)).flatmap(lambda key: KEYS[key][1].map(lambda value: f"{key}={value}"))
