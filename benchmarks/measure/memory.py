@@ -84,7 +84,7 @@ def in_child(request: Mapping[str, Any]) -> tuple[float | None, str | None]:
     environment = {**os.environ, **ALLOCATOR, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path])}
     try:
         child = subprocess.run(
-            [sys.executable, "-m", "benchmarks.measure.memory"],
+            [sys.executable, "-c", "from benchmarks.measure.memory import main; main()"],
             input=json.dumps(request),
             capture_output=True,
             text=True,
@@ -155,7 +155,3 @@ def main() -> None:
     module, _, name = TASKS[request["what"]].partition(":")
     task = getattr(importlib.import_module(module), name)(request)
     sys.stdout.write(json.dumps({"mb": growth(task)}) + "\n")
-
-
-if __name__ == "__main__":
-    main()

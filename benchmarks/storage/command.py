@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,7 +15,8 @@ from methods.errors import BadInput
 INTERRUPTED = 130
 USAGE = 2  # the exit code of a command that there is not
 FOLDER = Path(__file__).resolve().parents[1]
-RUNS = '__name__ == "__main__"'
+RUNS = '\nif __name__ == "__main__":'
+MODULE = re.compile(r"-[bBdEiIOPqsSuvx]*m(.*)")  # Python's option, perhaps in one word with others and with the module
 FAILED, WRONG = 1, 2  # exit codes: what was asked for could not be done; the command itself was wrong
 
 
@@ -69,7 +71,7 @@ def require_command(words: Sequence[str]) -> None:
 
     Python itself would import such a module and end as if all were well.
     """
-    module = next((_after(words, place) for place, word in enumerate(words) if place and word.startswith("-m")), "")
+    module = next((_after(words, place) for place, word in enumerate(words) if place and MODULE.fullmatch(word)), "")
     package, _, name = module.partition(".")
     if package != __package__.partition(".")[0] or not name or _runs(name):
         return
@@ -82,7 +84,8 @@ def require_command(words: Sequence[str]) -> None:
 
 def _after(words: Sequence[str], place: int) -> str:
     """The module that the option ``-m`` at ``place`` names, beside it or in the same word."""
-    return words[place][2:] or next(iter(words[place + 1 :]), "")
+    found = MODULE.fullmatch(words[place])
+    return (found[1] if found else "") or next(iter(words[place + 1 :]), "")
 
 
 def _runs(name: str) -> bool:
