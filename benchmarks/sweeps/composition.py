@@ -176,10 +176,15 @@ class Composer:
         """
         named = [match for word in words if (match := CHOICE.fullmatch(word))]
         chosen = [f"{match[1]}/{choice}" for match in named for choice in match[2].split(",")]
-        firsts = [f"{match[1]}={match[2].partition(',')[0]}" for match in named]
-        with suppress(Exception), self.loading() as loader:  # whatever else is wrong has been said
-            found = loader.compute_defaults_list(str(self.name), [*self.own, *firsts], RunMode.RUN)
+        firsts = [match[0].partition(",")[0] for match in named]
+        try:
+            with self.loading() as loader:
+                found = loader.compute_defaults_list(str(self.name), [*self.own, *firsts], RunMode.RUN)
             chosen += [str(default.config_path) for default in found.defaults]
+        except OSError:  # Hydra cannot go on at one of them, and does not say which
+            chosen += [path.relative_to(self.folder).with_suffix("").as_posix() for path in self.folder.rglob("*.yaml")]
+        except Exception:  # whatever else is wrong has been said
+            pass
         if said := without_keys(self.folder, [str(self.name), *chosen]):
             raise BadInput(said)
 
