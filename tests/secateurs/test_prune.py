@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from marks import slow_but_for
 from networks import calibration, make
 from torch import nn
 
@@ -57,7 +58,7 @@ def same(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("method", PRESETS)
+@pytest.mark.parametrize("method", slow_but_for(PRESETS))
 def test_a_preset_is_the_same_parts_as_on_the_command_line(method):
     expected = build_pruner(Composer(CONF).cell([f"method={method}"]))
     found = pruner_of(method)

@@ -3,6 +3,7 @@
 import shlex
 
 import pytest
+from marks import slow_but_for
 from rich.console import Console
 from sample_records import made
 
@@ -134,7 +135,7 @@ def test_a_row_says_with_which_repair_it_was_in_the_same_words_for_all(words, re
     assert table.columns.index("repair") == table.columns.index("method") + 1 and "repair" not in table.droppable
 
 
-@pytest.mark.parametrize("path", sorted((CONF / "method").glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", slow_but_for(sorted((CONF / "method").glob("*.yaml"))))
 def test_own_ridges_are_those_of_the_selections_that_have_one(path):
     from benchmarks.settings.arguments import imported
     from methods.selection import Selection

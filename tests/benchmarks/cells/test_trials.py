@@ -1,6 +1,7 @@
 """Tuning with equal budgets: as many trials for every method, chosen on validation, the test split read once."""
 
 import pytest
+from marks import slow_but_for
 
 from benchmarks.cells import cell
 from benchmarks.cells.parts import build_pruner
@@ -24,7 +25,7 @@ def configured(folder, *words):
     return Composer(CONF).cell([*SMALL, *EPOCHS, *folders, *words])
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", slow_but_for(METHODS))
 def test_every_method_declares_a_grid_whose_options_it_takes(method):
     assert (CONF / "tuning" / f"{method}.yaml").is_file()
     rates, options = grid(method, CONF)
@@ -37,7 +38,7 @@ def test_every_method_declares_a_grid_whose_options_it_takes(method):
     assert len({str(option) for option in options}) == len(options)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", slow_but_for(METHODS))
 def test_a_number_is_as_many_trials_for_every_method(method):
     composer = Composer(CONF)
     few = [["compensation=none"], ["allocation=uniform"]] if method in ("thinet", "obd", "random") else []

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from marks import slow_but_for
 
 from benchmarks.records.names import with_todays
 from benchmarks.settings.home import CONF
@@ -48,7 +49,7 @@ GROUPS = [
 ]
 
 
-@pytest.mark.parametrize("word", GROUPS)
+@pytest.mark.parametrize("word", slow_but_for(GROUPS, "method=spectral", "dataset=mnist", "model=own"))
 def test_every_choice_passes(word):
     own = ["model._target_=benchmarks.models.MLP"] if word == "model=own" else []
     check_types(Composer(CONF).cell([word, *own]))

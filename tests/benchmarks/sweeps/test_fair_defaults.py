@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from marks import slow_but_for
 
 from benchmarks.cells.parts import build_pruner
 from benchmarks.records.keys import canonical, dense_key
@@ -73,7 +74,7 @@ def test_a_ranking_of_the_whole_network_is_per_cost_where_scores_add_up_to_a_los
     assert composed("method=obd", "allocation=global")["allocation"]["per_cost"] is None
 
 
-@pytest.mark.parametrize("trainer", sorted(path.stem for path in (CONF / "trainer").glob("*.yaml")))
+@pytest.mark.parametrize("trainer", slow_but_for(sorted(path.stem for path in (CONF / "trainer").glob("*.yaml"))))
 def test_every_recipe_of_fine_tuning_can_keep_the_network_it_got(trainer, composed):
     found = composed(f"trainer={trainer}")["trainer"]
     assert {name: found["finetune"][name] for name in FAIR} == FAIR
@@ -84,7 +85,7 @@ def test_the_default_budget_means_the_same_for_nodes_and_edges(presets):
     assert {Budget.parse(preset["budget"]) for preset in presets.values()} == {Budget("compression", 4.0)}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", slow_but_for(METHODS))
 def test_the_words_of_a_preset_lead_back_to_what_papers_have(method, composed, presets):
     """Its repair and its allocation, as records have them that were made with the papers' settings."""
     words = as_published(method)
