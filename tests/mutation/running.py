@@ -26,7 +26,18 @@ HEAVY = (
     *("yaml", "torch_pruning", "jinja2", "safetensors.torch", "pydantic", "PIL.Image", "pyarrow.parquet"),
     *("sklearn.datasets", "hypothesis.strategies", "rich.console", "torch.utils.flop_counter", "scikit_posthocs"),
 )
-OURS = {"methods", "benchmarks", "secateurs", "conf", "networks", "warm", "sample_records", "conftest", "planted"}
+OURS = {
+    "methods",
+    "benchmarks",
+    "secateurs",
+    "conf",
+    "networks",
+    "marks",
+    "warm",
+    "sample_records",
+    "conftest",
+    "planted",
+}
 
 
 def warm_up() -> None:
