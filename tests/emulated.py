@@ -130,4 +130,6 @@ def install() -> list[torch.library.Library]:
         for overload in ("", *({"eye": (".m",), "arange": (".start", ".start_step")}[operator])):
             own.impl(operator + overload, _made(make), "PrivateUse1")
     torch.tensor, torch.as_tensor = _moved(torch.tensor), _moved(torch.as_tensor)
+    # Module.double() would put the new numbers behind the same tensor, which this class cannot follow
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
     return [everything, own]
