@@ -107,7 +107,8 @@ class SparseGPTSelection(Selection[EdgeLayer]):
         live = layer.live.sum(0) if isinstance(k, int) else layer.live
         edges = list(range(self.block, layer.weight.shape[1], self.block))
         upto = live.double().cumsum(-1)
-        ends = upto[..., [*(edge - 1 for edge in edges), -1]]
+        last = torch.tensor([*(edge - 1 for edge in edges), upto.shape[-1] - 1], device=upto.device)
+        ends = upto.index_select(-1, last)
         asked = torch.as_tensor(k, dtype=torch.float64, device=ends.device)
         total = (asked.unsqueeze(-1) * ends / ends[..., -1:].clamp_min(1)).round().long()
         parts = torch.diff(total, dim=-1, prepend=torch.zeros_like(total[..., :1]))
