@@ -3,13 +3,23 @@
 Every number comes from a seed that the call names (0 where it does not), whatever was drawn before.
 """
 
-import torch
-from torch import Tensor
+from dataclasses import replace
 
+import torch
+from torch import Tensor, nn
+
+from methods.layers.statistics import Calibration
 from methods.seeds import stream
 from secateurs.examples import NETWORKS, calibration, make
 
-__all__ = ["NETWORKS", "calibration", "make", "noise", "permutation", "uniform", "whole_numbers"]
+__all__ = ["NETWORKS", "calibration", "make", "noise", "permutation", "placed", "uniform", "whole_numbers"]
+
+
+def placed(thing: nn.Module | Calibration, device: torch.device) -> nn.Module | Calibration:
+    """A network or samples, on ``device``; for tests that take one (tests/conftest.py)."""
+    if isinstance(thing, nn.Module):
+        return thing.to(device)
+    return replace(thing, inputs=thing.inputs.to(device), labels=thing.labels.to(device))
 
 
 def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import calibration, make
+from networks import calibration, make, placed
 
 from methods.allocation import Allocation, Copied, Everything, Global, Rounded, Uniform
 from methods.baselines.magnitude import MagnitudeSelection
@@ -57,9 +57,9 @@ def test_rounding_is_monotone_and_keeps_everything_at_the_end(multiple):
 
 
 @pytest.mark.parametrize("inner", [Uniform(), Global(normalise="mean")])
-def test_a_pruned_network_has_the_widths_asked_for_and_the_nearest_cost(inner):
-    model = make("chain")
-    pruned = Pruner(MagnitudeSelection(), Rounded(inner, 4)).prune(model, DATA, Budget("speedup", 2.0))
+def test_a_pruned_network_has_the_widths_asked_for_and_the_nearest_cost(inner, device):
+    model, data = placed(make("chain"), device), placed(DATA, device)
+    pruned = Pruner(MagnitudeSelection(), Rounded(inner, 4)).prune(model, data, Budget("speedup", 2.0))
     assert all(row["kept"] % 4 == 0 for row in pruned.layers)
 
     def macs(first, second):
@@ -81,14 +81,14 @@ def test_rounding_is_refused_for_edges_and_for_nonsense():
 
 @pytest.mark.parametrize("unit", ["node", "edge"])
 @pytest.mark.parametrize("gradual", [False, True])
-def test_copied_counts_are_exactly_those_of_the_donor(unit, gradual):
-    model, budget = make("convolution"), Budget("compression", 2.0)
+def test_copied_counts_are_exactly_those_of_the_donor(unit, gradual, device):
+    model, budget, data = placed(make("convolution"), device), Budget("compression", 2.0), placed(DATA, device)
     schedule = Iterative(3) if gradual else None
-    donor = Pruner(MagnitudeSelection(unit), Global(normalise="mean"), schedule=schedule).prune(model, DATA, budget)
+    donor = Pruner(MagnitudeSelection(unit), Global(normalise="mean"), schedule=schedule).prune(model, data, budget)
     counts = {row["name"]: row["kept"] for row in donor.layers}
     seen = []
     copy = Pruner(RandomSelection(unit), Copied(counts, "magnitude", gradual), schedule=schedule).prune(
-        model, DATA, budget, train=lambda *_: seen.append(1)
+        model, data, budget, train=lambda *_: seen.append(1)
     )
     assert {row["name"]: row["kept"] for row in copy.layers} == counts
     assert copy.achieved == donor.achieved
@@ -98,11 +98,12 @@ def test_copied_counts_are_exactly_those_of_the_donor(unit, gradual):
 
 
 @pytest.mark.parametrize("unit", ["node", "edge"])
-def test_everything_stays_whatever_the_budget(unit):
-    pruned = Pruner(RandomSelection(unit), Everything()).prune(make("convolution"), DATA, Budget("compression", 4.0))
+def test_everything_stays_whatever_the_budget(unit, device):
+    model, data = placed(make("convolution"), device), placed(DATA, device)
+    pruned = Pruner(RandomSelection(unit), Everything()).prune(model, data, Budget("compression", 4.0))
     assert all(row["kept"] == row["units"] for row in pruned.layers)
     assert pruned.achieved["compression"] == 1 and "the budget was not consulted" in pruned.note
-    assert torch.equal(pruned.model(DATA.inputs), make("convolution").eval()(DATA.inputs))
+    assert torch.equal(pruned.model(data.inputs), model.eval()(data.inputs))
 
 
 def test_a_shape_from_another_initialisation_has_the_masks_of_the_trained_network():

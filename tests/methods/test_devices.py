@@ -7,12 +7,11 @@ compute on the CPU and refuse to be mixed with the CPU's, in processes of its ow
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from networks import NETWORKS, calibration, make, noise
+from networks import NETWORKS, calibration, make, noise, placed
 from test_conformance import METHODS, pruner
 
 from benchmarks.measure.count import count
@@ -25,8 +24,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def on(device, n=64):
-    found = calibration(n)
-    return replace(found, inputs=found.inputs.to(device), labels=found.labels.to(device))
+    return placed(calibration(n), device)
 
 
 def assert_alike(there, here):
@@ -72,7 +70,8 @@ def test_counts_are_those_of_the_cpu(network, device):
 def test_nothing_is_left_behind_on_the_cpu():
     """The quick tests that take a device, where one is emulated; ``pytest --device emulated`` runs them all."""
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--device", "emulated"]
-    files = ["tests/methods/test_devices.py", "tests/methods/test_conformance.py", "-m", "not slow"]
+    names = ("devices", "conformance", "pruner", "allocation", "parts_fitting", "foretold")
+    files = [*(f"tests/methods/test_{name}.py" for name in names), "-m", "not slow"]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run([*command, *files], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and " passed" in done.stdout, done.stdout[-3000:]

@@ -4,7 +4,7 @@ from contextlib import suppress
 
 import pytest
 import yaml
-from networks import calibration, make
+from networks import calibration, make, placed
 
 from benchmarks.cells.parts import build
 from benchmarks.settings.home import CONF
@@ -86,8 +86,9 @@ def test_what_parts_declare_of_each_other_is_asked_when_they_are_put_together(se
         Pruner(selection, allocation)
 
 
-def test_gains_that_add_up_are_enough_for_a_ranking_by_cost():
-    pruned = Pruner(ThiNetSelection(), Global(per_cost=True)).prune(make("chain"), DATA, Budget("keep", 0.5))
+def test_gains_that_add_up_are_enough_for_a_ranking_by_cost(device):
+    model, data = placed(make("chain"), device), placed(DATA, device)
+    pruned = Pruner(ThiNetSelection(), Global(per_cost=True)).prune(model, data, Budget("keep", 0.5))
     assert pruned.achieved["keep"] == pytest.approx(0.5, rel=0.02)
 
 
@@ -100,11 +101,11 @@ def test_a_budget_that_a_fixed_share_meets_nowhere_is_refused_before_any_work(bu
         pruner.prune(make("chain"), DATA, budget)
 
 
-def test_a_fixed_share_is_kept_where_it_is_what_is_asked_for():
+def test_a_fixed_share_is_kept_where_it_is_what_is_asked_for(device):
     pruner = Pruner(ExactOBSSelection(pattern="2:4"))
     for budget in (Budget("keep", 0.5), Budget("compression", 1.6)):  # what is not pruned costs the rest of 1.6
         pruner.require_budget(budget)
-    pruned = pruner.prune(make("chain"), DATA, Budget("keep", 0.5))
+    pruned = pruner.prune(placed(make("chain"), device), placed(DATA, device), Budget("keep", 0.5))
     assert all(row["kept"] * 2 == row["units"] for row in pruned.layers)
     with pytest.raises(BadInput, match="a step of the schedule, asks for 0.7"):
         Pruner(ExactOBSSelection(pattern="2:4"), schedule=Iterative(2)).require_budget(Budget("keep", 0.5))

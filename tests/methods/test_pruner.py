@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from networks import NETWORKS, calibration, make, permutation
+from networks import NETWORKS, calibration, make, permutation, placed
 from torch import nn
 
 from methods.allocation import Explicit, Global, Uniform
@@ -28,32 +28,32 @@ def outputs(model, inputs=None):
 
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_node_cost_equals_the_counts_of_the_built_network(name, residual):
-    model = make(name)
-    graph = NetworkGraph(model, DATA.inputs, residual=residual)
-    cost = NodeCost(model, DATA.inputs, graph.groups)
+def test_node_cost_equals_the_counts_of_the_built_network(name, residual, device):
+    model, inputs = placed(make(name), device), DATA.inputs.to(device)
+    graph = NetworkGraph(model, inputs, residual=residual)
+    cost = NodeCost(model, inputs, graph.groups)
     kept = {group.name: torch.arange(0, group.size, 2) for group in graph.groups}
     predicted = cost({key: len(nodes) for key, nodes in kept.items()})
     for key, nodes in kept.items():
         graph.remove(graph.find(key), nodes)
     assert predicted.compression == sum(p.numel() for p in model.parameters())
-    assert predicted.speedup == count_macs(model, DATA.inputs)
+    assert predicted.speedup == count_macs(model, inputs)
 
 
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_gated_equals_removed(name, residual):
-    model = make(name)
+def test_gated_equals_removed(name, residual, device):
+    model, inputs = placed(make(name), device), DATA.inputs.to(device)
     before = copy.deepcopy(model)
-    graph = NetworkGraph(model, DATA.inputs, residual=residual)
+    graph = NetworkGraph(model, inputs, residual=residual)
     groups = graph.groups
     kept = {group.name: permutation(group.size)[: group.size // 2].sort().values for group in groups}
     with gated(before, groups, kept):
-        expected = outputs(before)
+        expected = outputs(before, inputs)
     for key, nodes in kept.items():
         graph.remove(graph.find(key), nodes)
-    assert torch.allclose(outputs(model), expected, atol=1e-5)
-    assert not torch.allclose(expected, outputs(before), atol=1e-3)
+    assert torch.allclose(outputs(model, inputs), expected, atol=1e-5)
+    assert not torch.allclose(expected, outputs(before, inputs), atol=1e-3)
 
 
 def test_the_residual_stream_is_one_group_and_only_pruned_on_request():
