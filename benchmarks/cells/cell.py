@@ -127,6 +127,11 @@ def _fingerprint(config: Mapping[str, Any]) -> dict[str, Any]:
     return fingerprint(config["trainer"]["train"].get("precision")) | {FIELD: digest(targets_of(config))}
 
 
+def _what_was_read(data: Data) -> dict[str, Any]:
+    """The checksum of the data, and how many images of them were left out since they could not be decoded."""
+    return {"data": data.checksum} | ({} if data.skipped is None else {"skipped_images": data.skipped})
+
+
 @dataclass
 class _Networks:
     """The networks that a cell compares; all are scored on the test split at the very end."""
@@ -155,7 +160,7 @@ def _pipeline(
     result: dict[str, Any] = {
         "status": "collapsed" if collapsed else "done",
         "reason": collapsed,
-        "fingerprint": _fingerprint(config) | {"data": data.checksum},
+        "fingerprint": _fingerprint(config) | _what_was_read(data),
         "curve": attempt.curve() or None,
         "tuning": tuned,
         "history": {"train": trained.history.epochs, "finetune": tuning.epochs},

@@ -17,6 +17,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from benchmarks.data.sources.shelf import require_labels
 from methods.errors import BadInput, first_line
 from methods.progress import track
 
@@ -73,24 +74,29 @@ def decode_hub(
     if columns.image in features:  # as stored: decoding is done below, the same way for both sources
         rows = rows.cast_column(columns.image, datasets.Image(decode=False))
     where = f"{repository} ({split})"
-    _check_columns(list(features), columns, where)
+    check_columns(list(features), columns, where)
     return _decode(rows.with_format("arrow").iter(ROWS_AT_ONCE), len(rows), columns, where)
 
 
 def _decode_file(path: Path, columns: Columns) -> tuple[Tensor, Tensor]:
     try:
         with pq.ParquetFile(path) as file:
-            _check_columns(file.schema_arrow.names, columns, str(path))
+            check_columns(file.schema_arrow.names, columns, str(path))
             tables = file.iter_batches(ROWS_AT_ONCE, columns=[columns.image, columns.label])
             return _decode(tables, file.metadata.num_rows, columns, str(path))
     except (pa.ArrowException, OSError) as error:
-        reason = first_line(error)
-        raise BadInput(
-            f"{path} cannot be read as Parquet: {reason}\nIt is truncated or something else; download it again."
-        ) from error
+        raise unreadable_parquet(path, error) from error
 
 
-def _check_columns(names: list[str], columns: Columns, where: str) -> None:
+def unreadable_parquet(path: Path, error: Exception) -> BadInput:
+    """That a file is no Parquet, and what to do."""
+    return BadInput(
+        f"{path} cannot be read as Parquet: {first_line(error)}\nIt is truncated or something else; download it again."
+    )
+
+
+def check_columns(names: list[str], columns: Columns, where: str) -> None:
+    """Raise :class:`BadInput` unless the table has the columns of images and labels."""
     for column, key in ((columns.image, "image_column"), (columns.label, "label_column")):
         if column not in names:
             raise BadInput(
@@ -108,30 +114,39 @@ def _decode(
     labels = np.empty(count, dtype=np.int64)
     row = 0
     for table in track(tables, f"decoding {Path(where).name}", total=-(-count // ROWS_AT_ONCE)):
-        labels[row : row + len(table)] = _labels(table.column(columns.label), columns, where)
+        labels[row : row + len(table)] = labels_of(table.column(columns.label), columns, where)
         for encoded in table.column(columns.image).to_pylist():
             images[row] = _pixels(encoded, columns, f"row {row} of {where}")
             row += 1
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels)
 
 
-def _labels(column: pa.Array, columns: Columns, where: str) -> np.ndarray:
+def labels_of(column: pa.Array | pa.ChunkedArray, columns: Columns, where: str) -> np.ndarray:
+    """(N,) labels of a column, if they are classes.
+
+    Raises:
+        BadInput: they are no integers, or not within the classes.
+    """
     if not pa.types.is_integer(column.type) or column.null_count:
         raise BadInput(f"column '{columns.label}' of {where} is {column.type}; expected integers, none missing.")
     labels = column.to_numpy(zero_copy_only=False) if isinstance(column, pa.Array) else column.to_numpy()
-    if len(labels) and not (labels.min() >= 0 and (columns.classes is None or labels.max() < columns.classes)):
-        highest = "the number of classes - 1" if columns.classes is None else columns.classes - 1
-        raise BadInput(
-            f"{where} has labels {labels.min()} to {labels.max()}; expected 0 to {highest}.\n"
-            "Set dataset.classes, or point dataset.source at the right data set."
-        )
-    return labels
+    return require_labels(labels, columns.classes, where)
 
 
-def _pixels(encoded: object, columns: Columns, where: str) -> np.ndarray:
+def content_of(encoded: object, columns: Columns, where: str) -> bytes:
+    """The encoded image in one entry of a column of images.
+
+    Raises:
+        BadInput: there is none.
+    """
     content = encoded.get("bytes") if isinstance(encoded, dict) else encoded
     if not isinstance(content, bytes):
         raise BadInput(f"{where}: '{columns.image}' holds no encoded image; expected a struct with its bytes.")
+    return content
+
+
+def _pixels(encoded: object, columns: Columns, where: str) -> np.ndarray:
+    content = content_of(encoded, columns, where)
     try:
         return decoded_image(io.BytesIO(content), columns.shape, columns.resize)
     except UnreadableImage as error:

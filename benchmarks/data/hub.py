@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from methods.errors import BadInput, first_line
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, IterableDataset
 
 SECONDS = 5.0  # for which an answer is waited for
 
@@ -26,12 +26,27 @@ def rows_of(repository: str, subset: str | None, split: str, revision: str | Non
     Raises:
         BadInput: it cannot be had; says where it may come from instead.
     """
+    found: Dataset = _loaded(repository, subset, split, revision, streaming=False)
+    return found
+
+
+def stream_of(repository: str, subset: str | None, split: str, revision: str | None) -> IterableDataset:
+    """The same, row by row as they come over the network; nothing is kept of them.
+
+    Raises:
+        BadInput: it cannot be had; says where it may come from instead.
+    """
+    found: IterableDataset = _loaded(repository, subset, split, revision, streaming=True)
+    return found
+
+
+def _loaded(repository: str, subset: str | None, split: str, revision: str | None, streaming: bool) -> Any:
     import datasets
 
-    silent = unreachable(repository)
+    silent, how = unreachable(repository), {"streaming": True} if streaming else {}
     try:
         with _offline(silent is not None):
-            return datasets.load_dataset(repository, subset, split=split, revision=revision)
+            return datasets.load_dataset(repository, subset, split=split, revision=revision, **how)
     except Exception as error:  # hub, HTTP and data set libraries each raise their own kinds
         raise BadInput(
             f"cannot get {repository} ({split}) from the Hugging Face hub: {silent or first_line(error)}\n"

@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.data.decode import UnreadableImage, decoded_image
+from benchmarks.data.flat import classes_of, label_file
 from methods.errors import BadInput
 from methods.progress import track
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
 LAYOUT = "expected one folder of images per class, or train/ and test/ (and val/) with such folders"
 VALIDATION = ("val", "valid", "validation", "dev")
+INSIDE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")  # of ILSVRC as it is handed out
 CLUTTER = frozenset({"__MACOSX", "__pycache__"})
 LOG = logging.getLogger(__name__)
 
@@ -38,12 +40,15 @@ def find(root: Path) -> dict[str, Files]:
 
     Without a folder ``train`` all folders are classes, and all images ``train``. A folder ``val`` (or ``valid``,
     ``validation``, ``dev``) is the validation split beside a folder ``test``, and the test split where there is none:
-    so most data sets with ``train`` and ``val`` alone are scored, and the log says it.
+    so most data sets with ``train`` and ``val`` alone are scored, and the log says it. In ILSVRC's own layout the
+    splits lie in ``ILSVRC/Data/CLS-LOC`` and the labels of ``val`` in a file (:mod:`benchmarks.data.flat`); a folder
+    ``test`` whose labels are not public is left out.
 
     Raises:
         BadInput: no such layout, a class that ``train`` has not, or a link that leads out of ``root``.
     """
-    folders = _folders(root, root)
+    base = next((root / place for place in INSIDE if (root / place / "train").is_dir()), root)
+    folders = _folders(base, root)
     by_name = {folder.name.lower(): folder for folder in folders}
     held_out = [by_name[name] for name in VALIDATION if name in by_name]
     if "train" not in by_name:
@@ -54,21 +59,51 @@ def find(root: Path) -> dict[str, Files]:
     if len(held_out) > 1:
         raise BadInput(f"{root} has {held_out[0].name} and {held_out[1].name}; keep one as the validation split.")
     chosen = {"train": by_name["train"]}
-    if "test" in by_name:
+    if "test" in by_name and not (held_out and _unlabelled(by_name["test"], root)):
         chosen["test"] = by_name["test"]
     if held_out:
-        chosen["validation" if "test" in by_name else "test"] = held_out[0]
+        chosen["validation" if "test" in chosen else "test"] = held_out[0]
         if "test" not in by_name:
             LOG.warning(
                 "%s has no test/: %s/ is the test split, and validation is drawn from train/", root, held_out[0].name
             )
-    if ignored := sorted(folder.name for folder in folders if folder not in chosen.values()):
+        elif chosen["test"] is held_out[0]:
+            LOG.warning(
+                "%s: the images in test/ have no labels: %s/ is the test split, and validation is drawn from train/",
+                root,
+                held_out[0].name,
+            )
+    if ignored := sorted(folder.name for folder in folders if folder not in (*chosen.values(), by_name.get("test"))):
         LOG.warning("%s: ignored beside train/: %s", root, ", ".join(ignored))
-    parts = {split: _classes(_folders(folder, root), root) for split, folder in chosen.items()}
+    parts = {"train": _classes(_folders(chosen["train"], root), root)}
+    for split, folder in chosen.items():
+        if split != "train":
+            parts[split] = _part(folder, list(parts["train"]), root)
     for split, folder in chosen.items():
         if unknown := sorted(parts[split].keys() - parts["train"].keys()):
             raise BadInput(f"{root.name}/{folder.name} has the class '{unknown[0]}', which train has not; {LAYOUT}.")
     return parts
+
+
+def _part(folder: Path, names: Sequence[str], root: Path) -> Files:
+    """The images of a split beside ``train``: in folders of classes, or all together with a file of labels."""
+    labels = label_file(folder, root)
+    children = _folders(folder, root)
+    if labels is None or {child.name for child in children} & set(names):
+        return _classes(children, root)
+    found, _ = _pictures(folder, root)
+    if not found:
+        raise BadInput(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}); {LAYOUT}.")
+    files: Files = {}
+    for picture, name in sorted(zip(found, classes_of(found, labels, names), strict=True), key=lambda each: each[1]):
+        files.setdefault(name, []).append(picture)
+    return files
+
+
+def _unlabelled(folder: Path, root: Path) -> bool:
+    """Whether a folder holds images and no folders of classes: those whose labels a competition keeps to itself."""
+    children = [child.name for child in _folders(folder, root)]
+    return label_file(folder, root) is None and children in ([], ["images"])
 
 
 def decode(files: Files, names: Sequence[str], shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
@@ -91,15 +126,30 @@ def _classes(folders: Sequence[Path], root: Path) -> Files:
         raise BadInput(f"{folders[0].parent if folders else root} has {len(folders)} class folders; {LAYOUT}.")
     found, ignored = {}, 0
     for folder in folders:
-        files = [path for path in sorted(folder.rglob("*")) if not path.is_dir() or path.is_symlink()]
-        pictures = [path for path in files if path.suffix.lower() in SUFFIXES and not _is_clutter(path, folder)]
-        found[folder.name] = [_inside(path, root) for path in pictures]
-        ignored += len(files) - len(pictures)
-        if not pictures:
+        found[folder.name], others = _pictures(folder, root)
+        ignored += others
+        if not found[folder.name]:
             raise BadInput(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}); {LAYOUT}.")
     if ignored:
         LOG.warning("%s: %d file%s ignored that are no images", folders[0].parent, ignored, "s" * (ignored != 1))
     return found
+
+
+def _pictures(folder: Path, root: Path) -> tuple[list[Path], int]:
+    """The images below ``folder`` in the order of their names, and the number of other files.
+
+    Only links are resolved: asking the system where each of a million files really lies would take minutes.
+    """
+    pictures, others = [], 0
+    for path in sorted(folder.rglob("*")):
+        linked = path.is_symlink()
+        if path.is_dir() and not linked:
+            continue
+        if path.suffix.lower() in SUFFIXES and not _is_clutter(path, folder):
+            pictures.append(_inside(path, root) if linked or not path.is_file() else path)
+        else:
+            others += 1
+    return pictures, others
 
 
 def _is_clutter(path: Path, folder: Path) -> bool:

@@ -8,6 +8,7 @@ activation has them (nothing works in place). All take the input ``shape`` witho
 
 from benchmarks.models.build import build
 from benchmarks.models.densenet import DenseNet
+from benchmarks.models.imagenet_resnet import ImageNetResNet
 from benchmarks.models.lenet import LeNet5
 from benchmarks.models.mobilenet import MobileNetV2
 from benchmarks.models.perceptron import MLP
@@ -16,4 +17,4 @@ from benchmarks.models.resnet import ResNet
 from benchmarks.models.vgg import VGG
 from benchmarks.models.vit import ViT
 
-__all__ = ["MLP", "VGG", "DenseNet", "ElmanRNN", "LeNet5", "MobileNetV2", "ResNet", "ViT", "build"]
+__all__ = ["MLP", "VGG", "DenseNet", "ElmanRNN", "ImageNetResNet", "LeNet5", "MobileNetV2", "ResNet", "ViT", "build"]

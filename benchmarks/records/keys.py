@@ -3,7 +3,7 @@
 Rules, each frozen by a test:
 
 * Sections that say where or how a cell is run (folders, tracker, launcher) are left out, and so are the place the data
-  set is read from and the devices it is computed on.
+  set is read from, how its images are kept meanwhile, and the devices it is computed on.
 * A value of null is left out, and so is a section with nothing left in it. A new option whose default is null therefore
   leaves every old key as it was.
 * Names of classes count as they were when records began (:mod:`benchmarks.records.names`).
@@ -21,6 +21,7 @@ from benchmarks.records.names import with_frozen, with_todays
 
 HOW_IT_RUNS = frozenset({"track", "paths", "hydra", "save", "controls", "dry_run", "objective", "experiment"})
 WHERE_IT_RUNS = frozenset({"devices", "strategy", "accelerator"})
+WHERE_DATA_LIE = frozenset({"source", "storage", "workers", "hub_streaming"})  # the same samples from everywhere
 KEY_LENGTH = 16  # hexadecimal digits: 64 bits, a collision in 10^6 cells has probability 3e-8
 LARGEST_EXACT = 2**53  # beyond it a float no longer stands for one integer
 
@@ -67,7 +68,8 @@ def recordable(config: Mapping[str, Any]) -> dict[str, Any]:
     kept = {str(name): value for name, value in config.items() if str(name) not in HOW_IT_RUNS}
     plain = _plain(kept)
     if isinstance(plain.get("dataset"), dict):
-        plain["dataset"].pop("source", None)
+        for name in WHERE_DATA_LIE & plain["dataset"].keys():
+            del plain["dataset"][name]
     trainer = plain.get("trainer")
     if isinstance(trainer, dict):
         for section in (trainer, *(part for part in trainer.values() if isinstance(part, dict))):

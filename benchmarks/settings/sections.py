@@ -17,6 +17,7 @@ from benchmarks.settings.trainer import TrainerSettings
 from benchmarks.settings.tuning import FEWEST
 
 Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
 OPTION = rf"^({'|'.join(PARTS)})\.\w+$"
@@ -35,10 +36,23 @@ class Calibration(Section):
 class Augment(Section):
     """How training images are varied; see :class:`benchmarks.data.augment.Augmentation`."""
 
-    examples: ClassVar[Mapping[str, str]] = {"crop": "4", "flip": "true"}
+    examples: ClassVar[Mapping[str, str]] = {
+        "crop": "4",
+        "flip": "true",
+        "resized_crop": "[0.08,1.0]",
+        "jitter": "0.4",
+    }
 
     crop: int = Field(4, ge=0)  # pixels
     flip: bool = True
+    resized_crop: list[Share] | None = Field(None, min_length=2, max_length=2)
+    jitter: float | None = Field(None, ge=0, lt=1)
+
+    @model_validator(mode="after")
+    def _least_first(self) -> Augment:
+        if self.resized_crop and self.resized_crop[0] > self.resized_crop[1]:
+            raise ValueError("resized_crop is the least and the largest share of the image, for instance [0.08,1.0]")
+        return self
 
 
 class Dataset(Section):
@@ -57,6 +71,10 @@ class Dataset(Section):
         "validation": "0.1",
         "test": "0.2",
         "augment": "'{crop:4,flip:true}'",
+        "storage": "cached",
+        "workers": "2",
+        "stored": "256",
+        "corrupt": "skip",
     }
 
     name: Name
@@ -81,6 +99,12 @@ class Dataset(Section):
                     f"{name} has {len(value)} values, but a shape of {self.shape} has {self.shape[0]} channels; "
                     "expected one for all or one for each"
                 )
+        stored = getattr(self, "stored", None)
+        if stored and (len(self.shape) != 3 or stored < max(self.shape[1:])):
+            raise ValueError(
+                f"stored={stored} is less than the inputs of shape {self.shape}, which are cut out of such images\n"
+                f"type for instance dataset.stored={max(self.shape[1:]) * 8 // 7}, or dataset.stored=null"
+            )
         if self.augment and (len(self.shape) != 3 or self.augment.crop >= min(self.shape[1:])):
             raise ValueError(
                 f"augment.crop={self.augment.crop} does not fit inputs of shape {self.shape}; expected fewer pixels "
@@ -95,15 +119,31 @@ class HeldOut(Dataset):
     test: float = Field(0.2, gt=0, lt=1)
 
 
-class ImageFolder(HeldOut):
+class Kept(Section):
+    """How images are kept, for data sets of images; :mod:`benchmarks.data.storage`."""
+
+    storage: Literal["memory", "cached", "streamed"] | None = None
+    workers: Annotated[int, Field(ge=0, le=1024)] | None = None
+    stored: Count | None = None
+    corrupt: Literal["refuse", "skip"] | None = None
+
+
+class ImageFolder(HeldOut, Kept):
     """Images of the user's."""
 
     source: Text | None = None
 
 
-class Images(Dataset):
+class Shards(Dataset, Kept):
+    """Tar shards of the user's."""
+
+    source: Text | None = None
+
+
+class Images(Dataset, Kept):
     """Images in the layout of the Hugging Face hub."""
 
+    hub_streaming: bool | None = None
     source: Text | None = None
     hub: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?$")] | None = None
     subset: str | None = None
@@ -115,12 +155,25 @@ class Images(Dataset):
     resize: bool | None = None
 
 
+class Collected(Images):
+    """Images in whatever form they lie, or on the hub; held out where they have no test split."""
+
+    test: float = Field(0.2, gt=0, lt=1)
+
+
 class Sequences(Images):
     """Images read as sequences."""
 
     images: Name
     image_shape: list[Count] = Field(min_length=3, max_length=3)
     pool: Count
+
+    @model_validator(mode="after")
+    def _whole_images(self) -> Sequences:
+        for name in ("storage", "stored", "corrupt"):
+            if getattr(self, name) not in (None, "memory"):
+                raise ValueError(f"{name}: images that are read as sequences lie in memory; type dataset.{name}=null")
+        return self
 
 
 class Friedman(HeldOut):
@@ -139,6 +192,8 @@ READERS: dict[str, type[Dataset]] = {
     "benchmarks.data.readers.california_housing": HeldOut,
     "benchmarks.data.readers.friedman1": Friedman,
     "benchmarks.data.readers.imagefolder": ImageFolder,
+    "benchmarks.data.readers.shards": Shards,
+    "benchmarks.data.readers.collection": Collected,
     "benchmarks.data.readers.images": Images,
     "benchmarks.data.readers.image_sequences": Sequences,
 }

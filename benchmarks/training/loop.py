@@ -188,14 +188,14 @@ class _Training:
         settings, first, count = self.settings, epoch * self.steps_per_epoch, 0
         total = torch.zeros((), device=self.fabric.device)
         batches = self.data.train.batches(
-            settings.batch_size, generator=order, augment=settings.augment, device=self.fabric.device
+            settings.batch_size,
+            generator=order,
+            augment=settings.augment,
+            device=self.fabric.device,
+            share=(rank, world),
         )
         for step, (x, y) in zip(range(first, first + self.steps_per_epoch), batches, strict=False):
-            size = len(x)
-            if world > 1:
-                if size < world:
-                    continue
-                x, y = x[rank::world], y[rank::world]
+            size = min(settings.batch_size, len(self.data.train) - (step - first) * settings.batch_size)
             if settings.channels_last and x.ndim == 4:
                 x = x.contiguous(memory_format=torch.channels_last)
             loss = self._step(x, y, step, len(x) * world / size)

@@ -25,6 +25,9 @@ class Score:
     loss: float
 
 
+LARGEST = 2**24  # values of the inputs that are scored at once: 64 MB, beside what the network makes of them
+
+
 @torch.inference_mode()
 def evaluate(
     model: nn.Module, split: "Split", batch_size: int = 1024, device: torch.device | str | None = None
@@ -34,11 +37,13 @@ def evaluate(
     Args:
         model: the network; it is not moved.
         split: the samples; floating-point targets mean regression.
-        batch_size: samples at a time; the result does not depend on it beyond rounding.
+        batch_size: samples at a time, fewer where they are large (111 images of 224 x 224); the result does not depend
+            on it beyond rounding.
         device: where the batches go; by default where the model's parameters are.
     """
     if len(split) == 0:
         raise ValueError("cannot score a network on an empty split")
+    batch_size = max(1, min(batch_size, LARGEST // split.size_of_input))
     losses, hits, hits5, count = [], [], [], 0
     with evaluating(model):
         for x, y in split.batches(batch_size, device=device or device_of(model)):

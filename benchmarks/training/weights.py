@@ -35,7 +35,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
     Names may differ if it is certain where each tensor belongs: if every shape occurs once, by shape; else by position,
     if both lists in natural order of their names (``layer2`` before ``layer10``) have the same shapes and the same last
-    parts (``weight``, ``bias``, ...). The log then says what became what.
+    parts (``weight``, ``bias``, ...). The log then says what became what. A network may know how others name its
+    tensors (``other_names``, one mapping of their names to its own for each of them): then nothing is guessed.
 
     Raises:
         BadInput: there is no such file, it holds no state dict, or names or shapes do not fit; ``model`` is as it was.
@@ -44,7 +45,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
     tensors = _without_prefix(_tensors_of(path.expanduser()))
     target = model.state_dict()
     if tensors.keys() != target.keys():
-        tensors = _renamed(tensors, target, path)
+        known = _known_names(model, tensors)
+        tensors = known if known is not None else _renamed(tensors, target, path)
     wrong = [name for name in target if tensors[name].shape != target[name].shape]
     if wrong:
         name = wrong[0]
@@ -99,6 +101,21 @@ def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if tensors and all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
     return tensors
+
+
+def _known_names(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """``tensors`` under the model's own names, if it knows theirs; None if not.
+
+    How many batches a running mean has seen is no weight, and older files do not say it.
+    """
+    others = getattr(model, "other_names", None)
+    own = model.state_dict()
+    counts = {name: value for name, value in own.items() if name.endswith("num_batches_tracked")}
+    for names in [dict(zip(own, own, strict=True)), *(others() if callable(others) else ())]:
+        found = {names[name]: value for name, value in tensors.items() if name in names}
+        if len(found) == len(tensors) and own.keys() - found.keys() <= counts.keys():
+            return counts | found
+    return None
 
 
 def _renamed(tensors: dict[str, Tensor], target: dict[str, Tensor], path: Path) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from PIL import Image
 
 import conf
 from benchmarks.data import decode
-from benchmarks.data import splits as data_module
+from benchmarks.data import split as data_module
 from benchmarks.data.augment import Augmentation, crop_and_flip
 from benchmarks.data.splits import Split, carve, load
 from benchmarks.sweeps.composition import Composer

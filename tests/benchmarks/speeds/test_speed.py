@@ -20,6 +20,7 @@ COMPARED = {  # claims that are cheap when quick -> how many of their rows must 
     "node_budget": 1,
     "groups": 1,
     "status": 1,
+    "data": 2,
 }
 ONLY_RUN = ("spectral_wide", "dpp_edges", "kfac", "latency")
 

@@ -90,7 +90,7 @@ ATTACKS = {
     "a class of torch that is no network": ("model._target_", "torch.nn.Parameter"),
     "a network of torch from elsewhere": ("model._target_", "torch.jit.ScriptModule"),
     "a class of methods that is no part": ("selection._target_", "methods.pruner.Pruner"),
-    "a helper among the readers": ("dataset.reader", "benchmarks.data.readers.source_folder"),
+    "a helper among the readers": ("dataset.reader", "benchmarks.data.readers.reader_of"),
     "a private helper among the readers": ("dataset.reader", "benchmarks.data.readers._all_digits"),
     "a class where none belongs": ("trainer.train.optimizer", {"_target_": "methods.allocation.Uniform"}),
     "a name that leads out of the cache": ("dataset.name", "../../x"),
