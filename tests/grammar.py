@@ -356,6 +356,8 @@ OPTIONS: dict[str, dict[str, st.SearchStrategy[str] | None]] = {
     "reproduce": {"--results": PLACE, "--cache": PLACE, "--quick": None, "--page": None},
     "survey": {"--results": PLACE, "--where": QUERY},
     "methods": {"--check": None},  # beside a word at least, since without any all methods are tried out
+    "networks": {"--check": None},  # and a word at least, likewise
+    "grids": {"--results": PLACE, "--cache": PLACE},  # and a word at least, since planning all of them takes a while
     "groups": {"--figure": st.sampled_from(["x.png", "x.jpg", "FIFO", "FILE/x.png", "", "ü.png"])},
     "spectrum": {"--widths": INTEGER, "--samples": INTEGER, "--out": st.sampled_from(["spectra", "FILE", "FIFO/x"])},
     "speed": {"--results": PLACE, "--quick": None, "--save": None},
@@ -375,11 +377,14 @@ EXPORTED = st.builds(
         VALUE,
     ),
 )
+NAMING = ("speed", "methods", "networks", "grids")  # without a name they do all that there is
 LISTED = {  # what stands beside the options; names of work that takes minutes are none of them
     "status": VALUE,
     "reproduce": st.one_of(VALUE, st.sampled_from(["--page", "--nope"])),
     "survey": PLACE,
     "methods": st.one_of(VALUE, st.sampled_from(["fpgm", "nope"])),
+    "networks": st.one_of(VALUE, st.sampled_from(["nope", "BERTT", "--nope"])),
+    "grids": st.one_of(VALUE, st.sampled_from(["digits_latency", "nope", "../x"])),
     "groups": st.one_of(WORD, CHOICE, DELETION),
     "spectrum": st.one_of(WORD, WRONG_CHOICE, WRONG_KEY, WRONG_VALUE),
     "speed": st.one_of(VALUE, st.just("nope")),
@@ -400,5 +405,5 @@ def commands(draw: st.DrawFn, name: str) -> list[str]:
     for flag in flags:
         value = OPTIONS[name][flag]
         words += [flag] if value is None else [f"{flag}={draw(value)}"]
-    words += draw(st.lists(LISTED.get(name, st.just("nope")), min_size=int(name in ("speed", "methods")), max_size=2))
+    words += draw(st.lists(LISTED.get(name, st.just("nope")), min_size=int(name in NAMING), max_size=2))
     return words + draw(st.sampled_from([[], [], [], ["--nope"], ["--help"], ["--results"]]))
