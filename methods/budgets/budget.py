@@ -19,7 +19,7 @@ from methods.network.counting import Product, count_macs, products
 from methods.network.graph import NodeGroup, call_order
 from methods.network.kinds.base import Kind
 from methods.network.kinds.carriers import carrier_of
-from methods.network.kinds.registry import find_kind, is_layer, matrix_of
+from methods.network.kinds.registry import find_kind, matrix_of
 from methods.network.reading import evaluating, fewest
 
 KINDS = ("keep", "compression", "speedup", "latency")
@@ -146,13 +146,17 @@ class _Size:
 
 @dataclass(frozen=True)
 class _Term:
-    """One layer's share: (out x in x kernel) weights used ``positions`` times, plus parameters per output unit."""
+    """One layer's share: (out x in x kernel) weights used ``positions`` times, plus parameters per output unit.
+
+    Of a weight that several layers share only one has the parameters, the others are ``borrowed``.
+    """
 
     out: _Size
     inputs: _Size
     kernel: int
     positions: int
     per_unit: int
+    borrowed: bool = False
 
 
 @dataclass(frozen=True)
@@ -190,7 +194,7 @@ class NodeCost:
         for term in self._terms:
             out = term.out(counts)
             weights = out * term.inputs(counts) * term.kernel
-            parameters += weights + out * term.per_unit
+            parameters += (0 if term.borrowed else weights) + out * term.per_unit
             macs += weights * term.positions
         for share in self._shares:
             blocks = share.blocks(counts)
@@ -211,20 +215,24 @@ def _terms(model: nn.Module, example: Tensor, groups: Sequence[NodeGroup]) -> li
             inputs.setdefault(reader.name, []).append((group.name, *reader.columns.shape))
     positions = output_positions(model, example)
     terms = []
+    counted: set[nn.Parameter] = set()
     for path in call_order(model, example):
         module = model.get_submodule(path)
-        bias = 0 if getattr(module, "bias", None) is None else 1
-        if is_layer(module) and path not in carried:
+        own = {parameter for parameter in module.parameters(recurse=False) if parameter not in counted}
+        counted |= own
+        if find_kind(module) is not None and path not in carried:
+            bias = int(any(parameter is getattr(module, "bias", None) for parameter in own))
+            borrowed = all(parameter is not module.weight for parameter in own)
             matrix = matrix_of(module)
             out, read = matrix.shape[:2]
             kernel = matrix[0, 0].numel()
             sizes = _size(out, outs.get(path, [])), _size(read, inputs.get(path, []))
-            terms.append(_Term(*sizes, kernel, positions[path], bias))
+            terms.append(_Term(*sizes, kernel, positions[path], bias, borrowed))
     return terms
 
 
 def _shares(model: nn.Module, found: Sequence[Product], groups: Sequence[NodeGroup]) -> list[_Share]:
-    """What carriers cost: as much for each block of channels that they treat alone."""
+    """What carriers cost, for each block of channels that they treat alone, and what is held outside of layers."""
     coupled: dict[str, list[tuple[str, int, int]]] = {}
     blocks: dict[str, int] = {}
     for group in groups:
@@ -240,6 +248,15 @@ def _shares(model: nn.Module, found: Sequence[Product], groups: Sequence[NodeGro
         if number and parameters >= number:  # else one number serves all channels
             macs = sum(product.macs for product in found if product.layer == path)
             shares.append(_Share(_size(number, coupled[path]), parameters // number, macs // number))
+    own = dict(model.named_parameters())  # a buffer is none
+    held: dict[tuple[str, int], list[tuple[str, int, int]]] = {}
+    for group in groups:
+        for entries in group.held:
+            if entries.name in own:
+                held.setdefault((entries.name, entries.dimension), []).append((group.name, *entries.places.shape))
+    for (name, dimension), parts in held.items():
+        number = own[name].shape[dimension]
+        shares.append(_Share(_size(number, parts), own[name].numel() // number, 0))
     return shares
 
 

@@ -113,7 +113,9 @@ def _change(mockup: Mockup, path: str, chosen: Tensor, copies: int) -> Change:
         step = STEP * (1 + torch.rand(out.shape, generator=stream(0, "step", path)).to(out))
         along = [1] * out.dim()
         along[mockup.dimension(path)] = -1
-        return torch.addcmul(out, step, signs.to(out).reshape(copies, *along)).flatten(0, 1)
+        changed = torch.addcmul(out, step, signs.to(out).reshape(copies, *along))
+        # positions that are looked up once for all samples have no batch dimension
+        return changed if path in mockup.lookups and len(out) != len(mockup.example) else changed.flatten(0, 1)
 
     return change
 

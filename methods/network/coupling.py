@@ -15,8 +15,7 @@ branches are added to what has passed by; the two are told apart by experiment t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -25,95 +24,16 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
+from methods.network.held import find_held
 from methods.network.influence import Influence, find_influences
 from methods.network.kinds.carriers import find_carrier
 from methods.network.mockup import Mockup
+from methods.network.nodes import Entries, NodeGroup, Reader
 from methods.network.ownership import borrowed_weights
-from methods.network.reading import Rows, node_rows
 from methods.network.reduced import reduced
+from methods.network.sharing import cut_alike
 from methods.network.trials import Part, adds, each_without, product_macs, together
 from methods.seeds import stream
-
-
-@dataclass(frozen=True)
-class Reader:
-    """A module that reads the nodes of a group.
-
-    Attributes:
-        name: module path.
-        columns: (m, r) which input columns of the module's weight carry each node: r = 1 for a convolution or a plain
-            linear layer, r = height x width for a linear layer behind a flattening, r = width of a head.
-        is_convolution: whether the module is a convolution.
-    """
-
-    name: str
-    columns: Tensor
-    is_convolution: bool
-
-    @cached_property
-    def rows(self) -> Rows:
-        """How to view what the module reads as (nodes, samples x positions)."""
-        return node_rows(self.columns, self.is_convolution)
-
-    def weights(self, weight: Tensor) -> Tensor:
-        """(out, m, r x kernel positions) view of the reader's weight, one block per node."""
-        size, repeat = self.columns.shape
-        picked = weight[:, self.columns.reshape(-1).to(weight.device)]
-        return picked.reshape(len(weight), size, repeat * picked[0, 0].numel())
-
-
-@dataclass(frozen=True)
-class NodeGroup:
-    """Nodes that are removed together; see the module's text.
-
-    Attributes:
-        name: path of the first writer in forward order.
-        size: number of nodes m.
-        writers: paths of the modules whose output units the nodes are, in forward order.
-        readers: the modules that read the nodes, in forward order.
-        carriers: paths of norms and convolutions of several groups in between.
-        rows: for each writer (m, r) its output units that make up each node: r = 1 but for attention heads.
-        entries: for each carrier (m, r) its channels that belong to each node.
-        product_macs: multiply-accumulates per node in products of activations (attention).
-    """
-
-    name: str
-    size: int
-    writers: tuple[str, ...]
-    readers: tuple[Reader, ...]
-    carriers: tuple[str, ...]
-    rows: tuple[Tensor, ...]
-    entries: tuple[Tensor, ...]
-    product_macs: int = 0
-
-    @property
-    def plain(self) -> bool:
-        """Whether node i is output unit i of every writer."""
-        own = torch.arange(self.size)[:, None]
-        return all(rows.shape == own.shape and bool((rows == own).all()) for rows in self.rows)
-
-    @property
-    def recurrent(self) -> bool:
-        """Whether a layer reads and writes the nodes: a hidden state that is carried from step to step."""
-        return not set(self.writers).isdisjoint(reader.name for reader in self.readers)
-
-    @property
-    def width(self) -> int:
-        """Output units of the first writer per node: 1, or the width of a head."""
-        return self.rows[0].shape[1]
-
-    @property
-    def channels(self) -> dict[str, Tensor]:
-        """For each reader and carrier (m, r) its input channels that belong to each node."""
-        return {reader.name: reader.columns for reader in self.readers} | dict(
-            zip(self.carriers, self.entries, strict=True)
-        )
-
-    def of_nodes(self, nodes: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Sorted output units of the writers, and sorted input channels of readers and carriers, of some nodes."""
-        nodes = nodes.cpu()
-        rows = {path: own[nodes].flatten().sort().values for path, own in zip(self.writers, self.rows, strict=True)}
-        return rows, {path: own[nodes].flatten().sort().values for path, own in self.channels.items()}
 
 
 def find_groups(model: nn.Module, example: Tensor, residual: bool) -> tuple[list[NodeGroup], dict[str, str]]:
@@ -132,6 +52,7 @@ def find_groups(model: nn.Module, example: Tensor, residual: bool) -> tuple[list
         with less.standing():
             found = _tried(less, influences, residual, borrowed)
         whole = Mockup(model, example, less.inside) if less.inside else mockup
+        whole.hold(less.held.values())
         if each_without(whole, [together([_half(whole, group) for group in found[0]])]) == [None]:
             return found
     mockup, influences = _looked_at(mockup)
@@ -145,11 +66,13 @@ def _looked_at(mockup: Mockup) -> tuple[Mockup, dict[str, Influence]]:
     Where several output units of a layer reach the same channel of a norm, they do so at several places, such as the
     heads of queries: the norm sees one after the other, and stays whole whichever of them are removed.
     """
+    mockup.hold(find_held(mockup).values())
     influences = find_influences(mockup)
     inside = [path for path in mockup.passing if _mixes(mockup, path) and _sees_several(influences, path)]
     if not inside:
         return mockup, influences
     mockup = Mockup(mockup.model, mockup.example, inside)
+    mockup.hold(find_held(mockup).values())
     return mockup, find_influences(mockup)
 
 
@@ -191,7 +114,7 @@ def _is_stream(mockup: Mockup, group: NodeGroup) -> bool:
 
 def _components(mockup: Mockup, influences: Mapping[str, Influence]) -> Iterator[tuple[NodeGroup, str | None]]:
     """Groups of layers whose output units meet, and why they cannot be pruned, where that shows already."""
-    units, channels = _labels(mockup, influences)
+    units, channels, entries = _labels(mockup, influences)
     seen = {path: set(own[:, 1].tolist()) for path, own in channels.items()}
     for writers in _coupled(units):
         labels = torch.cat([units[path] for path in writers])
@@ -199,7 +122,8 @@ def _components(mockup: Mockup, influences: Mapping[str, Influence]) -> Iterator
         rows = {path: _by_node(units[path], torch.arange(len(units[path])), node_of) for path in writers}
         near = [path for path in channels if not seen[path].isdisjoint(node_of)]
         reached = {path: _by_node(channels[path][:, 1], channels[path][:, 0], node_of) for path in near}
-        uneven = [path for path, own in {**rows, **reached}.items() if own is None]
+        held = {n: _by_node(own, torch.arange(len(own)), node_of) for n, own in entries.items()}
+        uneven = [path for path, own in {**rows, **reached, **held}.items() if own is None]
         blank = torch.zeros(len(node_of), 0, dtype=torch.int64)
         parts = {path: blank if own is None else own for path, own in reached.items() if own is None or len(own)}
         group = NodeGroup(
@@ -210,19 +134,29 @@ def _components(mockup: Mockup, influences: Mapping[str, Influence]) -> Iterator
             tuple(path for path in parts if path in mockup.passing),
             tuple(blank if own is None else own for own in rows.values()),
             tuple(parts[path] for path in parts if path in mockup.passing),
+            held=tuple(
+                Entries(name, mockup.dimension(name), own)
+                for name, own in held.items()
+                if own is not None and own.numel()
+            ),
         )
         if group.readers or any(influences[path].obstacle for path in writers):
             yield group, f"{uneven[0]} does not treat all nodes alike" if uneven else _cuts_blocks(mockup, group)
 
 
-def _labels(mockup: Mockup, influences: Mapping[str, Influence]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def _labels(
+    mockup: Mockup, influences: Mapping[str, Influence]
+) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
     """For each layer the node (m,) of each output unit, and for each reader or carrier (n, 2) its channels and nodes.
 
     Output units and the input channels they reach are the two sides of a graph; its connected components are the nodes.
+    The last mapping is the node of each entry of what is held.
     """
+    sizes = {path: mockup.units(path) for path in mockup.layers}
+    sizes |= {name: held.size for name, held in mockup.held.items()}
     starts, total = {}, 0
-    for path in mockup.layers:
-        starts[path], total = total, total + mockup.units(path)
+    for path, size in sizes.items():
+        starts[path], total = total, total + size
     reached, ends = {}, {}
     for reader in [*mockup.layers, *sorted(mockup.passing)]:
         pairs = [influence.pairs[reader][:, 1] for influence in influences.values() if reader in influence.pairs]
@@ -235,11 +169,17 @@ def _labels(mockup: Mockup, influences: Mapping[str, Influence]) -> tuple[dict[s
         for reader, pairs in influence.pairs.items()
     ]
     links += [_block_links(own, _block(mockup, path)) + ends[path] for path, own in reached.items()]
+    for name, held in mockup.held.items():
+        for reader, pairs in held.pairs.items():
+            if reader in reached:
+                met = pairs[torch.isin(pairs[:, 1], reached[reader])]
+                links.append(met + torch.tensor([starts[name], ends[reader]]))
     edges = torch.cat([*links, torch.zeros(0, 2, dtype=torch.int64)]).numpy()
     graph = coo_matrix((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(total, total))
     label = torch.from_numpy(connected_components(graph, directed=False)[1]).long()
-    units = {path: label[start : start + mockup.units(path)] for path, start in starts.items()}
-    return units, {reader: torch.stack([own, label[ends[reader] + own]], 1) for reader, own in reached.items()}
+    own = {path: label[start : start + sizes[path]] for path, start in starts.items()}
+    units, entries = ({path: own[path] for path in paths} for paths in (mockup.layers, mockup.held))
+    return units, {reader: torch.stack([at, label[ends[reader] + at]], 1) for reader, at in reached.items()}, entries
 
 
 def _mixes(mockup: Mockup, path: str) -> bool:
@@ -310,8 +250,10 @@ def _obstacle(
             return f"the network returns what {path} computes"
     if group.size < 2:
         return "its units all depend on each other: they are one node, and a layer must keep one"
-    for path in [*group.writers, *group.carriers, *(reader.name for reader in group.readers)]:
-        if path in borrowed:
+    together = cut_alike(mockup.model, group)
+    holders = [each.name.rpartition(".")[0] for each in group.held]
+    for path in [*group.writers, *group.carriers, *(reader.name for reader in group.readers), *holders]:
+        if path in borrowed and path not in together:
             return borrowed[path]
     return None
 
@@ -323,9 +265,15 @@ def _half(mockup: Mockup, group: NodeGroup) -> Part:
         kept = torch.cat([kept[:1], kept[-1:]])  # a regular half could fit a structure by chance
     gone = torch.ones(group.size, dtype=torch.bool)
     gone[kept] = False
-    columns = {}
-    for path, channels in group.of_nodes(gone.nonzero().flatten())[1].items():
-        stays = torch.ones(mockup.channels(path), dtype=torch.bool)
-        stays[channels] = False
-        columns[path] = stays.nonzero().flatten()
-    return group.of_nodes(kept)[0], columns
+    lost = gone.nonzero().flatten()
+    rows = group.of_nodes(kept)[0]
+    rows |= {name: _others(mockup.held[name].size, own) for name, own in group.held_of(lost).items()}
+    columns = {path: _others(mockup.channels(path), own) for path, own in group.of_nodes(lost)[1].items()}
+    return rows, columns
+
+
+def _others(size: int, gone: Tensor) -> Tensor:
+    """The numbers below ``size`` that are not in ``gone``."""
+    stays = torch.ones(size, dtype=torch.bool)
+    stays[gone] = False
+    return stays.nonzero().flatten()

@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from methods.errors import Skipped
-from methods.network.coupling import NodeGroup, Reader
 from methods.network.kinds.carriers import carrier_of, on_the_rest
+from methods.network.kinds.cutting import take
 from methods.network.kinds.registry import find_kind, kind_of
+from methods.network.nodes import NodeGroup, Reader
 from methods.network.reading import evaluating, fewest, what_is_read
 from methods.network.remembered import groups_of
+from methods.network.sharing import share_again, shared_parameters
 
 __all__ = ["NetworkGraph", "NodeGroup", "Reader", "call_order", "gated"]
 
@@ -54,6 +56,8 @@ class NetworkGraph:
             return
         gone = _gone(group, kept)
         rows, lost = group.of_nodes(gone.nonzero().flatten())
+        held = group.held_of(gone.nonzero().flatten())
+        shared = shared_parameters(self.model)
         for path, own in rows.items():
             module = self.model.get_submodule(path)
             kind_of(module).cut_outputs(module, own)
@@ -63,7 +67,11 @@ class NetworkGraph:
         for reader in group.readers:
             module = self.model.get_submodule(reader.name)
             kind_of(module).cut_inputs(module, lost[reader.name])
-        self.groups = [_shrunk(each, group, gone, (rows, lost)) for each in self.groups]
+        for each in group.held:
+            path, _, name = each.name.rpartition(".")
+            take(self.model.get_submodule(path), (name,), each.dimension, held[each.name])
+        share_again(self.model, shared)
+        self.groups = [_shrunk(each, group, gone, (rows, lost, held)) for each in self.groups]
 
     def require_groups(self) -> None:
         """Raise :class:`Skipped` with the reasons if no group of nodes can be pruned."""
@@ -81,12 +89,18 @@ class NetworkGraph:
 
 
 def _shrunk(
-    each: NodeGroup, removed: NodeGroup, gone: Tensor, lost: tuple[dict[str, Tensor], dict[str, Tensor]]
+    each: NodeGroup,
+    removed: NodeGroup,
+    gone: Tensor,
+    lost: tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]],
 ) -> NodeGroup:
-    """``each`` after the nodes ``gone`` of the group ``removed`` have left; ``lost`` is ``removed.of_nodes(gone)``."""
-    rows, channels = lost
+    """``each`` after the nodes ``gone`` of the group ``removed`` have left.
+
+    What they took with them is in ``lost``: output units, input channels, and entries of what is held.
+    """
+    rows, channels, held = lost
     own = each.name == removed.name
-    if not own and channels.keys().isdisjoint(each.channels):
+    if not own and channels.keys().isdisjoint(each.channels) and held.keys().isdisjoint(h.name for h in each.held):
         return each
     stays = ~gone if own else torch.ones(each.size, dtype=torch.bool)
 
@@ -101,6 +115,7 @@ def _shrunk(
         readers=readers,
         rows=tuple(shifted(p, rows[path] if own else None) for path, p in zip(each.writers, each.rows, strict=True)),
         entries=tuple(shifted(p, channels.get(path)) for path, p in zip(each.carriers, each.entries, strict=True)),
+        held=tuple(replace(h, places=shifted(h.places, held.get(h.name))) for h in each.held),
     )
 
 

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from methods.network.changes import Answer, Folded, answers
 from methods.network.codes import NONE, SEVERAL, meant, patterns
-from methods.network.mockup import Mockup
+from methods.network.held import feeding
+from methods.network.mockup import Held, Mockup
 from methods.seeds import stream
 
 MOST_ALL_AT_ONCE = 2**27  # numbers in the changed outputs of all layers
@@ -75,8 +76,15 @@ def influence(mockup: Mockup, path: str) -> Influence:
 def _alone(mockup: Mockup, path: str) -> Influence:
     try:
         return _together(mockup, [path], whole=True)[path]
-    except Folded:
+    except Exception as error:  # as above
+        if path not in mockup.lookups and not isinstance(error, Folded):
+            raise
+    # what is looked up once for all samples has no dimension for copies: one run for each pattern
+    layer = Held(path, mockup.dimension(path), mockup.units(path))
+    pairs = feeding(mockup, [layer]) if path in mockup.lookups else None
+    if not pairs or any(other in mockup.others for other in mockup.reads):
         return Influence(obstacle="an operation that mixes samples")
+    return Influence(pairs)
 
 
 def _all_at_once(mockup: Mockup) -> dict[str, Influence] | None:

@@ -12,7 +12,7 @@ scales of branches, are near one, so that dead units or tiny scales cannot hide 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 from methods.network.kinds.carriers import find_carrier
-from methods.network.kinds.registry import find_kind
+from methods.network.kinds.registry import find_kind, is_layer
 from methods.network.reading import evaluating, fewest, what_is_read
 from methods.seeds import stream
 
@@ -42,6 +42,23 @@ class _Trial:
     calls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
 
+@dataclass(frozen=True)
+class Held:
+    """A parameter or buffer that belongs to no layer, along the dimension in which it has a number per node.
+
+    Attributes:
+        name: as in ``named_parameters``.
+        dimension: along which its entries lie.
+        size: number of entries.
+        pairs: for each layer and carrier that they feed, (n, 2) int64 pairs (entry, input channel).
+    """
+
+    name: str
+    dimension: int
+    size: int
+    pairs: Mapping[str, Tensor] = field(default_factory=dict)
+
+
 class Mockup:
     """The network with its layers stubbed; see the module's text.
 
@@ -53,6 +70,8 @@ class Mockup:
     Attributes:
         layers: paths of the stubbed layers, in forward order.
         passing: paths of the carriers.
+        lookups: paths of the layers that look up what they answer; what they read is not told.
+        held: parameters and buffers with a number per node, by name, where :meth:`hold` was told of them.
         others: paths of the modules that may need all channels there are.
         channelled: layers and passing modules: those of which it is known in which dimension the channels lie.
         numbers: for each layer what it answers, one tensor per call.
@@ -69,6 +88,8 @@ class Mockup:
         self.layers = [path for path in called if path not in self.passing]
         others = {path for path, module in modules.items() if path not in called and _takes_all(module) and path}
         self.others = others - self.passing - set(inside)
+        self.lookups = {path for path in self.layers if not is_layer(modules[path])}
+        self.held: dict[str, Held] = {}
         self.numbers = {
             path: [_random(output, path, call) for call, output in enumerate(called[path])] for path in self.layers
         }
@@ -88,8 +109,24 @@ class Mockup:
         return self.reads[path][0].shape[self.dimension(path)]
 
     def dimension(self, path: str) -> int:
-        """Dimension of the channels in what the layer or passing module at ``path`` reads and returns."""
-        return self._dimensions[path]
+        """Dimension of the channels in what the layer or passing module at ``path`` reads and returns.
+
+        Of a parameter or buffer that is held, the dimension along which its entries lie.
+        """
+        return self.held[path].dimension if path in self.held else self._dimensions[path]
+
+    def hold(self, found: Iterable[Held]) -> None:
+        """Know of parameters and buffers with a number per node; those that feed nothing are in nobody's way."""
+        known = {each.name: each for each in found}
+        self.held = {name: each for name, each in known.items() if each.pairs}
+        self.others = {path for path in self.others if any(name not in known for name in _own(path, self.modules))}
+
+    def tensor(self, name: str) -> Tensor:
+        """The parameter or buffer of this name."""
+        path, _, own = name.rpartition(".")
+        tensor = getattr(self.modules[path], own)
+        assert isinstance(tensor, Tensor)
+        return tensor
 
     # --- running -----------------------------------------------------------------------------------------------------
 
@@ -98,7 +135,7 @@ class Mockup:
         """One run; what the network returns.
 
         Args:
-            change: for some layers, what to make of their answers.
+            change: for some layers, what to make of their answers; for parameters and buffers, of their values.
             observe: told the path of a module and what it reads, at every call; at the end "" and the output.
             copies: of the sample, in what is put in and in the answers of layers that are not changed.
             changed: copies in the changed answers; where they are joined to others, these are repeated.
@@ -118,11 +155,16 @@ class Mockup:
     def trying(self, change: Mapping[str, Change], observe: Observe, copies: int = 1) -> Iterator[None]:
         """Inside, forward passes of the network are runs as :meth:`run` describes."""
         with self.standing():
+            values = {name: self.tensor(name).data for name in change if name not in self.numbers}
             self._trial = _Trial(change, observe, copies)
             try:
+                for name, value in values.items():
+                    self.tensor(name).data = change[name](value)
                 yield
             finally:
                 self._trial = None
+                for name, value in values.items():
+                    self.tensor(name).data = value
 
     @contextmanager
     def standing(self) -> Iterator[None]:
@@ -173,13 +215,17 @@ class Mockup:
         def forward(*inputs: object, **named: object) -> Tensor:
             trial = self._trial
             assert trial is not None
-            trial.observe(path, what_is_read(inputs, named))
+            read = what_is_read(inputs, named)
+            if path not in self.lookups:
+                trial.observe(path, read)
             out = self.numbers[path][trial.calls[path]]
             trial.calls[path] += 1
             if path in trial.change:
                 return trial.change[path](out)
+            # positions are looked up once for all samples, and copies of these share the answer
+            once = path in self.lookups and read.shape == out.shape[:-1]
             # a copy: what follows may work in place
-            return out.clone() if trial.copies == 1 else _repeated(out, trial.copies)
+            return out.clone() if trial.copies == 1 or once else _repeated(out, trial.copies)
 
         return forward
 
@@ -248,6 +294,12 @@ def _dimension(module: nn.Module) -> int:
     if carrier is not None:
         return carrier.channel(module)
     return 1 if kind is None else kind.channel
+
+
+def _own(path: str, modules: Mapping[str, nn.Module]) -> list[str]:
+    """Names of the module's own parameters, beyond single numbers."""
+    own = modules[path].named_parameters(recurse=False)
+    return [f"{path}.{name}" if path else name for name, parameter in own if parameter.numel() > 1]
 
 
 def _takes_all(module: nn.Module) -> bool:

@@ -18,8 +18,9 @@ from types import BuiltinFunctionType, FunctionType
 import torch
 from torch import Tensor, nn
 
-from methods.network.coupling import NodeGroup, find_groups
+from methods.network.coupling import find_groups
 from methods.network.mockup import replaced
+from methods.network.nodes import NodeGroup
 from methods.network.ownership import borrowed_weights
 from methods.network.reading import fewest
 

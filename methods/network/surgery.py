@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from methods.network.graph import NetworkGraph
+from methods.network.sharing import share_again, shared_parameters
 
 
 def remove_in_training(graph: NetworkGraph, kept: Mapping[str, Tensor], optimizer: Optimizer) -> None:
@@ -24,6 +25,7 @@ def remove_in_training(graph: NetworkGraph, kept: Mapping[str, Tensor], optimize
     """
     model = graph.model
     parameters = dict(model.named_parameters())
+    shared = shared_parameters(model)
     values = {name: parameter.detach().clone() for name, parameter in parameters.items()}
     for parameter in parameters.values():
         parameter.grad = None
@@ -42,3 +44,4 @@ def remove_in_training(graph: NetworkGraph, kept: Mapping[str, Tensor], optimize
         parameter.data = values[name].flatten()[entries]
         path, _, own = name.rpartition(".")
         setattr(model.get_submodule(path), own, parameter)
+    share_again(model, shared)

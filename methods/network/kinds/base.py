@@ -26,9 +26,12 @@ class Kind(ABC):
 
     Attributes:
         channel: dimension of the channels in what a module reads and returns.
+        multiplies: whether what is read is multiplied by the weight. Else it says which part of it is looked up: there
+            are no input channels to remove and no multiply-accumulates, and single weights are not pruned.
     """
 
     channel: ClassVar[int]
+    multiplies: ClassVar[bool] = True
 
     @abstractmethod
     def owns(self, module: nn.Module) -> bool:

@@ -48,8 +48,9 @@ def kind_of(module: nn.Module) -> Kind:
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Whether ``module`` is of a known kind."""
-    return find_kind(module) is not None
+    """Whether ``module`` is of a known kind and multiplies what it reads: not so an embedding."""
+    kind = find_kind(module)
+    return kind is not None and kind.multiplies
 
 
 def matrix_of(module: nn.Module) -> Tensor:
