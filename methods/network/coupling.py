@@ -27,11 +27,11 @@ from torch import Tensor, nn
 from methods.network.held import find_held
 from methods.network.influence import Influence, find_influences
 from methods.network.kinds.carriers import find_carrier
-from methods.network.mockup import Mockup
+from methods.network.mockup import Held, Mockup
 from methods.network.nodes import Entries, NodeGroup, Reader
 from methods.network.ownership import borrowed_weights
 from methods.network.reduced import reduced
-from methods.network.sharing import cut_alike
+from methods.network.sharing import cut_alike, tied_tables
 from methods.network.trials import Part, adds, each_without, product_macs, together
 from methods.seeds import stream
 
@@ -154,26 +154,28 @@ def _labels(
     """
     sizes = {path: mockup.units(path) for path in mockup.layers}
     sizes |= {name: held.size for name, held in mockup.held.items()}
+    feeding: dict[str, Influence | Held] = {**influences, **mockup.held}
     starts, total = {}, 0
     for path, size in sizes.items():
         starts[path], total = total, total + size
     reached, ends = {}, {}
     for reader in [*mockup.layers, *sorted(mockup.passing)]:
-        pairs = [influence.pairs[reader][:, 1] for influence in influences.values() if reader in influence.pairs]
+        pairs = [each.pairs[reader][:, 1] for each in feeding.values() if reader in each.pairs]
         if pairs:
             reached[reader] = torch.cat(pairs).unique()
             ends[reader], total = total, total + int(reached[reader].max()) + 1
     links = [
         pairs + torch.tensor([starts[path], ends[reader]])
-        for path, influence in influences.items()
-        for reader, pairs in influence.pairs.items()
+        for path, each in feeding.items()
+        for reader, pairs in each.pairs.items()
     ]
     links += [_block_links(own, _block(mockup, path)) + ends[path] for path, own in reached.items()]
-    for name, held in mockup.held.items():
-        for reader, pairs in held.pairs.items():
-            if reader in reached:
-                met = pairs[torch.isin(pairs[:, 1], reached[reader])]
-                links.append(met + torch.tensor([starts[name], ends[reader]]))
+    links += [
+        torch.stack([starts[table] + own, ends[head] + own], 1)
+        for table, head in tied_tables(mockup.model)
+        if table in starts and head in reached
+        for own in [torch.arange(mockup.units(table))[torch.isin(torch.arange(mockup.units(table)), reached[head])]]
+    ]
     edges = torch.cat([*links, torch.zeros(0, 2, dtype=torch.int64)]).numpy()
     graph = coo_matrix((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(total, total))
     label = torch.from_numpy(connected_components(graph, directed=False)[1]).long()

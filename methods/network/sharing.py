@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from methods.network.kinds.registry import kind_of
+from methods.network.kinds.registry import find_kind, kind_of
 from methods.network.nodes import NodeGroup
 
 Owners = list[tuple[str, str]]  # paths of modules, and by which name each has the parameter
@@ -29,6 +29,18 @@ def share_again(model: nn.Module, shared: list[Owners]) -> None:
         parameter = getattr(model.get_submodule(path), own)
         for other, name in others:
             setattr(model.get_submodule(other), name, parameter)
+
+
+def tied_tables(model: nn.Module) -> list[tuple[str, str]]:
+    """Embeddings and the layers that multiply by the same table, whose inputs are then what the embedding looks up."""
+    pairs = []
+    for owners in shared_parameters(model):
+        kinds = {path: find_kind(model.get_submodule(path)) for path, name in owners if name == "weight"}
+        tables = [path for path, kind in kinds.items() if kind is not None and not kind.multiplies]
+        for path, kind in kinds.items():
+            as_stored = kind is not None and kind.as_stored(torch.zeros(2, 3)).shape == (2, 3)
+            pairs += [(table, path) for table in tables if path not in tables and as_stored]
+    return pairs
 
 
 def cut_alike(model: nn.Module, group: NodeGroup) -> set[str]:
