@@ -13,7 +13,7 @@ from methods.errors import Skipped
 from methods.layers.seen import EdgeLayer, NodeLayer
 from methods.layers.statistics import Calibration, Moments, collect_moments, cross_moments, pooled
 from methods.network.graph import NodeGroup, call_order
-from methods.network.kinds.registry import is_layer, kind_of, matrix_of
+from methods.network.kinds.registry import find_kind, is_layer, kind_of, matrix_of
 from methods.network.ownership import borrowed_weights
 from methods.network.parameters import weight_of
 from methods.network.reading import patch_rows
@@ -49,6 +49,8 @@ def without_edges(model: nn.Module, seen: Container[str]) -> dict[str, str]:
             reasons[path] = borrowed[path]
         elif is_layer(module):
             reasons[path] = "the network does not call it"
+        elif find_kind(module) is not None:
+            reasons[path] = f"{name} looks its weights up; these are not pruned one by one"
         elif isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d):
             reasons[path] = f"{name} has a forward pass of its own"
         else:

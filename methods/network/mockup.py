@@ -119,7 +119,20 @@ class Mockup:
         """Know of parameters and buffers with a number per node; those that feed nothing are in nobody's way."""
         known = {each.name: each for each in found}
         self.held = {name: each for name, each in known.items() if each.pairs}
-        self.others = {path for path in self.others if any(name not in known for name in _own(path, self.modules))}
+        free = {path for path in self.others if all(name in known for name in _own(path, self.modules))}
+        self.others -= {path for path in free if self._treats_alone(path)}
+
+    def _treats_alone(self, path: str) -> bool:
+        """Whether a module with entries per channel treats channels alone; one with modules inside is looked into."""
+        module, reads = self.modules[path], self.reads.get(path, ())
+        if any(True for _ in module.children()):
+            return True
+        sizes = {self.held[name].size for name in _own(path, self.modules) if name in self.held}
+        for read in reads:
+            along = [dimension for dimension, size in enumerate(read.shape) if size in sizes]
+            if not any(_leaves_others(module, read, dimension) for dimension in along):
+                return False
+        return bool(sizes)
 
     def tensor(self, name: str) -> Tensor:
         """The parameter or buffer of this name."""
@@ -294,6 +307,20 @@ def _dimension(module: nn.Module) -> int:
     if carrier is not None:
         return carrier.channel(module)
     return 1 if kind is None else kind.channel
+
+
+@torch.no_grad()
+def _leaves_others(module: nn.Module, read: Tensor, dimension: int) -> bool:
+    """Whether a module's answers along one dimension stay where what it reads changes elsewhere."""
+    half = torch.arange(read.shape[dimension], device=read.device) % 2
+    shape = [1] * read.dim()
+    shape[dimension] = -1
+    try:
+        one, other = (type(module).forward(module, each) for each in (read, read + 3 * half.view(shape)))
+        places = (half == 0).nonzero().flatten()
+        return torch.equal(*(each.index_select(dimension, places) for each in (one, other)))
+    except Exception:  # a user's module may fail in any way
+        return False
 
 
 def _own(path: str, modules: Mapping[str, nn.Module]) -> list[str]:

@@ -106,6 +106,12 @@ def in_place():
     )  # fmt: skip
 
 
+def scaled():
+    model = Of(lambda m, x: m.head((m.a(x) * m.scale).relu().mean((2, 3))), a=conv(2, 6), head=nn.Linear(6, 4))
+    model.scale = nn.Parameter(uniform(1, 6, 1, 1))
+    return model
+
+
 GOOD = {
     "cat_flatten": (cat_flatten, {"a", "b"}),
     "cat_of_residual": (cat_of_residual, {"c"}),
@@ -115,6 +121,7 @@ GOOD = {
     "norm_after_flatten": (norm_after_flatten, {"a"}),
     "read_twice": (read_twice, {"a", "b"}),
     "in_place": (in_place, {"0", "4"}),
+    "scaled": (scaled, {"a"}),
 }
 X = torch.randn(3, 2, 6, 6, generator=stream(0, "x"))
 
@@ -215,12 +222,6 @@ def fixed_view():
     return Of(lambda m, x: m.head(m.a(x).relu().view(-1, 5 * 36)), a=conv(2, 5), head=nn.Linear(180, 4))
 
 
-def scaled():
-    model = Of(lambda m, x: m.head((m.a(x) * m.scale).relu().mean((2, 3))), a=conv(2, 6), head=nn.Linear(6, 4))
-    model.scale = nn.Parameter(uniform(1, 6, 1, 1))
-    return model
-
-
 def tied():
     model = nn.Sequential(nn.Flatten(), nn.Linear(72, 72), nn.ReLU(), nn.Linear(72, 72), nn.ReLU(), nn.Linear(72, 4))
     model[3].weight = model[1].weight
@@ -266,7 +267,6 @@ BAD = {
     "shuffled": (shuffled, "a", "fixed sizes"),
     "padded_shortcut": (padded_shortcut, "a", "alike|reads and writes"),
     "fixed_view": (fixed_view, "a", "fixed sizes"),
-    "scaled": (scaled, "a", "fixed sizes"),
     "tied": (tied, "1", "share a weight"),
     "parametrised": (parametrised, "1", "computed from other parameters"),
     "fused_attention": (fused_attention, "qkv", "fixed sizes|alike"),

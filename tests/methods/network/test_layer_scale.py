@@ -77,12 +77,13 @@ def test_a_scale_hides_no_branch(vector, mode, scale):
     assert all(bool((block.scale == scale).all()) for block in model.blocks)
 
 
-def test_a_stream_whose_branches_are_scaled_by_a_number_is_pruned_with_all_of_its_writers():
-    stream = NetworkGraph(made(vector=False), IMAGES, residual=True).find("stem")
-    assert stream.writers == ("stem", "blocks.0.pw2", "blocks.1.pw2")
-    groups, left = find_groups(made(vector=True), IMAGES, residual=True)
-    assert [group.name for group in groups] == ["blocks.0.pw1", "blocks.1.pw1"]
-    assert "blocks.0 (Block)" in left["stem"]
+@pytest.mark.parametrize("vector", [True, False])
+def test_a_stream_whose_branches_are_scaled_is_pruned_with_all_of_its_writers_and_scales(vector):
+    groups, left = find_groups(made(vector=vector), IMAGES, residual=True)
+    assert [group.name for group in groups] == ["stem", "blocks.0.pw1", "blocks.1.pw1"] and not left
+    assert groups[0].writers == ("stem", "blocks.0.pw2", "blocks.1.pw2")
+    scales = [(each.name, each.dimension, each.places[:, 0].tolist()) for each in groups[0].held]
+    assert scales == ([(f"blocks.{place}.scale", 0, list(range(8))) for place in (0, 1)] if vector else [])
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-6])
