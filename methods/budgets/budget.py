@@ -251,9 +251,9 @@ def _shares(model: nn.Module, found: Sequence[Product], groups: Sequence[NodeGro
     own = dict(model.named_parameters())  # a buffer is none
     held: dict[tuple[str, int], list[tuple[str, int, int]]] = {}
     for group in groups:
-        for entries in group.held:
-            if entries.name in own:
-                held.setdefault((entries.name, entries.dimension), []).append((group.name, *entries.places.shape))
+        for each in group.held:
+            if each.name in own:
+                held.setdefault((each.name, each.dimension), []).append((group.name, *each.places.shape))
     for (name, dimension), parts in held.items():
         number = own[name].shape[dimension]
         shares.append(_Share(_size(number, parts), own[name].numel() // number, 0))
