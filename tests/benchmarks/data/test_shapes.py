@@ -52,19 +52,19 @@ def test_the_folder_has_all_classes_in_both_splits_and_is_there_whole_or_not_at_
 
 @pytest.mark.slow
 def test_from_a_folder_of_images_to_a_leaderboard(tmp_path, capsys):
-    """The grid of the experiment in small: one width for all, few images, one epoch each."""
+    """The grid of the experiment in small: narrow layers, few images, one epoch, one speed-up."""
     main([str(tmp_path / "set"), "--images", "60", "--test", "20"])
     words = ["-m", "+experiment=shapes_resnet18", f"dataset.source={tmp_path}/set", "dataset.storage=cached"]
     words += ["dataset.shape=[3,32,32]", "dataset.stored=36", "dataset.workers=1", "model.width=0.06"]
     words += ["trainer.train.epochs=1", "trainer.train.warmup_epochs=0", "trainer.train.precision=fp32"]
     words += ["trainer.finetune.warmup_epochs=0", "calibration.samples=32", "measure.latency.batches=[1]"]
-    words += ["measure.latency.max_seconds=0.05", "track=none", "budget.speedup=1.3,1.6"]
+    words += ["measure.latency.max_seconds=0.05", "track=none", "budget.speedup=1.4"]
     folders = [f"paths.results={tmp_path}/results", f"paths.cache={tmp_path}/cache"]
-    done = warm.run("run.py", [*words, *folders], dict(os.environ), tmp_path)
+    done = warm.run("run.py", [*words, *folders], dict(os.environ), tmp_path, timeout=600)
     assert done.returncode == 0, done.stdout[-500:] + done.stderr[-1500:]
     records = [json.loads(path.read_text()) for path in (tmp_path / "results" / "runs").glob("shapes/*/*.json")]
     assert {record["method"] for record in records} == {"spectral", "magnitude", "random", "taylor"}
-    assert len(records) == 8 and len({record["fingerprint"]["data"] for record in records}) == 1
+    assert len(records) == 4 and len({record["fingerprint"]["data"] for record in records}) == 1
     assert all(record["latency"] for record in records if record["status"] == "done")
     assert len(list((tmp_path / "cache" / "data").glob("*/manifest.json"))) == 1, "decoded once"
     board = (tmp_path / "results" / "boards" / "leaderboard.csv").read_text()
