@@ -21,6 +21,9 @@ class TrainingHook:
         """The loss to differentiate, for instance ``loss`` plus a sparsity penalty."""
         return loss
 
+    def before_step(self, model: nn.Module, optimizer: Optimizer, step: int) -> None:
+        """Called between the backward pass and the optimizer's step; may read and change the gradients."""
+
     def after_step(self, model: nn.Module, optimizer: Optimizer, step: int) -> None:
         """Called after the optimizer's step, for instance for a proximal step on the weights."""
 

@@ -148,8 +148,9 @@ def _require_possible(pruner: Pruner, initial: nn.Module | None) -> None:
     """Raise :class:`BadInput` for schedules that need more than a trained network."""
     if isinstance(pruner.schedule, TrainingHook):
         raise BadInput(
-            f"{type(pruner.schedule).__name__} prunes while it trains from scratch; it cannot prune a trained "
-            "network\ntype python run.py method=... with your model (model._target_=package.Class)"
+            f"{type(pruner.schedule).__name__} prunes while it trains, by the benchmark's trainer; it cannot prune "
+            "a network by itself\ntype python run.py method=... with your model (model._target_=package.Class), or "
+            "give schedule='one_shot'"
         )
     if pruner.schedule.origin == "init" and initial is None:
         raise BadInput(

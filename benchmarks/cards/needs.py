@@ -7,6 +7,7 @@ network, labels if other labels do, gradients if anything is propagated backward
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,13 +16,15 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from methods.budgets.budget import Budget
+from methods.errors import Skipped
 from methods.hooks import TrainingSchedule
 from methods.layers.statistics import Calibration
 from methods.pruner import Pruner
 from methods.schedule import Schedule
+from methods.sparse_training import SparseTraining
 from secateurs.examples import calibration, make
 
-NETWORK = "convolution"
+NETWORKS = ("convolution", "batch_norm")  # the first one that the method does not refuse
 SAMPLES = 48
 SHIFTS = (0.0, 3.0, -3.0)  # added to other inputs: scores of moderate inputs can rank all units alike
 HALF = Budget("keep", 0.5)
@@ -57,14 +60,15 @@ class _Backward(TorchDispatchMode):
 
 
 def needs_of(pruner: Pruner) -> Needs:
-    """Prune half of a network of two convolutions and two linear layers, up to five times, and see what counts."""
+    """Prune half of a small network of convolutions, up to five times, and see what counts."""
     samples, others = calibration(SAMPLES), calibration(SAMPLES, seed=1)
+    network = _suited(pruner, samples)
     calls: list[int] = []
     with _Backward() as watch:
-        found = _pruned(pruner, samples, calls)
+        found = _pruned(pruner, network, samples, calls)
     inputs = (replace(samples, inputs=others.inputs + shift) for shift in SHIFTS)
-    data = any(not _same(_pruned(pruner, other), found) for other in inputs)
-    labels = not _same(_pruned(pruner, replace(samples, labels=others.labels)), found)
+    data = any(not _same(_pruned(pruner, network, other), found) for other in inputs)
+    labels = not _same(_pruned(pruner, network, replace(samples, labels=others.labels)), found)
     return Needs(data, labels, watch.seen, training_of(pruner.schedule, between=bool(calls)))
 
 
@@ -72,6 +76,8 @@ def training_of(schedule: Schedule, between: bool) -> str | None:
     """Which training belongs to a schedule, and whether it was seen to train ``between`` its steps; None: none."""
     if isinstance(schedule, TrainingSchedule):
         return "prunes while the network trains from scratch"
+    if isinstance(schedule, SparseTraining):
+        return schedule.does
     if schedule.origin == "init":
         return "prunes the initialised network, then trains it in full"
     if schedule.rewind == "none":
@@ -81,15 +87,23 @@ def training_of(schedule: Schedule, between: bool) -> str | None:
     return f"puts survivors back to {values} and trains them in full{', after each of its steps' if between else ''}"
 
 
-def _pruned(pruner: Pruner, samples: Calibration, calls: list[int] | None = None) -> nn.Module:
+def _suited(pruner: Pruner, samples: Calibration) -> str:
+    for network in NETWORKS[:-1]:
+        with suppress(Skipped):
+            _pruned(pruner, network, samples)
+            return network
+    return NETWORKS[-1]
+
+
+def _pruned(pruner: Pruner, network: str, samples: Calibration, calls: list[int] | None = None) -> nn.Module:
     def train(model: nn.Module, masks: Any, step: int) -> None:
         if calls is not None:
             calls.append(step)
 
-    rewind = None if pruner.schedule.rewind == "none" else make(NETWORK, seed=1)
+    rewind = None if pruner.schedule.rewind == "none" else make(network, seed=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of small samples and random weights, which are meant to be so here
-        return pruner.prune(make(NETWORK), samples, HALF, seed=0, train=train, rewind=rewind).model
+        return pruner.prune(make(network), samples, HALF, seed=0, train=train, rewind=rewind).model
 
 
 def _same(one: nn.Module, other: nn.Module) -> bool:

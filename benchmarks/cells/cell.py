@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cells.chance import Chance
-from benchmarks.cells.during_training import prunes_while_training, train_and_prune
+from benchmarks.cells.during_training import prunes_while_training, train_and_prune, train_sparsely
 from benchmarks.cells.parts import build_pruner, check
 from benchmarks.cells.preparation import calibrate, trained_network
 from benchmarks.cells.remarks import note_of, remarks
@@ -48,9 +48,11 @@ from benchmarks.training.scoring import evaluate
 from benchmarks.training.trainer import fit
 from methods.budgets.budget import Budget
 from methods.errors import BadInput, Collapsed, Skipped
+from methods.hooks import TrainingSchedule
 from methods.pruned import Pruned
 from methods.schedule import Schedule
 from methods.seeds import derive_seed
+from methods.sparse_training import SparseTraining
 
 
 def run(config: Mapping[str, Any], holds: Callable[[], bool] | None = None) -> Record:
@@ -257,7 +259,9 @@ def _prune(
     seed = config["seed"]
     settings, first_epoch = _recipe(config, pruner.schedule, rate)
     budget = Budget.parse(config["budget"])
-    if prunes_while_training(pruner.schedule):
+    if isinstance(pruner.schedule, SparseTraining):
+        return train_sparsely(pruner, config, data, model, folder, rate)
+    if isinstance(pruner.schedule, TrainingSchedule):
         return train_and_prune(pruner.schedule, config, data, budget, folder)
     states, teacher = States(data, model), _teacher(config, model)
 

@@ -1,26 +1,79 @@
-"""Methods that train and prune at once, from scratch: their schedule is a hook of the common trainer."""
+"""Methods with a training of their own, during or before the pruning: their schedule is a hook of the trainer."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
+from torch import nn
+
+from benchmarks.cells.preparation import calibrate
 from benchmarks.data.splits import Data
 from benchmarks.models import build
+from benchmarks.training.loop import steps_per_epoch
 from benchmarks.training.optimisation import TrainerSettings
 from benchmarks.training.trainer import fit
 from methods.budgets.budget import Budget, NodeCost
-from methods.errors import Collapsed
+from methods.errors import BadInput, Collapsed
 from methods.hooks import TrainingSchedule
 from methods.network.graph import NetworkGraph
-from methods.pruned import Pruned, little_kept
+from methods.pruned import Pruned, little_kept, warnings_of
+from methods.pruner import Pruner
 from methods.seeds import derive_seed
+from methods.sparse_training import Length, SparseTraining
 
 
-def prunes_while_training(schedule: object) -> TypeGuard[TrainingSchedule]:
-    """Whether ``schedule`` visits the training loop instead of pruning a trained network."""
-    return isinstance(schedule, TrainingSchedule)
+def prunes_while_training(schedule: object) -> bool:
+    """Whether ``schedule`` visits a training before there is a pruned network."""
+    return isinstance(schedule, TrainingSchedule | SparseTraining)
+
+
+def train_sparsely(
+    pruner: Pruner, config: Mapping[str, Any], data: Data, dense: nn.Module, folder: Path, rate: float
+) -> tuple[Pruned, list[dict[str, Any]]]:
+    """Let the pruner's schedule train the initialised or the dense network, and make a pruned one of it.
+
+    Args:
+        pruner: its schedule is a :class:`methods.sparse_training.SparseTraining`.
+        config: the cell's configuration.
+        data: what to train on.
+        dense: the trained network; it stays as it is.
+        folder: for the trainer's checkpoint.
+        rate: multiplies the learning rate where the schedule's recipe is the one for fine-tuning.
+
+    Returns:
+        The network, and a row per change during the training.
+
+    Raises:
+        Collapsed: if the training ends without numbers.
+    """
+    schedule, seed = pruner.schedule, config["seed"]
+    assert isinstance(schedule, SparseTraining)
+    settings = TrainerSettings.from_config(config["trainer"][schedule.training], f"trainer.{schedule.training}")
+    if schedule.training == "finetune":
+        settings = settings.model_copy(update={"learning_rate": settings.learning_rate * rate, "include_start": None})
+    if settings.epochs < 1:
+        raise BadInput(
+            f"{config['method']['name']} trains while it prunes, for at least one epoch: type "
+            f"trainer.{schedule.training}.epochs=10"
+        )
+    fresh = schedule.start == "init"
+    model = build(config["model"], data.shape, data.classes, seed) if fresh else copy.deepcopy(dense)
+    calibration, budget = calibrate(data, config["calibration"], seed), Budget.parse(config["budget"])
+    own = derive_seed(seed, "prune")
+    length = Length(settings.epochs, steps_per_epoch(len(data.train), settings.batch_size))
+    schedule.prepare(pruner, model, calibration, budget, length, own)
+    name = config["method"]["name"]
+    order = seed if fresh else derive_seed(seed, "sparse training")
+    history = fit(model, data, settings, order, checkpoint=folder / "training", label=name, hooks=[schedule])
+    if history.collapsed:
+        raise Collapsed(f"training while pruning: {history.collapsed}")
+    pruned = schedule.finish(pruner, model.eval(), calibration, budget, own)
+    pruned.seconds += history.seconds
+    pruned.warnings = warnings_of(model, pruned)
+    return pruned, schedule.log
 
 
 def train_and_prune(

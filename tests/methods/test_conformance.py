@@ -20,12 +20,18 @@ CONF = Path(__file__).parents[2] / "conf"
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 EDGES = {
     "cbs", "dpp_edge", "exact_obs", "gradual_magnitude", "grasp", "lamp", "lottery_ticket", "lq", "lq_greedy",
-    "lq_lasso", "magnitude_edge", "obd", "obs", "one_shot", "random_edge", "sap", "snip", "sparsegpt",
-    "synflow", "wanda", "wood_taylor",
+    "lq_lasso", "magnitude_edge", "movement", "obd", "obs", "one_shot", "random_edge", "rigl", "sap", "set", "snip",
+    "sparsegpt", "synflow", "wanda", "wood_taylor",
 }  # fmt: skip
 EIGEN = {"eigendamage"}
-STOCHASTIC = {"cbs", "dpp", "dpp_edge", "random", "random_edge"}
-QUICK = {"cbs": ["selection.trials=3", "selection.passes=5"], "hap": ["selection.probes=20"]}
+STOCHASTIC = {"banzhaf", "cbs", "dpp", "dpp_edge", "random", "random_edge", "rigl", "set", "shapley"}
+QUICK = {
+    "banzhaf": ["selection.draws=4"],
+    "cbs": ["selection.trials=3", "selection.passes=5"],
+    "hap": ["selection.probes=20"],
+    "shapley": ["selection.draws=1", "selection.batch=16"],
+}
+ONLY = {"slimming": ("batch_norm",)}  # networks of methods that refuse others, which tests of their own look at
 
 
 def unit(method):
@@ -49,7 +55,7 @@ CASES = [
     for method in METHODS
     for promise in PROMISES
     for network in promise.networks
-    if unit(method) in promise.units
+    if unit(method) in promise.units and network in ONLY.get(method, PLACES)
 ]
 
 

@@ -1,0 +1,72 @@
+"""Schedules with a training of their own: it makes the network sparse, or ready to be pruned.
+
+A :class:`SparseTraining` visits the common trainer and goes with any selection, allocation and compensation. Who runs
+it (``benchmarks.cells.during_training``) calls :meth:`~SparseTraining.prepare` before that training and
+:meth:`~SparseTraining.finish` behind it; what comes out is fine-tuned like every pruned network. As a schedule of the
+pruner alone, without a training, it is one-shot.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from methods.budgets.budget import Budget
+from methods.hooks import TrainingHook
+from methods.layers.statistics import Calibration
+from methods.pruned import Pruned
+from methods.pruner import Pruner
+from methods.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Length:
+    """Of a training: its epochs, and how many updates each has."""
+
+    epochs: int
+    per_epoch: int
+
+    @property
+    def steps(self) -> int:
+        """All updates."""
+        return self.epochs * self.per_epoch
+
+
+class SparseTraining(TrainingHook, Schedule):
+    """Base of these schedules.
+
+    Attributes:
+        start: which network is trained: ``init``, as it was initialised, or ``trained``, the dense network.
+        training: the trainer's recipe of this training, ``train`` or ``finetune``.
+        does: in words, what is done during it.
+        log: a row per change of the network, for the record's curve.
+    """
+
+    start: str = "init"
+    training: str = "train"
+    does: str
+    log: list[dict[str, Any]]
+
+    @abstractmethod
+    def prepare(
+        self, pruner: Pruner, model: nn.Module, calibration: Calibration, budget: Budget, length: Length, seed: int
+    ) -> None:
+        """Called once before the training, and again in an interrupted cell before it goes on.
+
+        Args:
+            pruner: the method's parts, this schedule among them.
+            model: the network that is trained; may be changed in place.
+            calibration: samples that the parts may look at.
+            budget: what the network may cost in the end.
+            length: of the training.
+            seed: root of the method's random streams.
+        """
+        raise NotImplementedError
+
+    @abstractmethod
+    def finish(self, pruner: Pruner, model: nn.Module, calibration: Calibration, budget: Budget, seed: int) -> Pruned:
+        """The pruned network, made of the one that the training has left; arguments as for :meth:`prepare`."""
+        raise NotImplementedError
