@@ -22,6 +22,7 @@ LONGEST_VALUE = 24
 SCRATCH, UNPRUNED = "scratch", "unpruned_longer"  # controls that are no selection
 MOST_DIFFERENCES = 3
 RECONSTRUCTION = "# Reconstruction:"  # how the comment of a preset begins that boards repeat
+COST = "# Cost:"  # how the one begins that says why the method takes long
 AS_PUBLISHED = "# As published:"  # how the one begins that has the words for what its paper does otherwise
 
 
@@ -101,9 +102,14 @@ def as_published(method: str) -> str | None:
     return _said(CONF, method, AS_PUBLISHED)
 
 
+def expense(method: str) -> str | None:
+    """Why ``method`` takes long, where its preset says so."""
+    return _said(CONF, method, COST)
+
+
 def description(method: str) -> str:
     """What else the comments of a preset say: the idea and its paper; empty where there is no such preset."""
-    marks = ("# @package", RECONSTRUCTION, AS_PUBLISHED)
+    marks = ("# @package", RECONSTRUCTION, AS_PUBLISHED, COST)
     return " ".join(line.lstrip("# ").strip() for line in _comments(CONF, method) if not line.startswith(marks))
 
 

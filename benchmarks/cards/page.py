@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.boards.labels import leaves, yaml_of
+from benchmarks.boards.labels import expense, leaves, yaml_of
+from benchmarks.cards.costs import SAMPLES, Cost, known
 from benchmarks.cards.needs import Needs, needs_of
 from benchmarks.cards.preset import Paper, Preset, preset, yaml_text
 from benchmarks.cells.parts import build_pruner
@@ -27,17 +28,19 @@ by hand. What a method needs is observed: a small network is pruned by it with o
 *Data* or *labels* are needed if that leads to another network, *gradients* if anything is propagated backward through
 it. *Training* is what belongs to the method, beside the training of the dense network and the fine-tuning that all
 have; it has labels and gradients, whatever the pruning looks at. Any part can be swapped for another of its folder in
-`conf/`.
+`conf/`. *Cost* is the processor time of pruning half of ResNet-20 once, with {samples} samples and each method's
+defaults, repair included, on one thread: {machine}. `python -m benchmarks.cost` measures it.
 """
 
 
 @dataclass(frozen=True)
 class Card:
-    """All that the page says of one method; ``unit`` is node, edge or eigen."""
+    """All that the page says of one method; ``unit`` is node, edge or eigen, ``cost`` is None where not measured."""
 
     preset: Preset
     unit: str
     needs: Needs
+    cost: Cost | None
 
 
 def card_of(name: str) -> Card:
@@ -50,13 +53,13 @@ def card_of(name: str) -> Card:
     pruner = build_pruner(config)
     parts = (pruner.selection, pruner.schedule, pruner.allocation, pruner.compensation)
     written = preset(name, config["selection"], [type(part) for part in parts])
-    return Card(written, pruner.selection.unit, needs_of(pruner))
+    return Card(written, pruner.selection.unit, needs_of(pruner), known()[1].get(name))
 
 
 def page_of(names: Sequence[str]) -> str:
     """The whole page, in Markdown; takes about a second a method, and shows how far it is."""
     cards = [card_of(name) for name in track(names, "methods")]
-    sections = [OPENING]
+    sections = [OPENING.format(samples=f"{SAMPLES:,}", machine=known()[0] or "not measured here")]
     chosen = {group: [card for card in cards if card.unit in units] for group, units in GROUPS.items()}
     for group, members in chosen.items():
         sections.append(f"**{group}** ({len(members)})\n\n{_table(members)}")
@@ -77,6 +80,7 @@ def markdown(card: Card) -> str:
         f"- **Paper:** {_paper(written.paper)}",
         f"- **Unit:** {UNITS[card.unit]}",
         f"- **Needs:** {needed(card.needs)}",
+        f"- **Cost on ResNet-20:** {_cost(card)}",
         f"- **Parts:** {', '.join(f'{part} `{name}`' for part, name in written.parts.items())}",
         f"- **Options:** {'none' if not written.options else ''}".rstrip(),
     ]
@@ -110,16 +114,24 @@ def _typed(words: str | None) -> str:
     return f"`{typed}`{bracket}{rest}"
 
 
+def _cost(card: Card) -> str:
+    if card.cost is None:
+        return "not measured"
+    why = card.cost.refused if card.cost.seconds is None else expense(card.preset.name)
+    return f"{card.cost.told()}{f' ({why})' if why else ''}"
+
+
 def _table(cards: Iterable[Card]) -> str:
     rows = [
-        "| method | unit | data | labels | gradients | training | repair |",
-        "| :-- | :-- | :-: | :-: | :-: | :-- | :-- |",
+        "| method | unit | data | labels | gradients | training | repair | cost on ResNet-20 |",
+        "| :-- | :-- | :-: | :-: | :-: | :-- | :-- | --: |",
     ]
     for card in cards:
         name, needs = card.preset.name, card.needs
         marks = ["yes" if mark else "–" for mark in (needs.data, needs.labels, needs.gradients)]
         repair = card.preset.parts["compensation"]
         cells = [f"[{name}](#{name})", card.unit, *marks, needs.training or "–", "–" if repair == "none" else repair]
+        cells.append(card.cost.told() if card.cost else "–")
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
 

@@ -38,6 +38,9 @@ def build_pruner(config: Mapping[str, Any]) -> Pruner:
     parts = {name: build(section, name) for name, section in sections.items()}
     if multiple is not None:
         parts["allocation"] = Rounded(parts["allocation"], fit(multiple, int, "allocation.round_to", 8))
+    impose = getattr(parts["allocation"], "imposed_on", None)
+    if impose is not None:  # an allocation that says more of a set than how large it is: n:m
+        parts["selection"] = impose(parts["selection"])
     return Pruner(**parts, prune_residual=bool(config.get("prune_residual")))
 
 

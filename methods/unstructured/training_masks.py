@@ -23,6 +23,7 @@ from methods.layers.views import edge_layers, live_weights, without_edges
 from methods.pruned import Pruned
 from methods.pruner import Pruner
 from methods.sparse_training import Length, SparseTraining
+from methods.unstructured.n_m import NM
 
 
 class MaskTraining(SparseTraining):
@@ -52,7 +53,12 @@ class MaskTraining(SparseTraining):
         self.masks, self.note = {name: mask.clone() for name, mask in first.masks.items()}, first.note
 
     def require_edges(self, pruner: Pruner) -> None:
-        """Refuse selections that do not mask single weights."""
+        """Refuse selections that do not mask single weights, and patterns, which changes would not keep."""
+        if isinstance(pruner.allocation, NM):
+            raise BadInput(
+                "masks that change while the network trains keep no pattern n:m; type allocation=erdos_renyi, or "
+                "schedule=one_shot"
+            )
         if pruner.selection.unit != "edge":
             raise BadInput(
                 f"this schedule changes masks of single weights, but {type(pruner.selection).__name__} removes "

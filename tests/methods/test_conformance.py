@@ -19,9 +19,9 @@ from secateurs.promises import PLACES, PROMISES, Trial
 CONF = Path(__file__).parents[2] / "conf"
 METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 EDGES = {
-    "cbs", "dpp_edge", "exact_obs", "gradual_magnitude", "grasp", "lamp", "lottery_ticket", "lq", "lq_greedy",
-    "lq_lasso", "magnitude_edge", "movement", "obd", "obs", "one_shot", "random_edge", "rigl", "sap", "set", "snip",
-    "sparsegpt", "synflow", "wanda", "wood_taylor",
+    "alps", "cbs", "chita", "dpp_edge", "exact_obs", "gradual_magnitude", "grasp", "lamp", "lottery_ticket", "lq",
+    "lq_greedy", "lq_lasso", "magnitude_edge", "mfac", "movement", "obd", "obs", "one_shot", "random_edge", "rigl",
+    "sap", "set", "sipp", "snip", "sparsegpt", "synflow", "wanda", "wood_taylor",
 }  # fmt: skip
 EIGEN = {"eigendamage"}
 STOCHASTIC = {"banzhaf", "cbs", "dpp", "dpp_edge", "random", "random_edge", "rigl", "set", "shapley"}

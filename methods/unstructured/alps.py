@@ -1,0 +1,164 @@
+"""ALPS: least squares on a layer's output under a limit on its number of weights, by ADMM.
+
+Meng, Behdin, Wang and Mazumder, "ALPS: Improved Optimization for Highly Sparse One-Shot Pruning for Large Language
+Models", NeurIPS 2024. With W^ (out, d) the dense weights and H (d, d) the damped second moment of the inputs, scaled to
+a unit diagonal together with the weights,
+
+    min over W, D of  Tr (W - W^) H (W - W^)^T / 2     subject to  W = D,  D has at most k nonzeros,
+
+is solved by alternating
+
+    W <- (H W^ - V + rho D) (H + rho I)^-1,    D <- the k largest entries of W + V / rho,    V <- V + rho (W - D).
+
+Every third round rho is adapted to how much the support of D has changed: larger by a factor 1.3, 1.2 or 1.1 where more
+than 10 %, more than 0.5 % or any of k have; before the first growth it shrinks by 5, as long as few or none have. The
+penalty's growth makes W and D meet: max(||D' - D||, ||W' - D'||) <= C / rho (theorem 1). What stays are the k largest
+entries of the last W. The paper then solves for the weights on the support by conjugate gradients; here the method's
+repair does that (``compensation=least_squares``).
+
+Beside it stands a lower bound for every choice of k weights, ours: with lambda the smallest eigenvalue of H, no set of
+weights does better than lambda times the sum of the smallest squares of the scaled weights that have to go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from methods.budgets.budget import Count
+from methods.errors import BadInput, Skipped
+from methods.layers.seen import EdgeLayer
+from methods.selection import Selection, largest_mask
+
+Projection = Callable[[Tensor], Tensor]  # (out, d) squares -> boolean mask of what stays
+UPDATE = 3  # rounds between changes of rho
+LEAST = 30  # rounds before a nearly settled support ends the search
+LARGEST = 1e6  # rho
+
+
+class Problem(NamedTuple):
+    """A layer's problem with inputs scaled to unit mean square.
+
+    Attributes:
+        system: (d, d) H with a unit diagonal, float64.
+        weight: (out, d) W^ times the scales.
+        scale: (d,) root of the damped H's diagonal.
+        energy: Tr W^ H W^T, which errors are relative to.
+    """
+
+    system: Tensor
+    weight: Tensor
+    scale: Tensor
+    energy: float
+
+
+def scaled(weight: Tensor, second: Tensor, damping: float) -> Problem:
+    """The problem of (out, d) weights that read inputs of second moment (d, d); ``damping`` is relative to its mean."""
+    mean = second.diagonal().mean()
+    level = damping * mean if float(mean) > 0 else torch.ones_like(mean)
+    system = second + level * torch.eye(len(second), dtype=second.dtype, device=second.device)
+    scale = system.diagonal().sqrt()
+    system, own = system / scale / scale[:, None], weight * scale
+    return Problem(system, own, scale, float(((own @ system) * own).sum()))
+
+
+class Round(NamedTuple):
+    """Where a round of ADMM has arrived: W, D (out, d) and rho."""
+
+    free: Tensor
+    sparse: Tensor
+    rho: float
+
+
+def admm(problem: Problem, project: Projection, count: int, rho: float = 0.1, rounds: int = 300) -> list[Round]:
+    """The rounds of ALPS until the support has settled, at least one.
+
+    Args:
+        problem: of the layer.
+        project: which entries of (out, d) squares may stay.
+        count: how many that are.
+        rho: the penalty at the beginning.
+        rounds: at most.
+    """
+    values, vectors = torch.linalg.eigh(problem.system)
+    target = problem.weight @ problem.system
+    first = problem.weight * project(problem.weight.square())
+    sparse, dual = first, torch.zeros_like(first)
+    support, grown, done = sparse != 0, False, []
+    for number in range(1, rounds + 1):
+        free = ((target - dual + rho * sparse) @ vectors / (values + rho)) @ vectors.T
+        sparse = free + dual / rho
+        sparse = sparse * project(sparse.square())
+        dual = dual + rho * (free - sparse)
+        done.append(Round(free, sparse, rho))
+        if number % UPDATE:
+            continue
+        changed = int((support != (sparse != 0)).sum())
+        support, share = sparse != 0, changed / max(count, 1)
+        if share > 0.005:
+            grown, rho = True, rho * (1.3 if share > 0.1 else 1.2)
+        elif grown:
+            if changed == 0:
+                break
+            rho *= 1.1
+        else:  # so far W follows D without moving it: begin again with less of a penalty
+            rho /= 5
+            if changed:
+                sparse, dual = first, torch.zeros_like(first)
+        rho = min(rho, LARGEST)
+        if number >= LEAST and share < 0.0003:
+            break
+    return done
+
+
+def lower_bound(problem: Problem, project: Projection) -> float:
+    """What no choice of ``project``'s kind can undercut, relative to the energy; 0 where H is singular."""
+    smallest = torch.linalg.eigvalsh(problem.system)[0].clamp_min(0)
+    gone = problem.weight.square() * ~project(problem.weight.square())
+    return float(smallest * gone.sum()) / max(problem.energy, torch.finfo(torch.float64).tiny)
+
+
+class ALPSSelection(Selection[EdgeLayer]):
+    """Keeps in each layer the weights on which ADMM for the layer's output error settles. Combine with least squares.
+
+    Args:
+        damping: added to H's diagonal, relative to its mean.
+        rho: penalty at the beginning.
+        rounds: of ADMM, at most.
+    """
+
+    def __init__(self, damping: float = 0.01, rho: float = 0.1, rounds: int = 300) -> None:
+        if not damping > 0 or not rho > 0 or rounds < 1:
+            raise BadInput(
+                f"selection.damping={damping:g}, rho={rho:g}, rounds={rounds}: expected a positive damping, a positive "
+                "penalty and a number of rounds\ntype selection.damping=0.01 selection.rho=0.1 selection.rounds=300"
+            )
+        self.damping, self.rho, self.rounds = damping, rho, rounds
+
+    def select(self, layer: EdgeLayer, k: Count) -> Tensor:
+        """Mask (out, d) of the k weights that stay, or of k[i] in row i."""
+
+        def project(squares: Tensor) -> Tensor:
+            return largest_mask(squares.masked_fill(~layer.live, -torch.inf), k)
+
+        return self._settled(layer, project, int(k.sum()) if isinstance(k, Tensor) else k)
+
+    def select_pattern(self, layer: EdgeLayer, pattern: Any) -> Tensor:
+        """The same where n of every m inputs stay; see :mod:`methods.unstructured.n_m`."""
+        return self._settled(layer, lambda squares: pattern.mask(layer, squares), pattern.counts(layer))
+
+    def report(self, layer: EdgeLayer, kept: Tensor) -> dict[str, float]:
+        """Lower bound of the layer's relative output error for every choice of so many weights, and ADMM's rounds."""
+        return layer.shared.get(("ALPS", layer.name), {})
+
+    def _settled(self, layer: EdgeLayer, project: Projection, count: int) -> Tensor:
+        if layer.groups > 1:
+            raise Skipped(f"alps does not treat grouped convolutions ({layer.name})")
+        problem = scaled(layer.weight * layer.live, layer.moments.second, self.damping)
+        done = admm(problem, project, count, self.rho, self.rounds)
+        bound = lower_bound(problem, project)
+        layer.shared["ALPS", layer.name] = {"lower_bound": bound, "rounds": float(len(done))}
+        return project(done[-1].free.square())
