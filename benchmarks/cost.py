@@ -6,7 +6,6 @@ python -m benchmarks.cost chip osscar   only these; the others' figures stay
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 
@@ -20,21 +19,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command ``python -m benchmarks.cost``."""
     parser = Parser(prog="python -m benchmarks.cost", description="Measure what pruning ResNet-20 costs, by method.")
     parser.add_argument("names", nargs="*", metavar="METHOD", help="these methods; all where none is named")
-    parser.add_argument("--one", action="store_true", help="measure one method in this very process, write nothing")
     chosen = parser.parse_args(arguments)
-    from benchmarks.cards.costs import FILE, keep, measure, seconds_of
+    from benchmarks.cards.costs import FILE, keep, measure
     from benchmarks.cards.preset import method_names
 
     known = method_names()
     if unknown := [name for name in chosen.names if name not in known]:
         raise BadInput(f"unknown method '{unknown[0]}'; choose from {', '.join(known)}")
-    if chosen.one:
-        if len(chosen.names) != 1:
-            raise BadInput("--one measures one method: type for instance python -m benchmarks.cost --one magnitude")
-        sys.stdout.write(f"{json.dumps(vars(seconds_of(chosen.names[0])))}\n")
-        return 0
     if CONF != REPOSITORY / "conf":
-        raise BadInput("the figures are those of a clone with its own conf/; --one METHOD shows one of yours")
+        raise BadInput("the figures are those of a clone with its own conf/: type it in one, without SECATEURS_CONF")
     for name in chosen.names or known:
         cost = measure(name)
         keep({name: cost})

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
+import multiprocessing
 import resource
-import subprocess
-import sys
+import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from typing import Any
 
 from benchmarks.storage.paths import REPOSITORY, write_atomically
@@ -18,7 +18,7 @@ FILE = REPOSITORY / "results" / "costs.json"
 SAMPLES = 1000
 LIMIT = 120  # seconds of processor time after which a method is given up
 LONG = 60  # seconds above which a card has to say why
-STARTING = 30  # seconds of processor time that imports may take beside
+SETTING_UP = 15  # seconds of processor time that the child may need beside
 
 
 @dataclass(frozen=True)
@@ -72,28 +72,26 @@ def machine() -> str:
 
 
 def measure(name: str) -> Cost:
-    """Prune in a process of its own with one thread, for at most ``LIMIT`` seconds of its processor time."""
-    command = [sys.executable, "-m", "benchmarks.cost", "--one", name]
-    threads = {variable: "1" for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-
-    def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_CPU, (LIMIT + STARTING, LIMIT + STARTING))
-
-    done = subprocess.run(
-        command,
-        cwd=REPOSITORY,
-        env=os.environ | threads,
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=limited,
-    )
-    if done.returncode < 0:
-        return Cost(LIMIT, more=True)
-    if done.returncode:
-        raise RuntimeError(f"{name} could not be measured: {done.stderr.strip()[-500:]}")
-    cost = Cost(**json.loads(done.stdout.splitlines()[-1]))
+    """:func:`seconds_of` in a process of its own, for at most ``LIMIT`` seconds of its processor time."""
+    ours, theirs = multiprocessing.Pipe(duplex=False)
+    child = multiprocessing.get_context("fork").Process(target=_limited, args=(name, theirs))
+    child.start()
+    theirs.close()
+    try:
+        cost: Cost = ours.recv()
+    except EOFError:
+        cost = Cost(LIMIT, more=True)
+    child.join()
+    if not cost.more and child.exitcode:
+        raise RuntimeError(f"{name} could not be measured: its process ended with code {child.exitcode}")
+    if cost.more and child.exitcode != -signal.SIGXCPU:
+        raise RuntimeError(f"{name} could not be measured; see above")
     return Cost(LIMIT, more=True) if cost.seconds is not None and cost.seconds > LIMIT else cost
+
+
+def _limited(name: str, answer: Connection) -> None:
+    resource.setrlimit(resource.RLIMIT_CPU, (LIMIT + SETTING_UP, LIMIT + SETTING_UP + 5))
+    answer.send(seconds_of(name))
 
 
 def seconds_of(name: str, samples: int = SAMPLES, width: float = 1.0) -> Cost:
@@ -119,6 +117,7 @@ def seconds_of(name: str, samples: int = SAMPLES, width: float = 1.0) -> Cost:
     inputs = torch.randn(samples, 3, 32, 32, generator=random)
     data = Calibration(inputs, torch.randint(10, (samples,), generator=random))
     pruner = pruner_of(name, schedule="one_shot")
+    torch.set_num_threads(1)
     started = time.process_time()
     try:
         pruner.prune(model, data, Budget("keep", 0.5))
