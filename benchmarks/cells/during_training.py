@@ -16,7 +16,7 @@ from benchmarks.training.loop import steps_per_epoch
 from benchmarks.training.optimisation import TrainerSettings
 from benchmarks.training.trainer import fit
 from methods.budgets.budget import Budget, NodeCost
-from methods.errors import BadInput, Collapsed
+from methods.errors import Collapsed
 from methods.hooks import TrainingSchedule
 from methods.network.graph import NetworkGraph
 from methods.pruned import Pruned, little_kept, warnings_of
@@ -54,11 +54,6 @@ def train_sparsely(
     settings = TrainerSettings.from_config(config["trainer"][schedule.training], f"trainer.{schedule.training}")
     if schedule.training == "finetune":
         settings = settings.model_copy(update={"learning_rate": settings.learning_rate * rate, "include_start": None})
-    if settings.epochs < 1:
-        raise BadInput(
-            f"{config['method']['name']} trains while it prunes, for at least one epoch: type "
-            f"trainer.{schedule.training}.epochs=10"
-        )
     fresh = schedule.start == "init"
     model = build(config["model"], data.shape, data.classes, seed) if fresh else copy.deepcopy(dense)
     calibration, budget = calibrate(data, config["calibration"], seed), Budget.parse(config["budget"])

@@ -22,6 +22,7 @@ from methods.errors import BadInput, first_line
 from methods.hooks import TrainingSchedule
 from methods.pruner import Pruner
 from methods.schedule import Schedule
+from methods.sparse_training import SparseTraining
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,12 +81,17 @@ def build(section: Mapping[str, Any], name: str) -> Any:
 
 
 def _check_schedule(config: Mapping[str, Any], schedule: Schedule) -> None:
-    """Refuse a point to rewind to that the dense training never passes, and schedules that are another method."""
+    """Refuse rewinding to what the dense training never passes, trainings of no epochs, schedules of another method."""
     whole = schedule.method if isinstance(schedule, TrainingSchedule) else None
     if whole is not None and config["method"]["name"] != whole:
         raise BadInput(
             f"this schedule is the whole of method={whole}: it would ignore what makes up "
             f"{config['method']['name']}\ntype method={whole}"
+        )
+    if isinstance(schedule, SparseTraining) and not config["trainer"][schedule.training]["epochs"]:
+        raise BadInput(
+            f"{config['method']['name']} trains while it prunes, for at least one epoch\n"
+            f"type trainer.{schedule.training}.epochs=10"
         )
     if schedule.rewind == "none":
         return
