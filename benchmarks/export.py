@@ -27,7 +27,7 @@ from benchmarks.measure.lock import one_at_a_time
 from benchmarks.measure.runtimes.eager import in_inference_mode
 from benchmarks.measure.runtimes.onnx import OnnxRuntime, open_session, to_onnx
 from benchmarks.measure.size import measure_size
-from benchmarks.models.saved import DESCRIPTION, WEIGHTS, load_network, network_folder, probe, read_network
+from benchmarks.models.saved import DESCRIPTION, WEIGHTS, load_network, network_folder, probe, read_network, tokens_in
 from benchmarks.storage.command import end
 from benchmarks.storage.console import output_console
 from benchmarks.storage.paths import Paths, sweep_up_temporaries, write_atomically
@@ -87,7 +87,7 @@ def export(folder: Path, kind: str, target: Path) -> Exported:
         raise BadInput(f"format=onnx needs {', '.join(missing)}, not installed here; type {OnnxRuntime.install}")
     description, _ = read_network(folder)
     network = load_network(folder)
-    inputs = probe(description["shape"], 8)
+    inputs = probe(description["shape"], 8, tokens_in(description))
     try:
         contents, predict = FORMATS[kind](folder, network, inputs)
     except (BadInput, OSError):
@@ -229,9 +229,11 @@ def same_predictions(name: str, network: nn.Module, predict: Predict, split: Spl
     """How many samples of ``split`` get the same class from the file and from the network, in words."""
     eager, same, total = _without_gradients(network), 0, 0
     for x, _ in split.batches(256):
-        same += int((eager(x).argmax(1) == predict(x).argmax(1)).sum())
-        total += len(x)
-    return f"{same} of {total} test samples of {name} get the same class"
+        classes = eager(x).argmax(-1)
+        same += int((classes == predict(x).argmax(-1)).sum())
+        total += classes.numel()
+    what = "samples" if total == len(split) else "tokens"
+    return f"{same} of {total} test {what} of {name} get the same class"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -246,7 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     split = split_of(paths, folder.name, options.get("dataset.source")) if options["test"] == "true" else None
     exported = export(folder, options["format"], Path(options["output"]).expanduser() / folder.name)
     network, (description, _) = load_network(folder), read_network(folder)
-    inputs = probe(description["shape"], int(options["batch"]))
+    inputs = probe(description["shape"], int(options["batch"]), tokens_in(description))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

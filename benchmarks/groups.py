@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.boards.tables import NONE, Table
+from benchmarks.data.tokens import Tokens
 from benchmarks.measure.count import count_layers
 from benchmarks.storage.command import Parser, end
 from benchmarks.storage.console import output_console
@@ -57,16 +58,21 @@ class Part:
     reason: str = ""
 
 
-def parts_of(model: nn.Module, shape: Sequence[int], residual: bool, seed: int = 0) -> list[Part]:
-    """All parts of a network that reads floating-point numbers; :func:`parts_on` of random ones.
+def parts_of(
+    model: nn.Module, shape: Sequence[int], residual: bool, seed: int = 0, tokens: Tokens | None = None
+) -> list[Part]:
+    """All parts of a network; :func:`parts_on` of random inputs.
 
     Args:
         model: the network, left as it is.
         shape: of one input, without the batch.
         residual: whether groups with several writers (residual streams) count as prunable.
         seed: of the random inputs on which the network is tried.
+        tokens: what the inputs are where they are ids of tokens.
     """
-    return parts_on(model, torch.randn(2, *shape, generator=stream(seed, "groups")), residual)
+    random = stream(seed, "groups")
+    example = torch.randn(2, *shape, generator=random) if tokens is None else tokens.probe(2, shape[0], random)
+    return parts_on(model, example, residual)
 
 
 def parts_on(model: nn.Module, example: Tensor, residual: bool) -> list[Part]:
@@ -181,10 +187,11 @@ def examine(config: dict[str, Any]) -> tuple[str, list[Part]]:
     shape, classes = config["dataset"]["shape"], config["dataset"].get("classes")
     if not isinstance(classes, int):
         raise BadInput("dataset.classes is not a number; expected how many outputs the network has: dataset.classes=10")
-    model = build(config["model"], shape, classes, config["seed"])
+    tokens = Tokens.of(config["dataset"])
+    model = build(config["model"], shape, classes, config["seed"], tokens)
     residual = bool(config.get("prune_residual"))
     title = f"{config['model']['name']} on {config['dataset']['name']}"
-    return title, parts_of(model, shape, residual, config["seed"])
+    return title, parts_of(model, shape, residual, config["seed"], tokens)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -111,7 +111,7 @@ def _parser() -> Parser:
     parser.add_argument("--out", type=Path, default=None, help="folder of the boards")
     parser.add_argument("--where", default=None, help="pandas query, e.g. \"method == 'spectral' and seed < 3\"")
     parser.add_argument("--group-by", default=",".join(TASK), help=f"columns of one board each ({','.join(TASK)})")
-    parser.add_argument("--metric", default=None, help="what ranks (tuned_accuracy; tuned_loss for regression)")
+    parser.add_argument("--metric", default=None, help="what ranks (tuned_accuracy; tuned_loss where there is none)")
     parser.add_argument("--baseline", default=None, help="method that the others are compared with, e.g. random")
     parser.add_argument("--interval", action="store_true", help="95 %% intervals instead of standard deviations")
     parser.add_argument("--format", default=",".join(USUAL), help=f"of {','.join(FORMATS)}, separated by commas")

@@ -133,6 +133,8 @@ def _forget_wandb():
 def as_if_downloaded(tmp_path_factory):
     """An environment in which data sets of the hub seem to be in a folder, for plans of cells that read nothing."""
     root = tmp_path_factory.mktemp("downloaded")
+    for name in ("tinyshakespeare", "sentence_polarity"):
+        (root / name).mkdir()
     for name in ("mnist", "cifar10", "cifar100", "shapes", "imagenet"):
         (root / name).mkdir()
         for split in ("train", "test"):

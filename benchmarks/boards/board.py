@@ -27,7 +27,11 @@ TASK = ("dataset", "model", "budget", "value")
 LONGEST_NAME = 34
 NAMED = 3  # rows that a note names
 LONGEST_REASON = 240
-SMALLER_IS_BETTER = ("loss", "parameters", "nonzero", "macs", "seconds", "memory", "bytes", "reason")
+OF_LANGUAGE = ("tuned_perplexity", "tuned_bits_per_character")  # of language models; functions of their loss
+SMALLER_IS_BETTER = (
+    *("loss", "perplexity", "bits_per_character", "parameters", "nonzero", "macs", "seconds", "memory", "bytes"),
+    "reason",
+)
 SIZES = ("parameters", "nonzero", "macs", "macs_effective")
 QUANTITIES = (  # what a row summarises, beside the latency ratios
     *(f"{stage}_{name}" for stage in ("pruned", "tuned") for name in ("accuracy", "top5", "loss")),
@@ -311,7 +315,7 @@ def _letters(number: int) -> str:
 
 
 def _row(name: str, full: str, cells: list[Cell], metric: str, quantities: Sequence[str]) -> Row:
-    values = {quantity: spread(cell.get(quantity) for cell in cells) for quantity in quantities}
+    values = {quantity: spread(cell.get(quantity) for cell in cells) for quantity in (*quantities, *OF_LANGUAGE)}
     by_unit: dict[Hashable, list[float]] = defaultdict(list)
     for cell in cells:
         if cell.get(metric) is not None:

@@ -118,14 +118,14 @@ def _run(config: Mapping[str, Any]) -> dict[str, Any]:
     epochs = {name: (trainer.get(name) or {}).get("epochs") for name in ("train", "finetune")}
     budget = config.get("budget") or {}
     asked = any(budget.get(kind) is not None for kind in BUDGETS)
-    found = {name: _clean(data.get(name)) for name in ("name", "limit", "validation")}
+    found = {name: _clean(data.get(name)) for name in ("name", "limit", "validation", "task")}
     distil = (trainer.get("finetune") or {}).get("distil")
     found["distil"] = distil if isinstance(distil, Mapping) and any(value for value in distil.values()) else None
     return found | {"epochs": epochs, "words": surroundings(config), "asked": asked}
 
 
 def run_of(row: Row) -> dict[str, Any]:
-    """``name`` of the data set, ``limit`` of its images, share for ``validation``, and ``epochs`` of both trainings.
+    """``name`` of the data set, ``limit`` of its images, share for ``validation``, ``task``, and ``epochs``.
 
     ``distil`` is how the dense network taught, None where it did not. And ``words`` that ask for these surroundings
     (None where no words do), whether a budget was ``asked`` for in place of the default one, and the class names of the

@@ -55,6 +55,9 @@ def table_of(board: Board, compact: bool = False, interval: bool = False) -> Tab
     if any(row.unit == "edge" for row in board.rows):
         columns["nonzero"] = lambda row: count(row.values["nonzero"])
     columns["MACs"] = lambda row: count(row.values["macs"])
+    for name in ("perplexity", "bits_per_character"):  # both are functions of the loss, which ranks
+        if staged and kind == "loss" and _has(board, f"tuned_{name}"):
+            columns[name.replace("_", " ")] = lambda row, name=name: _figure(row, f"tuned_{name}", interval)
     if _counts_zeros(board):
         # records hold seven digits of it: in full, the last would differ from those of the MACs
         columns["effective MACs"] = lambda row: short(row.values["macs_effective"])
@@ -70,7 +73,19 @@ def table_of(board: Board, compact: bool = False, interval: bool = False) -> Tab
         sizes.reverse()  # what the budget is about goes last
     droppable = ["unit", *latencies[::-1], "pruning s", "nonzero", *sizes]
     title = f"{_heading(board)}: {NAMES.get(kind, kind)} {RULE}"
-    return Table(title, list(columns), rows, {"method", "repair", "unit", "status"}, _notes(board, interval), droppable)
+    return Table(
+        _as_chosen(title, kind),
+        list(columns),
+        rows,
+        {"method", "repair", "unit", "status"},
+        _notes(board, interval),
+        droppable,
+    )
+
+
+def _as_chosen(title: str, kind: str) -> str:
+    """A title that says what weights were chosen by: the loss, where there is no accuracy."""
+    return title if kind in NAMES else title.replace("validation accuracy", "validation loss")
 
 
 def _has(board: Board, quantity: str) -> bool:

@@ -9,6 +9,7 @@ from benchmarks.boards.board import Board
 from benchmarks.boards.commands import command
 from benchmarks.boards.frame import Row as Cell
 from benchmarks.boards.frame import run_of
+from benchmarks.settings.tasks import TEXT_TASKS
 from benchmarks.storage.paths import REPOSITORY
 
 IMAGES = {  # copies of a data set that are known not to be the original, by the checksum of what was read
@@ -29,7 +30,8 @@ def provenance(board: Board) -> list[str]:
     usual = max(count, key=lambda context: (count[context], context))
     run = run_of(min((c for c in board.cells if c["context"] == usual), key=lambda cell: str(cell["key"])))
     share, limit = run["validation"], run["limit"]
-    parts = [f"{limit:,} training images" if isinstance(limit, int) else "all training images"]
+    what = "sequences" if run["task"] in TEXT_TASKS else "images"
+    parts = [f"{limit:,} training {what}" if isinstance(limit, int) else f"all training {what}"]
     if isinstance(share, float):
         parts[0] += f", {share:.0%} of them for validation"
     for name, words in (("train", "epochs"), ("finetune", "epochs of fine-tuning")):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from benchmarks.cells.chance import Chance
 from benchmarks.cells.during_training import prunes_while_training, train_and_prune, train_sparsely
 from benchmarks.cells.parts import build_pruner, check
-from benchmarks.cells.preparation import calibrate, trained_network
+from benchmarks.cells.preparation import calibrate, calibration_facts, trained_network
 from benchmarks.cells.remarks import note_of, remarks
 from benchmarks.cells.steps import States
 from benchmarks.cells.tracker import Tracker, summary_of, tracking
@@ -175,10 +175,13 @@ def _pipeline(
         },
     }
     result |= _found(pruned, heading(config, key)["budget"]) | _speed_and_size(attempt.config, data, networks)
+    if data.text is not None:
+        texts = calibration_facts(data, calibrate(data, config["calibration"], config["seed"]))
+        result |= {"version": 3, "calibration": texts, "characters_per_token": data.text.characters_per_token}
     if config.get("save"):
         if holds is not None and not holds():
             raise Lost(f"{key} is another worker's by now")
-        save_of_cell(networks.tuned, config, data.shape, data.classes, network_folder(paths.results, key))
+        save_of_cell(networks.tuned, config, data.shape, data.classes, network_folder(paths.results, key), data.tokens)
     result["metrics"] = {name: _measure(model, data) for name, model in vars(networks).items() if model is not None}
     result["warnings"] = [*pruned.warnings, *remarks(trained.model, networks.tuned, result["metrics"])] or None
     return _without_nonsense(result)
@@ -315,7 +318,8 @@ def _speed_and_size(config: Mapping[str, Any], data: Data, networks: _Networks) 
     if batch:
         from benchmarks.measure.memory import measure_memory
 
-        found["memory"] = measure_memory(networks.dense, networks.pruned, config, data.shape, data.classes)
+        models = networks.dense, networks.pruned
+        found["memory"] = measure_memory(*models, config, data.shape, data.classes, data.tokens)
     return found
 
 
@@ -361,7 +365,7 @@ def _rewind(config: Mapping[str, Any], data: Data, point: str | int) -> nn.Modul
     if point == "none":
         return None
     own = derive_seed(config["seed"], "scratch") if point == "new" else config["seed"]
-    model = build(config["model"], data.shape, data.classes, own)
+    model = build(config["model"], data.shape, data.classes, own, data.tokens)
     if point not in ("init", "new", 0):
         settings = TrainerSettings.from_config(config["trainer"]["train"], "trainer.train")
 

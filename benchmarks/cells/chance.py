@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.training.scoring import Score
+from methods.layers.statistics import UNLABELLED
 
 LEVEL = 0.01  # how often a network at chance may pass for one that has learned something
 
@@ -17,9 +18,9 @@ class Chance:
     """What guessing achieves on a split.
 
     Attributes:
-        accuracy: share of the commonest class, which a constant answer scores; None for regression.
+        accuracy: share of the commonest class, which a constant answer scores; None for regression and language.
         limit: accuracy that guessing exceeds in at most one of a hundred splits of this size, or for regression the
-            mean squared error of the best constant answer.
+            mean squared error of the best constant answer, or for language the entropy of the tokens' frequencies.
     """
 
     accuracy: float | None
@@ -27,9 +28,12 @@ class Chance:
 
     @classmethod
     def of(cls, targets: Tensor) -> Chance:
-        """Chance on samples with these targets: (n,) classes, or (n,) or (n, d) numbers."""
+        """Chance on samples with these targets: (n,) or (n, T) classes, or (n,) or (n, d) numbers."""
         if targets.is_floating_point():
             return cls(None, float(targets.double().var(0, correction=0).mean()))
+        if targets.dim() > 1:
+            shares = torch.bincount(targets[targets != UNLABELLED].long().flatten()).double()
+            return cls(None, float(torch.special.entr(shares / shares.sum()).sum()))
         from scipy.stats import binom
 
         share = float(torch.bincount(targets.long()).max()) / len(targets)

@@ -91,7 +91,7 @@ def train_and_prune(
     """
     seed = config["seed"]
     settings = TrainerSettings.from_config(config["trainer"]["train"], "trainer.train")
-    model = build(config["model"], data.shape, data.classes, seed)
+    model = build(config["model"], data.shape, data.classes, seed, data.tokens)
     example = data.train.to_inputs(slice(0, 2))
     graph = NetworkGraph(model, example)
     groups = graph.groups

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+from benchmarks.data.tokens import Tokens
 from benchmarks.settings.arguments import fit, fitted, imported
 from benchmarks.settings.base import checked
 from benchmarks.settings.home import PARTS
@@ -25,7 +27,7 @@ from methods.schedule import Schedule
 from methods.sparse_training import SparseTraining
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 def build_pruner(config: Mapping[str, Any]) -> Pruner:
@@ -161,24 +163,29 @@ def check(config: Mapping[str, Any]) -> None:
         refuse_missing(Path(config["dense"]["checkpoint"]))
     trained = any(config["trainer"][section]["epochs"] > 0 for section in ("train", "finetune"))
     dataset = config["dataset"]
-    _check_model(json.dumps(config["model"]), tuple(dataset["shape"]), dataset["classes"], trained)
+    tokens = Tokens.of(dataset)
+    _check_model(json.dumps(config["model"]), tuple(dataset["shape"]), dataset["classes"], trained, tokens)
 
 
 @functools.lru_cache(maxsize=64)
-def _check_model(model: str, shape: tuple[int, ...], classes: int | None, trained: bool) -> None:
+def _check_model(model: str, shape: tuple[int, ...], classes: int | None, trained: bool, tokens: Tokens | None) -> None:
     """Refuse a network that cannot be built, trained where it is, or take inputs of ``shape``; each is tried once.
 
-    Where the data set says only when it is read how many classes it has, the network is tried with two.
+    Where the data set says only when it is read how many classes or tokens it has, the network is tried with two.
     """
+    import torch
+
     from benchmarks.models.build import build
 
     section = json.loads(model)
-    network = build(section, shape, classes or 2, seed=0)
+    if tokens is not None and tokens.vocabulary is None:
+        tokens = replace(tokens, vocabulary=2)
+    network = build(section, shape, classes or 2, 0, tokens)
     if trained:
-        _refuse_untrainable(network, section, shape)
+        _refuse_untrainable(network, section, torch.zeros(2, *shape) if tokens is None else tokens.probe(2, shape[0]))
 
 
-def _refuse_untrainable(model: nn.Module, cfg: Mapping[str, Any], shape: Sequence[int]) -> None:
+def _refuse_untrainable(model: nn.Module, cfg: Mapping[str, Any], inputs: Tensor) -> None:
     """Refuse a network that cannot be trained: all is frozen, or it gives no tensor in training mode only.
 
     The second is the habit of networks with auxiliary heads.
@@ -186,7 +193,7 @@ def _refuse_untrainable(model: nn.Module, cfg: Mapping[str, Any], shape: Sequenc
     Args:
         model: in training mode, not used for anything else: its running statistics move.
         cfg: the section it was built from.
-        shape: of one input.
+        inputs: two of them.
 
     Raises:
         BadInput: it is one of these.
@@ -199,7 +206,7 @@ def _refuse_untrainable(model: nn.Module, cfg: Mapping[str, Any], shape: Sequenc
         raise BadInput(FROZEN)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            outputs = model(torch.zeros(2, *shape))
+            outputs = model(inputs)
     except Exception:  # whatever it is, training meets it too, and keeps where it was raised
         return
     if not isinstance(outputs, torch.Tensor):

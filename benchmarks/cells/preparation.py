@@ -8,8 +8,11 @@ from typing import Any
 import torch
 
 from benchmarks.data.splits import Data
+from benchmarks.data.text import excerpt
 from benchmarks.records.keys import dense_key
+from benchmarks.storage.checkpoint import checksum, to_bytes
 from benchmarks.storage.paths import Paths
+from benchmarks.storage.pretrained import portable
 from benchmarks.training import dense
 from benchmarks.training.optimisation import TrainerSettings
 from methods.errors import Collapsed
@@ -34,8 +37,34 @@ def trained_network(config: Mapping[str, Any], data: Data, paths: Paths) -> dens
 
 
 def calibrate(data: Data, section: Mapping[str, Any], seed: int) -> Calibration:
-    """The training samples that pruning may look at: drawn by ``seed``, never from the validation or test split."""
+    """The training samples that pruning may look at: drawn by ``seed``, never from the validation or test split.
+
+    Padded sequences come in batches of about one length, the batches in random order.
+    """
     total = len(data.train)
     size = min(section["samples"] or total, total)
     indices = torch.randperm(total, generator=stream(seed, "calibration"))[:size].sort().values
-    return Calibration(data.train.to_inputs(indices), data.train.targets[indices], indices, seed, section["batch_size"])
+    padding = None if data.tokens is None else data.tokens.padding
+    if padding is not None:
+        lengths = (data.train.inputs[indices] != padding).sum(1)
+        batches = indices[lengths.argsort(stable=True)].split(section["batch_size"])
+        full = size // section["batch_size"]
+        order = torch.randperm(full, generator=stream(seed, "calibration", "order")).tolist()
+        indices = torch.cat([*(batches[i] for i in order), *batches[full:]])
+    inputs, labels = data.train.to_inputs(indices), data.train.targets[indices]
+    return Calibration(inputs, labels, indices, seed, section["batch_size"], padding, section.get("memory"))
+
+
+def calibration_facts(data: Data, calibration: Calibration) -> dict[str, Any] | None:
+    """What a record says of calibration by text, since other texts give other results; None where it is none."""
+    if data.text is None:
+        return None
+    return {
+        "sequences": len(calibration),
+        "tokens": calibration.tokens,
+        "seed": calibration.seed,
+        "origin": data.origin,
+        "digest": checksum(to_bytes({"ids": calibration.inputs}))[:16],
+        "begins": excerpt(data.text.tokenizer, calibration.inputs[0]),
+        "tokenizer": portable(data.text.tokenizer.name),
+    }

@@ -8,9 +8,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.data.tokens import Tokenizer, Tokens
 from benchmarks.storage import checkpoint
 from methods.errors import BadInput
 from methods.seeds import stream
+
+
+@dataclass(frozen=True)
+class Text:
+    """What inputs that are ids of tokens stand for.
+
+    Attributes:
+        tokens: what a network has to know of them.
+        tokenizer: what made them.
+        characters_per_token: of the test split's text.
+    """
+
+    tokens: Tokens
+    tokenizer: Tokenizer
+    characters_per_token: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +35,7 @@ class Raw:
 
     Inputs are tensors, or :class:`benchmarks.data.pixels.Pixels`. Validation is a split of its own only where the data
     set has one; else it is drawn from the training split. ``skipped`` is the number of images that were left out since
-    they could not be decoded; None where such are refused.
+    they could not be decoded; None where such are refused. ``text`` is what ids of tokens stand for.
     """
 
     train_inputs: Any
@@ -31,6 +47,7 @@ class Raw:
     validation_inputs: Any = None
     validation_targets: Tensor | None = None
     skipped: int | None = None
+    text: Text | None = None
 
 
 def stored_shape(cfg: Mapping[str, Any]) -> tuple[int, ...]:
@@ -74,6 +91,6 @@ def hold_out(inputs: Any, targets: Tensor, cfg: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def raw_of(tensors: dict[str, Any], origin: str) -> Raw:
+def raw_of(tensors: dict[str, Any], origin: str, text: Text | None = None) -> Raw:
     """What lies in memory, with its checksum."""
-    return Raw(**tensors, origin=origin, checksum=checksum_of(tensors))
+    return Raw(**tensors, origin=origin, checksum=checksum_of(tensors), text=text)

@@ -18,6 +18,7 @@ from torch import Tensor
 from benchmarks.data.raw import Raw, hold_out, raw_of
 from methods.errors import BadInput, first_line
 
+TEXT = "benchmarks.data.text"  # the module of the readers of texts
 Reader = Callable[[Mapping[str, Any], Path], Raw]
 
 
@@ -81,6 +82,10 @@ def refuse_unreadable(cfg: Mapping[str, Any], cache: Path) -> None:
         from benchmarks.data.pictures import own_folder
 
         own_folder(cfg)
+    elif reader.__module__ == TEXT:
+        from benchmarks.data.text import refuse_missing
+
+        refuse_missing(cfg)
 
 
 def _refuse_missing_images(cfg: Mapping[str, Any], cache: Path) -> None:

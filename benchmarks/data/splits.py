@@ -1,7 +1,8 @@
 """The training, validation and test split of a cell.
 
 What lies in memory is a :class:`benchmarks.data.split.Split`, what does not a
-:class:`benchmarks.data.pixels.LargeSplit`; both give the same batches.
+:class:`benchmarks.data.pixels.LargeSplit`; both give the same batches. Ids of tokens are a
+:class:`benchmarks.data.sequences.TokenSplit`.
 """
 
 from collections.abc import Mapping
@@ -14,9 +15,12 @@ from torch import Tensor
 
 from benchmarks.data.augment import Augmentation
 from benchmarks.data.pixels import split_of
-from benchmarks.data.raw import stored_shape
+from benchmarks.data.raw import Raw, Text, stored_shape
 from benchmarks.data.readers import reader_of
+from benchmarks.data.sequences import TokenSplit
 from benchmarks.data.split import Split
+from benchmarks.data.tokens import Tokens
+from benchmarks.settings.tasks import TEXT_TASKS
 from benchmarks.storage.paths import require_name
 from methods.errors import BadInput
 from methods.seeds import stream
@@ -42,6 +46,12 @@ class Data:
     origin: str = ""
     checksum: str = ""
     skipped: int | None = None
+    text: Text | None = None
+
+    @property
+    def tokens(self) -> Tokens | None:
+        """What the inputs are where they are ids of tokens."""
+        return None if self.text is None else self.text.tokens
 
 
 def load(cfg: Mapping[str, Any], seed: int, cache: Path) -> Data:
@@ -80,18 +90,40 @@ def load(cfg: Mapping[str, Any], seed: int, cache: Path) -> Data:
     how: dict[str, Any] = {"mean": cfg["mean"], "std": cfg["std"], "levels": cfg.get("levels")}
     how["window"] = shape[1:] if cfg.get("stored") else None
     augmentation = _augmentation(cfg.get("augment"))
+    if (raw.text is not None) != (cfg.get("task") in TEXT_TASKS):
+        raise BadInput(f"dataset.task={cfg.get('task')} does not fit what {cfg['reader']} reads")
+
+    def split(inputs: Any, targets: Tensor, augmentation: Augmentation | None = None) -> Split:
+        if raw.text is not None:
+            return TokenSplit(inputs, targets, tokens=raw.text.tokens)
+        return split_of(inputs, targets, **how, augmentation=augmentation)
+
     return Data(
         name=cfg["name"],
-        train=split_of(raw.train_inputs[train], raw.train_targets[train], **how, augmentation=augmentation),
-        validation=split_of(*held_out, **how),
-        test=split_of(raw.test_inputs[test], raw.test_targets[test], **how),
-        classes=cfg["classes"] or int(max(raw.train_targets.max(), raw.test_targets.max())) + 1,
+        train=split(raw.train_inputs[train], raw.train_targets[train], augmentation),
+        validation=split(*held_out),
+        test=split(raw.test_inputs[test], raw.test_targets[test]),
+        classes=_classes(cfg, raw),
         shape=shape,
         task=cfg.get("task", "classification"),
         origin=raw.origin,
         checksum=raw.checksum,
         skipped=raw.skipped,
+        text=raw.text,
     )
+
+
+def _classes(cfg: Mapping[str, Any], raw: Raw) -> int:
+    """Number of outputs: what the configuration says, else what the labels or the tokenizer have."""
+    if raw.text is None or not raw.text.tokens.each:
+        return int(cfg["classes"] or int(max(raw.train_targets.max(), raw.test_targets.max())) + 1)
+    size = raw.text.tokenizer.size
+    if cfg["classes"] not in (None, size):
+        raise BadInput(
+            f"dataset.classes={cfg['classes']}, but dataset.tokenizer={cfg['tokenizer']} has {size} tokens for "
+            f"{cfg['name']}\ntype dataset.classes={size}, or null"
+        )
+    return size
 
 
 def carve(count: int, fraction: float, seed: int, limit: int | None = None) -> tuple[Tensor, Tensor]:

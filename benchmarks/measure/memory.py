@@ -20,13 +20,16 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from benchmarks.storage.checkpoint import unshared
 from benchmarks.storage.paths import REPOSITORY
 from methods.errors import BadInput
+
+if TYPE_CHECKING:
+    from benchmarks.data.tokens import Tokens
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 PATIENCE = 3600  # seconds
@@ -35,7 +38,12 @@ ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536
 
 
 def measure_memory(
-    dense: nn.Module, pruned: nn.Module, config: Mapping[str, Any], shape: Sequence[int], classes: int
+    dense: nn.Module,
+    pruned: nn.Module,
+    config: Mapping[str, Any],
+    shape: Sequence[int],
+    classes: int,
+    tokens: Tokens | None = None,
 ) -> dict[str, Any]:
     """Megabytes of inference with both networks at batch size ``config["measure"]["memory"]``, and of pruning.
 
@@ -46,7 +54,7 @@ def measure_memory(
     figures: dict[str, Any] = {"batch": batch}
     notes = []
     for name, model in (("dense_mb", dense), ("pruned_mb", pruned)):
-        figures[name], note = inference_memory(model, config["model"], shape, classes, batch)
+        figures[name], note = inference_memory(model, config["model"], shape, classes, batch, tokens)
         notes.append(note)
     figures["prune_mb"], note = in_child({"what": "pruning", "config": config})
     notes.append(note)
@@ -62,14 +70,19 @@ def check_memory(config: Mapping[str, Any]) -> int:
 
 
 def inference_memory(
-    model: nn.Module, model_cfg: Mapping[str, Any], shape: Sequence[int], classes: int, batch: int
+    model: nn.Module,
+    model_cfg: Mapping[str, Any],
+    shape: Sequence[int],
+    classes: int,
+    batch: int,
+    tokens: Tokens | None = None,
 ) -> tuple[float | None, str | None]:
     """Megabytes that one forward pass of ``batch`` samples takes, weights included; or None, and the reason."""
     from benchmarks.models.saved import save_network
 
     with tempfile.TemporaryDirectory() as folder:
         try:
-            save_network(Path(folder), model, model_cfg, shape, classes)
+            save_network(Path(folder), model, model_cfg, shape, classes, tokens=tokens)
         except BadInput as error:
             return None, str(error)
         activations, note = in_child({"what": "inference", "folder": folder, "batch": batch})
@@ -133,13 +146,14 @@ def inference_task(request: Mapping[str, Any]) -> Callable[[], object]:
     import torch
 
     from benchmarks.measure.runtimes.eager import in_inference_mode
-    from benchmarks.models.saved import load_network, probe, read_network
+    from benchmarks.models.saved import load_network, probe, read_network, tokens_in
 
     torch.set_num_threads(1)
     description, _ = read_network(Path(request["folder"]))
     network = load_network(request["folder"])
-    in_inference_mode(network, probe(description["shape"], 1))()  # what libraries set up once is no activation
-    return in_inference_mode(network, probe(description["shape"], request["batch"]))
+    tokens = tokens_in(description)
+    in_inference_mode(network, probe(description["shape"], 1, tokens))()  # what libraries set up once is no activation
+    return in_inference_mode(network, probe(description["shape"], request["batch"], tokens))
 
 
 # By name, since the child of one kind needs nothing of what the other imports.

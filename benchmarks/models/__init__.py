@@ -8,13 +8,29 @@ activation has them (nothing works in place). All take the input ``shape`` witho
 
 from benchmarks.models.build import build
 from benchmarks.models.densenet import DenseNet
+from benchmarks.models.gpt import CharGPT, CharLlama
 from benchmarks.models.imagenet_resnet import ImageNetResNet
 from benchmarks.models.lenet import LeNet5
 from benchmarks.models.mobilenet import MobileNetV2
 from benchmarks.models.perceptron import MLP
 from benchmarks.models.recurrent import ElmanRNN
 from benchmarks.models.resnet import ResNet
+from benchmarks.models.text_encoder import TextEncoder
 from benchmarks.models.vgg import VGG
 from benchmarks.models.vit import ViT
 
-__all__ = ["MLP", "VGG", "DenseNet", "ElmanRNN", "ImageNetResNet", "LeNet5", "MobileNetV2", "ResNet", "ViT", "build"]
+__all__ = [
+    "MLP",
+    "VGG",
+    "CharGPT",
+    "CharLlama",
+    "DenseNet",
+    "ElmanRNN",
+    "ImageNetResNet",
+    "LeNet5",
+    "MobileNetV2",
+    "ResNet",
+    "TextEncoder",
+    "ViT",
+    "build",
+]

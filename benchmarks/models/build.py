@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.data.tokens import Tokens
 from benchmarks.settings.arguments import fitted, imported
 from methods.errors import BadInput, first_line
 from methods.network.ownership import require_copyable
@@ -17,18 +18,21 @@ from methods.seeds import derive_seed
 VISION = {"torchvision": ("num_classes",), "timm": ("num_classes", "in_chans")}
 
 
-def build(cfg: Mapping[str, Any], shape: Sequence[int], classes: int, seed: int) -> nn.Module:
+def build(
+    cfg: Mapping[str, Any], shape: Sequence[int], classes: int, seed: int, tokens: Tokens | None = None
+) -> nn.Module:
     """Build the network that ``cfg`` describes, on the CPU, and check that it takes the data set's inputs.
 
     ``_target_`` may name any importable class or function that returns a module; ``shape`` and ``classes`` are passed
-    if it accepts them (``num_classes``, ``in_chans`` for factories of torchvision and timm), ``cfg.name`` is only a
-    name and is not.
+    if it accepts them (``num_classes``, ``in_chans`` for factories of torchvision and timm), and so are ``vocabulary``,
+    ``padding`` and ``task`` where inputs are tokens; ``cfg.name`` is only a name and is not.
 
     Args:
         cfg: ``_target_`` and its arguments.
-        shape: shape of one input, (C, H, W) or (d,).
+        shape: shape of one input, (C, H, W) or (d,), or (T,) for tokens.
         classes: number of outputs.
         seed: the cell's seed. Initial weights depend on it alone; the global random state is left as it was.
+        tokens: what the inputs are where they are ids of tokens.
 
     Returns:
         The network, in training mode.
@@ -47,7 +51,7 @@ def build(cfg: Mapping[str, Any], shape: Sequence[int], classes: int, seed: int)
     name = name or factory.__name__
     arguments = fitted(factory, arguments, "model")
     # What the configuration itself gives comes before what the data set offers.
-    arguments = _offered(factory, arguments["_target_"], list(shape), classes) | arguments
+    arguments = _offered(factory, arguments["_target_"], list(shape), classes, tokens) | arguments
     # Only the CPU's generator: torch.manual_seed would also reseed accelerators, which fork_rng would have to restore.
     with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(derive_seed(seed, "model"))
@@ -63,7 +67,7 @@ def build(cfg: Mapping[str, Any], shape: Sequence[int], classes: int, seed: int)
             ) from error
         if not isinstance(model, nn.Module):
             raise BadInput(f"model._target_={arguments['_target_']} gives {type(model).__name__}; expected a nn.Module")
-        _check(model, name, tuple(shape), classes)
+        _check(model, name, tuple(shape), classes, tokens)
         require_copyable(model)
     return model
 
@@ -118,34 +122,43 @@ def _require_vision(target: str) -> None:
         ) from error
 
 
-def _offered(factory: Callable[..., Any], target: str, shape: list[int], classes: int) -> dict[str, Any]:
+def _offered(
+    factory: Callable[..., Any], target: str, shape: list[int], classes: int, tokens: Tokens | None
+) -> dict[str, Any]:
     """What the data set knows, under the names by which the factory takes it."""
     parameters = inspect.signature(factory).parameters
-    known = {"shape": shape, "classes": classes, "num_classes": classes, "in_chans": shape[0]}
+    known: dict[str, Any] = {"shape": shape, "classes": classes, "num_classes": classes, "in_chans": shape[0]}
+    if tokens is not None:
+        known |= {"vocabulary": tokens.vocabulary, "padding": tokens.padding, "task": tokens.task}
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return {key: value for key, value in known.items() if key in parameters}
     names = VISION.get(target.partition(".")[0], ("shape", "classes"))
     return {key: known[key] for key in names}
 
 
-def _check(model: nn.Module, name: str, shape: tuple[int, ...], classes: int) -> None:
+def _check(model: nn.Module, name: str, shape: tuple[int, ...], classes: int, tokens: Tokens | None) -> None:
     """One forward pass in eval mode, so that no running statistic of batch norm moves."""
     modes = {module: module.training for module in model.modules()}
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     try:
         with torch.no_grad():
-            outputs = model.eval()(torch.zeros(2, *shape, device=device))
+            outputs = model.eval()((torch.zeros(2, *shape) if tokens is None else tokens.probe(2, shape[0])).to(device))
     except Exception as error:  # a user's model may fail in any way
         raise BadInput(
             f"model {name} cannot take inputs of shape {shape}: {first_line(error)}\n"
-            "Choose a model for this shape (model=mlp takes any), or another data set."
+            + (
+                "Choose a model for this shape (model=mlp takes any), or another data set."
+                if tokens is None
+                else "Choose a model of tokens: model=char_gpt, char_llama or hf."
+            )
         ) from error
     finally:
         for module, mode in modes.items():
             module.training = mode
     found = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
-    if found != (2, classes):
+    expected = (2, *shape, classes) if tokens is not None and tokens.each else (2, classes)
+    if found != expected:
         raise BadInput(
-            f"model {name} gives {found} for 2 inputs of shape {shape}; expected (2, {classes}).\n"
+            f"model {name} gives {found} for 2 inputs of shape {shape}; expected {expected}.\n"
             "Let its factory take `classes`, or set the number of its outputs."
         )

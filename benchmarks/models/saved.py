@@ -11,12 +11,14 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.data.tokens import Tokens
 from benchmarks.models import build
 from benchmarks.storage.checkpoint import checksum, to_bytes, unshared
 from benchmarks.storage.paths import write_atomically
@@ -49,7 +51,14 @@ def network_folder(results: Path, key: str) -> Path:
     return results / "networks" / key
 
 
-def save_of_cell(model: nn.Module, config: Mapping[str, Any], shape: Sequence[int], classes: int, folder: Path) -> None:
+def save_of_cell(
+    model: nn.Module,
+    config: Mapping[str, Any],
+    shape: Sequence[int],
+    classes: int,
+    folder: Path,
+    tokens: Tokens | None = None,
+) -> None:
     """Save the pruned network of the cell that ``config`` describes; see :func:`save_network`.
 
     Where that is not possible the reason is saved, so that the cell's result stands and it is not computed again.
@@ -61,7 +70,7 @@ def save_of_cell(model: nn.Module, config: Mapping[str, Any], shape: Sequence[in
         "inputs": {name: dataset[name] for name in ("levels", "mean", "std") if dataset.get(name) is not None},
     }
     try:
-        save_network(folder, model, config["model"], shape, classes, facts)
+        save_network(folder, model, config["model"], shape, classes, facts, tokens)
     except BadInput as error:
         LOG.warning("save=true: %s", error)
         write_atomically(folder / DESCRIPTION, json.dumps({"format": FORMAT, "refused": str(error)}))
@@ -79,6 +88,7 @@ def save_network(
     shape: Sequence[int],
     classes: int,
     facts: Mapping[str, Any] | None = None,
+    tokens: Tokens | None = None,
 ) -> Path:
     """Write ``model`` to ``folder`` such that :func:`load_network` gives it back.
 
@@ -89,6 +99,7 @@ def save_network(
         shape: of one input.
         classes: number of outputs.
         facts: what else the JSON shall say.
+        tokens: what the inputs are where they are ids of tokens.
 
     Returns:
         The path of the JSON.
@@ -96,7 +107,7 @@ def save_network(
     Raises:
         BadInput: the network is not its original with fewer units, so that it could not be loaded again.
     """
-    original = build(model_cfg, shape, classes, seed=0)
+    original = build(model_cfg, shape, classes, seed=0, tokens=tokens)
     replaced = dict(_replaced(original, model, ""))
     _replace(original, replaced)
     tensors = unshared(model)
@@ -111,9 +122,10 @@ def save_network(
         "shared": _shared(model),
         "tensors": {name: list(tensor.shape) for name, tensor in tensors.items()},
         "weights": {"file": WEIGHTS, "sha256": checksum(content)},
+        **({"tokens": asdict(tokens)} if tokens is not None else {}),
         **(facts or {}),
     }
-    if not _equal(model, _restored(description, tensors), shape):
+    if not _equal(model, _restored(description, tensors), probe(shape, 4, tokens)):
         raise BadInput("this network cannot be described by its sizes: it would compute something else when loaded")
     write_atomically(folder / WEIGHTS, content)
     path = folder / DESCRIPTION
@@ -154,7 +166,7 @@ def read_network(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 
 def _restored(description: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
-    model = build(description["model"], description["shape"], description["classes"], seed=0)
+    model = build(description["model"], description["shape"], description["classes"], 0, tokens_in(description))
     _replace(model, description["replaced"])
     for path, attributes in description["attributes"].items():
         module = model.get_submodule(path)
@@ -253,13 +265,19 @@ def _shared(model: nn.Module) -> dict[str, str]:
     return shared
 
 
-def _equal(first: nn.Module, second: nn.Module, shape: Sequence[int]) -> bool:
-    inputs = probe(shape, 4)
+def _equal(first: nn.Module, second: nn.Module, inputs: Tensor) -> bool:
     with torch.inference_mode(), evaluating(first), evaluating(second):
         expected, found = first(inputs), second(inputs)
     return expected.shape == found.shape and torch.allclose(expected, found, rtol=1e-4, atol=1e-5, equal_nan=True)
 
 
-def probe(shape: Sequence[int], number: int) -> Tensor:
-    """Reproducible inputs of the size of normalised ones, to compare what two networks compute."""
+def tokens_in(description: Mapping[str, Any]) -> Tokens | None:
+    """What the inputs of a described network are where they are ids of tokens."""
+    return Tokens(**description["tokens"]) if description.get("tokens") else None
+
+
+def probe(shape: Sequence[int], number: int, tokens: Tokens | None = None) -> Tensor:
+    """Reproducible inputs of the size of normalised ones, or ids, to compare what two networks compute."""
+    if tokens is not None:
+        return tokens.probe(number, shape[0], stream(0, "probe"))
     return torch.randn(number, *shape, generator=stream(0, "probe"))

@@ -3,7 +3,8 @@
 Rules, each frozen by a test:
 
 * Sections that say where or how a cell is run (folders, tracker, launcher) are left out, and so are the place the data
-  set is read from, how its images are kept meanwhile, and the devices it is computed on.
+  set is read from, how its images are kept meanwhile, the devices it is computed on and the memory it may take. Of a
+  network or a tokenizer of others that lies on this machine the last part of its path counts.
 * A value of null is left out, and so is a section with nothing left in it. A new option whose default is null therefore
   leaves every old key as it was.
 * Names of classes count as they were when records began (:mod:`benchmarks.records.names`).
@@ -18,10 +19,12 @@ from os import PathLike, fspath
 from typing import Any
 
 from benchmarks.records.names import with_frozen, with_todays
+from benchmarks.storage.pretrained import portable
 
 HOW_IT_RUNS = frozenset({"track", "paths", "hydra", "save", "controls", "dry_run", "objective", "experiment"})
 WHERE_IT_RUNS = frozenset({"devices", "strategy", "accelerator"})
 WHERE_DATA_LIE = frozenset({"source", "storage", "workers", "hub_streaming"})  # the same samples from everywhere
+ELSEWHERE = (("model", "path"), ("model", "config"), ("dataset", "tokenizer"))
 KEY_LENGTH = 16  # hexadecimal digits: 64 bits, a collision in 10^6 cells has probability 3e-8
 LARGEST_EXACT = 2**53  # beyond it a float no longer stands for one integer
 
@@ -70,6 +73,12 @@ def recordable(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(plain.get("dataset"), dict):
         for name in WHERE_DATA_LIE & plain["dataset"].keys():
             del plain["dataset"][name]
+    if isinstance(plain.get("calibration"), dict):
+        plain["calibration"].pop("memory", None)
+    for part, option in ELSEWHERE:
+        place = plain.get(part)
+        if isinstance(place, dict) and isinstance(place.get(option), str):
+            place[option] = portable(place[option])
     trainer = plain.get("trainer")
     if isinstance(trainer, dict):
         for section in (trainer, *(part for part in trainer.values() if isinstance(part, dict))):

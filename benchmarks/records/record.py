@@ -4,7 +4,8 @@ Numbers keep seven significant digits, keys are sorted, and what is not a number
 are small and their differences readable.
 
 Versions of the format: a record of version 1 may lack its checksum and has none of the fields in ``SINCE_2``; from
-version 2 on the checksum is required. A record of version 1 keeps the text that it was written with.
+version 2 on the checksum is required. Records of version 3 are those of texts, with the fields in ``SINCE_3``. A record
+keeps the text that it was written with.
 """
 
 import hashlib
@@ -17,14 +18,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic.functional_serializers import SerializerFunctionWrapHandler, model_serializer
 
 from benchmarks.records.keys import recordable
+from benchmarks.settings.tasks import LANGUAGE_MODEL
 from benchmarks.storage.paths import LONGEST_NAME, NAME, REPOSITORY
 
-SCHEMA = 2
+SCHEMA = 3
 UNSIGNED = 1  # the last version whose records may lack a checksum
 SINCE_2 = ("left_alone", "warnings", "tuning")
+SINCE_3 = ("calibration", "characters_per_token")
 DIGITS = 7
+LARGEST_EXPONENT = 700.0
 LEFT_ALONE = "left alone: "  # begins the sentence of a note that names layers which were not pruned
 FINISHED = frozenset({"done", "collapsed", "skipped"})
 
@@ -180,6 +185,18 @@ class Layer(Part):
         return self
 
 
+class Texts(Part):
+    """The texts that pruning has looked at: how many, drawn by which seed from what, and a digest of their tokens."""
+
+    sequences: Count
+    tokens: Count
+    seed: int
+    origin: str
+    digest: str
+    begins: str
+    tokenizer: str
+
+
 class LeftAlone(Part):
     """A layer or coupled group that was not pruned, and why."""
 
@@ -234,6 +251,8 @@ class Record(Part):
     """The result of one cell.
 
     Attributes:
+        calibration: the texts that pruning has looked at; None for other data.
+        characters_per_token: of the test split's text, for bits per character.
         left_alone: what was not pruned, and why.
         warnings: what a reader should know of this result, in words: nearly everything of a layer removed, a weight
             that grew tenfold, fine-tuning that lowered the accuracy.
@@ -242,7 +261,7 @@ class Record(Part):
     """
 
     key: str = Field(pattern=r"^[0-9a-f]{16}$")
-    version: Literal[1, 2] = 2
+    version: Literal[1, 2, 3] = 2
     status: Status
     reason: str | None = None
     traceback: str | None = None
@@ -262,6 +281,8 @@ class Record(Part):
     curve: list[FreeForm] | None = None
     history: dict[str, list[Annotated[FreeForm, AfterValidator(_numbers)]]] | None = None
     predictions: list[Prediction] | None = None
+    calibration: Texts | None = None
+    characters_per_token: Amount | None = None
     left_alone: list[LeftAlone] | None = None
     warnings: list[str] | None = None
     tuning: FreeForm | None = None
@@ -271,6 +292,12 @@ class Record(Part):
         default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds")
     )
     unsigned: bool = Field(default=False, exclude=True)
+
+    @model_serializer(mode="wrap")
+    def _as_written(self, written: SerializerFunctionWrapHandler) -> FreeForm:
+        """Without the fields that its version does not have."""
+        content: FreeForm = written(self)
+        return {name: part for name, part in content.items() if self.version >= 3 or name not in SINCE_3}
 
     @model_validator(mode="before")
     @classmethod
@@ -285,8 +312,9 @@ class Record(Part):
     def _explained(self) -> "Record":
         if self.status != "done" and not self.reason:
             raise ValueError(f"a record with status {self.status} needs a reason")
-        if self.version == 1 and any(getattr(self, name) is not None for name in SINCE_2):
-            raise ValueError(f"a record of version 1 has none of {', '.join(SINCE_2)}")
+        for first, fields in ((2, SINCE_2), (3, SINCE_3)):
+            if self.version < first and any(getattr(self, name) is not None for name in fields):
+                raise ValueError(f"a record of version {self.version} has none of {', '.join(fields)}")
         return self
 
     @property
@@ -346,6 +374,7 @@ def flat(record: Record) -> dict[str, Any]:
     for stage in ("dense", "pruned", "tuned"):
         metrics = getattr(record.metrics, stage) or Metrics()
         row |= {f"{stage}_{name}": number for name, number in metrics.model_dump().items()}
+        row |= {f"{stage}_{name}": value for name, value in _of_language(record, metrics.loss).items()}
     renewed = record.metrics.recalibrated or Metrics()
     row |= {f"recalibrated_{name}": getattr(renewed, name) for name in ("accuracy", "top5", "loss")}
     row |= record.cost.model_dump()
@@ -354,6 +383,15 @@ def flat(record: Record) -> dict[str, Any]:
         for key, value in _leaves(part.model_dump() if part else {}):
             row[f"{name}_{key}"] = value
     return row
+
+
+def _of_language(record: Record, loss: float | None) -> dict[str, float | None]:
+    """Perplexity per token and bits per character of a language model's loss (nats per token); None for others."""
+    dataset = record.config.get("dataset") or {}
+    if loss is None or dataset.get("task") != LANGUAGE_MODEL or not record.characters_per_token:
+        return {"perplexity": None, "bits_per_character": None}
+    perplexity = math.exp(loss) if loss < LARGEST_EXPONENT else None
+    return {"perplexity": perplexity, "bits_per_character": loss / math.log(2) / record.characters_per_token}
 
 
 def _leaves(section: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -21,16 +21,19 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
 OPTION = rf"^({'|'.join(PARTS)})\.\w+$"
+Repository = Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?$")]
+FileName = Annotated[str, Field(min_length=1, pattern=r"^[^/\\]+$")]
 Batch = Annotated[int, Field(ge=1, le=2**31)]
 
 
 class Calibration(Section):
     """How many samples pruning may look at."""
 
-    examples: ClassVar[Mapping[str, str]] = {"samples": "1000", "batch_size": "256"}
+    examples: ClassVar[Mapping[str, str]] = {"samples": "1000", "batch_size": "256", "memory": "1000000000"}
 
     samples: Count | None = None
     batch_size: Batch
+    memory: Count | None = None
 
 
 class Augment(Section):
@@ -79,7 +82,7 @@ class Dataset(Section):
 
     name: Name
     reader: Text
-    task: Literal["classification", "regression"] = "classification"
+    task: Literal["classification", "regression", "text_classification", "language_model"] = "classification"
     classes: Count | None
     shape: list[Count] = Field(min_length=1, max_length=4)
     levels: Positive | None = None
@@ -145,7 +148,7 @@ class Images(Dataset, Kept):
 
     hub_streaming: bool | None = None
     source: Text | None = None
-    hub: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)?$")] | None = None
+    hub: Repository | None = None
     subset: str | None = None
     revision: str | int | None = None
     train_split: Name = "train"
@@ -183,6 +186,43 @@ class Friedman(HeldOut):
     noise: float = Field(1.0, ge=0)
 
 
+class Words(HeldOut):
+    """Texts: files, Parquet or a repository of the Hugging Face hub with a column of them."""
+
+    examples: ClassVar[Mapping[str, str]] = {**Dataset.examples, "shape": "[128]", "tokenizer": "characters"}
+
+    source: Text | None = None
+    hub: Repository | None = None
+    subset: str | None = None
+    revision: str | int | None = None
+    archive: FileName | None = None
+    train_split: Name = "train"
+    validation_split: Name | None = None
+    test_split: Name | None = None
+    text_column: Text | None = None
+    encoding: Text | None = None
+    tokenizer: Text
+    shape: list[Count] = Field(min_length=1, max_length=1)
+
+
+class RunningText(Words):
+    """A text whose next tokens are predicted."""
+
+    task: Literal["language_model"]
+    train_file: FileName | None = None
+    validation_file: FileName | None = None
+    test_file: FileName | None = None
+    stride: Count | None = None
+
+
+class Sentences(Words):
+    """Texts with classes."""
+
+    task: Literal["text_classification"]
+    class_files: list[FileName] | None = Field(None, min_length=2)
+    label_column: Text | None = None
+
+
 class OwnReader(Dataset, OpenSection):
     """Read by a function of the user's, which is given the whole section."""
 
@@ -196,6 +236,8 @@ READERS: dict[str, type[Dataset]] = {
     "benchmarks.data.readers.collection": Collected,
     "benchmarks.data.readers.images": Images,
     "benchmarks.data.readers.image_sequences": Sequences,
+    "benchmarks.data.text.language_model": RunningText,
+    "benchmarks.data.text.text_classification": Sentences,
 }
 
 

@@ -31,7 +31,7 @@ PLACES = {
     "model._target_": ("torch.nn.Module", ("benchmarks.models", "torch.nn")),
 }
 READER = "dataset.reader"
-READERS = "benchmarks.data.readers"
+READERS = ("benchmarks.data.readers", "benchmarks.data.text")
 NAMES = ("dataset.name", "dataset.images", "model.name", "method.name")  # they become parts of paths
 OWN = ("paths", "track", "save", "dataset.source", "hydra")  # what the words of the command may still say
 
@@ -125,7 +125,7 @@ def _trusted(place: str, name: str) -> bool:
 
     try:
         if place == READER:
-            return name.rpartition(".")[0] == READERS and _is_reader(get_object(name))
+            return name.rpartition(".")[0] in READERS and _is_reader(get_object(name))
         base, modules = PLACES[place]
         if not any(name.startswith(f"{module}.") for module in modules):
             return False
@@ -141,7 +141,7 @@ def _is_reader(found: Any) -> bool:
     """A reader is a public function of ``(configuration, cache folder)`` that gives raw tensors."""
     from inspect import isfunction, signature
 
-    own = isfunction(found) and found.__module__ == READERS and not found.__name__.startswith("_")
+    own = isfunction(found) and found.__module__ in READERS and not found.__name__.startswith("_")
     return own and list(signature(found).parameters) == ["cfg", "cache"]
 
 

@@ -78,7 +78,7 @@ def dense_network(
     """
     from benchmarks.models import build
 
-    model = build(model_cfg, data.shape, data.classes, seed)
+    model = build(model_cfg, data.shape, data.classes, seed, data.tokens)
     if checkpoint is not None:
         load_weights(model, Path(checkpoint))
         return Dense(model.eval(), History(), 0.0, False, Path(checkpoint))

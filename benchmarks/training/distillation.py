@@ -39,14 +39,14 @@ class Teacher:
         return Teacher(model, self.temperature, self.weight)
 
     def loss(self, x: Tensor, outputs: Tensor, plain: Tensor) -> Tensor:
-        """The mean loss of a batch: ``plain`` is that by the labels, ``outputs`` are the student's (n, classes)."""
+        """The mean loss of a batch: ``plain`` is that by the labels, ``outputs`` are the student's (..., classes)."""
         with torch.no_grad():
             taught = self.model(x)
         return (1 - self.weight) * plain + self.weight * soft_loss(outputs, taught, self.temperature)
 
 
 def soft_loss(outputs: Tensor, taught: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(softmax(v / T) || softmax(z / T)), the mean over (n, classes) logits z ``outputs`` and v ``taught``."""
-    student = functional.log_softmax(outputs.float() / temperature, dim=1)
-    teacher = functional.log_softmax(taught.float() / temperature, dim=1)
+    """T^2 KL(softmax(v / T) || softmax(z / T)), the mean over (..., classes) logits z ``outputs`` and v ``taught``."""
+    student = functional.log_softmax(outputs.float().flatten(0, -2) / temperature, dim=1)
+    teacher = functional.log_softmax(taught.float().flatten(0, -2) / temperature, dim=1)
     return temperature**2 * functional.kl_div(student, teacher, reduction="batchmean", log_target=True)

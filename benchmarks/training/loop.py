@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from benchmarks.storage import checkpoint as store
 from benchmarks.training.distillation import Teacher
 from benchmarks.training.optimisation import TrainerSettings, build_optimizer, learning_rate
-from benchmarks.training.scoring import Score, device_of, evaluate, loss_of
+from benchmarks.training.scoring import Score, device_of, evaluate, labelled, loss_of
 from methods.errors import BadInput, first_line
 from methods.hooks import TrainingHook
 from methods.network.reading import keep_modes
@@ -196,9 +196,10 @@ class _Training:
             size = min(settings.batch_size, len(self.data.train) - (step - first) * settings.batch_size)
             if settings.channels_last and x.ndim == 4:
                 x = x.contiguous(memory_format=torch.channels_last)
+            own = labelled(y)
             loss = self._step(x, y, step, len(x) * world / size)
-            total += loss.detach() * len(x)
-            count += len(x)
+            total += loss.detach() * own
+            count += own
             next(ticks, None)
             # One device of several must not leave alone: the others would wait for its gradients.
             if world == 1 and (step + 1) % CHECK_EVERY == 0 and not math.isfinite(total.item()):

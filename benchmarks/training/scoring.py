@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from methods.layers.statistics import UNLABELLED
 from methods.network.reading import evaluating
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 class Score:
     """What a network achieves on a split: fractions in [0, 1], and the mean loss per sample.
 
-    ``accuracy`` is None for regression, where the loss is the mean squared error; ``top5`` is None below six classes.
+    ``accuracy`` is None for regression, where the loss is the mean squared error, and for language models, where it is
+    the mean over all tokens in nats; ``top5`` is None below six classes.
     """
 
     accuracy: float | None
@@ -49,8 +51,8 @@ def evaluate(
         for x, y in split.batches(batch_size, device=device or device_of(model)):
             outputs = model(x)
             losses.append(loss_of(outputs, y, reduction="sum"))
-            count += outputs.numel() if y.is_floating_point() else len(y)
-            if not y.is_floating_point():
+            count += outputs.numel() if y.is_floating_point() else labelled(y)
+            if not y.is_floating_point() and y.dim() == 1:
                 hits.append((outputs.argmax(1) == y).sum())
                 if outputs.shape[1] > 5:
                     hits5.append((outputs.topk(5, dim=1).indices == y[:, None]).any(1).sum())
@@ -66,10 +68,17 @@ def accuracy_of(model: nn.Module, split: "Split", batch_size: int = 1024) -> flo
 
 
 def loss_of(outputs: Tensor, y: Tensor, reduction: str = "mean", label_smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy for class labels, squared error for floating-point targets."""
+    """Cross-entropy for class labels, also of single tokens (B, T), squared error for floating-point targets."""
     if y.is_floating_point():
         return functional.mse_loss(outputs, y.reshape(outputs.shape), reduction=reduction)
+    if y.dim() > 1:
+        outputs, y = outputs.flatten(0, -2), y.flatten()
     return functional.cross_entropy(outputs, y, reduction=reduction, label_smoothing=label_smoothing)
+
+
+def labelled(y: Tensor) -> int:
+    """Over how many labels or values of a batch its mean loss goes: tokens with a label, else samples."""
+    return len(y) if y.is_floating_point() or y.dim() == 1 else int((y != UNLABELLED).sum())
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from methods.errors import BadInput, Skipped
-from methods.layers.gradients import LABELS, sample_losses
+from methods.layers.gradients import LABELS, categorical, sample_losses
 from methods.layers.statistics import Calibration
 from methods.network.kinds.registry import find_kind, kind_of, matrix_of
 from methods.network.parameters import bias_of
@@ -184,8 +184,7 @@ def sample_labels(outputs: Tensor, labels: Tensor, generator: torch.Generator) -
     outputs = outputs.detach()
     if labels.is_floating_point():
         return outputs + torch.randn(outputs.shape, generator=generator, dtype=torch.float64).to(outputs)
-    probabilities = outputs.double().softmax(1).cpu()
-    return torch.multinomial(probabilities, 1, generator=generator).squeeze(1).to(labels.device)
+    return categorical(outputs, labels, generator)
 
 
 def patches(module: nn.Module, read: Tensor) -> Tensor:

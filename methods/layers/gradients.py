@@ -10,7 +10,8 @@ generalised Gauss-Newton matrix (OBD, K-FAC).
 
 For a linear layer s = W a the gradient of one sample is (dl/ds) a^T; a convolution is the same on its unfolded input,
 summed over output positions. So one backward pass of a whole batch, only as far as the layers' outputs, gives all
-per-sample gradients. Units: losses are nats for class labels and half squared errors for real-valued targets.
+per-sample gradients. Units: losses are nats for class labels and half squared errors for real-valued targets. Where
+every token of a sequence has a label, the sequence is the sample and its loss the mean over its labelled tokens.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn import functional
 
 from methods.errors import BadInput
-from methods.layers.statistics import Calibration
+from methods.layers.statistics import UNLABELLED, Calibration
 from methods.network.kinds.registry import find_kind, is_layer, kind_of, matrix_of
 from methods.network.parameters import weight_of
 from methods.network.reading import evaluating, what_is_read
@@ -41,10 +42,31 @@ GIB = 2**30
 
 
 def sample_losses(outputs: Tensor, labels: Tensor) -> Tensor:
-    """(n,) losses: cross-entropy for integer labels, half the squared error for real-valued targets."""
+    """(n,) losses: cross-entropy for integer labels, half the squared error for real-valued targets.
+
+    Classes are the last dimension of the outputs: (n, classes) with labels (n,), or (n, T, classes) with labels (n, T).
+    """
     if labels.is_floating_point():
         return 0.5 * (outputs - labels.reshape(outputs.shape)).square().flatten(1).sum(1)
-    return functional.cross_entropy(outputs, labels, reduction="none")
+    if labels.dim() == 1:
+        return functional.cross_entropy(outputs, labels, reduction="none")
+    losses = functional.cross_entropy(
+        outputs.flatten(0, -2), labels.flatten(), reduction="none", ignore_index=UNLABELLED
+    )
+    return losses.view(labels.shape).sum(1) / (labels != UNLABELLED).sum(1).clamp_min(1)
+
+
+def categorical(outputs: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
+    """Classes drawn from the softmax of ``outputs``, in the shape of ``labels``; where these have none, none is drawn.
+
+    Args:
+        outputs: (..., classes).
+        labels: (...).
+        generator: on the CPU.
+    """
+    probabilities = outputs.double().softmax(-1).flatten(0, -2).cpu()
+    drawn = torch.multinomial(probabilities, 1, generator=generator).view(labels.shape).to(labels)
+    return torch.where(labels == UNLABELLED, labels, drawn)
 
 
 @torch.no_grad()
@@ -52,11 +74,15 @@ def draw_labels(
     model: nn.Module, inputs: Tensor, labels: Tensor, generator: torch.Generator, batch_size: int
 ) -> Tensor:
     """Labels from the network's own predictive distribution: categorical, or normal with unit variance."""
+    if labels.dim() > 1 and not labels.is_floating_point():  # all outputs of a vocabulary would not fit into memory
+        parts = zip(inputs.split(batch_size), labels.split(batch_size), strict=True)
+        with evaluating(model):
+            return torch.cat([categorical(model(part), own, generator) for part, own in parts])
     with evaluating(model):
         outputs = torch.cat([model(part).cpu() for part in inputs.split(batch_size)])
     if labels.is_floating_point():
         return (outputs + torch.randn(outputs.shape, generator=generator)).to(labels)
-    return torch.multinomial(outputs.double().softmax(1), 1, generator=generator).squeeze(1).to(labels)
+    return categorical(outputs, labels, generator)
 
 
 def per_sample_gradients(model: nn.Module, names: Sequence[str], inputs: Tensor, labels: Tensor) -> list[Tensor]:

@@ -8,17 +8,30 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from methods.errors import Skipped
-from methods.layers.statistics import Calibration, Moments
+from methods.layers.statistics import Calibration, Moments, unpadded
 from methods.network.graph import NodeGroup
 from methods.network.kinds.registry import kind_of, matrix_of
 from methods.network.parameters import bias_of
 from methods.network.reading import Rows, evaluating, listening, patch_rows
+
+Value = TypeVar("Value")
+
+
+class Forgotten(cached_property[Value]):
+    """A cached property of a layer that is computed anew each time where ``calibration.memory`` limits what is kept."""
+
+    def __get__(self, instance: Any, owner: type[Any] | None = None) -> Any:
+        """The value, or for a class the property."""
+        value = super().__get__(instance, owner)
+        if instance is not None and instance.calibration.memory is not None:
+            vars(instance).pop(self.attrname, None)
+        return value
 
 
 class _Shown:
@@ -34,7 +47,7 @@ class _Shown:
 
     @property
     def labels(self) -> Tensor:
-        """(n,) true labels of the calibration samples, in the order of their batches."""
+        """(n,) true labels of the calibration samples, in the order of their batches; (n, T) for tokens."""
         return self.calibration.labels
 
     def once(self, key: Hashable, compute: Callable[[], Any]) -> Any:
@@ -49,7 +62,12 @@ class _Shown:
         reads: list[Tensor] = []
         for inputs, _ in self.calibration.batches():
             reads.clear()
-            with evaluating(self.model), listening(self.model, {name: lambda read: reads.append(rows(read).clone())}):
+            present = self.calibration.present(inputs)
+
+            def listen(read: Tensor, present: Tensor | None = present) -> None:
+                reads.append(unpadded(rows(read), read, present).clone())
+
+            with evaluating(self.model), listening(self.model, {name: listen}):
                 self.model(inputs)
             yield torch.cat(reads, 1)
 
@@ -183,12 +201,12 @@ class NodeLayer(_Shown):
             parts.append(gradients[:, rows.to(gradients.device)].flatten(2))
         return torch.cat(parts, 2)
 
-    @cached_property
+    @Forgotten
     def moments(self) -> list[Moments]:
         """For each reader the moments of the m nodes in the tensor that it reads."""
         return self.collect()
 
-    @cached_property
+    @Forgotten
     def covariance(self) -> Tensor:
         """(m, m) float64 non-centred second moment, averaged over the readers."""
         seconds = [moments.second for moments in self.moments]
@@ -260,7 +278,7 @@ class EdgeLayer(_Shown):
         """(n, out, d) gradients of every sample's loss by ``weight``; kept by nobody, n x weights numbers."""
         return self._sample_gradients(self.name)
 
-    @cached_property
+    @Forgotten
     def moments(self) -> Moments:
         """Moments of the d (unfolded) inputs that an output unit reads."""
         return self.collect()

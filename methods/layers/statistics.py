@@ -11,17 +11,22 @@ from torch import Tensor, nn
 from methods.errors import BadInput
 from methods.network.reading import Rows, evaluating, listening
 
+UNLABELLED = -100  # the label of a token of which nothing is to be predicted; PyTorch's cross-entropy leaves it out
+
 
 @dataclass(frozen=True)
 class Calibration:
     """Training samples on which pruning may look; never validation or test data.
 
     Attributes:
-        inputs: (n, ...) normalised network inputs.
-        labels: (n,) true labels; only methods that need curvature use them.
+        inputs: (n, ...) normalised network inputs, or (n, T) ids of tokens.
+        labels: (n,) true labels, (n, T) where every token has one; only methods that need curvature use them.
         indices: (n,) positions of the samples in the training split; None where they come from elsewhere.
         seed: root seed of the draw; methods derive their own streams from it.
         batch_size: samples per forward pass.
+        padding: the id that fills sequences up to T; its positions count in no moment. None where there is none.
+        memory: bytes that second moments may take at a time; those that do not fit together are collected in several
+            passes over the samples and forgotten in between. None for no limit.
     """
 
     inputs: Tensor
@@ -29,6 +34,8 @@ class Calibration:
     indices: Tensor | None = None
     seed: int = 0
     batch_size: int = 256
+    padding: int | None = None
+    memory: int | None = None
 
     def __post_init__(self) -> None:
         if len(self.inputs) == 0:
@@ -38,10 +45,41 @@ class Calibration:
         return len(self.inputs)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and labels, ``batch_size`` at a time, always in the same order."""
+        """Inputs and labels, ``batch_size`` at a time, always in the same order; no longer than their longest."""
         for start in range(0, len(self.inputs), self.batch_size):
             stop = start + self.batch_size
-            yield self.inputs[start:stop], self.labels[start:stop]
+            inputs, labels = self.inputs[start:stop], self.labels[start:stop]
+            present = self.present(inputs)
+            if present is None:
+                yield inputs, labels
+                continue
+            length = max(1, int(present.sum(1).max()))
+            yield inputs[:, :length], labels[:, :length] if labels.dim() > 1 else labels
+
+    def present(self, inputs: Tensor) -> Tensor | None:
+        """(n, T) where ``inputs`` have tokens and no padding; None where there is no padding."""
+        return None if self.padding is None else inputs != self.padding
+
+    @property
+    def tokens(self) -> int | None:
+        """How many tokens there are, padding left out; None where inputs are none."""
+        if self.inputs.is_floating_point() or self.inputs.dim() != 2:
+            return None
+        present = self.present(self.inputs)
+        return self.inputs.numel() if present is None else int(present.sum())
+
+
+def unpadded(rows: Tensor, read: Tensor, present: Tensor | None) -> Tensor:
+    """The columns of ``rows`` that belong to tokens.
+
+    Args:
+        rows: (m, samples x positions), or several times as many, one set after the other.
+        read: what a layer has read, of which they are a view.
+        present: (n, T) where there are tokens; None for everywhere.
+    """
+    if present is None or tuple(read.shape[:2]) != tuple(present.shape) or rows.shape[1] % present.numel():
+        return rows  # not one position for each token: what was pooled has no padding any more
+    return rows[:, present.flatten().repeat(rows.shape[1] // present.numel())]
 
 
 @dataclass(frozen=True)
@@ -106,15 +144,18 @@ def collect_moments(
     for key, (path, _) in views.items():
         by_path.setdefault(path, []).append(key)
 
+    present: Tensor | None = None
+
     def listener(keys: list[str]) -> Callable[[Tensor], None]:
         def listen(read: Tensor) -> None:
             for key in keys:
-                accumulators[key].add(views[key][1](read))
+                accumulators[key].add(unpadded(views[key][1](read), read, present))
 
         return listen
 
     with evaluating(model), listening(model, {path: listener(keys) for path, keys in by_path.items()}):
         for inputs, _ in calibration.batches():
+            present = calibration.present(inputs)
             model(inputs)
     return {key: accumulator.moments() for key, accumulator in accumulators.items()}
 
@@ -133,8 +174,10 @@ def cross_moments(
             original(inputs)
             pruned(inputs)
             calls = len(seen) // 2  # several in a recurrent network
+            present = calibration.present(inputs)
             for read, read_pruned in zip(seen[:calls], seen[calls:], strict=True):
-                before, after = views[0](read), views[1](read_pruned)
+                before = unpadded(views[0](read), read, present)
+                after = unpadded(views[1](read_pruned), read_pruned, present)
                 cross.add(before, after)
                 own.add(after)
     return cross.moments(), own.moments()

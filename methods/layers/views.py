@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.budgets.budget import Counts, Family
-from methods.errors import Skipped
+from methods.errors import BadInput, Skipped
 from methods.layers.seen import EdgeLayer, NodeLayer
 from methods.layers.statistics import Calibration, Moments, collect_moments, cross_moments, pooled
 from methods.network.graph import NodeGroup, call_order
@@ -59,20 +59,30 @@ def without_edges(model: nn.Module, seen: Container[str]) -> dict[str, str]:
 
 
 def node_views(model: nn.Module, groups: Sequence[NodeGroup], calibration: Calibration, seed: str) -> list[NodeLayer]:
-    """Views of the groups; the moments of all of them are collected in one pass, when first asked for."""
+    """Views of the groups; the moments of all of them are collected in one pass, when first asked for.
+
+    With ``calibration.memory`` as many at a time as fit.
+    """
     collected: dict[str, Moments] = {}
     shared: dict[Hashable, Any] = {}
+    sizes = {group.name: 8 * group.size**2 * len(group.readers) for group in groups}
+    been: set[str] = set()
 
     def collect(group: NodeGroup) -> Callable[[], list[Moments]]:
         def of_group() -> list[Moments]:
-            if not collected:
+            keys = [f"{group.name}/{reader.name}" for reader in group.readers]
+            if not collected.keys() >= set(keys):
+                collected.clear()
+                together = within(calibration.memory, sizes, group.name, been)
+                been.update(together)
                 views = {
                     f"{each.name}/{reader.name}": (reader.name, reader.rows)
                     for each in groups
+                    if each.name in together
                     for reader in each.readers
                 }
                 collected.update(collect_moments(model, views, calibration))
-            moments = [collected[f"{group.name}/{reader.name}"] for reader in group.readers]
+            moments = [collected[key] for key in keys]
             # a hidden state is one set of features, whoever reads it at whichever step
             return [pooled(moments)] * len(moments) if group.recurrent else moments
 
@@ -93,10 +103,14 @@ def given(moments: list[Moments]) -> Callable[[], list[Moments]]:
 def edge_views(
     model: nn.Module, names: Sequence[str], masks: Mapping[str, Tensor], calibration: Calibration, seed: str
 ) -> list[EdgeLayer]:
-    """Views of the layers; the first that asks for its moments has those of the layers behind it collected, too."""
+    """Views of the layers; the first that asks for its moments has those of the layers behind it collected, too.
+
+    With ``calibration.memory`` as many at a time as fit.
+    """
     shared: dict[Hashable, Any] = {}
     collected: dict[str, Moments] = {}
     modules = {name: model.get_submodule(name) for name in names}
+    been: set[str] = set()
 
     def require_common(name: str) -> None:
         if kind_of(modules[name]).groups(modules[name]) > 1:
@@ -114,8 +128,19 @@ def edge_views(
         def of_layer() -> Moments:
             require_common(name)
             if name not in collected:
-                following = [each for each in names[names.index(name) :] if each not in collected]
-                views = {each: (each, patch_rows(modules[each])) for each in _in_one_pass(modules, following)}
+                if calibration.memory is not None:
+                    collected.clear()
+                    sizes = {
+                        each: _bytes(modules[each])
+                        for each in names
+                        if kind_of(modules[each]).groups(modules[each]) == 1
+                    }
+                    together = within(calibration.memory, sizes, name, been)
+                    been.update(together)
+                else:
+                    following = [each for each in names[names.index(name) :] if each not in collected]
+                    together = _in_one_pass(modules, following)
+                views = {each: (each, patch_rows(modules[each])) for each in together}
                 collected.update(collect_moments(model, views, calibration))
             return collected[name]
 
@@ -172,10 +197,45 @@ def _in_one_pass(modules: Mapping[str, nn.Module], names: Sequence[str]) -> list
     for name in names:
         if kind_of(modules[name]).groups(modules[name]) > 1:
             continue
-        size += 8 * matrix_of(modules[name])[0].numel() ** 2
+        size += _bytes(modules[name])
         if chosen and size > PASS_BYTES:
             break
         chosen.append(name)
+    return chosen
+
+
+def _bytes(module: nn.Module) -> int:
+    """Of the second moment of what a layer reads."""
+    return 8 * matrix_of(module)[0].numel() ** 2
+
+
+def within(memory: int | None, sizes: Mapping[str, int], wanted: str, been: Container[str]) -> list[str]:
+    """Which of the names in ``sizes`` to collect together with ``wanted``, so that their bytes stay in ``memory``.
+
+    First those behind it and then those before it, the nearest first, as far as they are not in ``been``: a selection
+    goes through the layers in one direction or the other.
+
+    Raises:
+        BadInput: ``wanted`` alone is too large.
+    """
+    if memory is None:
+        return list(sizes)
+    if sizes[wanted] > memory:
+        raise BadInput(
+            f"the second moments of {wanted} take {sizes[wanted]} bytes, more than calibration.memory={memory}\n"
+            f"type calibration.memory={sizes[wanted]} or more, or null"
+        )
+    names = list(sizes)
+    place = names.index(wanted)
+    chosen, size = [wanted], sizes[wanted]
+    for others in (names[place + 1 :], names[:place][::-1]):
+        for name in others:
+            if name in been:
+                continue
+            if size + sizes[name] > memory:
+                break
+            chosen.append(name)
+            size += sizes[name]
     return chosen
 
 

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from methods.errors import Skipped
 from methods.layers.seen import EdgeLayer
 from methods.network.kinds.registry import kind_of
 from methods.network.parameters import weight_of
@@ -57,4 +58,6 @@ class SynFlowSelection(Selection[EdgeLayer]):
         layers: Sequence[EdgeLayer] = layer.shared.get("layers", [layer])
         names = [each.name for each in layers]
         example = layer.calibration.inputs[:1]
+        if not example.is_floating_point():
+            raise Skipped("synaptic flow starts from an input of ones, and the network reads ids of tokens")
         return layer.once("synaptic flow", lambda: synaptic_flow(layer.model, names, example))[layer.name]

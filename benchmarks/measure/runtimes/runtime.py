@@ -81,7 +81,7 @@ def placed(model: nn.Module, inputs: Tensor, conditions: Conditions) -> tuple[nn
     """Copies of network and inputs as the conditions want them, in evaluation mode."""
     dtype, device = DTYPES[conditions.precision], conditions.device
     model = copy.deepcopy(model).eval().requires_grad_(False).to(device=device, dtype=dtype)
-    inputs = inputs.to(device=device, dtype=dtype)
+    inputs = inputs.to(device=device, dtype=dtype if inputs.is_floating_point() else inputs.dtype)
     if conditions.channels_last and inputs.dim() == 4:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch has no stub of it
         inputs = inputs.to(memory_format=torch.channels_last)

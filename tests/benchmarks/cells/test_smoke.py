@@ -1,6 +1,7 @@
 """One smallest cell on every data set and with every model of conf/: each is wired to a reader and a trainer."""
 
 import io
+import zipfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,12 +20,29 @@ pytestmark = pytest.mark.slow
 
 DATASETS = sorted(path.stem for path in (CONF / "dataset").glob("*.yaml"))
 MODELS = sorted(path.stem for path in (CONF / "model").glob("*.yaml"))
-MODEL_OF = {"row_mnist": "irnn", "pixel_mnist": "irnn"}  # sequences; all others go through the smallest perceptron
-DATASET_OF = {"irnn": "row_mnist", "lenet5": "mnist", "lenet300": "mnist", "nn3": "mnist", "mlpnet": "mnist"}
+RUNNING, SENTENCES = ("text", "tinyshakespeare"), ("sentences", "sentence_polarity")
+MODEL_OF = {  # sequences; all others go through the smallest perceptron
+    **dict.fromkeys(("row_mnist", "pixel_mnist"), "irnn"),
+    **dict.fromkeys(RUNNING, "char_gpt"),
+    **dict.fromkeys(SENTENCES, "text_encoder"),
+}
+DATASET_OF = {
+    **dict.fromkeys(("char_gpt", "char_llama"), "text"),
+    **dict.fromkeys(("text_encoder", "hf", "minilm"), "sentences"),
+    "irnn": "row_mnist",
+    "lenet5": "mnist",
+    "lenet300": "mnist",
+    "nn3": "mnist",
+    "mlpnet": "mnist",
+}
+BERT = "model.config={model_type:bert,hidden_size:16,num_hidden_layers:1,num_attention_heads:2,intermediate_size:24}"
 SMALLER = {  # of what a network is made of: the wiring is looked at, not the size
     "densenet": ["model.depth=10", "model.growth=4"],
+    **{key: ["model.depth=1", "model.dim=32", "model.hidden=32"] for key in ("char_gpt", "char_llama", "text_encoder")},
     "vit": ["model.depth=1", "model.dim=32", "model.hidden=32", "model.heads=2"],
     "irnn": ["model.hidden=16"],
+    "hf": ["model.name=bert", BERT],
+    "minilm": ["model.path=null", BERT],
     "own": ["model._target_=benchmarks.models.MLP", "+model.widths=[12]"],
 }
 
@@ -58,6 +76,13 @@ def class_folders(folder):
         path.write_bytes(picture(each))
 
 
+def sentences(folder):
+    folder.mkdir(parents=True)
+    with zipfile.ZipFile(folder / "sentence_polarity.zip", "w") as archive:
+        for name, word in (("rt-polarity.neg", "dull"), ("rt-polarity.pos", "fine")):
+            archive.writestr(name, "\n".join(f"{word} {'o' * (row % 9)}" for row in range(40)))
+
+
 @pytest.fixture
 def source(tmp_path, monkeypatch):
     """Words that point a data set at a small one of the same layout, made up here."""
@@ -73,6 +98,18 @@ def source(tmp_path, monkeypatch):
             hub_folder(folder, 28, False, ("image", "label"))
         elif name == "imagefolder":
             class_folders(folder)
+        elif name in RUNNING:
+            folder.mkdir(parents=True)
+            (folder / "input.txt").write_text("a b c d e f g h " * 100)
+            own = ["dataset.name=letters"] if name == "text" else []
+            files = ["dataset.train_file=input.txt", "dataset.classes=null", "dataset.shape=[8]"]
+            return [f"dataset={name}", f"dataset.source={folder}", *files, *own]
+        elif name in SENTENCES:
+            sentences(folder)
+            own = ["dataset.name=lines", "dataset.test_split=null"] if name == "sentences" else []
+            files = ["dataset.class_files=[rt-polarity.neg,rt-polarity.pos]", "dataset.archive=sentence_polarity.zip"]
+            files += ["dataset.tokenizer=characters", "dataset.shape=[16]"]
+            return [f"dataset={name}", f"dataset.source={folder}", *files, *own]
         elif "hub" in section:
             columns = (section.get("image_column", "image"), section.get("label_column", "label"))
             hub_folder(folder, 32, True, columns)
@@ -99,9 +136,9 @@ def test_every_data_set_makes_a_cell(name, tmp_path, source):
     model = MODEL_OF.get(name, "mlp_digits")
     record = finished(tmp_path, [*source(name), f"model={model}", *SMALLER.get(model, ["model.widths=[12]"])])
     measured = record.metrics.tuned
-    regression = name in ("california_housing", "friedman1")
-    assert (measured.accuracy is None) is regression
+    assert (measured.accuracy is None) is (name in ("california_housing", "friedman1", *RUNNING))
     assert measured.loss > 0
+    assert (record.calibration is not None) is (name in (*RUNNING, *SENTENCES))
 
 
 @pytest.mark.parametrize("name", MODELS)

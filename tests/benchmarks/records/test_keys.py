@@ -147,3 +147,8 @@ def test_import_brings_no_heavy_package():
         "print(sorted({'torch', 'numpy', 'pydantic', 'omegaconf'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_the_memory_that_moments_may_take_is_no_part_of_the_key():
+    one, other = ({"calibration": {"samples": 9, "memory": memory}, "seed": 0} for memory in (None, 10**6))
+    assert cell_key(one) == cell_key(other) != cell_key({"calibration": {"samples": 8}, "seed": 0})

@@ -74,7 +74,8 @@ def test_configuration_is_not_rounded_and_keeps_no_secret(store):
         {"budget": {"requested": {"keep": 0.5, "speedup": 2.0}}},
         {"budget": {"requested": {"flops": 2.0}}},
         {"status": "failed", "reason": None},
-        {"version": 3},
+        {"version": 4},
+        {"characters_per_token": 1.0},
         {"layers": [{"name": "0"}]},
     ],
 )
@@ -554,3 +555,17 @@ def test_submit_refuses_an_unsigned_record_and_one_that_is_not_what_it_says(stor
     out = " ".join(capsys.readouterr().out.split())
     assert "unsigned: it has no checksum" in out and "it says dataset mnist, but its configuration says digits" in out
     assert not list(store.cells.rglob("*.json"))
+
+
+def test_a_language_model_has_perplexity_and_bits_per_character():
+    texts = {"sequences": 9, "tokens": 72, "seed": 0, "origin": "folder plays", "digest": "ab", "begins": "To be"}
+    texts |= {"tokenizer": "characters"}
+    settings = {"dataset": {"name": "plays", "task": "language_model"}}
+    metrics = {"dense": {"loss": 2.0}, "tuned": {"loss": 3.0}}
+    record = made(version=3, calibration=texts, characters_per_token=4.0, settings=settings, metrics=metrics)
+    assert Record.model_validate({k: v for k, v in json.loads(record.text()).items() if k != "checksum"}) == record
+    row = flat(record)
+    assert row["tuned_perplexity"] == pytest.approx(math.exp(3))
+    assert row["tuned_bits_per_character"] == pytest.approx(3 / math.log(2) / 4)
+    assert row["pruned_perplexity"] is None and flat(made())["tuned_perplexity"] is None
+    assert "calibration" not in json.loads(made().text())  # records of other data are as they were
