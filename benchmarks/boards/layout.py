@@ -51,6 +51,8 @@ def table_of(board: Board, compact: bool = False, interval: bool = False) -> Tab
         columns[board.metric.replace("_", " ")] = lambda row: _figure(row, board.metric, interval)
     if board.baseline is not None:
         columns |= {"vs baseline": lambda row: _versus(row, board.metric), "verdict": lambda row: _word(row)}
+    for name in board.latencies:
+        columns[name.replace("_", " ")] = lambda row, name=name: times(row.values.get(name, spread([])))
     columns["parameters"] = lambda row: count(row.values["parameters"])
     if any(row.unit == "edge" for row in board.rows):
         columns["nonzero"] = lambda row: count(row.values["nonzero"])
@@ -61,8 +63,6 @@ def table_of(board: Board, compact: bool = False, interval: bool = False) -> Tab
     if _counts_zeros(board):
         # records hold seven digits of it: in full, the last would differ from those of the MACs
         columns["effective MACs"] = lambda row: short(row.values["macs_effective"])
-    for name in board.latencies:
-        columns[name.replace("_", " ")] = lambda row, name=name: times(row.values.get(name, spread([])))
     columns["pruning s"] = lambda row: seconds(row.values["prune_seconds"])
     if any(row.status != "done" for row in board.rows):
         columns["status"] = lambda row: row.status
@@ -71,7 +71,8 @@ def table_of(board: Board, compact: bool = False, interval: bool = False) -> Tab
     sizes = ["effective MACs", "MACs"]
     if board.group.get("budget") == "speedup":
         sizes.reverse()  # what the budget is about goes last
-    droppable = ["unit", *latencies[::-1], "pruning s", "nonzero", *sizes]
+    # The unit and one latency stay: they say what is a mask, and what is faster.
+    droppable = [*latencies[:0:-1], "pruning s", "nonzero", "parameters", *sizes]
     title = f"{_heading(board)}: {NAMES.get(kind, kind)} {RULE}"
     return Table(
         _as_chosen(title, kind),

@@ -20,6 +20,7 @@ from benchmarks.boards.board import Question, default_metric, smaller_is_better,
 from benchmarks.boards.frame import Row as Cell
 from benchmarks.boards.labels import reconstruction
 from benchmarks.boards.layout import RECONSTRUCTED, place
+from benchmarks.boards.looks import look
 from benchmarks.boards.naming import task_of, with_names
 from benchmarks.boards.stats import ALPHA
 from benchmarks.boards.tables import NONE, Table, probability
@@ -231,15 +232,21 @@ def diagram(found: Overall, form: str = "svg") -> bytes:
     with rc_context({"svg.hashsalt": f"{SALT} {len(names)}", "svg.fonttype": "none", "font.family": "DejaVu Sans"}):
         figure = Figure(figsize=(9, 1.2 + 0.22 * len(names)), layout="constrained")
         axes = figure.subplots()
-        scikit_posthocs.critical_difference_diagram(
+        drawn = scikit_posthocs.critical_difference_diagram(
             dict(found.ranks.ranks),
             p_values,
             alpha=ALPHA,
             ax=axes,
             color_palette=dict.fromkeys(names, "black"),
+            marker_props={"s": 0},
             label_fmt_left="{label} ({rank:.2f})",
             label_fmt_right="({rank:.2f}) {label}",
         )
+        for [bar] in drawn["crossbars"]:  # it visits the methods under a bar in the order of a set
+            bar.set_data([min(bar.get_xdata()), max(bar.get_xdata())], list(bar.get_ydata())[:2])
+        for name, rank in found.ranks.ranks.items():
+            own = look(name)
+            axes.scatter(rank, 0, s=44, color=own.colour, marker=own.marker, zorder=5)
         axes.set_title(
             f"{found.unit or 'all'}: mean rank over {len(found.networks)} networks (1 is best); bars: undecided",
             fontsize=10,

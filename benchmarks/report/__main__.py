@@ -16,14 +16,14 @@ CONTROL = "random"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Render the page and the figures."""
+    """Render the pages and the figures."""
     parser = Parser(prog="python -m benchmarks.report", description="Render the report.")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
     parser.add_argument("--out", type=Path, default=None, help="folder of the report")
     parser.add_argument("--where", default=None, help="pandas query over the records")
     parser.add_argument("--baseline", default=None, help="method that the others are compared with (random)")
     parser.add_argument("--committed", action="store_true", help="only committed records, no runs of this machine")
-    parser.add_argument("--no-figures", action="store_true", help="only the page, no SVG and PNG files")
+    parser.add_argument("--no-figures", action="store_true", help="only the pages, no SVG and PNG files")
     chosen = parser.parse_args(arguments)
     paths, console = Paths(chosen.results), output_console()
     out = chosen.out or paths.boards_of(chosen.committed, bool(chosen.where or chosen.baseline))
@@ -45,8 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     baseline = chosen.baseline or (CONTROL if any(cell["method"] == CONTROL for cell in cells) else None)
     report = page.make(cells, records, problems, baseline, chosen.results)
     sweep_up_temporaries(out)
-    write_atomically(out / "report.html", page.html(report, records_mark(cells)))
-    console.print(f"written: {out / 'report.html'}", markup=False)
+    pages = page.html(report, records_mark(cells))
+    for name, text in pages.items():
+        write_atomically(out / name, text)
+    others = " and ".join(name for name in pages if name != "report.html")
+    console.print(f"written: {out / 'report.html'}, with {others} beside it", markup=False)
     say_left_out(problems, console)
     if not chosen.no_figures:
         files = page.save_figures(report, out / "figures")

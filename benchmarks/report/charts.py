@@ -1,55 +1,55 @@
 """The charts, as Vega-Lite specifications made with Altair: axes with units, colours that most eyes tell apart.
 
-Colours are Okabe and Ito's without the yellow and the black, which vanish on white or on dark paper; dashes and shapes
-tell apart what shares a colour. Text takes the page's colour.
+Methods have the looks of :mod:`benchmarks.boards.looks`. Text takes the page's colour. Every chart has the parameter
+``picked``: the names of the methods that a reader looks at, by which the page's own legend fades the others.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from typing import Any
 
 import altair as alt
 
+from benchmarks.boards.looks import COLOURS, Look, look, method_of
 from benchmarks.report.gather import TRAINING, Point
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8A8A8A")
-SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down")
-DASHES = ((1, 0), (6, 3), (2, 2), (8, 2, 2, 2))
 INK = "currentColor"
-HEIGHT = 250
+HEIGHT = 300
 FEW_EPOCHS = 5  # a curve of so few has its points marked; of one epoch nothing else would be seen
 ROW = 30
+LONGEST_LABEL = 260  # pixels of a label on an axis
+PICKED = "length(picked) == 0 || indexof(picked, datum.method) >= 0"
 Spec = dict[str, Any]
 
 
-class Looks:
-    """A colour, a dash and a shape for every method of a chart, no two alike; most keep their colour on all charts."""
-
-    def __init__(self, methods: Sequence[str]) -> None:
-        self.order = {name: number for number, name in enumerate(methods)}
-
-    def scales(self, names: Sequence[str]) -> dict[str, alt.Scale]:
-        """Scales over those of the methods that a chart shows."""
-        shown = sorted(set(names), key=lambda name: self.order.get(name, -1))
-        numbers: list[int] = []
-        for name in shown:
-            own = self.order.get(name, len(self.order))
-            numbers.append(next(number for number in _near(own) if number not in numbers))
-        colours = [COLOURS[number % len(COLOURS)] for number in numbers]
-        dashes = [DASHES[number // len(COLOURS) % len(DASHES)] for number in numbers]
-        shapes = [SHAPES[number % len(SHAPES)] for number in numbers]
-        return {
-            "color": alt.Scale(domain=shown, range=colours),
-            "dash": alt.Scale(domain=shown, range=[list(dash) for dash in dashes]),
-            "shape": alt.Scale(domain=shown, range=shapes),
-        }
+def looks(names: Iterable[str]) -> dict[str, Look]:
+    """The look of every setting: its method's colour and symbol, and a dash of its own among settings of a method."""
+    found: dict[str, Look] = {}
+    seen: Counter[str] = Counter()
+    for name in sorted(set(names)):
+        found[name] = look(name, seen[method_of(name)])
+        seen[method_of(name)] += 1
+    return found
 
 
-def _near(own: int) -> Iterator[int]:
-    """Numbers of looks from the one preferred: all colours in one dash, then all in the next."""
-    for dash in count():
-        yield from (dash * len(COLOURS) + (own + step) % len(COLOURS) for step in range(len(COLOURS)))
+def _scales(points: Sequence[Point], known: Mapping[str, Look]) -> dict[str, alt.Scale]:
+    """Colours, dashes and shapes of the settings among ``points``; one that is not known has its method's look."""
+    shown = sorted({point["method"] for point in points})
+    own = [known.get(name) or look(name) for name in shown]
+    return {
+        "color": alt.Scale(domain=shown, range=[each.colour for each in own]),
+        "dash": alt.Scale(domain=shown, range=[list(each.dash) for each in own]),
+        "shape": alt.Scale(domain=shown, range=[each.shape for each in own]),
+    }
+
+
+def _picking() -> tuple[alt.Parameter, Any]:
+    """The names that a reader has picked in the legend, and the opacity of marks: all others fade."""
+    return alt.param(name="picked", value=[]), lambda strong, faint: alt.condition(
+        PICKED, alt.value(strong), alt.value(faint)
+    )
 
 
 def finished(chart: alt.TopLevelMixin) -> Spec:
@@ -70,7 +70,7 @@ def finished(chart: alt.TopLevelMixin) -> Spec:
     }
     chart = chart.properties(width="container", height=HEIGHT, background="transparent").configure(
         font="system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif",
-        axis=alt.AxisConfig(**line, **text, labelOverlap="greedy"),
+        axis=alt.AxisConfig(**line, **text, labelOverlap="greedy", labelLimit=LONGEST_LABEL, titleLimit=600),
         legend=alt.LegendConfig(labelColor=INK, titleColor=INK, labelFontSize=12, labelLimit=260, symbolSize=80),
         view=alt.ViewConfig(stroke=None),
     )
@@ -98,15 +98,17 @@ def _tooltip(*first: str, unit: str) -> list[alt.Tooltip]:
     return [*(alt.Tooltip(f"{name}:N") for name in first), *figures, alt.Tooltip("n:Q", title="seeds")]
 
 
-def trade_off(points: list[Point], looks: Looks, x: str, y: str, dense: float | None, band: bool = True) -> Spec:
+def trade_off(
+    points: list[Point], known: Mapping[str, Look], x: str, y: str, dense: float | None, band: bool = True
+) -> Spec:
     """The metric against a ratio: a line per method with one standard deviation around it, and the Pareto front.
 
     Lines join budgets of one kind in their order: a measured ratio need not grow with the budget, so there ``band`` is
     false and error bars stand in for it. A slider cuts the axis off from below, for boards on which some methods fail
     badly; at first the lowest tenth of the means after fine-tuning is cut off.
     """
-    scales = looks.scales([point["method"] for point in points])
-    pick = alt.selection_point(fields=["method"], bind="legend", name="picked")
+    scales = _scales(points, known)
+    pick, fading = _picking()
     lowest, highest = min(point["low"] for point in points), max(point["high"] for point in points)
     highest = max(highest, dense or highest)
     percent = "%" in y
@@ -119,19 +121,19 @@ def trade_off(points: list[Point], looks: Looks, x: str, y: str, dense: float | 
         top = highest + 0.03 * (highest - start)
         cut = alt.Scale(zero=False, nice=False, domainMin=alt.ExprRef("lowest"), domainMax=top)
     metric = alt.Y("mean:Q", title=y, scale=cut)
-    ratio = alt.X(
-        "ratio:Q", title=x, scale=alt.Scale(type="log", base=2, nice=False, padding=12), axis=alt.Axis(format=".3~g")
-    )
+    ticks = ratio_ticks([point["ratio"] for point in points])
+    axis = alt.Axis(format=".3~g", values=ticks)
+    ratio = alt.X("ratio:Q", title=x, scale=alt.Scale(type="log", base=2, nice=False, padding=12), axis=axis)
     base = alt.Chart(alt.Data(values=points)).transform_filter("datum.stage == stage")
     # budgets of another kind are another line: in one order of values they would zigzag
     base = base.encode(x=ratio, color=alt.Color("method:N", scale=scales["color"], legend=_legend()), detail="kind:N")
-    faded = alt.condition(pick, alt.value(1.0), alt.value(0.08))
+    faded = fading(1.0, 0.08)
     around = base.mark_area(clip=True) if band else base.mark_rule(strokeWidth=1.5, clip=True)
     strength = (0.15, 0.02) if band else (0.5, 0.03)
     bars = around.encode(
         y=alt.Y("low:Q", title=y, scale=cut),
         y2="high:Q",
-        opacity=alt.condition(pick, *(alt.value(value) for value in strength)),
+        opacity=fading(*strength),
     )
     dash = alt.StrokeDash("method:N", scale=scales["dash"], legend=_legend())
     line = base.mark_line(strokeWidth=2, clip=True).encode(y=metric, strokeDash=dash, opacity=faded, order="place:Q")
@@ -158,13 +160,24 @@ def trade_off(points: list[Point], looks: Looks, x: str, y: str, dense: float | 
     return finished(alt.layer(*layers).add_params(_stage(), *cutting, pick))
 
 
+def ratio_ticks(ratios: Sequence[float]) -> list[float]:
+    """Powers of two within ``ratios``; where there are fewer than three, round numbers between them, too."""
+    low, high = 0.97 * min(ratios), 1.03 * max(ratios)
+    powers = [2.0**power for power in range(math.floor(math.log2(low)), math.ceil(math.log2(high)) + 1)]
+    for steps in ((1,), (1, 1.5), (1, 1.25, 1.5, 1.75), tuple(1 + step / 20 for step in range(20))):
+        ticks = [step * power for power in powers for step in steps if low <= step * power <= high]
+        if len(ticks) >= 3:
+            break
+    return ticks
+
+
 def heat(points: list[Point], y: str) -> Spec:
     """Selection × compensation for one budget and stage: the metric as colour and number."""
     budgets = _in_order(point["budget"] for point in points)
     chosen = alt.Chart(alt.Data(values=points)).transform_filter("datum.stage == stage && datum.budget == budget")
     place = chosen.encode(
-        x=alt.X("compensation:N", title="compensation", axis=alt.Axis(labelAngle=-25, grid=False)),
-        y=alt.Y("selection:N", title="selection", axis=alt.Axis(grid=False)),
+        x=alt.X("compensation:N", title="compensation", axis=alt.Axis(labelAngle=-25, grid=False, labelOverlap=False)),
+        y=alt.Y("selection:N", title="selection", axis=alt.Axis(grid=False, labelOverlap=False)),
     )
     tiles = place.mark_rect().encode(
         color=alt.Color("mean:Q", title=y, scale=alt.Scale(scheme="viridis"), legend=alt.Legend(orient="bottom")),
@@ -186,18 +199,23 @@ def _stage_before() -> alt.Parameter:
     return _choice("stage", ["before fine-tuning", "after fine-tuning"], "before fine-tuning", radio=True)
 
 
-def widths(points: list[Point], looks: Looks) -> Spec:
+def widths(points: list[Point], known: Mapping[str, Look]) -> Spec:
     """Units kept in each layer, from input to output, for one budget."""
     budgets = _in_order(point["budget"] for point in points)
-    scales = looks.scales([point["method"] for point in points])
-    pick = alt.selection_point(fields=["method"], bind="legend", name="picked")
+    scales = _scales(points, known)
+    pick, fading = _picking()
     layers = alt.EncodingSortField(field="order", op="min")
     base = alt.Chart(alt.Data(values=points)).transform_filter("datum.budget == budget")
     base = base.encode(
-        x=alt.X("layer:N", title="layer, from input to output", sort=layers, axis=alt.Axis(labelAngle=-40)),
+        x=alt.X(
+            "layer:N",
+            title="layer, from input to output",
+            sort=layers,
+            axis=alt.Axis(labelAngle=-40, labelOverlap=False),
+        ),
         y=alt.Y("mean:Q", title="units kept (% of the layer)", scale=alt.Scale(domain=[0, 100])),
         color=alt.Color("method:N", scale=scales["color"], legend=_legend()),
-        opacity=alt.condition(pick, alt.value(1.0), alt.value(0.08)),
+        opacity=fading(1.0, 0.08),
     )
     line = base.mark_line(strokeWidth=2).encode(
         strokeDash=alt.StrokeDash("method:N", scale=scales["dash"], legend=_legend())
@@ -209,11 +227,11 @@ def widths(points: list[Point], looks: Looks) -> Spec:
     return finished(alt.layer(line, dots).add_params(_choice("budget", budgets, budgets[0]), pick))
 
 
-def curves(points: list[Point], looks: Looks, y: str) -> Spec:
+def curves(points: list[Point], known: Mapping[str, Look], y: str) -> Spec:
     """The validation metric by epoch: of each method at one budget, or of the dense networks (no budget)."""
     budgets = _in_order(point["budget"] for point in points)
-    scales = looks.scales([point["method"] for point in points])
-    pick = alt.selection_point(fields=["method"], bind="legend", name="picked")
+    scales = _scales(points, known)
+    pick, fading = _picking()
     last = max(point["epoch"] for point in points)
     base = alt.Chart(alt.Data(values=points))
     base = base if budgets == [TRAINING] else base.transform_filter("datum.budget == budget")
@@ -226,12 +244,12 @@ def curves(points: list[Point], looks: Looks, y: str) -> Spec:
     band = base.mark_area().encode(
         y=alt.Y("low:Q", title=y, scale=alt.Scale(zero=False)),
         y2="high:Q",
-        opacity=alt.condition(pick, alt.value(0.12), alt.value(0.02)),
+        opacity=fading(0.12, 0.02),
     )
     line = base.mark_line(strokeWidth=2, point=last <= FEW_EPOCHS).encode(
         y=alt.Y("mean:Q", title=y, scale=alt.Scale(zero=False)),
         strokeDash=alt.StrokeDash("method:N", scale=scales["dash"], legend=_legend()),
-        opacity=alt.condition(pick, alt.value(1.0), alt.value(0.08)),
+        opacity=fading(1.0, 0.08),
         tooltip=_tooltip("method", "epoch", unit=y),
     )
     choices = [] if budgets == [TRAINING] else [_choice("budget", budgets, budgets[0])]

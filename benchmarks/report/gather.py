@@ -18,9 +18,10 @@ from benchmarks.storage.paths import safe_name
 Point = dict[str, Any]
 Pair = tuple[str, str]
 STAGES = {"pruned": "before fine-tuning", "tuned": "after fine-tuning"}
-MOST_LINES = 14  # of one chart: more cannot be told apart
+MOST_LINES = 8  # of one chart: more cannot be told apart
 DENSE, TRAINING = "dense network", "training"  # who and what where no method is at work
 CONTROLS = ("random", "magnitude", "random_edge", "magnitude_edge")
+UNITS = {"node": "structured", "edge": "unstructured"}  # what the field calls them
 MOST_EPOCHS = 60  # of a curve on the page; longer ones are thinned out
 
 
@@ -45,6 +46,14 @@ def of_pair(cells: Iterable[Cell], pair: Pair) -> list[Cell]:
 def budget_name(kind: str | None, value: float | None) -> str:
     """For people: ``keep 0.2``."""
     return f"{kind} {value:g}" if kind and value is not None else "no budget"
+
+
+def by_unit(cells: Iterable[Cell]) -> list[tuple[str, list[Cell]]]:
+    """The cells of each unit, nodes before edges; those that are not known to be of edges are taken to be of nodes."""
+    own: dict[str, list[Cell]] = {unit: [] for unit in UNITS}
+    for cell in cells:
+        own["edge" if cell.get("unit") == "edge" else "node"].append(cell)
+    return [(unit, members) for unit, members in own.items() if members]
 
 
 def quantity(cells: Sequence[Cell]) -> tuple[str, float, str]:
@@ -90,9 +99,9 @@ def shown(cells: Sequence[Cell]) -> tuple[set[str], str]:
         return label not in usual, -len(means), -sum(means) / len(means) if means else 0.0, label
 
     order = [label for label, _ in sorted(by_name.items(), key=merit)]
-    controls = [label for label in order if label.partition(" [")[0] in CONTROLS]
+    controls = [label for label in order if label.partition(" [")[0] in CONTROLS][: MOST_LINES - 1]
     best = [label for label in order if label not in controls][: MOST_LINES - len(controls)]
-    return {*best, *controls}, f"The best {len(best)} of {len(order)} settings and the controls; the tables have all. "
+    return {*best, *controls}, f"The best {len(best)} of {len(order)} settings and the controls; the boards have all. "
 
 
 def trade_off(cells: Sequence[Cell], ratio: str) -> list[Point]:
