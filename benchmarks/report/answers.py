@@ -196,9 +196,8 @@ def faster(found: Sequence[Board], cells: Sequence[Cell]) -> Faster:
     """The measured speed-up beside that in MACs, by network, budget and unit; the machine is named."""
     columns = sorted({name for board in found for name in board.latencies}, key=lambda n: ("eager" not in n, n))
     if not columns:
-        return Faster(
-            f"Nobody knows yet: none of these {len(cells)} records has a measured latency, and MACs do not tell."
-        )
+        words = f"Nobody knows yet: these {len(cells)} records hold no measured latency, and MACs alone do not tell."
+        return Faster(words)
     column = columns[0]
     lines, ratios = [], defaultdict(list)
     for board in found:
