@@ -3,6 +3,7 @@
     python -m benchmarks.leaderboard
     python -m benchmarks.leaderboard --where "dataset == 'mnist' and budget == 'speedup'" --baseline random
     python -m benchmarks.leaderboard --committed      the boards under version control, from the committed records only
+    python -m benchmarks.leaderboard --reviewed       prints the boards of reviewed records alone, too
     python -m benchmarks.leaderboard --check          whether those are up to date
     python -m benchmarks.leaderboard --theory         which theory predicts the damage best
 
@@ -77,7 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     part = chosen.where or chosen.metric or chosen.baseline or chosen.interval or chosen.group_by != ",".join(TASK)
     out = chosen.out or paths.boards_of(chosen.committed, bool(part) and formats != ["terminal"])
     question = Question(chosen.metric, chosen.baseline, tuple(chosen.group_by.split(",")))
-    choices: Mapping[str, Any] = {"where": chosen.where, "question": question, "committed": chosen.committed}
+    choices: Mapping[str, Any] = {
+        **{"where": chosen.where, "question": question},
+        **{"committed": chosen.committed, "reviewed": chosen.reviewed},
+    }
     count = render(store, out, console, formats=formats, interval=chosen.interval, **choices)
     if count == 0:
         asked = f" that match {chosen.where!r}" if chosen.where else ""
@@ -116,6 +120,7 @@ def _parser() -> Parser:
     parser.add_argument("--interval", action="store_true", help="95 %% intervals instead of standard deviations")
     parser.add_argument("--format", default=",".join(USUAL), help=f"of {','.join(FORMATS)}, separated by commas")
     parser.add_argument("--committed", action="store_true", help="only committed records, no runs of this machine")
+    parser.add_argument("--reviewed", action="store_true", help="print the boards of reviewed records alone, too")
     parser.add_argument("--check", action="store_true", help="fail if the committed boards are out of date")
     parser.add_argument("--theory", action="store_true", help="rank the theories by how well they predict the damage")
     return parser

@@ -108,6 +108,7 @@ def render(
     question: Question | None = None,
     committed: bool = False,
     interval: bool = False,
+    reviewed: bool = False,
 ) -> int:
     """Render the boards of ``store``: files into ``out``, tables on ``console``.
 
@@ -121,6 +122,7 @@ def render(
         question: metric, baseline and grouping.
         committed: use the committed records only.
         interval: show 95 % intervals in place of standard deviations.
+        reviewed: print the boards of reviewed records alone, too; without it, those with own records only.
 
     Returns:
         The number of boards.
@@ -136,9 +138,33 @@ def render(
             write_atomically(out / f"leaderboard.{name}", text)
     if console is not None:
         if "terminal" in formats:
-            _print(every, cells, rankings, console, only, interval, LEGEND if "md" in formats else "")
+            asked = reviewed or committed or where is not None or only is not None
+            shown, others = (every, []) if asked else own_first(every)
+            _print(shown, cells, [] if others else rankings, console, only, interval, LEGEND if "md" in formats else "")
+            list_boards(others, console, every=not shown)
         say_left_out(problems, console)
     return len(every)
+
+
+def own_first(every: Sequence[Board]) -> tuple[list[Board], list[Board]]:
+    """The boards with records of this machine, and those of reviewed records alone."""
+    own = [board for board in every if not all(cell.get("_committed") for cell in board.cells)]
+    return own, [board for board in every if board not in own]
+
+
+def list_boards(others: Sequence[Board], console: Console, every: bool) -> None:
+    """Say which boards are not printed: by name where there is nothing else to see, else how many."""
+    if not others:
+        return
+    if every:
+        console.print("no records of this machine's own; reviewed boards:", markup=False)
+        for board in others:
+            name = table_of(board).title.partition(":")[0]
+            console.print(f"  {name}: {len(board.rows)} rows", markup=False)
+    console.print(
+        f"{len(others)} boards of reviewed records alone are not printed: --reviewed prints them; the files have all",
+        markup=False,
+    )
 
 
 def _print(

@@ -18,10 +18,14 @@ FOLDER = Path(__file__).resolve().parents[1]
 RUNS = '\nif __name__ == "__main__":'
 MODULE = re.compile(r"-[bBdEiIOPqsSuvx]*m(.*)")  # Python's option, perhaps in one word with others and with the module
 FAILED, WRONG = 1, 2  # exit codes: what was asked for could not be done; the command itself was wrong
+EXIT_CODES = "exit codes: 0 done; 1 it could not be done, or cells failed; 2 the command was wrong; 130 interrupted"
 
 
 class Parser(argparse.ArgumentParser):
     """Options whose mistakes are said in a line, as all mistakes are, and without the list of all options before it."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"epilog": EXIT_CODES, **options})
 
     def error(self, message: str) -> NoReturn:
         """What argparse calls where it would write its usage and leave.
@@ -39,6 +43,13 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
 
+def greet() -> None:
+    """Say on a terminal, before anything heavy is imported, that the command has begun; a log gets nothing."""
+    if sys.stderr.isatty():
+        sys.stderr.write("secateurs: starting\n")
+        sys.stderr.flush()
+
+
 def forget_output() -> None:
     """Nobody reads the standard output any more, as behind ``head``: what is still to be written goes nowhere."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -46,6 +57,7 @@ def forget_output() -> None:
 
 def end(main: Callable[[], int]) -> NoReturn:
     """Run ``main`` and leave the process with its exit code; 2 and a plain message when the input was bad."""
+    greet()
     try:
         code = main()
         sys.stdout.flush()

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-LOG_WIDTH = 120  # columns when the output is a file or a pipe, which have no width of their own
+LOG_WIDTH = 1000  # columns when the output is a file or a pipe: it has no width of its own, and gets all columns
 
 
 STEERING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # categories of characters that move, hide or turn others

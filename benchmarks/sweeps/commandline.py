@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from benchmarks.storage.command import INTERRUPTED, Parser, forget_output
+from benchmarks.storage.command import INTERRUPTED, Parser, forget_output, greet
 from benchmarks.storage.console import printable
 from benchmarks.sweeps.request import RAISING, Request, carrying_out
 from methods.errors import BadInput
@@ -46,6 +46,7 @@ SHORT_FORMS = ("experiment", "from_record", "allow_targets")  # keys that are ty
 def main(arguments: Sequence[str]) -> int:
     """Run the command; returns the exit code. Mistakes get a line or two, faults of ours a traceback."""
     call = None
+    greet()
     try:
         with carrying_out(parse(arguments)) as call:
             _terminate_like_an_interrupt()

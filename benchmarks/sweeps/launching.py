@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import os
+import time
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
@@ -28,6 +29,7 @@ from benchmarks.storage.paths import Paths, write_atomically
 from benchmarks.sweeps.composition import plain
 from benchmarks.sweeps.copying import resolved
 from benchmarks.sweeps.objective import objective, objectives
+from benchmarks.sweeps.remaining import duration
 from benchmarks.sweeps.request import CellFailed, CellRefused
 from benchmarks.sweeps.searching import SEARCH, note
 from methods.errors import BadInput, one_line
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 MARKS = {"done": "[green]✓[/]", "failed": "[red]✗[/]", "collapsed": "[yellow]↓[/]", "skipped": "[yellow]–[/]"}
+PROGRESS = "SECATEURS_PROGRESS"  # variable of the environment: how many cells a sweep runs, and since when
 ATTEMPTS = 2  # of a cell whose worker dies: it may only have been beside the culprit, and has its second one alone
 
 
@@ -51,7 +54,9 @@ class Rounds:
         config: of the sweep, with Hydra's section.
         sweep: its name.
         renewed: for each cell that has a result and is run all the same, the stamp of the record to replace.
+        total: how many cells there are to run.
         begun: jobs so far, which Hydra counts through.
+        since: when the first began, in seconds since the epoch.
     """
 
     context: HydraContext
@@ -59,7 +64,9 @@ class Rounds:
     config: DictConfig
     sweep: str
     renewed: Mapping[str, str] = field(default_factory=dict)
+    total: int = 0
     begun: int = 0
+    since: float = field(default_factory=time.time)
 
     def __call__(self, cells: Sequence[PlannedCell], wait: bool) -> tuple[str | None, dict[str, str]]:
         """Why the launcher stopped early, if it did, and faults that left no record, by key."""
@@ -69,6 +76,7 @@ class Rounds:
             hydra_context=self.context, task_function=self.task, config=self.config
         )
         own = [f"_sweep={self.sweep}", f"_wait={str(wait).lower()}"]
+        os.environ[PROGRESS] = f"{self.total} {self.since}"  # launchers start their workers with it
         try:
             words = [[*cell.overrides, *own, *self._replacing(cell)] for cell in cells]
             returns = launcher.launch(words, initial_job_idx=self.begun)
@@ -76,6 +84,7 @@ class Rounds:
             return f"the launcher stopped: {one_line(f'{type(error).__name__}: {error}', 300)}", {}
         finally:
             self.begun += len(cells)
+            os.environ.pop(PROGRESS, None)
         faults = {}
         for cell, result in zip(cells, returns, strict=False):
             fault = _fault(result)
@@ -180,7 +189,7 @@ def run_job(config: DictConfig) -> float | tuple[float, ...] | None:
     names = objectives(found)
     search = os.environ.get(SEARCH)
     try:
-        record = run_leased(resolved(found | ({"_sweep": search} if search else {})))
+        record = run_leased(resolved(found | ({"_sweep": search} if search else {})), place())
     except BadInput as error:
         if search:  # whose sweeper is not ours and says nothing of it
             output_console().print(f"✗ {error}", markup=False, highlight=False)
@@ -194,8 +203,35 @@ def run_job(config: DictConfig) -> float | tuple[float, ...] | None:
     return objective(record, names)
 
 
-def run_leased(config: dict[str, Any]) -> Record | None:
-    """Run the cell ``config`` unless its record is there or comes; None where another process is at it.
+def place() -> tuple[int, int, float] | None:
+    """Which cell of its sweep this job is, of how many, and how long the sweep has run, in seconds.
+
+    None outside of a sweep of several cells, and for a cell that is tried again after the others.
+    """
+    from hydra.core.hydra_config import HydraConfig
+
+    total, _, since = os.environ.get(PROGRESS, "").partition(" ")
+    if not since or int(total) < 2:
+        return None
+    number = int(HydraConfig.get().job.num) + 1
+    return (number, int(total), time.time() - float(since)) if number <= int(total) else None
+
+
+def progress(at: tuple[int, int, float] | None) -> tuple[str, str]:
+    """What stands before and after the line of a cell: ``[3/8] `` and how long the others will take at that pace."""
+    if at is None:
+        return "", ""
+    number, total, elapsed = at
+    left = elapsed / number * (total - number)
+    return f"[{number}/{total}] ", f", about {duration(left)} left" if number < total else ""
+
+
+def run_leased(config: dict[str, Any], at: tuple[int, int, float] | None = None) -> Record | None:
+    """Run the cell that ``config`` describes, if nobody else has or does; None where another process is at it.
+
+    Args:
+        config: of the cell.
+        at: which cell of its sweep it is, see :func:`place`.
 
     Raises:
         BadInput: it is refused, and leaves no record.
@@ -223,7 +259,9 @@ def run_leased(config: dict[str, Any]) -> Record | None:
     except (Busy, Lost):
         return None
     if mine and record is not None:
-        output_console().print(status_line(record))
+        before_it, after_it = progress(at)
+        # a bracket with a figure is no style to rich, but escaping it says so
+        output_console().print(before_it.replace("[", "\\[") + status_line(record) + f"[dim]{after_it}[/]")
     return record
 
 
@@ -259,7 +297,9 @@ def status_line(record: Record) -> str:
         return f"{MARKS[record.status]} {escape(name)}: {record.status}: {escape(one_line(record.reason or '', 200))}"
     quantity = "accuracy" if stages.dense.accuracy is not None else "loss"
     figures = [getattr(stage, quantity) for stage in (stages.dense, stages.pruned, stages.tuned)]
-    dense, pruned, tuned = (f"{figure:.4f}" if figure is not None else "–" for figure in figures)
+    # percentages, as on the boards
+    unit, scale, decimals = (" %", 100, 2) if quantity == "accuracy" else ("", 1, 4)
+    dense, pruned, tuned = (f"{figure * scale:.{decimals}f}{unit}" if figure is not None else "–" for figure in figures)
     notes = [*filter(None, [record.budget.note]), *(record.warnings or [])]
     note = f" [dim]({escape('; '.join(notes))})[/]" if notes else ""
     return f"{MARKS['done']} {escape(name)}: {quantity} {dense} dense, {pruned} pruned, {tuned} tuned{note}"

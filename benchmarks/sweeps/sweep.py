@@ -96,7 +96,8 @@ def sweep(sweeper: Sweeper, words: Sequence[str]) -> list[Record]:
                 command = shlex.join(["python", "run.py", "-m", *typed])
                 write_manifest(plan.paths.runs, Manifest(name=plan.name, command=command, cells=plan.cells))
                 _save_as_hydra_does(config)
-            rounds = Rounds(sweeper.hydra_context, sweeper.task_function, config, plan.name, plan.renewed)
+            hands = (sweeper.hydra_context, sweeper.task_function, config)
+            rounds = Rounds(*hands, plan.name, plan.renewed, len(missing))
             return launch(rounds, missing, plan.paths, sweeper.max_batch_size)
 
         call.outcome = _carry_out(composer, plan, run, request.dry_run, call)

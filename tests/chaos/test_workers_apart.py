@@ -93,7 +93,7 @@ def container(root, name, **environment):
 
 def ran(output):
     """The cells that a run has computed itself, by the lines that it printed."""
-    return [line.partition(":")[0] for line in output.splitlines() if line.startswith("✓ ")]
+    return [line[line.index("✓ ") :].partition(":")[0] for line in output.splitlines() if "✓ " in line]
 
 
 def until(condition, seconds=180):
