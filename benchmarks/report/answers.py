@@ -199,7 +199,8 @@ def faster(found: Sequence[Board], cells: Sequence[Cell]) -> Faster:
         words = f"Nobody knows yet: these {len(cells)} records hold no measured latency, and MACs alone do not tell."
         return Faster(words)
     column = columns[0]
-    lines, ratios = [], defaultdict(list)
+    lines: list[tuple[str, str, str, str, str]] = []
+    ratios: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for board in found:
         units: dict[str, list[tuple[float, float]]] = defaultdict(list)
         for row in board.rows:
@@ -217,9 +218,9 @@ def faster(found: Sequence[Board], cells: Sequence[Cell]) -> Faster:
     runtime, _, batch = column.removeprefix("latency_").rpartition("_b")
     parts = []
     for unit, words in (("node", "removing nodes"), ("edge", "masking weights")):
-        if pairs := ratios.get(unit):
-            macs, measured = (median(pair[place] for pair in pairs) for place in (0, 1))
-            count = f"median of {len(pairs)} settings" if len(pairs) > 1 else "one setting"
+        if found_ones := ratios.get(unit):
+            macs, measured = (median(pair[place] for pair in found_ones) for place in (0, 1))
+            count = f"median of {len(found_ones)} settings" if len(found_ones) > 1 else "one setting"
             parts.append(
                 f"{words} made networks {measured:.2f} times as fast, at {macs:.2f} times fewer MACs ({count})"
             )
@@ -264,12 +265,12 @@ def _decided(found: Sequence[Board]) -> tuple[bool, str]:
 
 
 def _controls(cells: Sequence[Cell]) -> tuple[bool, str]:
-    tasks: dict[object, set[str]] = defaultdict(set)
+    tasks: dict[tuple[object, str], set[str]] = defaultdict(set)
     for cell in cells:
         if cell["status"] == "done":
-            tasks[task_of(cell), cell["unit"]].add(cell["method"])
+            tasks[task_of(cell), str(cell["unit"])].add(cell["method"])
     own = {"node": set(CONTROLS[:2]), "edge": set(CONTROLS[2:])}
-    have = sum(own.get(str(unit), set()) <= methods for (_, unit), methods in tasks.items())  # type: ignore[misc]
+    have = sum(own.get(unit, set()) <= methods for (_, unit), methods in tasks.items())
     words = f"random and magnitude pruning, the controls, were run in {have} of {len(tasks)} comparisons"
     return have == len(tasks) > 0, words
 
