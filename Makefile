@@ -12,7 +12,7 @@ WORKERS ?= 3
 # One thread per test worker: several would fight for the same cores.
 test suite fast chaos: export OMP_NUM_THREADS = 1
 
-.PHONY: demo test suite fast chaos mutate lint check setup speed clean
+.PHONY: demo test suite fast chaos mutate lint check setup speed site clean
 
 demo: $(READY)
 	$(RUN) run.py -m method=spectral,dpp,magnitude,random compensation=none
@@ -49,6 +49,18 @@ check: $(READY)
 
 speed: $(READY)
 	$(RUN) -m benchmarks.speed
+
+# The static site in site/, from the documents and the report. MkDocs has an environment of its own, so that the suite's
+# lock stays small.
+MKDOCS := .cache/mkdocs/bin/mkdocs
+$(MKDOCS): docs/requirements.txt
+	$(PYTHON) -m venv .cache/mkdocs
+	.cache/mkdocs/bin/python -m pip --quiet --disable-pip-version-check install --requirement docs/requirements.txt
+	@touch $(MKDOCS)
+
+site: $(READY) $(MKDOCS)
+	-$(RUN) -m benchmarks.report --no-figures
+	$(RUN) -m benchmarks.site --mkdocs $(MKDOCS)
 
 setup: $(READY)
 

@@ -23,6 +23,7 @@ ENOUGH_SEEDS = 3
 FEWER = {"compression": "{value:g} times fewer parameters", "speedup": "{value:g} times fewer MACs"}
 FEWER |= {"keep": "{value:.0%} of the units kept", "latency": "{value:g} times less latency"}
 WORDS = {"node": "structured: whole nodes or channels go", "edge": "unstructured: single weights are masked"}
+WORDS |= {"eigen": "structured: directions of an eigenbasis go"}
 
 
 @dataclass(frozen=True)

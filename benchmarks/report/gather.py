@@ -21,7 +21,11 @@ STAGES = {"pruned": "before fine-tuning", "tuned": "after fine-tuning"}
 MOST_LINES = 8  # of one chart: more cannot be told apart
 DENSE, TRAINING = "dense network", "training"  # who and what where no method is at work
 CONTROLS = ("random", "magnitude", "random_edge", "magnitude_edge")
-UNITS = {"node": "structured", "edge": "unstructured"}  # what the field calls them
+UNITS = {
+    "node": "structured",
+    "edge": "unstructured",
+    "eigen": "structured, in an eigenbasis",
+}  # what the field calls them
 MOST_EPOCHS = 60  # of a curve on the page; longer ones are thinned out
 
 
