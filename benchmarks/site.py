@@ -24,6 +24,14 @@ GUIDE = ("getting_started", "python", "scaling", "faq", "glossary")
 BACKGROUND = ("measuring", "fairness", "boards", "architecture", "security")
 CHOICES = {"dataset": "Data sets", "model": "Networks"}
 NAME = "Secateurs"
+STYLE = """\
+.md-typeset a { text-decoration: underline; }
+[data-md-color-scheme] {
+  --md-code-hl-comment-color: var(--md-code-fg-color);
+  --md-footer-fg-color--light: #ffffff;
+  --md-footer-fg-color--lighter: #dddddd;
+}
+"""  # what the theme leaves too faint to read
 
 
 def sources(folder: Path, results: Path) -> dict[str, str]:
@@ -40,6 +48,7 @@ def sources(folder: Path, results: Path) -> dict[str, str]:
                 place = folder / path.relative_to(REPOSITORY)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, place)
+    write_atomically(folder / "site.css", STYLE)
     pages = {"Home": "README.md"}
     for title, name in PAGES:
         page = _report(results) / f"{name}.html"
@@ -92,8 +101,15 @@ def configuration(pages: dict[str, str], folder: Path, out: Path) -> str:
     """The configuration of MkDocs; JSON, which is YAML, so that nothing has to be quoted by hand."""
     strict = {"not_found": "warn", "anchors": "warn", "unrecognized_links": "warn", "absolute_links": "warn"}
     palette = [
-        {"media": "(prefers-color-scheme: light)", "scheme": "default", "primary": "teal"},
-        {"media": "(prefers-color-scheme: dark)", "scheme": "slate", "primary": "teal"},
+        {
+            "media": f"(prefers-color-scheme: {scheme})",
+            **{"scheme": name, "primary": "indigo", "accent": "indigo"},
+            "toggle": {"icon": icon, "name": f"change to {other}"},
+        }
+        for scheme, name, icon, other in (
+            ("light", "default", "material/weather-night", "dark"),
+            ("dark", "slate", "material/weather-sunny", "light"),
+        )
     ]
     content = {
         "site_name": NAME,
@@ -101,6 +117,7 @@ def configuration(pages: dict[str, str], folder: Path, out: Path) -> str:
         "site_dir": str(out.resolve()),
         "use_directory_urls": False,  # pages open from a folder, too
         "theme": {"name": "material", "font": False, "palette": palette, "features": ["navigation.top", "toc.follow"]},
+        "extra_css": ["site.css"],
         "plugins": ["search"],
         "markdown_extensions": ["tables", "admonition", {"toc": {"permalink": True}}, "pymdownx.superfences"],
         "validation": {"links": strict, "nav": {"omitted_files": "ignore", "not_found": "warn"}},

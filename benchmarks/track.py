@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cells.tracker import checked_online, inside, options_of, start, summary_of
+from benchmarks.cells.tracker import JOB, checked_online, inside, options_of, start, summary_of, tags_of
 from benchmarks.records.heading import title_of
 from benchmarks.records.record import Record
 from benchmarks.records.store import Store
@@ -97,7 +97,8 @@ def _run(section: Mapping[str, Any], folder: Path, offline: bool, name: str, **o
 def _upload(record: Record, mark: str, section: Mapping[str, Any], folder: Path, offline: bool) -> None:
     import wandb
 
-    own: dict[str, Any] = {"id": record.key, "config": record.config, "job_type": "cell"}
+    own: dict[str, Any] = {"id": record.key, "config": record.config, "job_type": JOB}
+    own["tags"] = list(dict.fromkeys([*(section.get("tags") or ()), *tags_of(record.config)]))
     own |= {} if section.get("group") else {"group": record.sweep}
     own |= {} if offline else {"resume": "allow"}
     with _run(section, folder, offline, title_of(record), **own) as run:

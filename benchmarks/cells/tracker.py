@@ -31,6 +31,7 @@ PROBE_SECONDS = 4.0
 START_SECONDS = 12.0  # together with the probe below the twenty seconds promised
 FINISH_SECONDS = 15.0
 SWEEP = "WANDB_SWEEP_ID"
+JOB = "cell"  # W&B's job type of a run of a cell
 FOLDERS = {"WANDB_CACHE_DIR": "cache", "WANDB_DATA_DIR": "data", "WANDB_ARTIFACT_DIR": "artifacts"}
 QUIET: dict[str, Any] = {
     "silent": True,
@@ -96,13 +97,40 @@ class Tracker:
 
 
 def summary_of(record: "Record") -> dict[str, Any]:
-    """The figures of a record under names that W&B's panels group: ``tuned/accuracy``, ``latency/eager/1``."""
+    """The figures of a record under names that W&B's panels group: ``tuned/accuracy``, ``latency_ratio/eager/1``.
+
+    A latency is told as what it is: the ratio dense / pruned with its interval, both times in milliseconds, the note.
+    Sizes are bytes on disk; a budget is its kind and its value.
+    """
     stages = record.metrics.model_dump()
     summary = {f"{stage}/{name}": value for stage, values in stages.items() for name, value in (values or {}).items()}
     achieved = {f"achieved/{name}": value for name, value in record.budget.achieved.model_dump().items()}
     cost = {f"cost/{name}": value for name, value in record.cost.model_dump().items()}
-    latency = {f"latency/{row.runtime}/{row.batch}": row.ratio for row in record.latency or []}
-    return {**summary, **achieved, **cost, **latency, "status": record.status, "key": record.key}
+    latency: dict[str, Any] = {}
+    for row in record.latency or []:
+        place = f"{row.runtime}/{row.batch}"
+        latency |= {f"latency_ratio/{place}": row.ratio, f"latency_note/{place}": row.note}
+        latency |= {f"latency_ratio_{end}/{place}": getattr(row, f"ratio_{end}") for end in ("low", "high")}
+        latency |= {f"latency_ms/{stage}/{place}": getattr(row, f"{stage}_ms") for stage in ("dense", "pruned")}
+    size = record.size.model_dump() if record.size else {}
+    sizes = {f"size/{stage}/{name}": value for stage, own in size.items() for name, value in (own or {}).items()}
+    kind, value = next(iter(record.budget.requested.items()), (None, None))
+    asked = {"budget/kind": kind, "budget/value": value, "best/validation_accuracy": _best_validation(record)}
+    return {**summary, **achieved, **cost, **latency, **sizes, **asked, "status": record.status, "key": record.key}
+
+
+def _best_validation(record: "Record") -> float | None:
+    """The best validation accuracy of the fine-tuning, a fraction; None where there was none."""
+    epochs = (record.history or {}).get("finetune") or []
+    return max(
+        (row["validation_accuracy"] for row in epochs if row.get("validation_accuracy") is not None), default=None
+    )
+
+
+def tags_of(record_or_config: Mapping[str, Any]) -> list[str]:
+    """What a run is filtered by in W&B: the data set, the network and the method of its cell."""
+    names = ((record_or_config.get(part) or {}).get("name") for part in ("dataset", "model", "method"))
+    return [str(name)[:64] for name in names if name]  # W&B refuses longer ones
 
 
 @contextmanager
@@ -158,6 +186,7 @@ def _started(
 ) -> Any:
     options = options_of(section, folder, name)
     options |= {"group": section.get("group") or group, "config": recordable(config)}
+    options |= {"job_type": JOB, "tags": list(dict.fromkeys([*options["tags"], *tags_of(config)]))}
     # An agent of `wandb sweep` has given the run an id already.
     options["id"] = os.environ.get("WANDB_RUN_ID") if SWEEP in os.environ else cell_key(config)
     try:

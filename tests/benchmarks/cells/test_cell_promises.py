@@ -50,7 +50,7 @@ def test_a_tracked_summary_has_the_figures_of_the_record():
     found = tracker.summary_of(record)
     wanted = {
         **{"dense/accuracy": 0.98, "pruned/accuracy": 0.5, "tuned/accuracy": 0.9, "tuned/macs": 12},
-        **{"achieved/compression": 4.0, "cost/prune_seconds": 3.0, "latency/eager/1": 2.5},
+        **{"achieved/compression": 4.0, "cost/prune_seconds": 3.0, "latency_ratio/eager/1": 2.5},
         **{"status": "done", "key": record.key},
     }
     assert wanted.items() <= found.items()
@@ -168,3 +168,22 @@ def test_a_state_tells_its_scores_before_and_after_training(tmp_path):
 def test_a_part_that_cannot_be_built_is_refused_in_its_own_words(target, message):
     with pytest.raises(BadInput, match=message):
         build({"_target_": target, "steps": 0}, "schedule")
+
+
+def test_a_summary_tells_a_latency_as_what_it_is_and_the_budget_that_was_asked_for():
+    row = {"runtime": "onnx", "batch": 8, "ratio": 2.0, "ratio_low": 1.5, "ratio_high": 2.5, "note": "two threads"}
+    history = {"finetune": [{"epoch": n, "validation_accuracy": value} for n, value in ((1, 0.7), (2, 0.9), (3, 0.8))]}
+    size = {stage: {"bytes": n, "encoded": n + 1, "compressed": n + 2} for stage, n in (("dense", 100), ("pruned", 50))}
+    found = tracker.summary_of(made(latency=[row | {"dense_ms": 4.0, "pruned_ms": 2.0}], history=history, size=size))
+    wanted = {
+        **{"latency_ratio/onnx/8": 2.0, "latency_ratio_low/onnx/8": 1.5, "latency_ratio_high/onnx/8": 2.5},
+        **{"latency_ms/dense/onnx/8": 4.0, "latency_ms/pruned/onnx/8": 2.0, "latency_note/onnx/8": "two threads"},
+        **{"size/dense/bytes": 100, "size/pruned/compressed": 52, "best/validation_accuracy": 0.9},
+        **{"budget/kind": "keep", "budget/value": 0.2},
+    }
+    assert wanted.items() <= found.items() and not any(name.startswith("latency/") for name in found)
+
+
+def test_runs_are_tagged_with_what_they_are_filtered_by():
+    config = {"dataset": {"name": "digits"}, "model": {"name": "m" * 99}, "method": {"name": "spectral"}}
+    assert tracker.tags_of(config) == ["digits", "m" * 64, "spectral"] and tracker.tags_of({"dataset": None}) == []
