@@ -20,7 +20,7 @@ from methods.errors import BadInput
 TREE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "CITATION.cff", "docs", "results/reproductions")
 SUFFIXES = frozenset({".md", ".png", ".svg", ".csv", ".cff", ""})
 PAGES = (("Report", "report"), ("Theories", "theory"), ("Methods and their results", "methods"), ("Papers", "papers"))
-GUIDE = ("getting_started", "python", "scaling", "faq", "glossary")
+GUIDE = ("getting_started", "python", "data", "scaling", "faq", "glossary")
 BACKGROUND = ("measuring", "fairness", "boards", "architecture", "security")
 CHOICES = {"dataset": "Data sets", "model": "Networks"}
 NAME = "Secateurs"
@@ -57,9 +57,12 @@ def sources(folder: Path, results: Path) -> dict[str, str]:
             pages[title] = f"report/{page.name}"
     pages |= {_title(REPOSITORY / "docs" / f"{name}.md"): f"docs/{name}.md" for name in GUIDE}
     write_atomically(folder / "choices.md", choices())
-    pages |= {"Methods": "docs/methods.md", "Data sets and networks": "choices.md"}
+    pages |= {"Methods": "docs/methods.md", "Networks": "docs/networks.md", "Data sets and networks": "choices.md"}
     write_atomically(folder / "reproductions.md", reproductions(REPOSITORY / "results" / "reproductions"))
     pages["Reproductions"] = "reproductions.md"
+    pages |= {
+        _title(page): f"docs/papers/{page.name}" for page in sorted((REPOSITORY / "docs" / "papers").glob("*.md"))
+    }
     pages |= {_title(REPOSITORY / "docs" / f"{name}.md"): f"docs/{name}.md" for name in BACKGROUND}
     return pages | {"Contributing": "CONTRIBUTING.md", "Changes": "CHANGELOG.md"}
 
