@@ -358,6 +358,7 @@ OPTIONS: dict[str, dict[str, st.SearchStrategy[str] | None]] = {
     "methods": {"--check": None},  # beside a word at least, since without any all methods are tried out
     "networks": {"--check": None},  # and a word at least, likewise
     "grids": {"--results": PLACE, "--cache": PLACE},  # and a word at least, since planning all of them takes a while
+    "make_images": {"--images": st.sampled_from(["2", "0", "-1", "abc", "9" * 30]), "--test": VALUE, "--seed": VALUE},
     "groups": {"--figure": st.sampled_from(["x.png", "x.jpg", "FIFO", "FILE/x.png", "", "ü.png"])},
     "spectrum": {"--widths": INTEGER, "--samples": INTEGER, "--out": st.sampled_from(["spectra", "FILE", "FIFO/x"])},
     "speed": {"--results": PLACE, "--quick": None, "--save": None},
@@ -385,6 +386,7 @@ LISTED = {  # what stands beside the options; names of work that takes minutes a
     "methods": st.one_of(VALUE, st.sampled_from(["fpgm", "nope"])),
     "networks": st.one_of(VALUE, st.sampled_from(["nope", "BERTT", "--nope"])),
     "grids": st.one_of(VALUE, st.sampled_from(["digits_latency", "nope", "../x"])),
+    "make_images": st.sampled_from(["FOLDER", "FILE", "FIFO", "FILE/x", "."]),  # where none can be made
     "groups": st.one_of(WORD, CHOICE, DELETION),
     "spectrum": st.one_of(WORD, WRONG_CHOICE, WRONG_KEY, WRONG_VALUE),
     "speed": st.one_of(VALUE, st.just("nope")),
