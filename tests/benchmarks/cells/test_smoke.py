@@ -1,6 +1,7 @@
 """One smallest cell on every data set and with every model of conf/: each is wired to a reader and a trainer."""
 
 import io
+import tarfile
 import zipfile
 from types import SimpleNamespace
 
@@ -43,6 +44,8 @@ SMALLER = {  # of what a network is made of: the wiring is looked at, not the si
     "irnn": ["model.hidden=16"],
     "hf": ["model.name=bert", BERT],
     "minilm": ["model.path=null", BERT],
+    **{f"resnet{depth}": ["model.width=0.1"] for depth in (18, 34, 50)},
+    "mobilenetv2_224": ["model.width=0.25"],
     "own": ["model._target_=benchmarks.models.MLP", "+model.widths=[12]"],
 }
 
@@ -58,14 +61,26 @@ def images(generator, count, size, colour):
     return generator.integers(0, 256, shape, dtype=np.uint8), (np.arange(count) % 10).tolist()
 
 
-def hub_folder(folder, size, colour, columns):
+def hub_folder(folder, size, colour, columns, splits=("train", "test")):
     """Images as the hub stores them, two Parquet files."""
     generator = np.random.default_rng(3)
     folder.mkdir(parents=True)
-    for split, count in (("train", 60), ("test", 20)):
+    for split, count in zip(splits, (60, 20), strict=True):
         pixels, labels = images(generator, count, size, colour)
         cells = [{"bytes": picture(each), "path": None} for each in pixels]
         pq.write_table(pa.table({columns[0]: cells, columns[1]: labels}), folder / f"{split}-0.parquet")
+
+
+def tar_shards(folder):
+    folder.mkdir(parents=True)
+    for split, count in (("train", 60), ("test", 20)):
+        pixels, labels = images(np.random.default_rng(7), count, 32, True)
+        with tarfile.open(folder / f"{split}.tar", "w") as shard:
+            for number, (each, label) in enumerate(zip(pixels, labels, strict=True)):
+                for name, content in ((f"{number}.png", picture(each)), (f"{number}.cls", str(label).encode())):
+                    member = tarfile.TarInfo(name)
+                    member.size = len(content)
+                    shard.addfile(member, io.BytesIO(content))
 
 
 def class_folders(folder):
@@ -94,10 +109,12 @@ def source(tmp_path, monkeypatch):
     def words(name):
         section = yaml.safe_load((CONF / "dataset" / f"{name}.yaml").read_text(encoding="utf-8"))
         folder = tmp_path / "data"
-        if name in ("mnist", "row_mnist", "pixel_mnist"):
+        if name in ("mnist", "row_mnist", "pixel_mnist", "fashion_mnist", "emnist"):
             hub_folder(folder, 28, False, ("image", "label"))
         elif name == "imagefolder":
             class_folders(folder)
+        elif name == "shards":
+            tar_shards(folder)
         elif name in RUNNING:
             folder.mkdir(parents=True)
             (folder / "input.txt").write_text("a b c d e f g h " * 100)
@@ -112,10 +129,12 @@ def source(tmp_path, monkeypatch):
             return [f"dataset={name}", f"dataset.source={folder}", *files, *own]
         elif "hub" in section:
             columns = (section.get("image_column", "image"), section.get("label_column", "label"))
-            hub_folder(folder, 32, True, columns)
+            splits = (section.get("train_split", "train"), section.get("test_split", "test"))
+            hub_folder(folder, 32, True, columns, splits)
         else:
             return [f"dataset={name}", "dataset.limit=60"]
-        own = ["dataset.name=flowers"] if name in ("hub", "imagefolder") else []
+        own = ["dataset.name=flowers"] if name in ("hub", "imagefolder", "shards") else []
+        own += ["dataset.validation=0.1"] if section.get("validation", 1) < 0.1 else []  # one of sixty would be none
         return [f"dataset={name}", f"dataset.source={folder}", *own]
 
     return words
