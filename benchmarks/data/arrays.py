@@ -16,6 +16,7 @@ import shutil
 import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ MANIFEST, PROGRESS = "manifest.json", "progress.json"
 PIECE = 64  # images that are decoded, written and checked together
 SAVED_EVERY = 16  # pieces between two notes of how far the decoding is
 CHECKED = 2**26  # bytes that are compared with their checksums when the arrays are opened
+FEWEST = 16  # windows for which a thread of their own is worth its while
 KEPT = 2**28  # bytes of the map that may stay in this process's memory before they are given back
 
 
@@ -77,15 +79,29 @@ class Mapped:
             yield found.pin_memory() if pin else found
 
     def windows(self, rows: Tensor, draws: Draws, window: Sequence[int]) -> Tensor:
-        """(B, C, height, width) float32 windows of raw values, cut and mirrored as ``draws`` say, in one pass."""
+        """(B, C, height, width) float32 windows of raw values, cut and mirrored as ``draws`` say, in one pass.
+
+        As many threads share a batch as PyTorch computes with; copying does not hold Python's lock.
+        """
         height, width = window
         array = self._array(len(rows))
         cut = torch.empty(len(rows), self.shape[0], height, width)
         out = cut.numpy()
-        places = zip(rows.tolist(), draws.top.tolist(), draws.left.tolist(), draws.flip.tolist(), strict=True)
-        for place, (row, top, left, flip) in enumerate(places):
-            part = array[row, :, top : top + height, left : left + width]
-            out[place] = part[:, :, ::-1] if flip else part
+        wanted = list(zip(rows.tolist(), draws.top.tolist(), draws.left.tolist(), draws.flip.tolist(), strict=True))
+
+        def fill(places: range) -> None:
+            for place in places:
+                row, top, left, flip = wanted[place]
+                part = array[row, :, top : top + height, left : left + width]
+                out[place] = part[:, :, ::-1] if flip else part
+
+        threads = min(torch.get_num_threads(), -(-len(rows) // FEWEST))
+        if threads < 2:
+            fill(range(len(rows)))
+            return cut
+        with ThreadPoolExecutor(threads) as pool:
+            for done in [pool.submit(fill, range(first, len(rows), threads)) for first in range(threads)]:
+                done.result()
         return cut
 
     def _array(self, rows: int) -> np.ndarray:

@@ -326,6 +326,17 @@ def test_arrays_are_mapped_anew_in_another_process_and_given_back(source, tmp_pa
     assert torch.equal(store.take(rows), before) and torch.equal(store.take(rows), before)
 
 
+def test_threads_cut_the_same_windows(source, tmp_path, monkeypatch):
+    changes = {"stored": 11, "augment": {"crop": 0, "flip": True}}
+    data = load(config(source, storage="cached", **changes), 0, tmp_path / "cache")
+    alone = batches(data.train, batch_size=50)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    same(alone, batches(data.train, batch_size=50))
+    monkeypatch.setattr(data.train.inputs.store, "path", str(tmp_path / "nowhere"))
+    with pytest.raises(BadInput, match="nowhere cannot be opened"):
+        pickle.loads(pickle.dumps(data.train.inputs.store)).take(torch.arange(2))
+
+
 def test_one_process_decodes_and_those_that_wait_find_the_arrays(source, tmp_path, monkeypatch):
     decode, rows_seen = Decoder.__call__, []
     monkeypatch.setattr(Decoder, "__call__", lambda self, rows: (rows_seen.extend(rows), decode(self, rows))[1])
