@@ -139,19 +139,21 @@ class LeastSquares(Compensation):
     ) -> dict[str, Tensor]:
         """Per output unit, the kept weights that least change its pre-activation on the calibration data.
 
-        With ``refit`` the inputs are those of the network whose earlier layers are pruned and repaired already.
+        With ``refit`` the inputs are those of the network whose earlier layers are pruned and repaired already, but
+        for grouped convolutions, where they are those of the dense one.
         """
         refit = selection.order == "forward" if self.refit is None else self.refit
         current = copy.deepcopy(layers[0].model) if refit and layers else None
         result = {}
         for layer in track(layers, "least squares on edges"):
             mask = masks[layer.name]
-            if current is None or layer.paired is None:
-                second = layer.moments.second
-                cross = second
+            if current is None or layer.paired is None or layer.groups > 1:
+                moments = [(second, second) for second in layer.seconds.unbind()]
             else:
                 cross, second = (moments.second for moments in layer.paired(current))
-            result[layer.name] = self._fitted(layer.weight, mask, cross, second)
+                moments = [(cross, second)]
+            rows = zip(layer.weight.chunk(layer.groups), mask.chunk(layer.groups), moments, strict=True)
+            result[layer.name] = torch.cat([self._fitted(weight, own, *pair) for weight, own, pair in rows])
             if current is not None:
                 write_parameters(current.get_submodule(layer.name), result[layer.name])
         return result

@@ -229,8 +229,6 @@ class ExactOBSSelection(Selection[EdgeLayer]):
         """Mask (out, d) of the k weights that stay in the layer, or k[i] in row i; blocks may leave fewer than k."""
         rows, size = layer.live.shape
         period = self.pattern[1] if self.pattern else self.block
-        if layer.moments.second.shape[0] != size:
-            raise Skipped(f"exact_obs does not treat grouped convolutions ({layer.name})")
         channels = layer.shape[1]
         if (channels if self.pattern else size) % period:
             raise Skipped(f"{layer.name} reads {channels} channels, not a multiple of {period}; leave the layer out")
@@ -238,12 +236,13 @@ class ExactOBSSelection(Selection[EdgeLayer]):
         columns = torch.arange(size, device=layer.weight.device)
         if self.pattern:
             columns = columns.view(channels, -1).T.flatten()
-        second = layer.moments.second[columns][:, columns]
-        inverse, dead = inverse_hessian(second, layer.moments.count, self.damping)
-        weight = torch.where(
-            dead | ~layer.live[:, columns], 0.0, layer.weight[:, columns]
-        )  # zeros go first, at no cost
-        removals = removal_order(weight, inverse, self.block, self.pattern)
+        parts, count = [], layer.samples
+        weights, alive = layer.weight[:, columns].chunk(layer.groups), layer.live[:, columns].chunk(layer.groups)
+        for weight, live, second in zip(weights, alive, layer.seconds, strict=True):  # rows of a group share a Hessian
+            inverse, dead = inverse_hessian(second[columns][:, columns], count, self.damping)
+            weight = torch.where(dead | ~live, 0.0, weight)  # zeros go first, at no cost
+            parts.append(removal_order(weight, inverse, self.block, self.pattern))
+        removals = Removals(*(torch.cat(each) for each in zip(*parts, strict=True)))
         mask = torch.empty_like(layer.live)
         mask[:, columns] = kept_mask(removals, self._counts(removals, k, rows, size), size, self.block)
         return mask & layer.live

@@ -280,8 +280,28 @@ class EdgeLayer(_Shown):
 
     @Forgotten
     def moments(self) -> Moments:
-        """Moments of the d (unfolded) inputs that an output unit reads."""
+        """Moments of the d (unfolded) inputs that an output unit reads.
+
+        Raises:
+            Skipped: for a grouped convolution, whose units read different inputs; :attr:`seconds` has each group's.
+        """
         return self.collect()
+
+    @cached_property
+    def seconds(self) -> Tensor:
+        """(groups, d, d) float64 non-centred second moments of what the output units of each group read."""
+        if self.groups == 1:
+            return self.moments.second[None]
+        total, count = torch.zeros(()).double(), 0
+        for rows in self.activations():
+            own = rows.double().unflatten(0, (self.groups, -1))
+            total, count = total + own @ own.transpose(1, 2), count + rows.shape[1]
+        return total / count
+
+    @property
+    def samples(self) -> int:
+        """Over how many samples x output positions the moments are taken."""
+        return self.moments.count if self.groups == 1 else sum(rows.shape[1] for rows in self.activations())
 
 
 Layer = NodeLayer | EdgeLayer

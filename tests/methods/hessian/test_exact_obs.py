@@ -9,6 +9,7 @@ from methods.errors import BadInput, Skipped
 from methods.hessian.exact_obs import ExactOBSSelection, cheapest_removals, inverse_hessian, kept_mask, removal_order
 from methods.layers.seen import EdgeLayer
 from methods.layers.statistics import Calibration, Moments, collect_moments
+from methods.layers.views import edge_views
 from methods.network.reading import patch_rows
 
 
@@ -209,8 +210,6 @@ def test_what_does_not_fit_is_refused():
         ExactOBSSelection(pattern="2:4").select(layer, 12)
     with pytest.raises(BadInput, match=r"budget\.keep=0\.5"):
         ExactOBSSelection(pattern="1:2").select(layer, 6)
-    with pytest.raises(Skipped, match="grouped"):
-        ExactOBSSelection().select(layer_of(weight[:, :3].contiguous(), moments_of(inputs)), 6)
     for bad in ("4:2", "2/4", "0:4"):
         with pytest.raises(BadInput, match="pattern"):
             ExactOBSSelection(pattern=bad)
@@ -218,3 +217,29 @@ def test_what_does_not_fit_is_refused():
         ExactOBSSelection(block=0)
     with pytest.raises(BadInput, match="damping"):
         ExactOBSSelection(damping=-1.0)
+
+
+def test_each_group_of_a_convolution_is_pruned_and_repaired_as_a_convolution_by_itself():
+    grouped = nn.Conv2d(4, 6, 2, groups=2, bias=False).double()
+    filters = torch.randn(6, 2, 2, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    grouped.weight.data = filters
+    reads = torch.randn(20, 4, 4, 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    reads = reads + reads.roll(1, 1)  # inputs that depend on each other
+    parts = [nn.Conv2d(2, 3, 2, bias=False).double() for _ in range(2)]
+    alone = []
+    for number, part in enumerate(parts):
+        part.weight.data = filters[3 * number : 3 * number + 3]
+        data = Calibration(reads[:, 2 * number : 2 * number + 2], torch.zeros(20), torch.arange(20), batch_size=7)
+        alone += edge_views(nn.Sequential(part), ["0"], {}, data, "test")
+    data = Calibration(reads, torch.zeros(20), torch.arange(20), batch_size=7)
+    [layer] = edge_views(nn.Sequential(grouped), ["0"], {}, data, "test")
+    selection, counts = ExactOBSSelection(), torch.tensor([3, 4, 5, 2, 6, 4])
+    mask = selection.select(layer, counts)
+    masks = [selection.select(each, own) for each, own in zip(alone, counts.chunk(2), strict=True)]
+    assert torch.equal(mask, torch.cat(masks))
+    repaired = LeastSquares().edge_weights([layer], {"0": mask}, selection)["0"]
+    expected = [
+        LeastSquares().edge_weights([each], {"0": own}, selection)["0"] for each, own in zip(alone, masks, strict=True)
+    ]
+    assert torch.allclose(repaired, torch.cat(expected), atol=1e-10)
+    assert int(selection.select(layer, 20).sum()) == 20

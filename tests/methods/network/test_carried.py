@@ -11,6 +11,7 @@ import secateurs
 from methods.budgets.budget import NodeCost
 from methods.network.counting import count_macs
 from methods.network.graph import NetworkGraph, gated
+from methods.network.kinds.registry import find_kind
 from methods.seeds import stream
 
 
@@ -170,3 +171,19 @@ def test_it_is_pruned_through_the_door(name, method):
     macs = count_macs(model, inputs), count_macs(pruned.model, inputs)
     if method != "magnitude_edge":
         assert pruned.achieved["speedup"] == pytest.approx(macs[0] / macs[1])
+
+
+@pytest.mark.parametrize("name", ["grouped", "depth multiplier", "one dimension", "transposed", "own rms norm"])
+def test_single_weights_of_every_kind_are_chosen_by_their_hessians_and_repaired(name):
+    model, inputs, labels = made(name)
+    pruned = secateurs.prune(model, inputs, labels, method="exact_obs", keep=0.5)
+    layers = {path for path, module in model.named_modules() if find_kind(module) is not None}
+    assert {key.removesuffix(".weight") for key in pruned.masks} == layers
+    for key, mask in pruned.masks.items():
+        assert bool((pruned.model.get_parameter(key)[~mask] == 0).all())
+    live = sum(int(mask.sum()) for mask in pruned.masks.values())
+    assert live == pytest.approx(0.5 * sum(mask.numel() for mask in pruned.masks.values()), rel=0.02)
+    plain = secateurs.prune(model, inputs, labels, method="magnitude_edge", allocation="uniform", keep=0.5)
+    with torch.no_grad():
+        errors = [(each.model(inputs) - model(inputs)).norm() for each in (pruned, plain)]
+    assert errors[0] < errors[1]
