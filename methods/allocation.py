@@ -32,7 +32,7 @@ class Allocation:
         steps: for each layer the sizes that may be taken, ascending; None where every size may.
     """
 
-    units: frozenset[str] = frozenset({"node", "edge", "eigen"})
+    units: frozenset[str] = frozenset({"node", "edge", "eigen", "block", "exact", "rank"})
     even: bool = False
     partial: bool = False
     steps: Mapping[str, Sequence[int]] | None = None
@@ -45,7 +45,7 @@ class Allocation:
         """
         name, chooser = type(self).__name__, type(selection).__name__
         if selection.unit not in self.units:
-            able = " and ".join(sorted(self.units - {"eigen"}))
+            able = " and ".join(sorted(self.units & {"node", "edge"}))
             raise BadInput(
                 f"the allocation {name} sizes layers of {able} units, but {chooser} removes {selection.unit} units\n"
                 f"type allocation=uniform, or choose a method that removes {able} units"

@@ -50,7 +50,7 @@ class Compensation:
         units: the units of the selections whose survivors it can repair.
     """
 
-    units: frozenset[str] = frozenset({"node", "edge", "eigen"})
+    units: frozenset[str] = frozenset({"node", "edge", "eigen", "block", "exact", "rank"})
 
     def reconstruction(self, layer: NodeLayer, kept: Tensor, selection: OwnRidge) -> list[Reconstruction]:
         """For each reader, how the m nodes are rebuilt from the kept ones; an empty list leaves the weights alone."""

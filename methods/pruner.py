@@ -26,7 +26,7 @@ from methods.network.graph import NetworkGraph
 from methods.network.ownership import require_copyable, require_finite
 from methods.network.sparsity import network_sparsity
 from methods.pruned import Pruned, warnings_of
-from methods.pruning.checks import Parts, require_fitting
+from methods.pruning.checks import RESTRUCTURED, Parts, require_fitting
 from methods.pruning.edges import prune_edges
 from methods.pruning.nodes import prune_nodes
 from methods.schedule import Schedule
@@ -49,7 +49,7 @@ class Restructured(Protocol):
 
 @runtime_checkable
 class Restructuring(Protocol):
-    """What a selection of unit ``eigen`` has beside the rest: it makes the smaller network by itself."""
+    """What a selection of unit ``eigen`` or ``block`` has beside the rest: it makes the smaller network by itself."""
 
     def dense_cost(self, model: nn.Module, example: Tensor) -> Cost:
         """Cost of a network before it is pruned."""
@@ -126,7 +126,10 @@ class Pruner:
         steps: Mapping[str, Step] = {
             "node": partial(prune_nodes, parts),
             "edge": partial(prune_edges, parts),
-            "eigen": self._prune_directions,
+            "eigen": self._restructure,
+            "block": self._restructure,
+            "exact": self._restructure,
+            "rank": self._restructure,
         }
         self.require_budget(budget)
         require_copyable(model)
@@ -170,7 +173,7 @@ class Pruner:
             result.masks = pruned_before(model, names)
             edges = EdgeCost(model, example, names)
             return edges(live_weights(edges.sizes, result.masks))
-        if self.selection.unit == "eigen":
+        if self.selection.unit in RESTRUCTURED:
             assert isinstance(self.selection, Restructuring)
             return self.selection.dense_cost(model, example)
         graph = NetworkGraph(model, example, residual=self.prune_residual)
@@ -179,12 +182,12 @@ class Pruner:
         nodes = NodeCost(model, example, graph.groups)
         return nodes(nodes.sizes)
 
-    # --- directions --------------------------------------------------------------------------------------------------
+    # --- whatever a selection makes by itself ------------------------------------------------------------------------
 
-    def _prune_directions(
+    def _restructure(
         self, result: Pruned, calibration: Calibration, target: Budget, dense: Cost, seed: str, rewind: nn.Module | None
     ) -> tuple[list[dict[str, Any]], Cost, str | None]:
-        """Layers are split in a basis of their own (EigenDamage), which the selection does by itself."""
+        """The selection makes the smaller network: with layers split in a basis of their own, or without blocks."""
         assert isinstance(self.selection, Restructuring)
         result.model, cost, report, note = self.selection.restructure(result.model, calibration, target, dense)
         return report, cost, note

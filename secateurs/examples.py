@@ -66,6 +66,29 @@ def wide() -> nn.Module:
     )  # fmt: skip
 
 
+class ResidualBlock(nn.Module):
+    """x + convolution(relu(norm(convolution(x))))."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU()
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, channels, h, w) of (n, channels, h, w)."""
+        return x + 0.3 * self.second(self.relu(self.norm(self.first(x))))
+
+
+def blocks() -> nn.Module:
+    """A stem, six residual blocks, pooling and a linear layer, for methods that leave out whole blocks."""
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), *(ResidualBlock(6) for _ in range(6)),
+        nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 4),
+    )  # fmt: skip
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "chain": chain,
     "convolution": convolution,
@@ -73,13 +96,15 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "residual": Residual,
 }
 WIDE = "wide"
+BLOCKS = "blocks"
+FURTHER = {WIDE: wide, BLOCKS: blocks}  # not for every method
 
 
 def make(name: str, seed: int = 0) -> nn.Module:
     """A network with random weights and batch-norm statistics that are not the initial ones."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = wide() if name == WIDE else NETWORKS[name]()
+        model = (FURTHER | NETWORKS)[name]()
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 assert module.running_mean is not None and module.running_var is not None

@@ -24,7 +24,7 @@ from methods.network.graph import NetworkGraph, gated
 from methods.pruned import Pruned
 from methods.pruner import Pruner
 from methods.schedule import Iterative, Schedule
-from secateurs.examples import NETWORKS, WIDE, calibration, make
+from secateurs.examples import BLOCKS, NETWORKS, WIDE, calibration, make
 
 MET = 0.01  # relative; a budget counts as met this close
 NEAR = 0.05  # and with a note that says so, where one unit more or less is a step too far, this close
@@ -200,8 +200,14 @@ PROMISES = (
     Promise(removed_equals_closed_off, units=("node",)),
     Promise(keeping_everything_changes_nothing),
     Promise(scores_are_sound, units=("node", "edge")),
+    # whole blocks and ranks come in coarse steps, and have promises of their own about budgets (tests/methods)
+    *(
+        Promise(check, networks, (unit,))
+        for unit, networks in (("rank", tuple(NETWORKS)), ("block", (BLOCKS,)))
+        for check in (seed_decides, original_is_untouched, keeping_everything_changes_nothing)
+    ),
 )
-PLACES = (*NETWORKS, WIDE)
+PLACES = (*NETWORKS, WIDE, BLOCKS)
 
 
 def require_met(pruner: Pruner, pruned: Pruned, kind: str, value: float) -> None:

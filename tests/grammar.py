@@ -361,6 +361,7 @@ OPTIONS: dict[str, dict[str, st.SearchStrategy[str] | None]] = {
     "make_images": {"--images": st.sampled_from(["2", "0", "-1", "abc", "9" * 30]), "--test": VALUE, "--seed": VALUE},
     "groups": {"--figure": st.sampled_from(["x.png", "x.jpg", "FIFO", "FILE/x.png", "", "ü.png"])},
     "spectrum": {"--widths": INTEGER, "--samples": INTEGER, "--out": st.sampled_from(["spectra", "FILE", "FIFO/x"])},
+    "sensitivity": {"--sizes": INTEGER, "--out": st.sampled_from(["curves", "FILE", "FIFO/x"])},
     "speed": {"--results": PLACE, "--quick": None, "--save": None},
     "submit": {"--results": PLACE, "--where": QUERY, "--refused": None},
     "track push": {"--results": PLACE, "--dir": PLACE, "--project": VALUE, "--entity": VALUE},
@@ -389,6 +390,7 @@ LISTED = {  # what stands beside the options; names of work that takes minutes a
     "make_images": st.sampled_from(["FOLDER", "FILE", "FIFO", "FILE/x", "."]),  # where none can be made
     "groups": st.one_of(WORD, CHOICE, DELETION),
     "spectrum": st.one_of(WORD, WRONG_CHOICE, WRONG_KEY, WRONG_VALUE),
+    "sensitivity": st.one_of(WORD, WRONG_CHOICE, WRONG_KEY, WRONG_VALUE),
     "speed": st.one_of(VALUE, st.just("nope")),
     "track push": st.just("nope"),
     "track sweep": st.one_of(st.sampled_from(GROUPS["experiment"]), WORD, VALUE),

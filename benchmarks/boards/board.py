@@ -39,6 +39,7 @@ QUANTITIES = (  # what a row summarises, beside the latency ratios
     *("compression", "speedup", "keep", "prune_seconds", "tune_seconds", "peak_memory_mb"),
 )
 RECALIBRATED = ("recalibrated_accuracy", "recalibrated_loss")  # where networks have batch norms
+QUANTISED = ("int8_accuracy", "int8_top5", "int8_loss", "int8_bytes", "int8_bytes_float")  # where that was asked for
 
 
 @dataclass(frozen=True)
@@ -227,7 +228,7 @@ def _board(group: dict[str, Any], cells: list[Cell], question: Question) -> Boar
     metric = question.metric or default_metric(cells)
     footnotes: dict[str, str] = {}
     latencies = [name for name in latency_columns(cells) if any(cell.get(name) is not None for cell in cells)]
-    renewed = [name for name in RECALIBRATED if any(cell.get(name) is not None for cell in cells)]
+    renewed = [name for name in (*RECALIBRATED, *QUANTISED) if any(cell.get(name) is not None for cell in cells)]
     quantities = tuple(dict.fromkeys((*QUANTITIES, *renewed, *latencies, metric)))
     rows = [_row(name, full, members, metric, quantities) for name, full, members in _named_groups(cells, footnotes)]
     board = Board(group, metric, rows, cells, footnotes=footnotes, latencies=latencies)

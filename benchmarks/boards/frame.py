@@ -47,7 +47,7 @@ MADE_BY = (
     "records/store",
     "records/fingerprint",
 )
-NOT_THE_SETTING = frozenset({"seed", "budget", "measure"})  # what is measured changes no accuracy
+NOT_THE_SETTING = frozenset({"seed", "budget", "measure", "quantise"})  # what is measured changes no accuracy
 THE_METHOD = frozenset({"method", "tune", *PARTS})
 RUN = "_run"  # the column of :func:`run_of`
 HIDDEN = (*STAMP, "config", RUN)  # of no use in a query
@@ -86,6 +86,8 @@ def row_of(record: Record) -> Row:
         RUN: json.dumps(_run(config) | {"parts": code.targets_of(config)}),
     }
     row["value"] = None if row["value"] is None else float(row["value"])
+    if record.quantised is not None and record.quantised.note:
+        row["warnings"] = BETWEEN.join(filter(None, (row["warnings"], record.quantised.note)))
     if record.latency:
         row["latency_note"] = "; ".join(sorted({m.note for m in record.latency if m.note})) or None
     return {name: _clean(value) for name, value in row.items()}

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.boards.board import LONGEST_REASON, QUANTITIES, RECALIBRATED, Board, Row
+from benchmarks.boards.board import LONGEST_REASON, QUANTISED, QUANTITIES, RECALIBRATED, Board, Row
 from benchmarks.boards.frame import BETWEEN
 from benchmarks.boards.labels import reconstruction
 from benchmarks.boards.provenance import provenance
@@ -47,6 +47,9 @@ def table_of(board: Board, compact: bool = False, interval: bool = False) -> Tab
         columns[words] = lambda row, name=name: _figure(row, f"{name}_{kind}", interval)
         if name == "pruned" and _usual(board, f"recalibrated_{kind}"):
             columns["same, BN recalibrated"] = lambda row: _figure(row, f"recalibrated_{kind}", interval)
+    if _has(board, f"int8_{kind}"):
+        columns["in int8"] = lambda row: _figure(row, f"int8_{kind}", interval)
+        columns["int8 bytes"] = lambda row: count(row.values.get("int8_bytes", spread([])))
     if not staged:
         columns[board.metric.replace("_", " ")] = lambda row: _figure(row, board.metric, interval)
     if board.baseline is not None:
@@ -238,6 +241,11 @@ def _notes(board: Board, interval: bool) -> list[str]:
         )
     if board.latencies:
         notes.append("latency = dense / pruned, above 1 the pruned network is faster; MACs of one sample")
+    if _has(board, "int8_bytes"):
+        notes.append(
+            "in int8: the fine-tuned network after static quantisation by ONNX Runtime; int8 bytes are its file's, "
+            "latency int8 is dense in float32 / pruned in int8, both in ONNX Runtime"
+        )
     elsewhere = [cell["elsewhere"] for cell in board.cells if cell.get("elsewhere")]
     if elsewhere:
         kinds = "; ".join(sorted(set(elsewhere)))
@@ -276,7 +284,8 @@ def _notes(board: Board, interval: bool) -> list[str]:
 def csv_of(every: Sequence[Board]) -> str:
     """All boards as one CSV file with unrounded numbers; accuracies are fractions."""
     latencies = sorted({name for board in every for name in board.latencies})
-    wanted = {board.metric for board in every} | {name for board in every for name in RECALIBRATED if _has(board, name)}
+    sometimes = (*RECALIBRATED, *QUANTISED)
+    wanted = {board.metric for board in every} | {name for board in every for name in sometimes if _has(board, name)}
     extra = sorted(wanted - set(QUANTITIES) - set(latencies))
     quantities = (*QUANTITIES, *latencies, *extra)
     groups = list(dict.fromkeys(name for board in every for name in board.group))

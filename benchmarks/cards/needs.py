@@ -24,7 +24,8 @@ from methods.schedule import Schedule
 from methods.sparse_training import SparseTraining
 from secateurs.examples import calibration, make
 
-NETWORKS = ("convolution", "batch_norm")  # the first one that the method does not refuse
+NETWORKS = ("convolution", "batch_norm", "blocks", "chain")  # the first one that the method does not refuse
+WEIGHTS = {"blocks": 9}  # seeds: the order of some random blocks is the same for all inputs
 SAMPLES = 48
 SHIFTS = (0.0, 3.0, -3.0)  # added to other inputs: scores of moderate inputs can rank all units alike
 HALF = Budget("keep", 0.5)
@@ -60,7 +61,7 @@ class _Backward(TorchDispatchMode):
 
 
 def needs_of(pruner: Pruner) -> Needs:
-    """Prune half of a small network of convolutions, up to five times, and see what counts."""
+    """Prune half of a small network, up to five times, and see what counts."""
     samples, others = calibration(SAMPLES), calibration(SAMPLES, seed=1)
     network = _suited(pruner, samples)
     calls: list[int] = []
@@ -100,10 +101,11 @@ def _pruned(pruner: Pruner, network: str, samples: Calibration, calls: list[int]
         if calls is not None:
             calls.append(step)
 
-    rewind = None if pruner.schedule.rewind == "none" else make(network, seed=1)
+    weights = WEIGHTS.get(network, 0)
+    rewind = None if pruner.schedule.rewind == "none" else make(network, seed=weights + 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of small samples and random weights, which are meant to be so here
-        return pruner.prune(make(network), samples, HALF, seed=0, train=train, rewind=rewind).model
+        return pruner.prune(make(network, seed=weights), samples, HALF, seed=0, train=train, rewind=rewind).model
 
 
 def _same(one: nn.Module, other: nn.Module) -> bool:

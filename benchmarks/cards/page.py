@@ -18,8 +18,12 @@ UNITS = {
     "node": "node (neurons, channels: removed)",
     "edge": "edge (single weights: masked)",
     "eigen": "eigen (directions of a layer's eigenbasis: removed, with the layer split in three)",
+    "rank": "rank (singular values of a layer: removed, with the layer split in two)",
+    "block": "block (whole residual blocks: left out)",
+    "exact": "exact (neurons whose ReLU is stable: removed, merged or folded)",
 }
-GROUPS = {"Structured": ("node", "eigen"), "Unstructured": ("edge",)}
+GROUPS = {"Structured": ("node", "eigen", "rank", "block", "exact"), "Unstructured": ("edge",)}
+WATCHED = {"exact": ["selection.low=-20", "selection.high=20"]}  # what fits the inputs that needs are observed with
 OPENING = """\
 # Methods
 
@@ -35,7 +39,7 @@ defaults, repair included, on one thread: {machine}. `python -m benchmarks.cost`
 
 @dataclass(frozen=True)
 class Card:
-    """All that the page says of one method; ``unit`` is node, edge or eigen, ``cost`` is None where not measured."""
+    """All that the page says of one method; ``unit`` is a key of :data:`UNITS`, ``cost`` None where not measured."""
 
     preset: Preset
     unit: str
@@ -53,7 +57,8 @@ def card_of(name: str) -> Card:
     pruner = build_pruner(config)
     parts = (pruner.selection, pruner.schedule, pruner.allocation, pruner.compensation)
     written = preset(name, config["selection"], [type(part) for part in parts])
-    return Card(written, pruner.selection.unit, needs_of(pruner), known()[1].get(name))
+    watched = build_pruner(configuration([f"method={name}", *WATCHED[name]])) if name in WATCHED else pruner
+    return Card(written, pruner.selection.unit, needs_of(watched), known()[1].get(name))
 
 
 def page_of(names: Sequence[str]) -> str:

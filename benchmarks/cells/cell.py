@@ -183,6 +183,8 @@ def _pipeline(
             raise Lost(f"{key} is another worker's by now")
         save_of_cell(networks.tuned, config, data.shape, data.classes, network_folder(paths.results, key), data.tokens)
     result["metrics"] = {name: _measure(model, data) for name, model in vars(networks).items() if model is not None}
+    if config.get("quantise"):
+        result["quantised"] = _quantised(attempt.config, data, networks)
     result["warnings"] = [*pruned.warnings, *remarks(trained.model, networks.tuned, result["metrics"])] or None
     return _without_nonsense(result)
 
@@ -321,6 +323,15 @@ def _speed_and_size(config: Mapping[str, Any], data: Data, networks: _Networks) 
         models = networks.dense, networks.pruned
         found["memory"] = measure_memory(*models, config, data.shape, data.classes, data.tokens)
     return found
+
+
+def _quantised(config: Mapping[str, Any], data: Data, networks: _Networks) -> dict[str, Any]:
+    """The dense and the tuned network in eight bits."""
+    from benchmarks.measure.quantised import measure_quantised
+
+    calibration = calibrate(data, config["calibration"], config["seed"])
+    both = {"dense": networks.dense, "pruned": networks.tuned}
+    return measure_quantised(both, calibration, data.test, _example(data), config["measure"].get("latency"))
 
 
 def _recipe(config: Mapping[str, Any], schedule: Schedule, rate: float) -> tuple[TrainerSettings, int]:

@@ -66,7 +66,7 @@ def build(section: Mapping[str, Any], name: str) -> Any:
     Raises:
         BadInput: an option that the class does not have, that has another type or that the class refuses.
     """
-    given = {key: value for key, value in section.items() if value is not None}
+    given = _without_nulls(section)
     try:
         factory = _factory(given)
         if factory is not None:
@@ -80,6 +80,15 @@ def build(section: Mapping[str, Any], name: str) -> Any:
                 raise cause from None
         target = section.get("_target_", "nothing")
         raise BadInput(f"{name} cannot be built from {target}: {first_line(cause)}") from error
+
+
+def _without_nulls(section: Mapping[str, Any]) -> dict[str, Any]:
+    """A section, and the sections of objects that it holds, without what is null."""
+    kept = {key: value for key, value in section.items() if value is not None}
+    return {
+        key: _without_nulls(value) if isinstance(value, Mapping) and "_target_" in value else value
+        for key, value in kept.items()
+    }
 
 
 def _check_schedule(config: Mapping[str, Any], schedule: Schedule) -> None:
@@ -156,6 +165,10 @@ def check(config: Mapping[str, Any]) -> None:
         from benchmarks.measure.latency import Settings
 
         Settings.parse(config["measure"]["latency"])
+    if config.get("quantise"):
+        from benchmarks.measure.quantised import require_installed
+
+        require_installed()
     refuse_unreadable(config["dataset"], Path(config["paths"]["cache"]).expanduser())
     if config["dense"]["checkpoint"] is not None:
         from benchmarks.training.weights import refuse_missing

@@ -159,6 +159,26 @@ class Size(Part):
     pruned: FileSize
 
 
+class Eight(Part):
+    """One network in eight bits: its scores, and the bytes of its ONNX file in float32 and in eight bits."""
+
+    accuracy: Share | None = None
+    top5: Share | None = None
+    loss: float | None = None
+    bytes_float: Count
+    bytes: Count
+
+
+class Quantised(Part):
+    """The dense and the fine-tuned pruned network in eight bits; ``latency`` is dense in float32 / pruned in eight."""
+
+    format: Literal["int8"]
+    dense: Eight | None = None
+    pruned: Eight | None = None
+    latency: list[Latency] | None = None
+    note: str | None = None
+
+
 class Memory(Part):
     """Peak memory in a process of its own: of inference with the two networks, and of pruning."""
 
@@ -257,6 +277,7 @@ class Record(Part):
         warnings: what a reader should know of this result, in words: nearly everything of a layer removed, a weight
             that grew tenfold, fine-tuning that lowered the accuracy.
         tuning: how the options of the method were chosen, where they were.
+        quantised: what the network is worth in eight bits, where that was asked for; not in the file otherwise.
         unsigned: whether its file had no checksum, so that a change of it cannot be noticed. Not part of the file.
     """
 
@@ -286,6 +307,7 @@ class Record(Part):
     left_alone: list[LeftAlone] | None = None
     warnings: list[str] | None = None
     tuning: FreeForm | None = None
+    quantised: Quantised | None = None
     sweep: str | None = None
     fingerprint: Annotated[dict[str, Scalar], AfterValidator(_worded)] = Field(default_factory=dict)
     created: Annotated[str, AfterValidator(_dated)] = Field(
@@ -322,14 +344,18 @@ class Record(Part):
         """Whether the next sweep may skip this cell: it has a result, though perhaps a bad one."""
         return self.status in FINISHED
 
+    def _content(self) -> dict[str, Any]:
+        left_out = set(SINCE_2) if self.version == 1 else set()
+        return self.model_dump(exclude=left_out | ({"quantised"} if self.quantised is None else set()))
+
     @property
     def stamp(self) -> str:
         """What tells this record from any other one of its cell, as a word: ``r`` and 16 hexadecimal digits."""
-        return f"r{checksum(self.model_dump())}"
+        return f"r{checksum(self._content())}"
 
     def text(self) -> str:
         """The content of the record's file."""
-        content = self.model_dump(exclude=set(SINCE_2) if self.version == 1 else None)
+        content = self._content()
         content["checksum"] = checksum(content)
         return json.dumps(content, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
@@ -379,6 +405,10 @@ def flat(record: Record) -> dict[str, Any]:
     row |= {f"recalibrated_{name}": getattr(renewed, name) for name in ("accuracy", "top5", "loss")}
     row |= record.cost.model_dump()
     row |= {f"latency_{m.runtime}_b{m.batch}": m.ratio for m in record.latency or []}
+    if record.quantised is not None:
+        row |= {f"latency_{m.runtime}_b{m.batch}": m.ratio for m in record.quantised.latency or []}
+        for stage, network in (("int8", record.quantised.pruned), ("dense_int8", record.quantised.dense)):
+            row |= {f"{stage}_{name}": value for name, value in (network.model_dump() if network else {}).items()}
     for name, part in (("size", record.size), ("memory", record.memory)):
         for key, value in _leaves(part.model_dump() if part else {}):
             row[f"{name}_{key}"] = value

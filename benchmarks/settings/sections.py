@@ -399,6 +399,7 @@ class Cell(Section):
         "save": "true",
         "controls": "true",
         "dry_run": "true",
+        "quantise": "int8",
         "tune": "4",
         **dict.fromkeys(PARTS, "method=magnitude"),
         **{f"{part}._target_": "method=magnitude" for part in PARTS},
@@ -411,6 +412,7 @@ class Cell(Section):
     paths: Folders
     save: bool | None = None
     controls: bool | None = None
+    quantise: Literal["int8"] | None = None
     tune: Annotated[int, Field(ge=FEWEST)] | Tune | None = None
     objective: str | list[str] | None = None
     dry_run: bool | None = None

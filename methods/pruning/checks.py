@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from methods.allocation import Allocation, Uniform
-from methods.budgets.budget import Budget, Count, CountCost
+from methods.budgets.budget import Budget, Cost, Count, CountCost, Counts
 from methods.budgets.multiplier import Spend
 from methods.compensation import Compensation
 from methods.errors import BadInput, Unreachable
 from methods.selection import AnySelection, Seen, Selection, require_exact
+
+RESTRUCTURED = ("eigen", "block", "exact", "rank")  # units of selections that make the smaller network by themselves
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,23 @@ class Parts:
     compensation: Compensation
 
 
-def spend(cost: CountCost, target: Budget) -> Spend:
+@dataclass(frozen=True)
+class Spending:
+    """What the budget counts, at given counts, and how much of it there may be."""
+
+    cost: CountCost
+    kind: str
+    limit: float
+
+    def __call__(self, counts: Counts) -> float:
+        """Units, parameters or MACs of the whole network."""
+        return self.cost(counts).of(self.kind)
+
+
+def spend(cost: CountCost, target: Budget, dense: Cost) -> Spend:
     """What the budget counts, at given counts; a time of a forward pass is taken to go with the MACs."""
     kind = "speedup" if target.measured else target.kind
-    return lambda counts: cost(counts).of(kind)
+    return Spending(cost, kind, target.remaining * dense.of(kind))
 
 
 @contextmanager
@@ -59,18 +74,20 @@ def exactly(
 def require_fitting(selection: AnySelection, allocation: Allocation, compensation: Compensation) -> None:
     """Raise :class:`BadInput` for parts that could not work, or would silently do nothing, together."""
     unit = selection.unit
-    if unit not in ("node", "edge", "eigen"):
+    if unit not in ("node", "edge", *RESTRUCTURED):
         raise BadInput(f"selection.unit={unit} is unknown; choose node or edge")
     if unit not in compensation.units:
-        able = " and ".join(sorted(compensation.units - {"eigen"}))
-        usable = "compensation=none" if unit == "eigen" else "compensation=least_squares or compensation=none"
+        able = " and ".join(sorted(compensation.units - {*RESTRUCTURED}))
+        usable = "compensation=none" if unit in RESTRUCTURED else "compensation=least_squares or compensation=none"
         raise BadInput(
             f"{type(compensation).__name__} repairs what is left of {able} units, but {type(selection).__name__} "
             f"removes {unit} units, so it would do nothing\ntype {usable}"
         )
-    if unit == "eigen" and type(allocation) is not Uniform:
+    if unit in RESTRUCTURED and type(allocation) is not Uniform:
+        whats = {"eigen": "directions of all layers", "block": "blocks", "rank": "singular values of all layers"}
+        what = whats.get(unit, "units")
         raise BadInput(
-            f"{type(selection).__name__} ranks the directions of all layers by itself, so that "
+            f"{type(selection).__name__} ranks the {what} by itself, so that "
             f"{type(allocation).__name__} would do nothing\ntype allocation=uniform"
         )
     allocation.require_fitting(selection)

@@ -52,7 +52,7 @@ def prune_edges(
     names = edge_layers(model, example)
     cost = EdgeCost(model, example, names)
     layers = edge_views(copy.deepcopy(model), names, result.masks, calibration, seed)
-    family = at_most_live(parts.allocation.family_within(layers, selection, spend(cost, target)), layers)
+    family = at_most_live(parts.allocation.family_within(layers, selection, spend(cost, target, dense)), layers)
     with naming(result.left_alone):
         counts, note = meet(target, family, cost, dense, parts.allocation.partial)
     if selection.joint and note is None:  # with a note the allocation's rule, not the budget, sets the sizes

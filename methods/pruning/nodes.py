@@ -66,7 +66,7 @@ def prune_nodes(
         timed = NetworkGraph.of(original, groups)
         cost = TimedCost(timed, counted, result.dense, calibration.inputs[: target.batch])
     layers = node_views(original, groups, calibration, seed)
-    family = parts.allocation.family_within(layers, selection, spend(counted, target))
+    family = parts.allocation.family_within(layers, selection, spend(counted, target, dense))
     with naming(result.left_alone):
         counts, note = meet(target, family, cost, dense, parts.allocation.partial, parts.allocation.steps)
     kept = _select_nodes(selection, layers, counts)

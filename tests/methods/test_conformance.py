@@ -21,10 +21,11 @@ METHODS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 EDGES = {
     "alps", "cbs", "chita", "dpp_edge", "exact_obs", "gradual_magnitude", "grasp", "lamp", "lottery_ticket", "lq",
     "lq_greedy", "lq_lasso", "magnitude_edge", "mfac", "movement", "obd", "obs", "one_shot", "random_edge", "rigl",
-    "sap", "set", "sipp", "snip", "sparsegpt", "synflow", "wanda", "wood_taylor",
+    "sap", "set", "sipp", "snip", "sparsegpt", "surp", "synflow", "wanda", "wood_taylor",
 }  # fmt: skip
 EIGEN = {"eigendamage"}
-STOCHASTIC = {"banzhaf", "cbs", "dpp", "dpp_edge", "random", "random_edge", "rigl", "set", "shapley"}
+BLOCKS, EXACT, RANKS = {"depth"}, {"exact"}, {"low_rank"}  # their promises: tests/methods/depth, exact, lowrank
+STOCHASTIC = {"banzhaf", "cbs", "dpp", "dpp_edge", "random", "random_edge", "rigl", "set", "shapley", "surp"}
 QUICK = {
     "banzhaf": ["selection.draws=4"],
     "cbs": ["selection.trials=3", "selection.passes=5"],
@@ -35,7 +36,8 @@ ONLY = {"slimming": ("batch_norm",)}  # networks of methods that refuse others, 
 
 
 def unit(method):
-    return "edge" if method in EDGES else "eigen" if method in EIGEN else "node"
+    units = {"edge": EDGES, "eigen": EIGEN, "block": BLOCKS, "exact": EXACT, "rank": RANKS}
+    return next((unit for unit, methods in units.items() if method in methods), "node")
 
 
 @cache

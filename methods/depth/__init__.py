@@ -1,0 +1,1 @@
+"""Depth: whole residual blocks, which a network can do without at unchanged shapes, as units."""

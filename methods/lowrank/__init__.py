@@ -1,0 +1,1 @@
+"""Low rank: layers as products of two smaller ones, by singular values."""
