@@ -33,7 +33,7 @@ by hand. What a method needs is observed: a small network is pruned by it with o
 it. *Training* is what belongs to the method, beside the training of the dense network and the fine-tuning that all
 have; it has labels and gradients, whatever the pruning looks at. Any part can be swapped for another of its folder in
 `conf/`. *Cost* is the processor time of pruning half of ResNet-20 once, with {samples} samples and each method's
-defaults, repair included, on one thread: {machine}. `python -m benchmarks.cost` measures it.
+defaults, repair included ({machine}); `python -m benchmarks.cost` measures it, and – says that nobody has.
 """
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -88,6 +89,8 @@ class EqualErrors(Allocation):
         constant: C of alpha.
     """
 
+    units = frozenset({"node"})
+
     def __init__(self, delta: float = 1e-16, constant: float = 3.0) -> None:
         if not 0 < delta < 1 or not constant > 0:
             raise BadInput(
@@ -96,17 +99,19 @@ class EqualErrors(Allocation):
             )
         self.delta, self.constant = delta, constant
 
-    def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
-        """Expected numbers of different nodes at eps, which falls from a large to a small number as s goes to 1.
-
-        Raises:
-            BadInput: if the selection has no sensitivities.
-        """
+    def require_fitting(self, selection: Selection[Any]) -> None:
+        """Refuse selections that have no sensitivities."""
+        super().require_fitting(selection)
         if not isinstance(selection, PFPSelection):
             raise BadInput(
                 f"allocation=equal_errors needs sensitivities, which {type(selection).__name__} does not have; "
                 "use method=pfp or allocation=uniform"
             )
+
+    def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
+        """Expected numbers of different nodes at eps, which falls from a large to a small number as s goes to 1."""
+        self.require_fitting(selection)
+        assert isinstance(selection, PFPSelection)
         known = []
         for layer in layers:
             assert isinstance(layer, NodeLayer)

@@ -156,6 +156,8 @@ class NM(Allocation):
         m: how many inputs make a group.
     """
 
+    units = frozenset({"edge"})
+
     def __init__(self, n: int = 2, m: int = 4) -> None:
         if not 0 < n < m:
             raise BadInput(
@@ -180,17 +182,18 @@ class NM(Allocation):
             )
         return Patterned(selection, self.pattern)  # type: ignore[arg-type]  # its unit says that it looks at edges
 
-    def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
-        """The pattern's counts, whatever s is.
-
-        Raises:
-            BadInput: if the selection does not heed the pattern.
-        """
+    def require_fitting(self, selection: Selection[Any]) -> None:
+        """Refuse selections that do not heed the pattern."""
+        super().require_fitting(selection)
         if not isinstance(selection, Patterned) or selection.pattern != self.pattern:
             own = f"NM({self.pattern.n}, {self.pattern.m})"
             raise BadInput(
                 f"{own} fixes how many weights stay, but {type(selection).__name__} would choose them anywhere\n"
                 f"give Pruner({own}.imposed_on(selection), {own}), or type allocation=n_m on the command line"
             )
+
+    def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
+        """The pattern's counts, whatever s is."""
+        self.require_fitting(selection)
         counts: Counts = {layer.name: self.pattern.counts(layer) for layer in layers if isinstance(layer, EdgeLayer)}
         return lambda _s: counts

@@ -185,7 +185,7 @@ def test_a_card_has_options_with_defaults_and_meanings():
 
 @pytest.mark.parametrize(
     "words,said",
-    [(["nope"], "unknown method 'nope'; choose from cbs,"), (["lamp", "--check"], "--check is for the whole page")],
+    [(["nope"], "unknown method 'nope'; choose from alps,"), (["lamp", "--check"], "--check is for the whole page")],
 )
 def test_what_the_command_refuses(words, said):
     with pytest.raises(BadInput, match=re.escape(said)):

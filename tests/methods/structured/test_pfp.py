@@ -17,6 +17,7 @@ from methods.layers.sensitivity import sensitivities
 from methods.layers.statistics import Calibration
 from methods.layers.views import node_views
 from methods.network.graph import NetworkGraph
+from methods.pruner import Pruner
 from methods.structured.pfp import EqualErrors, PFPSelection, draws, expected_unique
 
 
@@ -108,10 +109,8 @@ def test_equal_errors_gives_each_layer_what_one_error_asks_for():
 
 
 def test_other_selections_have_no_sensitivities():
-    model, data = make("convolution"), images(20)
-    layers = node_views(model, NetworkGraph(model, data.inputs[:2]).groups, data, "test")
     with pytest.raises(BadInput, match="allocation=equal_errors needs sensitivities"):
-        EqualErrors().family(layers, MagnitudeSelection())
+        Pruner(MagnitudeSelection(), EqualErrors())
 
 
 @pytest.mark.parametrize("options", [{"delta": 0.0}, {"delta": 1.0}, {"constant": 0.0}])

@@ -223,9 +223,9 @@ def test_sets_that_follow_no_score_are_refused():
 
 def test_sizes_alone_make_no_pattern():
     with pytest.raises(BadInput, match="imposed_on"):
-        Pruner(WandaSelection(), NM(2, 4)).prune(make("chain"), DATA, HALF)
+        Pruner(WandaSelection(), NM(2, 4))
     with pytest.raises(BadInput, match="imposed_on"):
-        Pruner(NM(1, 4).imposed_on(WandaSelection()), NM(2, 4)).prune(make("chain"), DATA, HALF)
+        Pruner(NM(1, 4).imposed_on(WandaSelection()), NM(2, 4))
 
 
 def test_masks_that_change_in_training_keep_no_pattern():
