@@ -55,7 +55,7 @@ def train_sparsely(
     if schedule.training == "finetune":
         settings = settings.model_copy(update={"learning_rate": settings.learning_rate * rate, "include_start": None})
     fresh = schedule.start == "init"
-    model = build(config["model"], data.shape, data.classes, seed) if fresh else copy.deepcopy(dense)
+    model = build(config["model"], data.shape, data.classes, seed, data.tokens) if fresh else copy.deepcopy(dense)
     calibration, budget = calibrate(data, config["calibration"], seed), Budget.parse(config["budget"])
     own = derive_seed(seed, "prune")
     length = Length(settings.epochs, steps_per_epoch(len(data.train), settings.batch_size))

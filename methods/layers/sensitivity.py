@@ -48,6 +48,9 @@ def sensitivities(model: nn.Module, name: str, calibration: Calibration, positio
             model(inputs)
             for read in reads:
                 patches = kind.patches(module, read)
+                present = calibration.present(inputs)
+                if present is not None and tuple(present.shape) == (len(patches), patches.shape[2]):
+                    patches = patches * present[:, None]  # padding has no share in anything
                 count = patches.shape[2]
                 for part in patches.clamp_min(0), (-patches).clamp_min(0):
                     if bool(part.any()):

@@ -15,6 +15,7 @@ Without a training, S is taken over the calibration set with the weights as they
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -146,9 +147,7 @@ class Movement(MaskTraining):
         device = next(model.parameters()).device
         if self.calibration.inputs.device != device:
             given = self.calibration
-            self.calibration = Calibration(
-                given.inputs.to(device), given.labels.to(device), given.indices, given.seed, given.batch_size
-            )
+            self.calibration = replace(given, inputs=given.inputs.to(device), labels=given.labels.to(device))
         return self.calibration
 
     def state(self) -> dict[str, Any]:
