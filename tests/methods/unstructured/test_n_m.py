@@ -97,7 +97,7 @@ SCORED = [
     "movement", "obd", "obs", "one_shot", "random_edge", "rigl", "sap", "set", "sipp", "snip", "sparsegpt", "synflow",
     "wanda", "wood_taylor",
 ]  # fmt: skip
-SETS = {"cbs", "chita", "dpp_edge", "lq_greedy", "lq_lasso"}  # choose sets, by no score per weight
+SETS = {"cbs", "chita", "dpp_edge", "lq_greedy", "lq_lasso", "surp"}  # choose sets, by no score per weight
 
 
 @pytest.mark.slow
