@@ -8,6 +8,7 @@ read: shape and classes come from the configuration, the weights are random.
 from __future__ import annotations
 
 import argparse
+import copy
 import io
 import textwrap
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from benchmarks.storage.paths import Paths, safe_name, write_atomically
 from methods.errors import BadInput
 from methods.network.graph import NetworkGraph, call_order
 from methods.network.kinds.registry import find_kind
+from methods.network.recurrent import write_out
 from methods.seeds import stream
 
 if TYPE_CHECKING:
@@ -76,13 +78,15 @@ def parts_of(
 
 
 def parts_on(model: nn.Module, example: Tensor, residual: bool) -> list[Part]:
-    """All parts of a network, in the order of its modules.
+    """All parts of a network, in the order of its modules; recurrent layers of PyTorch are written out.
 
     Args:
         model: the network, left as it is.
         example: a batch of at least one input, on which the network is tried.
         residual: whether groups with several writers (residual streams) count as prunable.
     """
+    model = copy.deepcopy(model)
+    write_out(model, example)
     graph = NetworkGraph(model, example, residual=residual)
     # a residual stream that is left alone is shown with all of its layers, too
     everything = graph if residual else NetworkGraph(model, example, residual=True)

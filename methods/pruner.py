@@ -24,6 +24,7 @@ from methods.layers.views import (
 )
 from methods.network.graph import NetworkGraph
 from methods.network.ownership import require_copyable, require_finite
+from methods.network.recurrent import put_together, put_together_names, recurrent_layers, write_out, write_out_unseen
 from methods.network.sparsity import network_sparsity
 from methods.pruned import Pruned, warnings_of
 from methods.pruning.checks import RESTRUCTURED, Parts, require_fitting
@@ -134,11 +135,15 @@ class Pruner:
         self.require_budget(budget)
         require_copyable(model)
         require_finite(model, calibration.inputs, calibration.labels)
+        given, rewind = model, copy.deepcopy(rewind)
+        if self.selection.unit != "eigen" and recurrent_layers(model):
+            model = copy.deepcopy(model)
+            if write_out(model, calibration.inputs[:2]) and rewind is not None:
+                write_out_unseen(rewind)
         result = Pruned(copy.deepcopy(model), "edge" if self.selection.unit == "edge" else "node", dense=model)
         step = steps[self.selection.unit]
         dense = self._dense_cost(result, calibration.inputs)
         initial: dict[str, int] = {}
-        rewind = copy.deepcopy(rewind)
         targets = self.schedule.targets(budget)
         for number, target in enumerate(targets):
             sparsity = network_sparsity(dict(result.model.named_parameters()), result.masks)
@@ -160,6 +165,9 @@ class Pruner:
                 train(result.model, result.masks, number)
         result.warnings = warnings_of(model, result)
         result.predictions = self.selection.predictions(model, result, calibration)
+        result.masks = put_together_names(result.model, result.masks)
+        put_together(result.model)
+        result.dense = given
         return result
 
     def _dense_cost(self, result: Pruned, example: Tensor) -> Cost:

@@ -33,6 +33,7 @@ FORMAT = 1
 TREE, WEIGHTS = "pruned.json", "weights.safetensors"
 FACTS = ("achieved", "layers", "left_alone", "unit", "note", "steps", "seconds")
 OWN = frozenset(vars(nn.Module()))  # what every module has beside its own attributes
+DERIVED = frozenset({"_flat_weights", "_flat_weight_refs"})  # where recurrent layers list their parameters
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # arguments, positional and by keyword
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -168,14 +169,14 @@ def _described(
 
     attributes: dict[str, Any] = {}
     for name, value in vars(module).items():
-        if name not in OWN:
+        if name not in OWN and name not in DERIVED:
             with suppress(_Nameless):
                 attributes[name] = _said(value, f"{before}{name}", tensors)
     return {
         "class": _name_of(type(module)),
         "kind": type(module).__name__,
         "attributes": attributes,
-        "nameless": [name for name in vars(module) if name not in OWN and name not in attributes],
+        "nameless": [name for name in vars(module) if name not in OWN | DERIVED and name not in attributes],
         "parameters": {own: key(own, tensor) for own, tensor in module._parameters.items()},
         "frozen": [
             own for own, tensor in module._parameters.items() if tensor is not None and not tensor.requires_grad
@@ -216,6 +217,8 @@ def _made(
         module.register_parameter(name, None if key is None else _parameter(key, tensors, memory))
         if name in tree["frozen"]:
             module._parameters[name].requires_grad_(False)  # type: ignore[union-attr]  # a frozen one is there
+    if isinstance(module, nn.RNNBase):
+        module._init_flat_weights()
     for name, key in tree["buffers"].items():
         module.register_buffer(
             name, None if key is None else _shared(key, tensors, memory), name not in tree["unsaved"]

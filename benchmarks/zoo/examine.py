@@ -18,6 +18,7 @@ from benchmarks.zoo.specimen import Specimen
 from methods.budgets.budget import NodeCost
 from methods.network.counting import count_macs
 from methods.network.graph import NetworkGraph, gated
+from methods.network.recurrent import put_together, write_out
 from methods.network.remembered import forget
 from methods.seeds import stream
 from secateurs.inputs import Samples, called_by_row, is_plain, tensor_of
@@ -82,7 +83,7 @@ class Subject:
     def as_given(self, pruned: nn.Module) -> PrunedNetwork:
         """A copy of the dense network that was made smaller, of the network's own class again."""
         pruned.__class__ = type(self.model)
-        return PrunedNetwork(pruned, example=self.samples.first(2, CPU))
+        return PrunedNetwork(put_together(pruned), example=self.samples.first(2, CPU))
 
 
 def examine(specimen: Specimen, folder: Path) -> Finding:
@@ -95,7 +96,9 @@ def examine(specimen: Specimen, folder: Path) -> Finding:
     subject = Subject(specimen)
     forget()
     with subject.called():
-        model, example = subject.model, subject.example
+        example = subject.example
+        model = copy.deepcopy(subject.model)
+        write_out(model, example)
         started = time.process_time()
         graphs = {residual: NetworkGraph(model, example, residual=residual) for residual in (False, True)}
         seconds = (time.process_time() - started) / 2
@@ -106,7 +109,7 @@ def examine(specimen: Specimen, folder: Path) -> Finding:
             costs.append(cost_holds(model, smaller, example, graph, kept))
             if kept:
                 differences += [apart(model, smaller, example[:batch], graph, kept) for batch in BATCHES]
-        trains = takes_a_step(copy.deepcopy(smaller), example)
+        trains = takes_a_step(put_together(copy.deepcopy(smaller)), example)
         parts = parts_on(model, example, residual=True)
     pruned = subject.as_given(smaller)
     groups = graphs[True].groups
@@ -155,7 +158,7 @@ def apart(
     dense = tensor_of(model(example))
     with gated(model, graph.groups, kept):
         masked = tensor_of(model(example))
-    removed = tensor_of(smaller(example))
+    removed = tensor_of(put_together(copy.deepcopy(smaller))(example))
     largest = float(masked.abs().max())
     return float((removed - masked).abs().max()) / largest, float((masked - dense).abs().max()) / largest
 

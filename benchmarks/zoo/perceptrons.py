@@ -75,7 +75,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, shared: int, size: int = 4) -> None:
         super().__init__()
-        self.heads, self.shared, self.size = heads, shared, size
+        self.heads, self.num_key_value_groups, self.size = heads, shared, size
         self.query = nn.Linear(width, heads * size, bias=False)
         self.key_value = nn.Linear(width, 2 * heads // shared * size, bias=False)
         self.output = nn.Linear(heads * size, width, bias=False)
@@ -84,8 +84,8 @@ class Attention(nn.Module):
         """(n, tokens, width) of the same shape."""
         n, length, _ = x.shape
         query = self.query(x).view(n, length, self.heads, self.size).transpose(1, 2)
-        pairs = self.key_value(x).view(n, length, 2, self.heads // self.shared, self.size)
-        key, value = (part.transpose(1, 2).repeat_interleave(self.shared, 1) for part in pairs.unbind(2))
+        pairs = self.key_value(x).view(n, length, 2, self.heads // self.num_key_value_groups, self.size)
+        key, value = (part.transpose(1, 2).repeat_interleave(self.num_key_value_groups, 1) for part in pairs.unbind(2))
         query, key = self._turned(query), self._turned(key)
         mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         return self.output(mixed.transpose(1, 2).reshape(n, length, self.heads * self.size))

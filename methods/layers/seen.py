@@ -127,14 +127,18 @@ class NodeLayer(_Shown):
         """Paths of the modules whose output units the nodes are, for methods that score output units one by one.
 
         Raises:
-            Skipped: if a node is more than one output unit (an attention head), or another one than its number says.
+            Skipped: if a node is several output units (a head, a unit of an LSTM), or another one than its number says.
         """
         if not self.group.plain:
             raise Skipped(
-                f"{self.name}: its nodes are attention heads of {self.group.width} output units each; this method "
-                "scores single output units (spectral, dpp, thinet, magnitude and random score heads)"
+                f"{self.name}: its nodes are {self._what} of {self.group.width} output units each; this method scores "
+                "single output units (spectral, dpp, thinet, magnitude and random score these, too)"
             )
         return self.group.writers
+
+    @property
+    def _what(self) -> str:
+        return "hidden units" if self.group.recurrent else "attention heads"
 
     @property
     def readers(self) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ branches are added to what has passed by; the two are told apart by experiment t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 from itertools import combinations
 
@@ -24,6 +24,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
+from methods.network.following import Attribute, followings
 from methods.network.held import find_held
 from methods.network.influence import Influence, find_influences
 from methods.network.kinds.carriers import find_carrier
@@ -32,7 +33,7 @@ from methods.network.nodes import Entries, NodeGroup, Reader
 from methods.network.ownership import borrowed_weights
 from methods.network.reduced import reduced
 from methods.network.sharing import cut_alike, tied_tables
-from methods.network.trials import Part, adds, each_without, product_macs, together
+from methods.network.trials import Part, adds, each_without, product_macs, together, without
 from methods.seeds import stream
 
 
@@ -47,7 +48,7 @@ def find_groups(model: nn.Module, example: Tensor, residual: bool) -> tuple[list
     borrowed = borrowed_weights(model)
     mockup = Mockup(model, example)
     less = reduced(mockup)
-    if less is not None and not product_macs(less, {}):
+    if less is not None and not product_macs(less):
         less, influences = _looked_at(less)
         with less.standing():
             found = _tried(less, influences, residual, borrowed)
@@ -84,7 +85,7 @@ def _sees_several(influences: Mapping[str, Influence], path: str) -> bool:
 def _tried(
     mockup: Mockup, influences: Mapping[str, Influence], residual: bool, borrowed: Mapping[str, str]
 ) -> tuple[list[NodeGroup], dict[str, str]]:
-    reasons: dict[str, str | None] = {}
+    influences, reasons = _apart_from_shared(mockup, influences)
     candidates: list[NodeGroup] = []
     for group, reason in _components(mockup, influences):
         reason = _obstacle(mockup, group, influences, borrowed) or reason
@@ -95,13 +96,49 @@ def _tried(
             candidates.append(group)
     halves = [_half(mockup, group) for group in candidates]
     reasons |= zip((group.name for group in candidates), each_without(mockup, halves), strict=True)
-    macs = product_macs(mockup, {})
-    groups = []
-    for group, (rows, _) in zip(candidates, halves, strict=True):
-        if reasons[group.name] is None:
-            gone = group.size - len(rows[group.name]) // group.width
-            groups.append(replace(group, product_macs=(macs - product_macs(mockup, rows)) // gone if macs else 0))
+    macs = product_macs(mockup)
+    groups, followed = [], set[Attribute]()
+    for group, half in zip(candidates, halves, strict=True):
+        if reasons[group.name] is not None:
+            group, half = _followed(mockup, group, half, followed)
+        if reasons[group.name] is None or group.follows:
+            reasons[group.name] = None
+            followed.update(attribute for attribute, _ in group.follows)
+            gone = group.size - len(half.rows[group.name]) // group.width
+            groups.append(replace(group, product_macs=(macs - product_macs(mockup, half)) // gone if macs else 0))
     return groups, {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def _apart_from_shared(
+    mockup: Mockup, influences: Mapping[str, Influence]
+) -> tuple[dict[str, Influence], dict[str, str | None]]:
+    """Influences without those of layers that all nodes share, and for each of these layers why it is left alone.
+
+    Where the heads of queries share one key and one value (Shazeer 2019), these tie all heads together. They have fewer
+    units than they reach channels, stay, and without them the heads are nodes.
+    """
+    units = _labels(mockup, influences)[0]
+    reasons: dict[str, str | None] = {}
+    for writers in _coupled(units):
+        shared = [path for path in writers if _fans_out(mockup, influences[path], path)]
+        if 0 < len(shared) < len(writers) and len(torch.cat([units[path] for path in writers]).unique()) == 1:
+            [first, *_] = (path for path in writers if path not in shared)
+            reasons |= dict.fromkeys(shared, f"all nodes of {first} share its units")
+    return {path: Influence() if path in reasons else own for path, own in influences.items()}, reasons
+
+
+def _fans_out(mockup: Mockup, own: Influence, path: str) -> bool:
+    return any(len(pairs[:, 1].unique()) > mockup.units(path) for pairs in own.pairs.values())
+
+
+def _followed(mockup: Mockup, group: NodeGroup, half: Part, taken: Container[Attribute]) -> tuple[NodeGroup, Part]:
+    """The group with the attributes that must follow a removal, and its half; as they are if it cannot be removed."""
+    kept = len(half.rows[group.name]) // group.width
+    for following in followings(mockup.model, group.writers, group.size):
+        part = half._replace(numbers={attribute: each * kept for attribute, each in following})
+        if not any(attribute in taken for attribute, _ in following) and without(mockup, part) is None:
+            return replace(group, follows=following), part
+    return group, half
 
 
 def _is_stream(mockup: Mockup, group: NodeGroup) -> bool:
@@ -271,7 +308,7 @@ def _half(mockup: Mockup, group: NodeGroup) -> Part:
     rows = group.of_nodes(kept)[0]
     rows |= {name: _others(mockup.held[name].size, own) for name, own in group.held_of(lost).items()}
     columns = {path: _others(mockup.channels(path), own) for path, own in group.of_nodes(lost)[1].items()}
-    return rows, columns
+    return Part(rows, columns, {attribute: each * len(kept) for attribute, each in group.follows})
 
 
 def _others(size: int, gone: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from methods.errors import Skipped
+from methods.network.following import follow
 from methods.network.kinds.carriers import carrier_of, on_the_rest
 from methods.network.kinds.cutting import take
 from methods.network.kinds.registry import find_kind, kind_of
@@ -70,6 +71,7 @@ class NetworkGraph:
         for each in group.held:
             path, _, name = each.name.rpartition(".")
             take(self.model.get_submodule(path), (name,), each.dimension, held[each.name])
+        follow(self.model, {attribute: each * len(kept) for attribute, each in group.follows})
         share_again(self.model, shared)
         self.groups = [_shrunk(each, group, gone, (rows, lost, held)) for each in self.groups]
 

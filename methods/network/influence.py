@@ -58,7 +58,7 @@ def find_influences(mockup: Mockup) -> dict[str, Influence]:
         found, whole = {}, []
         for path in mockup.layers:
             try:
-                found |= _together(mockup, [path], whole=False)
+                found |= _reached(mockup, path)
             except Exception:  # some operations want equal batches, reshapes may fold copies
                 whole.append(path)
         found |= _whole(mockup, whole)
@@ -68,9 +68,22 @@ def find_influences(mockup: Mockup) -> dict[str, Influence]:
 def influence(mockup: Mockup, path: str) -> Influence:
     """What the output units of the layer at ``path`` reach before the next layer, found by itself."""
     try:
-        return _together(mockup, [path], whole=False)[path]
+        return _reached(mockup, path)[path]
     except Exception:  # as above
         return _alone(mockup, path)
+
+
+def _reached(mockup: Mockup, path: str) -> dict[str, Influence]:
+    """What the units of a layer reach, of which only what they reach is run as often as there are patterns.
+
+    Raises:
+        Exception: if the forward pass does not take the copies. If it seems that they reach nothing they may be folded
+            into a sequence: a causal attention never looks at what lies behind its own end.
+    """
+    found = _together(mockup, [path], whole=False)
+    if not found[path].pairs and not found[path].leaks and found[path].obstacle is None:
+        raise Folded(path)
+    return found
 
 
 def _alone(mockup: Mockup, path: str) -> Influence:

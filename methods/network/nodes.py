@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from methods.network.following import Following
 from methods.network.reading import Rows, node_rows
 
 
@@ -67,6 +68,7 @@ class NodeGroup:
         entries: for each carrier (m, r) its channels that belong to each node.
         product_macs: multiply-accumulates per node in products of activations (attention).
         held: parameters and buffers with numbers per node outside of layers: position embeddings, scales of branches.
+        follows: attributes of modules that must follow a removal, such as ``num_heads``, and how much is a node's.
     """
 
     name: str
@@ -78,6 +80,7 @@ class NodeGroup:
     entries: tuple[Tensor, ...]
     product_macs: int = 0
     held: tuple[Entries, ...] = ()
+    follows: Following = ()
 
     @property
     def plain(self) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from torch import Tensor
 from methods.errors import first_line
 from methods.network.codes import patterns
 from methods.network.counting import products
+from methods.network.following import Attribute, resized
 from methods.network.mockup import Change, Mockup
 
 ANSWERS = 1e-3  # what counts as an answer to a change of a layer by SHIFT
@@ -55,12 +58,27 @@ def _adds_at(mockup: Mockup, levels: Mapping[str, float]) -> bool:
     return False
 
 
-def without(mockup: Mockup, rows: Mapping[str, Tensor], columns: Mapping[str, Tensor]) -> str | None:
-    """Why the network cannot do with only the output units ``rows`` of some layers; None if it can.
+class Part(NamedTuple):
+    """What is kept of a network.
 
-    It can if every module then reads, of what it read before, exactly its input channels ``columns`` (all, if it is
+    Attributes:
+        rows: output units of layers.
+        columns: channels of readers.
+        numbers: what attributes of modules then are.
+    """
+
+    rows: Mapping[str, Tensor]
+    columns: Mapping[str, Tensor]
+    numbers: Mapping[Attribute, int] = MappingProxyType({})
+
+
+def without(mockup: Mockup, part: Part) -> str | None:
+    """Why the network cannot do with only a part of the output units of some layers; None if it can.
+
+    It can if every module then reads, of what it read before, exactly the input channels that are kept (all, if it is
     not named), and the network's output is the same.
     """
+    columns = part.columns
     calls: dict[str, int] = defaultdict(int)
 
     def observe(reader: str, read: Tensor) -> None:
@@ -73,15 +91,13 @@ def without(mockup: Mockup, rows: Mapping[str, Tensor], columns: Mapping[str, Te
             raise _Unlike(reader or "the network's output")
 
     try:
-        mockup.run(_only(mockup, rows), observe)
+        with resized(mockup.model, part.numbers):
+            mockup.run(_only(mockup, part.rows), observe)
     except _Unlike as error:
         return f"{error} does not see the remaining nodes as before"
     except Exception as error:  # a user's forward pass may fail in any way
         return f"the forward pass has fixed sizes ({first_line(error, 120)})"
     return None
-
-
-Part = tuple[Mapping[str, Tensor], Mapping[str, Tensor]]  # what is kept: output units of layers, channels of readers
 
 
 def each_without(mockup: Mockup, parts: Sequence[Part]) -> list[str | None]:
@@ -96,14 +112,15 @@ def each_without(mockup: Mockup, parts: Sequence[Part]) -> list[str | None]:
         for pattern in patterns(len(parts)):
             chosen = pattern.nonzero().flatten().tolist()
             whole = together([parts[number] for number in chosen])
-            if not alone.issuperset(chosen) and without(mockup, *whole) is not None:
+            if not alone.issuperset(chosen) and without(mockup, whole) is not None:
                 alone.update(chosen)
-    return [without(mockup, *part) if number in alone else None for number, part in enumerate(parts)]
+    return [without(mockup, part) if number in alone else None for number, part in enumerate(parts)]
 
 
 def together(parts: Sequence[Part]) -> Part:
     """What is kept where all parts are left out at once."""
-    return _common([rows for rows, _ in parts]), _common([columns for _, columns in parts])
+    numbers = {attribute: value for part in parts for attribute, value in part.numbers.items()}
+    return Part(_common([part.rows for part in parts]), _common([part.columns for part in parts]), numbers)
 
 
 def _common(kept: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -115,9 +132,11 @@ def _common(kept: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return result
 
 
-def product_macs(mockup: Mockup, rows: Mapping[str, Tensor]) -> int:
-    """MACs of the products of activations (attention) with only the output units ``rows`` of some layers."""
-    with mockup.standing(), mockup.trying(_only(mockup, rows), lambda _path, _read: None):
+def product_macs(mockup: Mockup, part: Part | None = None) -> int:
+    """MACs of the products of activations (attention), with only a part of the output units of some layers."""
+    part = part or Part({}, {})
+    change = _only(mockup, part.rows)
+    with mockup.standing(), mockup.trying(change, lambda _path, _read: None), resized(mockup.model, part.numbers):
         found = products(mockup.model, mockup.example)
     return sum(product.macs for product in found if product.layer not in mockup.passing)
 

@@ -18,7 +18,7 @@ from benchmarks.sweeps.composition import Composer
 from methods.network.codes import NONE, SEVERAL, meant, patterns
 from methods.network.influence import Influence, find_influences
 from methods.network.mockup import Mockup
-from methods.network.trials import each_without, without
+from methods.network.trials import Part, each_without, without
 
 CASES = (
     {f"good {name}": (lambda factory=factory: graph_case(factory), X) for name, (factory, _) in GOOD.items()}
@@ -136,7 +136,7 @@ def test_parts_are_tried_together_with_the_answers_that_each_has_alone(broken):
     parts = []
     for number, (path, reader) in enumerate(pairwise(paths[:10])):
         kept = torch.arange(number + 1, 72)
-        parts.append(({path: kept}, {reader: kept - 1 if number in broken else kept}))
+        parts.append(Part({path: kept}, {reader: kept - 1 if number in broken else kept}))
     together = each_without(mockup, parts)
-    assert together == [without(mockup, *part) for part in parts]
+    assert together == [without(mockup, part) for part in parts]
     assert {number for number, reason in enumerate(together) if reason} == broken

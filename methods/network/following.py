@@ -1,0 +1,89 @@
+"""Numbers that the modules around layers remember, and that must follow when nodes are removed.
+
+An attention whose forward pass says ``x.view(n, t, self.num_heads, self.head_dim)`` takes no projection with fewer
+heads until ``num_heads`` says so. Which numbers could have to follow is a table of names; whether one does is tried
+(:mod:`methods.network.trials`): it changes only where the network does without the nodes with it, and not without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from torch import nn
+
+# as many as there are heads, or heads of keys and values
+HEADS = (
+    "num_heads", "num_attention_heads", "num_key_value_heads", "num_kv_heads", "num_query_heads", "n_head", "n_heads",
+    "n_kv_heads", "n_local_heads", "n_local_kv_heads", "nhead", "heads", "kv_heads", "query_heads",
+)  # fmt: skip
+# output units of all heads together
+WIDTHS = (
+    "split_size", "all_head_size", "embed_dim", "inner_dim", "attn_dim", "attention_dim", "hidden_size", "d_attn",
+    "qkv_dim", "q_size", "kv_size", "key_dim", "value_dim", "kv_dim", "n_embd", "d_model", "dim",
+)  # fmt: skip
+# queries for each key: follows where queries go and their key stays
+RATIOS = ("num_key_value_groups", "num_queries_per_kv", "n_rep", "queries_per_key")
+
+Attribute = tuple[str, str]  # path of a module, name
+Following = tuple[tuple[Attribute, int], ...]  # attributes, and how much of each belongs to a node
+
+
+def followings(model: nn.Module, writers: Sequence[str], size: int) -> Iterator[Following]:
+    """Which attributes could have to follow when some of ``size`` nodes are removed, the likeliest first.
+
+    Those of the innermost module around all writers that has any, and of the one around that.
+    """
+    around = 0
+    for path in _around(writers):
+        module = model.get_submodule(path)
+        found = [
+            tuple(
+                ((path, name), value // size) for name in names if (value := _number(module, name)) % size == 0 < value
+            )
+            for names in (HEADS, WIDTHS, RATIOS)
+        ]
+        if not any(found):
+            continue
+        heads, widths, ratios = found
+        # all of them first: with some, the nodes that are left may fit by chance, at the sizes that are tried
+        choices = (heads + widths + ratios, heads + widths, heads + ratios, heads, widths, ratios)
+        yield from dict.fromkeys(choice for choice in choices if choice)
+        around += 1
+        if around == 2:
+            return
+
+
+@contextmanager
+def resized(model: nn.Module, numbers: Mapping[Attribute, int]) -> Iterator[None]:
+    """Inside, these attributes have these values."""
+    before = {(path, name): getattr(model.get_submodule(path), name) for path, name in numbers}
+    try:
+        follow(model, numbers)
+        yield
+    finally:
+        follow(model, before)
+
+
+def follow(model: nn.Module, numbers: Mapping[Attribute, int]) -> None:
+    """Set these attributes."""
+    for (path, name), value in numbers.items():
+        setattr(model.get_submodule(path), name, value)
+
+
+def _around(paths: Sequence[str]) -> Iterator[str]:
+    """Paths of the modules that contain all of ``paths``, the innermost first, the network itself last."""
+    parts = [path.split(".")[:-1] for path in paths]
+    common = []
+    for names in zip(*parts, strict=False):
+        if len(set(names)) > 1:
+            break
+        common.append(names[0])
+    for length in range(len(common), -1, -1):
+        yield ".".join(common[:length])
+
+
+def _number(module: nn.Module, name: str) -> int:
+    """An attribute that is a whole number; 0 where it is none."""
+    value = vars(module).get(name, 0)
+    return value if type(value) is int else 0

@@ -1,0 +1,309 @@
+"""PyTorch's recurrent layers written out as linear layers, and put together again when nodes have been removed.
+
+A hidden unit of an ``nn.LSTM`` is four rows of each of two matrices and a column of the second one, inside of one
+module that hides what lies between. Written out, the two matrices are linear layers whose common units are seen,
+removed and repaired like any others: four rows of a layer are a node as the rows of an attention head are. What is left
+is put together as the same class again; where layers or directions keep different numbers of units, which it does not
+allow, as one of each (:class:`Stack`).
+
+    LSTM   i, f, g, o = input(x_t) + hidden(h);   c = σ(f) c + σ(i) tanh(g);   h = σ(o) tanh(c)
+    GRU    r, z, n from input(x_t) and from hidden(h);   n = tanh(n_x + σ(r) n_h);   h = (1 - σ(z)) n + σ(z) h
+    RNN    h = tanh(input(x_t) + hidden(h)), or the positive part in place of tanh
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import skip_init
+
+from methods.network.ownership import borrowed_weights
+from methods.network.reading import evaluating
+
+CLASSES: dict[str, Callable[..., nn.RNNBase]] = {
+    "LSTM": nn.LSTM, "GRU": nn.GRU, "RNN_TANH": nn.RNN, "RNN_RELU": nn.RNN,
+}  # fmt: skip
+ROWS = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}  # of a matrix, for each hidden unit
+State = tuple[Tensor, Tensor | None]  # hidden state and cell state, (n, H) each
+ALIKE = 1e-4  # relative to the largest number
+
+
+class _Recurrent(nn.Module):
+    """What stands in the place of a recurrent layer: its settings, and what it is called with and returns.
+
+    Attributes:
+        mode, num_layers, bidirectional, batch_first, dropout, bias: as in ``nn.RNNBase``.
+    """
+
+    def __init__(self, layer: nn.RNNBase | _Recurrent) -> None:
+        super().__init__()
+        self.mode: str = layer.mode
+        self.num_layers: int = layer.num_layers
+        self.bidirectional: bool = layer.bidirectional
+        self.batch_first: bool = layer.batch_first
+        self.dropout: float = layer.dropout
+        self.bias: bool = layer.bias
+        self.train(layer.training)
+
+    def forward(self, x: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
+        """As the recurrent layer: the states of the last layer at every step, and the last states of all layers.
+
+        Raises:
+            TypeError: for packed sequences.
+        """
+        if not isinstance(x, Tensor):
+            raise TypeError(f"a recurrent layer that is written out reads tensors, not {type(x).__name__}")
+        batched = x.dim() == 3
+        x = x if batched else x.unsqueeze(0)
+        x = x if self.batch_first or not batched else x.transpose(0, 1)
+        last: list[State] = []
+        for number in range(self.num_layers):
+            outputs = []
+            for reverse in range(1 + self.bidirectional):
+                states, end = self.run(number, bool(reverse), x, _part(hx, len(last), self.mode, batched))
+                outputs.append(states)
+                last.append(end)
+            x = torch.cat(outputs, 2) if self.bidirectional else outputs[0]
+            if number < self.num_layers - 1:
+                x = functional.dropout(x, self.dropout, self.training)
+        x = x if self.batch_first or not batched else x.transpose(0, 1)
+        ends: list[Tensor | list[Tensor] | None] = [_joined([end[place] for end in last], batched) for place in (0, 1)]
+        return x if batched else x.squeeze(0), tuple(ends) if self.mode == "LSTM" else ends[0]
+
+    def run(self, number: int, reverse: bool, x: Tensor, start: State | None) -> tuple[Tensor, State]:
+        """The states (n, length, H) of one layer in one direction, and the last of them."""
+        raise NotImplementedError
+
+    def flatten_parameters(self) -> None:
+        """Nothing: parameters lie where they are."""
+
+
+class WrittenOut(_Recurrent):
+    """A recurrent layer as linear layers ``input_l0``, ``hidden_l0``, ``input_l0_reverse``, ...; see the module's text.
+
+    Parameters are the same objects as the layer's.
+    """
+
+    def __init__(self, layer: nn.RNNBase) -> None:
+        super().__init__(layer)
+        for name in _names(self):
+            for part, short in (("input", "ih"), ("hidden", "hh")):
+                weight, bias = getattr(layer, f"weight_{short}_{name}"), getattr(layer, f"bias_{short}_{name}", None)
+                self.add_module(f"{part}_{name}", _linear(weight, bias))
+
+    @property
+    def hidden_size(self) -> int:
+        """Hidden units of the first layer."""
+        return self.hidden_l0.in_features  # type: ignore[return-value, union-attr]  # a linear layer
+
+    @property
+    def input_size(self) -> int:
+        """Inputs of the first layer."""
+        return self.input_l0.in_features  # type: ignore[return-value, union-attr]
+
+    def run(self, number: int, reverse: bool, x: Tensor, start: State | None) -> tuple[Tensor, State]:
+        """Step by step; what the inputs give is computed for all steps at once."""
+        name = _name(number, reverse)
+        given, hidden = getattr(self, f"input_{name}")(x), getattr(self, f"hidden_{name}")
+        samples, length, rows = given.shape
+        blank = given.new_zeros(samples, rows // ROWS[self.mode])
+        state = start or (blank, blank)
+        states = []
+        for step in reversed(range(length)) if reverse else range(length):
+            state = STEPS[self.mode](given[:, step], hidden(state[0]), state)
+            states.append(state[0])
+        return torch.stack(states[::-1] if reverse else states, 1), state
+
+
+class Stack(_Recurrent):
+    """Recurrent layers of one layer and direction each, behind and beside each other, each with units of its own."""
+
+    def __init__(self, layer: WrittenOut) -> None:
+        super().__init__(layer)
+        for name in _names(self):
+            self.add_module(name, _single(layer, name))
+
+    @property
+    def hidden_size(self) -> int:
+        """Hidden units of the first layer."""
+        return self.l0.hidden_size  # type: ignore[return-value, union-attr]  # a recurrent layer
+
+    def run(self, number: int, reverse: bool, x: Tensor, start: State | None) -> tuple[Tensor, State]:
+        """By the layer itself."""
+        layer = getattr(self, _name(number, reverse))
+        given = None if start is None else tuple(each[None] for each in start if each is not None)
+        if given is not None and self.mode != "LSTM":
+            given = given[0]  # type: ignore[assignment]  # as these layers want it
+        states, end = layer(x.flip(1) if reverse else x, given)
+        own = (end[0][0], end[1][0]) if self.mode == "LSTM" else (end[0], None)
+        return states.flip(1) if reverse else states, own
+
+
+# --- writing out and putting together --------------------------------------------------------------------------------
+
+
+def recurrent_layers(model: nn.Module) -> dict[str, nn.RNNBase]:
+    """Paths and modules of the recurrent layers of PyTorch inside of a network that can be written out."""
+    borrowed = borrowed_weights(model)
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if path and path not in borrowed and type(module) in CLASSES.values() and not module.proj_size  # type: ignore[union-attr]
+    }  # type: ignore[return-value]  # their class was looked at
+
+
+@torch.no_grad()
+def write_out(model: nn.Module, example: Tensor) -> bool:
+    """Put a :class:`WrittenOut` in the place of every recurrent layer of ``model``, in place.
+
+    Nothing is changed if the network then does not run or computes something else, as with packed sequences.
+
+    Returns:
+        Whether anything was changed.
+    """
+    layers = recurrent_layers(model)
+    if not layers:
+        return False
+    with evaluating(model):
+        before = model(example)
+        write_out_unseen(model)
+        try:
+            after = model(example)
+            same = torch.allclose(after, before, rtol=ALIKE, atol=ALIKE * float(before.abs().max()))
+        except Exception:  # a user's forward pass may fail in any way
+            same = False
+    if not same:
+        for path, layer in layers.items():
+            _put(model, path, layer)
+    return same
+
+
+def write_out_unseen(model: nn.Module) -> None:
+    """The same for a network that has the structure of one that was written out; it is not run."""
+    for path, layer in recurrent_layers(model).items():
+        _put(model, path, WrittenOut(layer))
+
+
+def put_together(model: nn.Module) -> nn.Module:
+    """The inverse of :func:`write_out`, also after units have been removed; in place."""
+    for path, module in list(model.named_modules()):
+        if isinstance(module, WrittenOut):
+            _put(model, path, _whole(module))
+    return model
+
+
+def put_together_names(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``masks`` of a network that is written out, by the names that parameters have once it is put together."""
+    names = {}
+    for path, module in model.named_modules():
+        if isinstance(module, WrittenOut):
+            for name, (part, short), own in product(
+                _names(module), (("input", "ih"), ("hidden", "hh")), ("weight", "bias")
+            ):
+                names[f"{path}.{part}_{name}.{own}"] = f"{path}.{own}_{short}_{name}"
+    return {names.get(name, name): mask for name, mask in masks.items()}
+
+
+def _whole(layer: WrittenOut) -> nn.Module:
+    sizes = {getattr(layer, f"hidden_{name}").in_features for name in _names(layer)}
+    if len(sizes) > 1:
+        return Stack(layer)
+    return _filled(layer, list(_names(layer)), num_layers=layer.num_layers, bidirectional=layer.bidirectional)
+
+
+def _single(layer: WrittenOut, name: str) -> nn.RNNBase:
+    return _filled(layer, [name], batch_first=True, dropout=0.0)
+
+
+def _filled(layer: WrittenOut, names: list[str], **settings: Any) -> nn.RNNBase:
+    """A recurrent layer of PyTorch with the parameters of some of the linear layers."""
+    first: nn.Linear = getattr(layer, f"input_{names[0]}")
+    settings = {"batch_first": layer.batch_first, "dropout": layer.dropout} | settings
+    if layer.mode.startswith("RNN"):
+        settings["nonlinearity"] = layer.mode.removeprefix("RNN_").lower()
+    sizes = first.in_features, getattr(layer, f"hidden_{names[0]}").in_features
+    # on no device, so that no initial values are drawn from the global random state
+    made: nn.RNNBase = CLASSES[layer.mode](*sizes, bias=layer.bias, device="meta", **settings)
+    for name, own in zip(names, _names(made), strict=True):
+        for part, short in (("input", "ih"), ("hidden", "hh")):
+            linear: nn.Linear = getattr(layer, f"{part}_{name}")
+            setattr(made, f"weight_{short}_{own}", linear.weight)
+            if layer.bias:
+                setattr(made, f"bias_{short}_{own}", linear.bias)
+    return made.train(layer.training)
+
+
+def _linear(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
+    layer: nn.Linear = skip_init(nn.Linear, weight.shape[1], weight.shape[0], bias=bias is not None)
+    layer.weight = weight
+    if bias is not None:
+        layer.bias = bias
+    return layer
+
+
+def _put(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Under every name that the module at ``path`` has."""
+    present = model.get_submodule(path)
+    for each, found in list(model.named_modules(remove_duplicate=False)):
+        if found is present:
+            parent, _, name = each.rpartition(".")
+            setattr(model.get_submodule(parent), name, module)
+
+
+# --- one step ---------------------------------------------------------------------------------------------------------
+
+
+def _lstm(given: Tensor, carried: Tensor, state: State) -> State:
+    i, f, g, o = (given + carried).chunk(4, -1)
+    assert state[1] is not None
+    cell = f.sigmoid() * state[1] + i.sigmoid() * g.tanh()
+    return o.sigmoid() * cell.tanh(), cell
+
+
+def _gru(given: Tensor, carried: Tensor, state: State) -> State:
+    (r, z, n), (r_own, z_own, n_own) = given.chunk(3, -1), carried.chunk(3, -1)
+    new = (n + (r + r_own).sigmoid() * n_own).tanh()
+    old = (z + z_own).sigmoid()
+    return (1 - old) * new + old * state[0], None
+
+
+def _elman(act: Callable[[Tensor], Tensor]) -> Callable[[Tensor, Tensor, State], State]:
+    return lambda given, carried, _state: (act(given + carried), None)
+
+
+STEPS: dict[str, Callable[[Tensor, Tensor, State], State]] = {
+    "LSTM": _lstm, "GRU": _gru, "RNN_TANH": _elman(torch.tanh), "RNN_RELU": _elman(torch.relu),
+}  # fmt: skip
+
+
+def _name(number: int, reverse: bool) -> str:
+    return f"l{number}_reverse" if reverse else f"l{number}"
+
+
+def _names(layer: nn.RNNBase | _Recurrent) -> Iterator[str]:
+    """Suffixes of PyTorch's names of parameters, layer by layer."""
+    for number in range(layer.num_layers):
+        for reverse in range(1 + layer.bidirectional):
+            yield _name(number, bool(reverse))
+
+
+def _part(hx: Any, place: int, mode: str, batched: bool) -> State | None:
+    """The initial state of one layer in one direction, of those that were given for all."""
+    if hx is None:
+        return None
+    hidden, cell = hx if mode == "LSTM" else (hx, None)
+    own = hidden[place] if batched else hidden[place, None]
+    return own, None if cell is None else cell[place] if batched else cell[place, None]
+
+
+def _joined(states: list[Tensor | None], batched: bool) -> Tensor | list[Tensor] | None:
+    """(layers x directions, n, H); a list where they have different numbers of units."""
+    given = [state if batched else state.squeeze(0) for state in states if state is not None]
+    if not given:
+        return None
+    return torch.stack(given) if len({state.shape for state in given}) == 1 else given
