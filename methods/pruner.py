@@ -24,12 +24,12 @@ from methods.layers.views import (
 )
 from methods.network.graph import NetworkGraph
 from methods.network.ownership import require_copyable, require_finite
-from methods.network.recurrent import put_together, put_together_names, recurrent_layers, write_out, write_out_unseen
 from methods.network.sparsity import network_sparsity
 from methods.pruned import Pruned, warnings_of
 from methods.pruning.checks import RESTRUCTURED, Parts, require_fitting
 from methods.pruning.edges import prune_edges
 from methods.pruning.nodes import prune_nodes
+from methods.pruning.recurrent import put_together, put_together_names, recurrent_layers, write_out, write_out_unseen
 from methods.schedule import Schedule
 from methods.selection import AnySelection
 

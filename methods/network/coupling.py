@@ -24,10 +24,10 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
-from methods.network.following import Attribute, followings
 from methods.network.held import find_held
 from methods.network.influence import Influence, find_influences
 from methods.network.kinds.carriers import find_carrier
+from methods.network.kinds.following import Attribute, followings
 from methods.network.mockup import Held, Mockup
 from methods.network.nodes import Entries, NodeGroup, Reader
 from methods.network.ownership import borrowed_weights

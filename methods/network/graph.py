@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from methods.errors import Skipped
-from methods.network.following import follow
 from methods.network.kinds.carriers import carrier_of, on_the_rest
 from methods.network.kinds.cutting import take
+from methods.network.kinds.following import follow
 from methods.network.kinds.registry import find_kind, kind_of
 from methods.network.nodes import NodeGroup, Reader
 from methods.network.reading import evaluating, fewest, what_is_read

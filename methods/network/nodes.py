@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from methods.network.following import Following
+from methods.network.kinds.following import Following
 from methods.network.reading import Rows, node_rows
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from methods.errors import first_line
 from methods.network.codes import patterns
 from methods.network.counting import products
-from methods.network.following import Attribute, resized
+from methods.network.kinds.following import Attribute, resized
 from methods.network.mockup import Change, Mockup
 
 ANSWERS = 1e-3  # what counts as an answer to a change of a layer by SHIFT

@@ -2,7 +2,8 @@
 
 A forward pass may read a size that the constructor has stored: ``BatchNorm2d.num_features`` is only printed, but
 ``Conv2d.groups`` decides what is computed. The tables below name the attributes of layers and carriers; a new kind
-whose size has another name adds it here. Those of a module around layers (``num_heads``) are not among them.
+whose size has another name adds it here. Those of a module around layers
+(``num_heads``) are in :mod:`methods.network.kinds.following`.
 """
 
 from __future__ import annotations

@@ -18,8 +18,7 @@ COMPARED = {  # claims that are cheap when quick -> how many of their rows must 
     "fisher": 2,
     "exact_obs": 1,
     "node_budget": 1,
-    "groups": 1,
-    "large_groups": 3,
+    "groups": 4,
     "status": 1,
 }
 ONLY_RUN = ("spectral_wide", "dpp_edges", "kfac", "latency")

@@ -9,7 +9,7 @@ from torch import nn
 
 import secateurs
 from methods.allocation import Explicit
-from methods.network.recurrent import Stack, WrittenOut, put_together, write_out
+from methods.pruning.recurrent import Stack, WrittenOut, put_together, write_out
 
 KINDS = {"lstm": nn.LSTM, "gru": nn.GRU, "tanh": nn.RNN, "relu": nn.RNN}
 
