@@ -359,6 +359,8 @@ OPTIONS: dict[str, dict[str, st.SearchStrategy[str] | None]] = {
     "networks": {"--check": None},  # and a word at least, likewise
     "grids": {"--results": PLACE, "--cache": PLACE},  # and a word at least, since planning all of them takes a while
     "make_images": {"--images": st.sampled_from(["2", "0", "-1", "abc", "9" * 30]), "--test": VALUE, "--seed": VALUE},
+    "cost": {},
+    "site": {"--results": PLACE, "--out": st.sampled_from(["FILE", "FIFO"]), "--mkdocs": st.just("nope")},
     "groups": {"--figure": st.sampled_from(["x.png", "x.jpg", "FIFO", "FILE/x.png", "", "ü.png"])},
     "spectrum": {"--widths": INTEGER, "--samples": INTEGER, "--out": st.sampled_from(["spectra", "FILE", "FIFO/x"])},
     "sensitivity": {"--sizes": INTEGER, "--out": st.sampled_from(["curves", "FILE", "FIFO/x"])},
@@ -379,7 +381,7 @@ EXPORTED = st.builds(
         VALUE,
     ),
 )
-NAMING = ("speed", "methods", "networks", "grids")  # without a name they do all that there is
+NAMING = ("speed", "methods", "networks", "grids", "cost", "site")  # without a name they do all that there is
 LISTED = {  # what stands beside the options; names of work that takes minutes are none of them
     "status": VALUE,
     "reproduce": st.one_of(VALUE, st.sampled_from(["--page", "--nope"])),
@@ -388,6 +390,8 @@ LISTED = {  # what stands beside the options; names of work that takes minutes a
     "networks": st.one_of(VALUE, st.sampled_from(["nope", "BERTT", "--nope"])),
     "grids": st.one_of(VALUE, st.sampled_from(["digits_latency", "nope", "../x"])),
     "make_images": st.sampled_from(["FOLDER", "FILE", "FIFO", "FILE/x", "."]),  # where none can be made
+    "cost": st.one_of(VALUE, st.just("nope")),
+    "site": st.just("nope"),  # so that none is built
     "groups": st.one_of(WORD, CHOICE, DELETION),
     "spectrum": st.one_of(WORD, WRONG_CHOICE, WRONG_KEY, WRONG_VALUE),
     "sensitivity": st.one_of(WORD, WRONG_CHOICE, WRONG_KEY, WRONG_VALUE),
