@@ -17,6 +17,7 @@ import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ MANIFEST, PROGRESS = "manifest.json", "progress.json"
 PIECE = 64  # images that are decoded, written and checked together
 SAVED_EVERY = 16  # pieces between two notes of how far the decoding is
 CHECKED = 2**26  # bytes that are compared with their checksums when the arrays are opened
+LARGE = 2**25  # bytes from which on the allocator asks the system for each block anew
 FEWEST = 16  # windows for which a thread of their own is worth its while
 KEPT = 2**28  # bytes of the map that may stay in this process's memory before they are given back
 
@@ -85,7 +87,7 @@ class Mapped:
         """
         height, width = window
         array = self._array(len(rows))
-        cut = torch.empty(len(rows), self.shape[0], height, width)
+        cut = room(len(rows), self.shape[0], height, width)
         out = cut.numpy()
         wanted = list(zip(rows.tolist(), draws.top.tolist(), draws.left.tolist(), draws.flip.tolist(), strict=True))
 
@@ -122,6 +124,20 @@ class Mapped:
         except (OSError, ValueError) as error:
             raise BadInput(f"{self.path} cannot be opened ({error}); the same command makes it again") from error
         return pages, np.frombuffer(pages, dtype=np.uint8).reshape(self.count, *self.shape)
+
+
+def room(*shape: int) -> Tensor:
+    """An uninitialised float32 tensor, in large pages where it is large.
+
+    Large blocks come fresh from the system each time, and by pages of 4 kB that takes longer than filling them.
+    """
+    size = 4 * int(np.prod(shape))
+    if size < LARGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(shape)
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a system that has none
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(pages, dtype=torch.float32).view(shape)
 
 
 @dataclass(frozen=True)

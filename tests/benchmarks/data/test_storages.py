@@ -332,6 +332,8 @@ def test_threads_cut_the_same_windows(source, tmp_path, monkeypatch):
     alone = batches(data.train, batch_size=50)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     same(alone, batches(data.train, batch_size=50))
+    monkeypatch.setattr(arrays, "LARGE", 1000)
+    same(alone, batches(data.train, batch_size=50))
     monkeypatch.setattr(data.train.inputs.store, "path", str(tmp_path / "nowhere"))
     with pytest.raises(BadInput, match="nowhere cannot be opened"):
         pickle.loads(pickle.dumps(data.train.inputs.store)).take(torch.arange(2))
