@@ -44,7 +44,7 @@ def outdated(store: Store, folder: Path) -> list[str]:
     question = Question()
     for ending, text in documents(cells, rankings_of(cells, question), boards(cells, question), FILES).items():
         path = folder / f"leaderboard.{ending}"
-        if not path.is_file() or unmarked(path.read_bytes().decode(errors="replace")) != unmarked(text):
+        if not path.is_file() or unmarked(path.read_bytes().decode(errors="replace")) != unmarked(str(text)):
             found.append(path.name)
     page = folder / "report.html"
     if not page.is_file() or records_mark(cells) not in page.read_text(encoding="utf-8", errors="replace"):
@@ -113,7 +113,9 @@ def _parser() -> Parser:
     parser = Parser(prog="python -m benchmarks.leaderboard", description="Render the leaderboards.")
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
     parser.add_argument("--out", type=Path, default=None, help="folder of the boards")
-    parser.add_argument("--where", default=None, help="pandas query, e.g. \"method == 'spectral' and seed < 3\"")
+    parser.add_argument(
+        "--where", default=None, help="query over columns and options, e.g. \"method == 'spectral' and theta == 0.5\""
+    )
     parser.add_argument("--group-by", default=",".join(TASK), help=f"columns of one board each ({','.join(TASK)})")
     parser.add_argument("--metric", default=None, help="what ranks (tuned_accuracy; tuned_loss where there is none)")
     parser.add_argument("--baseline", default=None, help="method that the others are compared with, e.g. random")

@@ -283,6 +283,11 @@ def _notes(board: Board, interval: bool) -> list[str]:
 
 def csv_of(every: Sequence[Board]) -> str:
     """All boards as one CSV file with unrounded numbers; accuracies are fractions."""
+    return csv_text(*lines_of(every))
+
+
+def lines_of(every: Sequence[Board]) -> tuple[list[str], list[list[Any]]]:
+    """The names of the columns, and a line for each row of each board, unrounded; None is no value."""
     latencies = sorted({name for board in every for name in board.latencies})
     sometimes = (*RECALIBRATED, *QUANTISED)
     wanted = {board.metric for board in every} | {name for board in every for name in sometimes if _has(board, name)}
@@ -305,7 +310,7 @@ def csv_of(every: Sequence[Board]) -> str:
     ]
     columns += [f"{name}_{part}" for name in quantities for part in ("mean", "std")]
     columns += ["repair", "tuned_trials", "baseline", "difference", "pairs", "p_holm", "verdict", "reason"]
-    lines = []
+    lines: list[list[Any]] = []
     for board in every:
         for row in board.rows:
             numbers = [row.values.get(name, spread([])) for name in quantities]
@@ -323,4 +328,4 @@ def csv_of(every: Sequence[Board]) -> str:
                 versus = [board.baseline.full, said.difference, said.n, said.p, said.word]
             made = [row.repair, row.family.partition(", ")[2].partition(" ")[0] or None]
             lines.append([*head, *own, *figures, *made, *versus, row.reason])
-    return csv_text(columns, lines)
+    return columns, lines

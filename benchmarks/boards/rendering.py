@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,8 @@ from benchmarks.boards import checklist, overall
 from benchmarks.boards.board import Board, Question, boards
 from benchmarks.boards.frame import Row as Cell
 from benchmarks.boards.frame import load, select
-from benchmarks.boards.layout import RULE, csv_of, table_of
+from benchmarks.boards.layout import RULE, csv_of, lines_of, table_of
+from benchmarks.boards.options import named_in, quoted, with_options
 from benchmarks.boards.tables import Table, html_text, latex_text
 from benchmarks.records.store import Problem, Store
 from benchmarks.storage.paths import write_atomically
@@ -20,10 +22,10 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-FORMATS = ("terminal", "md", "csv", "tex", "html")
+FORMATS = ("terminal", "md", "csv", "tex", "html", "parquet")
 
 
-FILES = FORMATS[1:]
+FILES = ("md", "csv", "tex", "html")  # of reviewed boards
 
 
 USUAL = ("terminal", "md", "csv")
@@ -43,13 +45,14 @@ def documents(
     every: Sequence[Board],
     formats: Sequence[str],
     interval: bool = False,
-) -> dict[str, str]:
+) -> dict[str, str | bytes]:
     """The boards ``every`` of ``cells`` and the rankings over networks as files, by the ending of their names."""
     tables = [table_of(board, interval=interval) for board in every]
     tables = [*rankings, *tables, checklist.table_of(checklist.examine(cells))]
     title = "Leaderboard"
     rule = f"Accuracy {RULE}. {_origin(cells)}"
-    writers = {
+    writers: dict[str, Callable[[], str | bytes]] = {
+        "parquet": lambda: parquet_of(every),
         "md": lambda: f"# {title}\n\n{rule}\n\n" + "\n".join(table.markdown() for table in tables),
         "csv": lambda: csv_of(every),
         "tex": lambda: (
@@ -128,7 +131,8 @@ def render(
         The number of boards.
     """
     cells, problems = load(store, committed)
-    cells, question = select(cells, where), question or Question()
+    question = question or Question()
+    cells = with_options(asked(cells, where), question.group_by)
     _check_question(cells, question)
     every = boards(cells, question)
     files = [name for name in formats if name != "terminal"]
@@ -138,12 +142,32 @@ def render(
             write_atomically(out / f"leaderboard.{name}", text)
     if console is not None:
         if "terminal" in formats:
-            asked = reviewed or committed or where is not None or only is not None
-            shown, others = (every, []) if asked else own_first(every)
+            everything = reviewed or committed or where is not None or only is not None
+            shown, others = (every, []) if everything else own_first(every)
             _print(shown, cells, [] if others else rankings, console, only, interval, LEGEND if "md" in formats else "")
             list_boards(others, console, every=not shown)
         say_left_out(problems, console)
     return len(every)
+
+
+def asked(cells: Sequence[Cell], where: str | None) -> list[Cell]:
+    """The rows for which the query ``where`` holds; it may name options, such as ``selection.theta`` or ``theta``."""
+    if where is None or not cells:
+        return list(cells)
+    rows = with_options(cells, named_in(where))
+    return select(rows, quoted(where, {name for row in rows[:1] for name in row}))
+
+
+def parquet_of(every: Sequence[Board]) -> bytes:
+    """All boards as one Parquet file with unrounded numbers, the columns of the CSV; accuracies are fractions."""
+    import pyarrow
+    import pyarrow.parquet as parquet
+
+    columns, lines = lines_of(every)
+    named = {name: [line[place] for line in lines] for place, name in enumerate(columns)}
+    content = io.BytesIO()
+    parquet.write_table(pyarrow.table(named), content)
+    return content.getvalue()
 
 
 def own_first(every: Sequence[Board]) -> tuple[list[Board], list[Board]]:

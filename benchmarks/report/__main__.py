@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.boards.frame import load, records_mark, select
+from benchmarks.boards.frame import load, records_mark
+from benchmarks.boards.rendering import asked
 from benchmarks.records.record import Record
 from benchmarks.records.store import Store
 from benchmarks.storage.command import Parser, end
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     store = Store.of(paths)
     console.print(f"reading the records in {chosen.results}", markup=False, highlight=False)
     cells, problems = load(store, chosen.committed)
-    cells = select(cells, chosen.where)
+    cells = asked(cells, chosen.where)
     if not cells:
         raise BadInput(
             f"No records to report in {chosen.results}. Run a sweep first, for instance:\n"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,10 @@ def test_a_sweep_leaves_valid_records_and_a_board_and_the_second_time_does_nothi
     assert first.returncode == 0, first.stderr
     assert "4 cells: 0 done already, 4 to run" in first.stdout
     assert first.stdout.count("✓") == 4
+    places = re.findall(
+        r"^\[(\d)/4\] ✓ .*: accuracy [\d.]+ % dense, [\d.]+ % pruned, [\d.]+ % tuned", first.stdout, re.M
+    )
+    assert places == ["1", "2", "3", "4"] and len(re.findall(r", about \d+ \S+ left$", first.stdout, re.M)) == 3
     found = records(command)
     assert sorted((r["method"], r["status"]) for r in found) == [("random", "done")] * 2 + [("spectral", "done")] * 2
     for record in found:
