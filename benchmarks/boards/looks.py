@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 COLOURS = ("#0d7fc4", "#d55e00", "#00906a", "#b34fb5", "#a87400", "#d84a4a", "#5b62d6", "#7d7d7d")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left")
-DASHES = ((1, 0), (6, 3), (2, 2), (8, 2, 2, 2), (10, 4), (4, 1, 1, 1))
+DASHES = ((1, 0), (6, 3), (2, 2), (8, 2, 2, 2), (10, 4), (4, 1, 1, 1), (12, 2, 4, 2), (3, 5))
 MARKERS = dict(zip(SHAPES, ("o", "s", "^", "D", "v", "P", ">", "<"), strict=True))  # Matplotlib's names of the shapes
 INK, PAPER, DARK_PAPER = "#222222", "#ffffff", "#1d2125"
 
@@ -30,7 +30,9 @@ ORDER = (
         "scratch",
     ),
     *("wood_taylor", "cbs", "sparsegpt", "dpp_edge", "lq", "sap", "one_shot", "unpruned_longer"),
-    *("lq_greedy", "lq_lasso", "lottery_ticket", "gradual_magnitude", "grasp", "synflow", "trace", "dense"),
+    *("lq_greedy", "lq_lasso", "lottery_ticket", "gradual_magnitude", "grasp", "synflow", "sipp", "dense"),
+    *("group_norm", "slimming", "greg", "pfp", "shapley", "banzhaf", "depth", "low_rank"),
+    *("movement", "set", "rigl", "mfac", "chita", "alps", "surp", "exact"),
 )
 # Outlines of the shapes in a square of 16 by 16, for pages that draw their own symbols.
 PATHS = {

@@ -181,7 +181,7 @@ def _loaded(source: str) -> Any:
     try:
         if place.suffix == ".json" and place.is_file():
             return PreTrainedTokenizerFast(tokenizer_file=str(place))
-        return AutoTokenizer.from_pretrained(folder_of(source) or source)
+        return AutoTokenizer.from_pretrained(folder_of(source) or source, trust_remote_code=False)
     except Exception as error:  # of the library, of the file, of the network
         raise BadInput(
             f"dataset.tokenizer={source} cannot be had: {first_line(error)}\n"

@@ -115,7 +115,9 @@ def _configuration(source: str | Mapping[str, Any] | None) -> Any:
     assert source is not None
     place = Path(source).expanduser()
     try:
-        return transformers.AutoConfig.from_pretrained(place if place.is_file() else folder_of(source) or source)
+        # a repository's own code is never run
+        where = place if place.is_file() else folder_of(source) or source
+        return transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
     except Exception as error:  # of the library, of the file, of the network
         raise BadInput(
             f"{source} is no network of transformers that can be had here: {first_line(error)}\n"
@@ -126,9 +128,10 @@ def _configuration(source: str | Mapping[str, Any] | None) -> Any:
 def _made(factory: Any, path: str | None, settings: Any) -> nn.Module:
     try:
         if path is None:
-            made: nn.Module = factory.from_config(settings)
+            made: nn.Module = factory.from_config(settings, trust_remote_code=False)
         else:
-            made = factory.from_pretrained(folder_of(path) or path, config=settings, dtype=torch.float32)
+            where = folder_of(path) or path
+            made = factory.from_pretrained(where, config=settings, dtype=torch.float32, trust_remote_code=False)
     except Exception as error:  # of the library: weights that are missing, a task that the network does not do
         raise BadInput(f"{path or 'model.config'} gives no network for this task: {first_line(error)}") from error
     return made

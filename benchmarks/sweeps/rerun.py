@@ -26,6 +26,7 @@ PLACES = {
     "selection._target_": ("methods.selection.Selection", ("methods",)),
     "selection.target._target_": ("methods.spectral.moment_matching.Shift", ("methods",)),
     "allocation._target_": ("methods.allocation.Allocation", ("methods",)),
+    "allocation.compensation._target_": ("methods.compensation.Compensation", ("methods",)),
     "compensation._target_": ("methods.compensation.Compensation", ("methods",)),
     "schedule._target_": ("methods.schedule.Schedule", ("methods",)),
     "model._target_": ("torch.nn.Module", ("benchmarks.models", "torch.nn")),

@@ -245,7 +245,7 @@ def _shares(model: nn.Module, found: Sequence[Product], groups: Sequence[NodeGro
     shares = []
     for path, number in blocks.items():
         parameters = sum(p.numel() for p in model.get_submodule(path).parameters(recurse=False))
-        if number and parameters >= number:  # else one number serves all channels
+        if number:  # else nothing of it goes with a channel
             macs = sum(product.macs for product in found if product.layer == path)
             shares.append(_Share(_size(number, coupled[path]), parameters // number, macs // number))
     own = dict(model.named_parameters())  # a buffer is none

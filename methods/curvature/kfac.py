@@ -45,7 +45,7 @@ class Factors(NamedTuple):
 
 
 def factorable(model: nn.Module) -> list[str]:
-    """Paths of the layers that have K-FAC factors: linear layers and convolutions without groups."""
+    """Paths of the layers that have K-FAC factors: linear layers and convolutions without groups, no embeddings."""
     return [name for name, module in model.named_modules() if _has_factors(module)]
 
 
@@ -341,4 +341,6 @@ def require_factorable(model: nn.Module, name: str) -> nn.Module:
 
 def _has_factors(module: nn.Module) -> bool:
     kind = find_kind(module)
-    return kind is not None and kind.groups(module) == 1 and getattr(module, "padding_mode", "zeros") == "zeros"
+    if kind is None or not kind.multiplies:  # of an embedding's table A would be as large as its vocabulary, squared
+        return False
+    return kind.groups(module) == 1 and getattr(module, "padding_mode", "zeros") == "zeros"

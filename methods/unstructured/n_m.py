@@ -170,7 +170,8 @@ class NM(Allocation):
         """``selection``, choosing within groups.
 
         Raises:
-            BadInput: if it does not choose single weights, or does so for the network as a whole.
+            BadInput: if it does not choose single weights, does so for the network as a whole, or has neither scores
+                nor a rule of its own for groups.
         """
         if isinstance(selection, Patterned):
             return Patterned(selection.inner, self.pattern)
@@ -180,6 +181,9 @@ class NM(Allocation):
                 f"{self.pattern.n}:{self.pattern.m} keeps single weights of each output unit, but "
                 f"{type(selection).__name__} {what}\nuse method=wanda, or allocation=uniform"
             )
+        own_rule = chosen.dispatch(type(selection)) is not chosen.dispatch(object)
+        if not (own_rule or isinstance(selection, ChoosesPatterns) or selection.has_own("scores")):
+            raise BadInput(selection.no_scores())
         return Patterned(selection, self.pattern)  # type: ignore[arg-type]  # its unit says that it looks at edges
 
     def require_fitting(self, selection: Selection[Any]) -> None:

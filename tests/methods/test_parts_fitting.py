@@ -3,10 +3,10 @@
 from contextlib import suppress
 
 import pytest
-import yaml
 from networks import calibration, make, placed
+from omegaconf import OmegaConf
 
-from benchmarks.cells.parts import build
+from benchmarks.cells.parts import build_pruner
 from benchmarks.settings.home import CONF
 from methods.allocation import Allocation, Global, Information, Rounded, Uniform
 from methods.baselines.magnitude import MagnitudeSelection
@@ -19,26 +19,23 @@ from methods.lq.allocation import UniformPerNeuron
 from methods.pruner import Pruner
 from methods.schedule import Iterative
 from methods.selection import Selection
-from secateurs.presets import pruner_of
+from secateurs.presets import configuration
 
 DATA = calibration(32)
 GIVEN = {"copy", "explicit"}  # counts of another cell, or of the user's own
 METHODS = ["dpp", "dpp_edge", "eigendamage", "exact_obs", "lamp", "magnitude", "spectral", "thinet"]  # of every sort
-ALLOCATIONS = {
-    path.stem: build({**yaml.safe_load(path.read_text()), "round_to": None}, "allocation")
-    for path in sorted((CONF / "allocation").glob("*.yaml"))
-    if path.stem not in GIVEN
-}
+ALLOCATIONS = sorted(path.stem for path in (CONF / "allocation").glob("*.yaml") if path.stem not in GIVEN)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_an_allocation_is_refused_at_once_or_prunes(method):
-    own = pruner_of(method)
+    own = configuration([f"method={method}", "schedule=one_shot"])
     pruned, refused = [], []
-    for name, allocation in ALLOCATIONS.items():
+    for name in ALLOCATIONS:
+        cell = OmegaConf.create({**own, "allocation": OmegaConf.load(CONF / "allocation" / f"{name}.yaml")})
         try:
-            pruner = Pruner(own.selection, allocation, own.compensation)
+            pruner = build_pruner(OmegaConf.to_container(cell, resolve=True))  # some name the method's compensation
         except BadInput as error:
             assert "allocation=uniform" in str(error)
             refused.append(name)

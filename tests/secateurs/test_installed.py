@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 
 import secateurs
+from benchmarks.storage.command import command_names
 from secateurs.command import renamed
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("methods", "benchmarks", "secateurs", "hydra_plugins", "conf", "results/published")
+COMMANDS = ", ".join(command_names())
 TINY = ["trainer=tiny", "measure=none", "track=none", "dataset.limit=200", "dataset.limit_test=100"]
 
 
@@ -99,7 +101,7 @@ def test_a_sweep_with_workers_and_a_network_of_ones_own(environment, outside):
         (["--help"], 0, "secateurs -m method=spectral,dpp"),
         (["method=spectrall"], 2, "unknown method 'spectrall'; choose from"),
         (["seed=0,1"], 2, "type secateurs -m seed=0,1"),
-        (["leaderbord"], 2, "'leaderbord' is no command; commands are: conformance, export"),
+        (["leaderbord"], 2, f"'leaderbord' is no command; commands are: {COMMANDS}; see"),
         (["leaderboard", "--help"], 0, "usage: secateurs leaderboard"),
         (["leaderboard", "--results", "nothing"], 2, "secateurs -m method=spectral,dpp"),
         (["conformance", "method=spectrall"], 2, "unknown method 'spectrall'"),
@@ -123,6 +125,9 @@ def test_published_numbers_and_the_door_are_there(environment, outside):
 
 
 def test_names_of_commands():
+    found = command_names()
+    assert found == sorted(set(found)) and {"conformance", "export", "leaderboard", "report", "reproduce"} <= set(found)
+    assert "__init__" not in found and "sweeps" not in found  # no module of which nothing can be run
     assert renamed("type python run.py -m seed=0,1\nor python -m benchmarks.status x") == (
         "type secateurs -m seed=0,1\nor secateurs status x"
     )
@@ -132,9 +137,9 @@ def test_names_of_commands():
 @pytest.mark.parametrize(
     "module,message",
     [
-        ("benchmarks.sweeps.sweep", "benchmarks.sweeps.sweep is no command; Commands are: conformance, export,"),
+        ("benchmarks.sweeps.sweep", f"benchmarks.sweeps.sweep is no command; Commands are: {COMMANDS}\n"),
         ("benchmarks.leaderbord", "did you mean python -m benchmarks.leaderboard?"),
-        ("benchmarks", "python -m benchmarks.X, where X is one of conformance, export,"),
+        ("benchmarks", f"python -m benchmarks.X, where X is one of {COMMANDS}; see"),
     ],
 )
 def test_what_is_no_command_says_so(module, message):

@@ -99,8 +99,9 @@ FAULTS = {
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 def test_a_broken_promise_is_noticed(fault):
     name, message = FAULTS[fault]
-    [promise] = [promise for promise in promises.PROMISES if promise.name == name]
-    sound = check_one(promise, promises.Trial(Pruner(Sound()), "chain"))
+    trial = promises.Trial(Pruner(Sound()), "chain")
+    [promise] = [promise for promise in promises.PROMISES if promise.name == name and promise.concerns(trial)]
+    sound = check_one(promise, trial)
     assert sound.status == "kept", sound
     found = check_one(promise, promises.Trial(Pruner(fault()), "chain"))
     assert found.status == "broken" and message in found.message, found

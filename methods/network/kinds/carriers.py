@@ -40,7 +40,7 @@ class Carrier(ABC):
         return 1
 
     def channels(self, module: nn.Module) -> int:
-        """How many channels it has numbers for; none without parameters."""
+        """How many channels have numbers of their own in it; none without parameters."""
         return len(next(module.parameters(recurse=False), ()))
 
     def block(self, module: nn.Module) -> int:
@@ -76,6 +76,11 @@ class Slopes(Carrier):
     def owns(self, module: nn.Module) -> bool:
         """By class."""
         return runs(module, nn.PReLU)
+
+    def channels(self, module: nn.Module) -> int:
+        """One for each slope; none where a single slope serves all channels."""
+        slopes = _size(module, "num_parameters")
+        return slopes if slopes > 1 else 0
 
     def cut(self, module: nn.Module, gone: Tensor) -> None:
         """The slopes, if there are several."""

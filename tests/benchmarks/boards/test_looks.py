@@ -38,7 +38,7 @@ def test_settings_have_the_colour_and_symbol_of_their_method():
 
 def test_a_method_of_somebody_elses_has_a_look_that_no_process_changes():
     assert look("my_own_method") == look("my_own_method (alpha 1)")
-    assert (look("my_own_method").colour, look("my_own_method").shape) == ("#d84a4a", "cross")
+    assert (look("my_own_method").colour, look("my_own_method").shape) == ("#d84a4a", "triangle-left")
     assert {look(f"own {n}").colour for n in range(200)} == set(COLOURS)
 
 

@@ -4,6 +4,7 @@ import pytest
 import scipy.stats
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 from sample_records import made
 
 from benchmarks.boards import theory
@@ -128,7 +129,8 @@ def test_better_predictor_comes_first_on_the_board(tmp_path, capsys):
         main(["--results", str(tmp_path / "nothing"), "--theory"])
 
 
-def test_long_names_stay_whole_on_a_terminal(tmp_path, capsys):
+def test_long_names_stay_whole_on_a_terminal(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("benchmarks.leaderboard.output_console", lambda: Console(width=100, highlight=False))
     store = Store(tmp_path / "runs", tmp_path / "cells")
     name = "spectral output information loss, without its reconstruction"
     for seed in range(4):

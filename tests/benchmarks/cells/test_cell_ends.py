@@ -59,13 +59,14 @@ def test_a_network_that_does_not_suit_the_data_is_refused_before_any_work(tmp_pa
 def test_memory_is_measured_of_the_dense_and_the_pruned_network_where_it_is_asked_for(tmp_path, monkeypatch):
     asked, found = [], {"batch": 2, "dense_mb": 3.0, "pruned_mb": 2.0, "prune_mb": 1.0}
 
-    def measured(dense, pruned, config, shape, classes):
-        asked.append((*(sum(each.numel() for each in model.parameters()) for model in (dense, pruned)), shape, classes))
+    def measured(dense, pruned, config, shape, classes, tokens):
+        numbers = (sum(each.numel() for each in model.parameters()) for model in (dense, pruned))
+        asked.append((*numbers, shape, classes, tokens))
         return found
 
     monkeypatch.setattr("benchmarks.measure.memory.measure_memory", measured)
     assert cell.run(configured(tmp_path)).memory is None and asked == []
     record = cell.run(configured(tmp_path, "measure.memory=2"))
     assert found.items() <= record.memory.model_dump().items()
-    [(dense, pruned, shape, classes)] = asked
-    assert dense > pruned and tuple(shape) == (1, 8, 8) and classes == 10
+    [(dense, pruned, shape, classes, tokens)] = asked
+    assert dense > pruned and tuple(shape) == (1, 8, 8) and classes == 10 and tokens is None

@@ -171,7 +171,7 @@ def test_the_look_through_shards_is_remembered_until_they_change(tmp_path, monke
     settings = config("shards", source, storage="streamed")
     load(settings, 0, tmp_path / "cache")
     with monkeypatch.context() as patched:
-        patched.setattr("benchmarks.data.sources.tar._rows", lambda *_: pytest.fail("looked through again"))
+        patched.setattr("benchmarks.data.sources.tar.track", lambda *_: pytest.fail("looked through again"))
         load(settings, 0, tmp_path / "cache")
     with tarfile.open(source / "train-1.tar", "a") as shard:
         add(shard, "more/1.png", encoded(1))
@@ -181,8 +181,9 @@ def test_the_look_through_shards_is_remembered_until_they_change(tmp_path, monke
 
 
 @pytest.mark.parametrize("streaming", [None, True])
-def test_rows_of_the_hub_downloaded_or_as_they_come(streaming, tmp_path):
+def test_rows_of_the_hub_downloaded_or_as_they_come(streaming, tmp_path, monkeypatch):
     """A folder in the hub's layout is a repository as good as any; nothing is asked over the network."""
+    monkeypatch.delenv("SECATEURS_DATA", raising=False)
     repository = as_parquet(tmp_path / "repository")
     for storage in ("cached", "streamed"):
         settings = config("hub", None, hub=str(repository), storage=storage, hub_streaming=streaming)
@@ -194,7 +195,7 @@ def test_parquet_is_copied_once_where_rows_are_read_at_random(tmp_path, monkeypa
     source = as_parquet(tmp_path / "set", "validation")
     settings = config("imagenet", source, storage="streamed")
     load(settings, 0, tmp_path / "cache")
-    monkeypatch.setattr("benchmarks.data.sources.packed._write", lambda *_: pytest.fail("copied again"))
+    monkeypatch.setattr("benchmarks.data.sources.packed.write_atomically", lambda *_: pytest.fail("copied again"))
     assert found(load(settings, 1, tmp_path / "cache")) == (sorted(TRAIN), sorted(TEST))
 
 

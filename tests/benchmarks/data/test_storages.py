@@ -7,6 +7,7 @@ import pickle
 import shutil
 import signal
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -263,7 +264,7 @@ def test_a_file_that_vanishes_is_named_and_no_reason_to_skip(source, tmp_path):
 
 def test_a_disk_without_room_is_seen_before_anything_is_decoded(source, tmp_path, monkeypatch):
     monkeypatch.setattr(Decoder, "__call__", lambda *_: pytest.fail("decoded"))
-    monkeypatch.setattr("shutil.disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 100))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=100))
     with pytest.raises(BadInput, match="GB are needed.*\nMake room there.*dataset.storage=streamed"):
         load(config(source, storage="cached"), 0, tmp_path / "cache")
     assert not list((tmp_path / "cache" / "data").glob(".*.making"))

@@ -93,7 +93,7 @@ def test_gated_equals_removed_and_the_cost_is_that_of_the_built_network(name, re
 
 def prunes_nodes(method):
     section = OmegaConf.load(CONF / f"method/{method}.yaml").get("selection")
-    return build_part(OmegaConf.to_container(section), "selection").unit == "node"
+    return build_part(OmegaConf.to_container(section, resolve=True), "selection").unit == "node"
 
 
 @pytest.mark.parametrize("name", ["mobilenetv2", "densenet", "vit"])
@@ -122,7 +122,9 @@ def test_every_node_method_prunes_it_or_names_the_layer_it_cannot_treat(method, 
 def test_what_is_left_alone_has_a_layer_and_a_reason():
     vit = NetworkGraph(network("vit"), DATA.inputs)
     assert [group.name for group in vit.groups] == ["blocks.0.attention.query", "blocks.0.fc1"]
-    assert "blocks.0.norm1 (LayerNorm)" in vit.left_alone["patches"]
+    assert list(vit.left_alone) == ["patches"] and "residual stream" in vit.left_alone["patches"]
+    whole = NetworkGraph(network("vit"), DATA.inputs, residual=True)
+    assert not whole.left_alone and "blocks.0.norm1" in whole.find("patches").carriers
     mobile = NetworkGraph(network("mobilenetv2"), DATA.inputs)
     assert all("residual stream" in reason for reason in mobile.left_alone.values())
     assert not NetworkGraph(network("densenet"), DATA.inputs).left_alone

@@ -9,6 +9,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import conf
+from benchmarks.data.tokens import Tokens
 from benchmarks.models import MLP, VGG, LeNet5, ResNet, build
 from methods.errors import BadInput
 from methods.network.graph import NetworkGraph
@@ -16,9 +17,25 @@ from methods.network.graph import NetworkGraph
 pytestmark = pytest.mark.slow
 
 CONF = Path(conf.__file__).parent / "model"
-ELSEWHERE = {"own", "irnn"}  # a user's own network; sequences
+BERT = {
+    "model_type": "bert",
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+}
+RUNNING, SENTENCES = Tokens("language_model", 7), Tokens("text_classification", 11, 0)
+OF_TOKENS = {  # what each reads, and changes of its configuration that need no download
+    "char_gpt": (RUNNING, {"depth": 2}),
+    "char_llama": (RUNNING, {"depth": 2}),
+    "text_encoder": (SENTENCES, {}),
+    "hf": (SENTENCES, {"config": BERT}),
+    "minilm": (SENTENCES, {"path": None, "config": BERT}),
+}
+ELSEWHERE = {"own", "irnn", *OF_TOKENS}  # a user's own network; sequences
 MODELS = sorted(path.stem for path in CONF.glob("*.yaml") if path.stem not in ELSEWHERE)
 MNIST, CIFAR, DIGITS, TABULAR = (1, 28, 28), (3, 32, 32), (1, 8, 8), (8,)
+LENGTH = 8  # tokens of a sequence
 FOR_CIFAR = ("vgg", "resnet", "mobilenetv2", "densenet", "vit")
 
 
@@ -28,6 +45,15 @@ def config(name, **changes):
 
 def home_shape(name):
     return CIFAR if name.startswith(FOR_CIFAR) else MNIST
+
+
+def network_of_tokens(name, **changes):
+    tokens, needed = OF_TOKENS[name]
+    return build(config(name, **{**needed, **changes}), (LENGTH,), 7, 0, tokens)
+
+
+def ids_for(name):
+    return OF_TOKENS[name][0].probe(2, LENGTH, torch.Generator().manual_seed(0))
 
 
 def parameters(model):
@@ -114,6 +140,38 @@ def test_every_model_takes_its_shape_and_gives_its_classes(name):
     assert config(name).name == name
 
 
+@pytest.mark.parametrize("name", OF_TOKENS)
+def test_every_model_of_tokens_takes_ids_and_gives_its_classes(name):
+    model, tokens = network_of_tokens(name), OF_TOKENS[name][0]
+    assert model.training
+    assert model(ids_for(name)).shape == ((2, LENGTH, 7) if tokens.each else (2, 7))
+    assert config(name).name == name
+
+
+def transformer_block(dim, hidden, tokens):
+    """Queries, keys, values, the projection and two layers, with biases, and two norms; products of all pairs."""
+    weights = 4 * dim * dim + 2 * dim * hidden
+    return weights + 4 * dim + hidden + dim + 4 * dim, tokens * weights + 2 * tokens * tokens * dim
+
+
+def test_sizes_of_networks_of_tokens_by_hand():
+    def sizes(model, ids):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model.eval()(ids[:1])
+        return parameters(model), counter.get_total_flops() // 2
+
+    block, cost = transformer_block(128, 512, LENGTH)
+    first = (7 + LENGTH) * 128 + 4 * block + 2 * 128 + 7 * 128 + 7, 4 * cost + LENGTH * 128 * 7
+    assert sizes(network_of_tokens("char_gpt", depth=4), ids_for("char_gpt")) == first
+    weights = 3 * 128 * 128 + 3 * 128 * 344  # half as many keys and values, no biases
+    cost = LENGTH * weights + 2 * LENGTH * LENGTH * 128
+    second = 2 * 7 * 128 + 4 * (weights + 2 * 128) + 128, 4 * cost + LENGTH * 128 * 7
+    assert sizes(network_of_tokens("char_llama", depth=4), ids_for("char_llama")) == second
+    block, cost = transformer_block(64, 128, LENGTH)
+    third = (11 + LENGTH) * 64 + 2 * block + 2 * 64 + 7 * 64 + 7, 2 * cost + 64 * 7
+    assert sizes(network_of_tokens("text_encoder"), ids_for("text_encoder")) == third
+
+
 def test_lenet5_takes_cifar():
     assert build(config("lenet5"), CIFAR, 10, 0)(torch.zeros(2, *CIFAR)).shape == (2, 10)
     assert build(config("lenet5"), CIFAR, 10, 0).fc1.in_features == 400
@@ -154,6 +212,15 @@ def test_nothing_works_in_place_and_the_forward_can_be_traced(name):
     torch.testing.assert_close(torch.fx.symbolic_trace(model.eval())(x), model(x))
 
 
+@pytest.mark.parametrize("name", OF_TOKENS)
+def test_nothing_works_in_place_in_a_model_of_tokens_and_it_can_be_exported(name):
+    model, ids = network_of_tokens(name).eval(), ids_for(name)
+    assert not any(getattr(module, "inplace", False) for module in model.modules())
+    with torch.no_grad():
+        program = torch.export.export(model, (ids,))
+        torch.testing.assert_close(program.module()(ids), model(ids))
+
+
 @pytest.mark.parametrize("name", ["lenet5", "resnet20", "vgg11", "lenet300"])
 def test_hidden_nodes_can_be_removed_by_the_dependency_graph(name):
     import torch_pruning as tp
@@ -171,24 +238,40 @@ def test_hidden_nodes_can_be_removed_by_the_dependency_graph(name):
 
 @pytest.mark.parametrize("name", [name for name in MODELS if "resnet" not in name or name == "resnet20"])
 def test_experiment_finds_the_groups_of_the_dependency_graph_but_for_heads_and_recurrence(name):
-    import torch_pruning as tp
-
     narrow = {"width": 0.25} if "width" in config(name) else {}
     model = build(config(name, **narrow), home_shape(name), 10, 0)
-    example = torch.randn(2, *home_shape(name), generator=torch.Generator().manual_seed(0))
-    groups = NetworkGraph(model, example, residual=True).groups
+    compare_groups(model, torch.randn(2, *home_shape(name), generator=torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize("name", OF_TOKENS)
+def test_the_groups_of_models_of_tokens_are_those_of_the_dependency_graph_but_for_heads(name):
+    model, ids = network_of_tokens(name), ids_for(name)
+    groups = NetworkGraph(model, ids, residual=True).groups
+    model.requires_grad_(True)  # the package follows gradients, so that it does not see what is frozen
+    for module in model.modules():
+        if hasattr(module, "rotary"):
+            module.rotary = False  # turning couples nothing, and is all that the package cannot follow
+    assert compare_groups(model, ids, groups) > 1
+
+
+def compare_groups(model, example, groups=None):
+    """Whether Torch-Pruning finds the same layers in each group (how many were compared)."""
+    import torch_pruning as tp
+
+    prunes = {nn.Linear: tp.prune_linear_out_channels, nn.Embedding: tp.prune_embedding_out_channels}
+    groups = groups or NetworkGraph(model, example, residual=True).groups
     assert groups
     theirs = tp.DependencyGraph().build_dependency(model, example)
     paths = {module: path for path, module in model.named_modules()}
-    for group in groups:
-        if group.width > 1 or group.recurrent:
-            continue  # its rules know neither
+    compared = [group for group in groups if group.width == 1 and not group.recurrent]  # its rules know neither
+    for group in compared:
         writer = model.get_submodule(group.name)
-        prune = tp.prune_conv_out_channels if isinstance(writer, nn.Conv2d) else tp.prune_linear_out_channels
-        members = theirs.get_pruning_group(writer, prune, [0])
+        members = theirs.get_pruning_group(writer, prunes.get(type(writer), tp.prune_conv_out_channels), [0])
         cut = {paths[dep.target.module] for dep, _ in members if dep.target.module in paths}
-        layers = {path for path in cut if isinstance(model.get_submodule(path), nn.Conv2d | nn.Linear)}
+        kinds = nn.Conv2d | nn.Linear | nn.Embedding
+        layers = {path for path in cut if isinstance(model.get_submodule(path), kinds)}
         assert layers - set(group.carriers) == {*group.writers, *(reader.name for reader in group.readers)}, group.name
+    return len(compared)
 
 
 def test_layer_names_say_where_a_layer_is():

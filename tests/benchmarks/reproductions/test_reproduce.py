@@ -43,7 +43,10 @@ def test_the_list_names_every_reproduction_with_its_state(tmp_path, capsys, monk
     assert "not run" in lines["spectral_rnn"]
 
 
-@pytest.mark.parametrize("name", names())
+NOT_RUN = {"compressibility"}  # `reproduce` lists it as not run, until somebody has spent the minutes
+
+
+@pytest.mark.parametrize("name", sorted(set(names()) - NOT_RUN))
 def test_pages_under_version_control_are_what_the_stored_numbers_give(name):
     folder = REPOSITORY / "results" / "reproductions" / name
     assert reproduce.stored_page(folder) == (folder / "README.md").read_text(encoding="utf-8")

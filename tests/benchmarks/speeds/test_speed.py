@@ -53,8 +53,14 @@ def test_the_claims_about_whole_processes_and_cells_run():
     assert len(rows) == 6 and not any(row.agree is False for row in rows)
 
 
+@pytest.mark.slow
+def test_the_claims_about_large_data_run():
+    rows = list(speed.measure("data", quick=True))
+    assert rows and not any(row.agree is False for row in rows)
+
+
 def test_no_claim_is_left_without_a_test():
-    assert set(speed.claims()) == {*COMPARED, *ONLY_RUN, "epoch", "command", "cell", "plan"}
+    assert set(speed.claims()) == {*COMPARED, *ONLY_RUN, "epoch", "command", "cell", "plan", "data"}
 
 
 @pytest.mark.parametrize("words", [["epok"], ["kfac", "--quick", "--save"]])

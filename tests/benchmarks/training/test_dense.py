@@ -28,7 +28,7 @@ def make_data():
     return Data("toy", *splits, 4, (1, 4, 4))
 
 
-def build(model_cfg, shape, classes, seed):
+def build(model_cfg, shape, classes, seed, tokens=None):
     torch.manual_seed(seed)
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, classes))
 
@@ -234,7 +234,7 @@ def test_a_pipe_is_no_file(tmp_path):
         load_weights(build(CONFIG, None, 4, 0), tmp_path / "pipe")
 
 
-def edited(model_cfg, shape, classes, seed):
+def edited(model_cfg, shape, classes, seed, tokens):
     torch.manual_seed(seed)
     return nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Sigmoid(), nn.Linear(8, classes))
 
@@ -281,7 +281,7 @@ class Calling(nn.Module):
 def test_a_network_whose_helper_was_edited_is_trained_afresh(tmp_path, trainings, caplog, monkeypatch, targets):
     """ReLU -> Sigmoid in a function that the class calls: same class, same shapes, another network."""
 
-    def made(model_cfg, shape, classes, seed):
+    def made(model_cfg, shape, classes, seed, tokens):
         torch.manual_seed(seed)
         return Calling(classes)
 

@@ -210,6 +210,8 @@ def test_a_layer_without_factors_is_skipped_and_an_unused_one_is_an_error():
     model = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.ReLU())
     with pytest.raises(Skipped, match="no Kronecker factors"):
         require_factorable(model, "0")
+    with pytest.raises(Skipped, match="Embedding"):  # its A would be as large as the vocabulary, squared
+        require_factorable(nn.Sequential(nn.Embedding(50_000, 4)), "0")
 
     class Unused(nn.Module):
         def __init__(self):

@@ -217,5 +217,5 @@ def test_remaining_weights_are_the_product_of_flatness_and_the_last_step_ends_at
 
 
 def test_sap_prunes_edges_only():
-    with pytest.raises(BadInput, match="edges"):
+    with pytest.raises(BadInput, match="SAP sizes layers of edge units, but .* removes node units"):
         Pruner(MagnitudeSelection("node"), SAP()).prune(make("chain"), calibration(), Budget("keep", 0.5))

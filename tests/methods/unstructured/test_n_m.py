@@ -216,9 +216,8 @@ def test_selections_of_nodes_or_of_whole_networks_have_no_groups(selection, said
 
 
 def test_sets_that_follow_no_score_are_refused():
-    pruner = Pruner(NM().imposed_on(RegressionSelection()), NM())
     with pytest.raises(BadInput, match="no score per unit"):
-        pruner.prune(make("chain"), DATA, HALF)
+        NM().imposed_on(RegressionSelection())
 
 
 def test_sizes_alone_make_no_pattern():
