@@ -56,7 +56,7 @@ class ViT(nn.Module):
     """Patches as tokens, learned positions, blocks, and a linear layer on the mean of all tokens.
 
     Args:
-        dim: width of the residual stream. Layer norms compute with all of it, so it cannot be pruned.
+        dim: width of the residual stream.
         depth: number of blocks.
         heads: per block; divides ``dim``.
         hidden: width of the MLPs.
