@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks.settings.home import CONF
-from benchmarks.storage.command import Parser, end
+from benchmarks.storage.command import Parser, check_page, end
 from benchmarks.storage.paths import REPOSITORY, write_atomically
 from methods.errors import BadInput
 
@@ -40,11 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         write_atomically(PAGE, text)
         sys.stdout.write(f"written: {PAGE.relative_to(REPOSITORY)}\n")
         return 0
-    if PAGE.is_file() and PAGE.read_bytes() == text.encode():
-        sys.stdout.write("docs/methods.md is what the presets give\n")
-        return 0
-    sys.stdout.write("docs/methods.md is out of date; write it: python -m benchmarks.methods\n")
-    return 1
+    return check_page(PAGE, text, "the presets give", "python -m benchmarks.methods")
 
 
 def _parser() -> Parser:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks.boards.tables import NONE, Table
-from benchmarks.storage.command import Parser, end
+from benchmarks.storage.command import Parser, check_page, end
 from benchmarks.storage.console import output_console
 from benchmarks.storage.paths import REPOSITORY, write_atomically
 from methods.errors import BadInput
@@ -51,11 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"finding groups took {slowest.seconds:.2f} processor seconds at most ({slowest.name})\n"
         )
         return 0
-    if PAGE.is_file() and PAGE.read_bytes() == text.encode():
-        sys.stdout.write("docs/networks.md is what the networks give\n")
-        return 0
-    sys.stdout.write("docs/networks.md is out of date; write it: python -m benchmarks.networks\n")
-    return 1
+    return check_page(PAGE, text, "the networks give", "python -m benchmarks.networks")
 
 
 def _table(findings: Sequence) -> Table:

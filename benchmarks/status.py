@@ -33,8 +33,9 @@ from typing import TYPE_CHECKING, Literal
 
 from benchmarks.boards.labels import label
 from benchmarks.boards.tables import Table
+from benchmarks.records.agreement import first_difference
 from benchmarks.records.code import digest
-from benchmarks.records.confirmed import Pair, difference, note, samples
+from benchmarks.records.confirmed import Pair, note, samples
 from benchmarks.records.kept import Kept, Known
 from benchmarks.records.manifest import RUNNING, Manifest, PlannedCell, read_manifests
 from benchmarks.records.record import Record
@@ -253,7 +254,7 @@ def confirm(found: State, paths: Paths, count: int, console: "Console") -> int:
             for cell in cells:
                 words = [f"+from_record={files[cell.key]}", f"paths.results={folder}", f"paths.cache={folder}"]
                 again = run(Request([*words, "track=none", "save=false"], concluded=False)).records
-                unlike = difference(read(files[cell.key]), again[0]) if again else "it has no result"
+                unlike = first_difference(again[0], read(files[cell.key])) if again else "it has no result"
                 if unlike is not None:
                     other += 1
                     console.print(f"{cell.dataset}/{cell.model} {cell.label} {cell.key}: {unlike}", markup=False)

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.boards.frame import select
+from benchmarks.records.agreement import first_difference
 from benchmarks.records.keys import cell_key
 from benchmarks.records.manifest import RUNNING
-from benchmarks.records.record import Metrics, Record
+from benchmarks.records.record import Record
 from benchmarks.records.store import Problem, Store, Unreadable, read
 from benchmarks.storage.command import Parser, end
 from benchmarks.storage.console import output_console
@@ -27,7 +28,7 @@ from methods.errors import BadInput
 
 SAME_ACCURACY = 0.01  # another machine's rounding leads training elsewhere, by less than a percentage point or so
 SAME_COUNT = 0.01  # of parameters and MACs, in proportion
-COUNTS = ("parameters", "nonzero", "macs")
+STAGES, COUNTS = ("dense", "pruned", "tuned"), ("parameters", "nonzero", "macs")
 
 
 def objection(record: Record) -> str | None:
@@ -50,18 +51,7 @@ def objection(record: Record) -> str | None:
 
 def disagreement(record: Record, reviewed: Record) -> str | None:
     """The first figure in which ``record`` does not repeat the ``reviewed`` result of the same cell, or None."""
-    if record.status != reviewed.status:
-        return f"{record.status}, there {reviewed.status}"
-    for stage in ("dense", "pruned", "tuned"):
-        here, there = (getattr(one.metrics, stage) or Metrics() for one in (record, reviewed))
-        ours, theirs = here.accuracy, there.accuracy
-        if ours != theirs and (ours is None or theirs is None or abs(ours - theirs) > SAME_ACCURACY):
-            return f"{stage} accuracy {ours}, there {theirs}"
-        for name in COUNTS:
-            one, other = getattr(here, name), getattr(there, name)
-            if (one is None) != (other is None) or (one is not None and abs(one - other) > SAME_COUNT * other):
-                return f"{stage} {name} {one}, there {other}"
-    return None
+    return first_difference(record, reviewed, SAME_ACCURACY, SAME_COUNT, STAGES, COUNTS)
 
 
 def submit(store: Store, where: str | None = None, refused: bool = False) -> tuple[list[Record], list[Problem]]:

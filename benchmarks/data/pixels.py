@@ -65,13 +65,9 @@ class LargeSplit(Split):
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """As :meth:`Split.batches`; of the pixels only this process's share is read."""
         device, (rank, world) = torch.device(device), share
-        augmentation = self.augmentation if augment else None
-        if generator is None:
-            if augmentation is not None:
-                raise ValueError("augmentation draws random numbers: give batches() a generator")
-            order = torch.arange(len(self))
-        else:
-            order = torch.randperm(len(self), generator=generator)
+        augmentation = self.asked_for(augment, generator)
+        count = len(self)
+        order = torch.arange(count) if generator is None else torch.randperm(count, generator=generator)
         parts = [part for part in order.split(batch_size) if len(part) >= world]
         own = [part[rank::world] for part in parts]
         rows = [self.inputs.rows[part] for part in own]

@@ -83,10 +83,8 @@ class Split:
     def _batches(
         self, batch_size: int, generator: torch.Generator | None, augment: bool, device: torch.device
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        augmentation = self.augmentation if augment else None
+        augmentation = self.asked_for(augment, generator)
         if generator is None:
-            if augmentation is not None:
-                raise ValueError("augmentation draws random numbers: give batches() a generator")
             yield from self._in_order(batch_size, device)
             return
         inputs, targets = self._raw(device)
@@ -99,6 +97,13 @@ class Split:
             if augmentation is not None:
                 batch = augmentation(batch, generator, self.window)
             yield self.normalise(self._cut(batch)), targets.index_select(0, rows)
+
+    def asked_for(self, augment: bool, generator: torch.Generator | None) -> "Augmentation | None":
+        """The augmentation that batches get; refused without a generator to draw from."""
+        augmentation = self.augmentation if augment else None
+        if augmentation is not None and generator is None:
+            raise ValueError("augmentation draws random numbers: give batches() a generator")
+        return augmentation
 
     def to_inputs(self, indices: Tensor | slice) -> Tensor:
         """The normalised inputs of the samples at ``indices``."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from benchmarks.models.vit import Block
 from methods.errors import BadInput
 
 
@@ -73,24 +74,6 @@ def turned(x: Tensor, turn: Tensor) -> Tensor:
     return torch.cat((first * cosine - second * sine, first * sine + second * cosine), -1)
 
 
-class GptBlock(nn.Module):
-    """x + attention(norm1(x)), and then x + mlp(norm2(x))."""
-
-    def __init__(self, dim: int, heads: int, hidden: int, length: int) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
-        self.attention = CausalAttention(dim, heads, heads, length, rotary=False, bias=True)
-        self.norm2 = nn.LayerNorm(dim)
-        self.fc1 = nn.Linear(dim, hidden)
-        self.gelu = nn.GELU()
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, dim) of (B, T, dim)."""
-        x = x + self.attention(self.norm1(x))
-        return x + self.fc2(self.gelu(self.fc1(self.norm2(x))))
-
-
 class LlamaBlock(nn.Module):
     """x + attention(norm1(x)), and then x + down(silu(gate(y)) up(y)) with y = norm2(x) (SwiGLU, Shazeer 2020)."""
 
@@ -139,7 +122,8 @@ class CharGPT(nn.Module):
         (length,) = _checked("char_gpt", shape, dim, depth, heads, heads, hidden)
         self.embedding = nn.Embedding(vocabulary or classes, dim)
         self.positions = nn.Parameter(0.02 * torch.randn(1, length, dim))
-        self.blocks = nn.Sequential(*(GptBlock(dim, heads, hidden, length) for _ in range(depth)))
+        attentions = (CausalAttention(dim, heads, heads, length, rotary=False, bias=True) for _ in range(depth))
+        self.blocks = nn.Sequential(*(Block(attention, dim, hidden) for attention in attentions))
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, classes)
         initialise(self, depth)

@@ -6,48 +6,19 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.models.gpt import initialise
+from benchmarks.models.vit import Attention, Block
 from methods.errors import BadInput
 
 
-class MaskedAttention(nn.Module):
-    """Multi-head self-attention that sees no padding; heads as in :class:`benchmarks.models.vit.Attention`."""
+class MaskedAttention(Attention):
+    """Multi-head self-attention that sees no padding."""
 
-    def __init__(self, dim: int, heads: int) -> None:
-        super().__init__()
-        self.head_width = dim // heads
-        self.query = nn.Linear(dim, dim)
-        self.key = nn.Linear(dim, dim)
-        self.value = nn.Linear(dim, dim)
-        self.softmax = nn.Softmax(-1)
-        self.project = nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor, present: Tensor) -> Tensor:
+    def forward(self, x: Tensor, present: Tensor) -> Tensor:  # type: ignore[override]  # it needs to know them
         """(B, T, dim) of (B, T, dim), and where there are tokens (B, T)."""
         query, key, value = (self._heads(layer(x)) for layer in (self.query, self.key, self.value))
         scores = query @ key.transpose(2, 3) * self.head_width**-0.5
         weights = self.softmax(scores.masked_fill(~present[:, None, None], float("-inf")))
         return self.project((weights @ value).transpose(1, 2).flatten(2))
-
-    def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (-1, self.head_width)).transpose(1, 2)
-
-
-class EncoderBlock(nn.Module):
-    """x + attention(norm1(x)), and then x + mlp(norm2(x))."""
-
-    def __init__(self, dim: int, heads: int, hidden: int) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim)
-        self.attention = MaskedAttention(dim, heads)
-        self.norm2 = nn.LayerNorm(dim)
-        self.fc1 = nn.Linear(dim, hidden)
-        self.gelu = nn.GELU()
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor, present: Tensor) -> Tensor:
-        """(B, T, dim) of (B, T, dim), and where there are tokens (B, T)."""
-        x = x + self.attention(self.norm1(x), present)
-        return x + self.fc2(self.gelu(self.fc1(self.norm2(x))))
 
 
 class TextEncoder(nn.Module):
@@ -89,7 +60,7 @@ class TextEncoder(nn.Module):
         self.padding = padding
         self.embedding = nn.Embedding(vocabulary, dim)
         self.positions = nn.Parameter(0.02 * torch.randn(1, shape[0], dim))
-        self.blocks = nn.ModuleList(EncoderBlock(dim, heads, hidden) for _ in range(depth))
+        self.blocks = nn.ModuleList(Block(MaskedAttention(dim, heads), dim, hidden) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
         self.classifier = nn.Linear(dim, classes)
         initialise(self, depth)

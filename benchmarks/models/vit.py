@@ -35,20 +35,26 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm1(x)), and then x + mlp(norm2(x))."""
+    """x + attention(norm1(x)), and then x + mlp(norm2(x)).
 
-    def __init__(self, dim: int, heads: int, hidden: int) -> None:
+    Args:
+        attention: what else it is told beside x, ``forward`` hands over.
+        dim: width of the residual stream.
+        hidden: width of the MLP.
+    """
+
+    def __init__(self, attention: nn.Module, dim: int, hidden: int) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim)
-        self.attention = Attention(dim, heads)
+        self.attention = attention
         self.norm2 = nn.LayerNorm(dim)
         self.fc1 = nn.Linear(dim, hidden)
         self.gelu = nn.GELU()
         self.fc2 = nn.Linear(hidden, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, *told: Tensor) -> Tensor:
         """(B, tokens, dim) of (B, tokens, dim)."""
-        x = x + self.attention(self.norm1(x))
+        x = x + self.attention(self.norm1(x), *told)
         return x + self.fc2(self.gelu(self.fc1(self.norm2(x))))
 
 
@@ -90,7 +96,7 @@ class ViT(nn.Module):
         self.flatten = nn.Flatten(2)
         tokens = (shape[1] // patch) * (shape[2] // patch)
         self.positions = nn.Parameter(0.02 * torch.randn(1, tokens, dim))
-        self.blocks = nn.Sequential(*(Block(dim, heads, hidden) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(Block(Attention(dim, heads), dim, hidden) for _ in range(depth)))
         self.norm = nn.LayerNorm(dim)
         self.classifier = nn.Linear(dim, classes)
 

@@ -21,12 +21,9 @@ from benchmarks.storage.reading import Unfit, content_of, plain_json
 
 if TYPE_CHECKING:
     from benchmarks.records.kept import Known
-    from benchmarks.records.record import Record
 
 FILE = REPOSITORY / "results" / "confirmed.json"
 LONGEST = 5_000_000  # bytes
-STAGES = ("dense", "pruned", "recalibrated", "tuned")
-FIGURES = ("accuracy", "parameters", "nonzero", "macs", "macs_effective")
 
 
 class Pair(NamedTuple):
@@ -84,16 +81,3 @@ def samples(stale: Iterable[tuple[Pair, Known]], count: int) -> dict[Pair, list[
         turns = [(turn, cell) for cells in tasks.values() for turn, cell in enumerate(cells)]
         chosen[pair] = [cell for _, cell in sorted(turns, key=lambda each: each[0])][:count]
     return chosen
-
-
-def difference(was: Record, now: Record) -> str | None:
-    """The first figure in which two results of one cell are not exactly equal, or None."""
-    if was.status != now.status:
-        return f"{now.status}, recorded {was.status}"
-    for stage in STAGES:
-        one, other = getattr(was.metrics, stage), getattr(now.metrics, stage)
-        for name in FIGURES:
-            recorded, found = getattr(one, name, None), getattr(other, name, None)
-            if recorded != found:
-                return f"{stage} {name} {found}, recorded {recorded}"
-    return None

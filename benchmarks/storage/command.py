@@ -72,6 +72,16 @@ def end(main: Callable[[], int]) -> NoReturn:
     sys.exit(code)
 
 
+def check_page(page: Path, text: str, source: str, command: str) -> int:
+    """Say whether ``page`` of docs/ holds ``text``, which is what ``source`` says it is; the exit code."""
+    name = f"{page.parent.name}/{page.name}"
+    if page.is_file() and page.read_bytes() == text.encode():
+        sys.stdout.write(f"{name} is what {source}\n")
+        return 0
+    sys.stdout.write(f"{name} is out of date; write it: {command}\n")
+    return 1
+
+
 def command_names() -> list[str]:
     """The commands ``python -m benchmarks.X``: what stands at the top of benchmarks and can be run."""
     files = [path for path in FOLDER.glob("[a-z]*.py") if RUNS in path.read_text(encoding="utf-8")]
