@@ -1,23 +1,16 @@
-"""Data sets of the Hugging Face hub, which may be out of reach.
-
-The library asks a hub that does not answer six times, for half a minute, and would do so for every cell. So the hub is
-looked at once per process and repository; where it does not answer, only what was downloaded before is taken.
-"""
+"""Data sets of the Hugging Face hub, or of what was downloaded from it before where it does not answer."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.storage.hub import unreachable
 from methods.errors import BadInput, first_line
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
-
-SECONDS = 5.0  # for which an answer is waited for
 
 
 def rows_of(repository: str, subset: str | None, split: str, revision: str | None) -> Dataset:
@@ -58,23 +51,6 @@ def refuse_unreachable(repository: str, subset: str | None, split: str, revision
     """Raise :class:`BadInput` where the hub does not answer and the repository was not downloaded before."""
     if unreachable(repository) is not None:
         rows_of(repository, subset, split, revision)
-
-
-@functools.cache
-def unreachable(repository: str) -> str | None:
-    """Why the hub does not answer questions about ``repository``; None where it does, were it only to say no."""
-    if Path(repository).exists():  # a folder in the hub's layout is as good
-        return None
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        HfApi().dataset_info(repository, timeout=SECONDS)
-    except HfHubHTTPError:
-        return None
-    except Exception as error:  # of the HTTP library, which is not always the same one
-        return f"it does not answer ({first_line(error, 120)})"
-    return None
 
 
 @contextmanager

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.settings.tasks import LANGUAGE_MODEL, TEXT_TASKS
-from benchmarks.storage.pretrained import folder_of, needs_transformers
+from benchmarks.storage.pretrained import had, needs_transformers
 from methods.errors import BadInput, first_line
 
 CHARACTERS = "characters"
@@ -181,7 +181,7 @@ def _loaded(source: str) -> Any:
     try:
         if place.suffix == ".json" and place.is_file():
             return PreTrainedTokenizerFast(tokenizer_file=str(place))
-        return AutoTokenizer.from_pretrained(folder_of(source) or source, trust_remote_code=False)
+        return had(AutoTokenizer.from_pretrained, source)
     except Exception as error:  # of the library, of the file, of the network
         raise BadInput(
             f"dataset.tokenizer={source} cannot be had: {first_line(error)}\n"

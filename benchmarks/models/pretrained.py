@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.settings.tasks import LANGUAGE_MODEL, TEXT_CLASSIFICATION
-from benchmarks.storage.pretrained import folder_of, needs_transformers
+from benchmarks.storage.pretrained import had, needs_transformers
 from methods.errors import BadInput, first_line
 
 INSTEAD = "choose a model of ours: model=char_gpt, char_llama or text_encoder"
@@ -115,9 +115,7 @@ def _configuration(source: str | Mapping[str, Any] | None) -> Any:
     assert source is not None
     place = Path(source).expanduser()
     try:
-        # a repository's own code is never run
-        where = place if place.is_file() else folder_of(source) or source
-        return transformers.AutoConfig.from_pretrained(where, trust_remote_code=False)
+        return had(transformers.AutoConfig.from_pretrained, str(place) if place.is_file() else source)
     except Exception as error:  # of the library, of the file, of the network
         raise BadInput(
             f"{source} is no network of transformers that can be had here: {first_line(error)}\n"
@@ -130,8 +128,7 @@ def _made(factory: Any, path: str | None, settings: Any) -> nn.Module:
         if path is None:
             made: nn.Module = factory.from_config(settings, trust_remote_code=False)
         else:
-            where = folder_of(path) or path
-            made = factory.from_pretrained(where, config=settings, dtype=torch.float32, trust_remote_code=False)
+            made = had(factory.from_pretrained, path, config=settings, dtype=torch.float32)
     except Exception as error:  # of the library: weights that are missing, a task that the network does not do
         raise BadInput(f"{path or 'model.config'} gives no network for this task: {first_line(error)}") from error
     return made

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
+from benchmarks.storage.hub import unreachable
 from methods.errors import BadInput
 
 CONFIG = "config.json"
@@ -25,6 +28,27 @@ def folder_of(source: str) -> Path | None:
     roots = (package.submodule_search_locations or []) if package else []
     found = sorted(path.parent for root in roots for path in Path(root).rglob(CONFIG))
     return min(found, key=lambda folder: len(folder.parts), default=None)
+
+
+def had(load: Callable[..., Any], source: str, **how: Any) -> Any:
+    """``load(place, **how)``, a ``from_pretrained`` of transformers, of a folder, a package or a repository of the hub.
+
+    A hub that does not answer is looked at once; what was downloaded before serves then. A repository's own code is
+    never run.
+
+    Raises:
+        BadInput: the hub does not answer, and nothing was downloaded before.
+        Exception: whatever the library raises.
+    """
+    folder = folder_of(source)
+    local = folder is not None or Path(source).expanduser().exists()
+    silent = None if local else unreachable(source, "model")
+    try:
+        return load(folder or source, trust_remote_code=False, local_files_only=silent is not None, **how)
+    except OSError as error:
+        if silent is None:
+            raise
+        raise BadInput(f"the Hugging Face hub: {silent}") from error
 
 
 def portable(source: str) -> str:

@@ -1,5 +1,6 @@
 """A hub that does not answer is looked at once, before any cell, and the message says where data may come from."""
 
+import importlib.util
 import io
 import socket
 import threading
@@ -12,6 +13,7 @@ from PIL import Image
 from benchmarks.data import hub
 from benchmarks.data.decode import Columns, decode_hub
 from benchmarks.sweeps.commandline import main
+from methods.errors import BadInput
 
 TINY = ["trainer=tiny", "dataset.limit=200", "measure=none", "track=none"]
 huggingface_hub = pytest.importorskip("huggingface_hub")
@@ -104,3 +106,18 @@ def test_images_of_the_hub_are_those_of_the_subset_split_and_revision_that_are_n
     images, labels = decode_hub(str(tmp_path), "v2", "test", columns, "small")
     assert asked == [((str(tmp_path), "small"), {"split": "test", "revision": "v2"})]
     assert torch.equal(images[:, 0], torch.from_numpy(pixels)) and labels.tolist() == [2, 0, 1, 1, 0]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="needs transformers")
+def test_networks_and_tokenizers_of_others_are_looked_for_once_too(looks):
+    from benchmarks.data.tokens import tokenizer_of
+    from benchmarks.models.pretrained import transformer
+
+    for _ in range(3):
+        with pytest.raises(
+            BadInput, match=r"somebody/something cannot be had: the Hugging Face hub: it does not answer"
+        ):
+            tokenizer_of("somebody/something", [], padded=True)
+        with pytest.raises(BadInput, match=r"somebody/something is no network .* it does not answer"):
+            transformer(path="somebody/something", classes=2, vocabulary=9, padding=0, task="text_classification")
+    assert 1 <= len(looks) <= 2  # the HTTP library tries a second time where it is hung up on

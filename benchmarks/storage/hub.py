@@ -1,0 +1,32 @@
+"""The Hugging Face hub, which may be out of reach.
+
+Its libraries ask a hub that does not answer six times, for half a minute, and would do so for every cell. So it is
+looked at once per process and repository; where it does not answer, only what was downloaded before is taken.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Literal
+
+from methods.errors import first_line
+
+SECONDS = 5.0  # for which an answer is waited for
+
+
+@functools.cache
+def unreachable(repository: str, kind: Literal["dataset", "model"] = "dataset") -> str | None:
+    """Why the hub does not answer questions about ``repository``; None where it does, were it only to say no."""
+    if Path(repository).exists():  # a folder in the hub's layout is as good
+        return None
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        HfApi().repo_info(repository, repo_type=kind, timeout=SECONDS)
+    except (HfHubHTTPError, HFValidationError):  # no name of a repository: nobody was asked
+        return None
+    except Exception as error:  # of the HTTP library, which is not always the same one
+        return f"it does not answer ({first_line(error, 120)})"
+    return None
