@@ -16,6 +16,9 @@ from methods.errors import BadInput
 
 LONGEST = 60  # characters of a value that are shown
 Name = Annotated[str, Field(pattern=NAME, max_length=LONGEST_NAME)]  # what becomes part of a path
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Text = Annotated[str, Field(min_length=1)]
 WORDS = {
     "bool": "neither true nor false",
     "int": "not a whole number",

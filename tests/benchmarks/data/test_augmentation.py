@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from benchmarks.data.augment import Augmentation, centre, crop_and_flip, jittered, resized
 from benchmarks.settings.base import checked
-from benchmarks.settings.sections import Augment
+from benchmarks.settings.datasets import Augment
 from methods.errors import BadInput
 from methods.seeds import stream
 
