@@ -17,7 +17,10 @@ from benchmarks.storage.console import output_console
 from benchmarks.storage.paths import REPOSITORY, write_atomically
 from methods.errors import BadInput
 
-TREE = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "CITATION.cff", "docs", "results/reproductions")
+TREE = (
+    *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "LICENSE", "CITATION.cff", "docs"),
+    *("results/reproductions", "results/boards/reviewed/leaderboard.md"),
+)
 SUFFIXES = frozenset({".md", ".png", ".svg", ".csv", ".cff", ""})
 PAGES = (("Report", "report"), ("Theories", "theory"), ("Methods and their results", "methods"), ("Papers", "papers"))
 GUIDE = ("getting_started", "python", "data", "scaling", "faq", "glossary")

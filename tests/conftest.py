@@ -55,6 +55,13 @@ def pytest_sessionfinish(session, exitstatus):
         session.exitstatus = 1
 
 
+@pytest.fixture(autouse=True)
+def _same_start():
+    """PyTorch's global stream begins alike in every test, whichever tests the same worker ran before."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def device(request):
     """Where the test computes; without the hardware it is left out. ``emulated`` needs none (tests/emulated.py)."""

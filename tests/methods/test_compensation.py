@@ -143,9 +143,9 @@ def test_the_presets_repair_is_the_same_whoever_selects():
 
 
 def test_refitted_edges_are_the_regression_on_what_the_pruned_network_reads():
-    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).double()
-    inputs = torch.randn(200, 6, generator=generator, dtype=torch.float64)
+    inputs = torch.randn(200, 6, dtype=torch.float64)
     data = Calibration(inputs, torch.zeros(200, dtype=torch.int64), torch.arange(200))
     pruner = Pruner(MagnitudeSelection("edge"), compensation=LeastSquares(ridge=0.0, refit=True))
     pruned = pruner.prune(model, data, Budget("keep", 0.5))
