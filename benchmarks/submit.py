@@ -3,11 +3,15 @@
     python -m benchmarks.submit
     python -m benchmarks.submit --where "dataset == 'mnist'"
     python -m benchmarks.submit --refused     also cells that cannot be, such as a budget beyond a method's reach
+    python -m benchmarks.submit --networks    also the dense networks that took a minute or more to train
 
 A record is moved when its cell is finished, its file has a checksum, its configuration has the key it is filed under
 and says what the record says of itself, and nothing in it names a folder of this machine. Where a reviewed record of
 the cell is there already, the new one must repeat its result. The copy is complete before the original goes, so that an
 interruption loses nothing.
+
+Networks go from the cache to ``results/dense``, where every cell looks first: so that a cell is repeated by anybody
+without training anew, and with the very same weights on other processors. Together they may have 20 MB.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +20,7 @@ from typing import Any
 
 from benchmarks.boards.frame import select
 from benchmarks.records.agreement import first_difference
-from benchmarks.records.keys import cell_key
+from benchmarks.records.keys import cell_key, dense_key
 from benchmarks.records.manifest import RUNNING
 from benchmarks.records.record import Record
 from benchmarks.records.store import Problem, Store, Unreadable, read
@@ -28,6 +32,8 @@ from methods.errors import BadInput
 
 SAME_ACCURACY = 0.01  # another machine's rounding leads training elsewhere, by less than a percentage point or so
 SAME_COUNT = 0.01  # of parameters and MACs, in proportion
+DEAR = 60.0  # seconds of training from which a network is kept
+ROOM = 20_000_000  # bytes of all kept networks
 STAGES, COUNTS = ("dense", "pruned", "tuned"), ("parameters", "nonzero", "macs")
 
 
@@ -77,6 +83,33 @@ def submit(store: Store, where: str | None = None, refused: bool = False) -> tup
     return moved, problems
 
 
+def keep_networks(store: Store, paths: Paths) -> tuple[list[Path], list[str]]:
+    """Copy the dense networks of reviewed records that took long to train from the cache to ``paths.dense``.
+
+    Returns:
+        The folders that are new, and why others were left out, in words.
+    """
+    from benchmarks.storage import checkpoint
+    from benchmarks.training.dense import NAME  # PyTorch is not needed for records
+
+    records, _ = Store(store.cells, store.cells).load()
+    used = sum(path.stat().st_size for path in paths.dense.glob("*/*")) if paths.dense.is_dir() else 0
+    kept, left = [], []
+    for key in dict.fromkeys(dense_key(record.config) for record in records):
+        source, target = paths.cache / "dense" / key, paths.dense / key
+        stored = None if (target / "dense.json").is_file() else checkpoint.load(source, NAME)
+        if stored is None or stored[1].get("seconds", 0.0) < DEAR:
+            continue
+        size = sum(path.stat().st_size for path in source.iterdir())
+        if used + size > ROOM:
+            left.append(f"{source}: with its {size / 1e6:.1f} MB all would have more than {ROOM / 1e6:.0f} MB")
+            continue
+        checkpoint.save(target, NAME, *stored)
+        used += size
+        kept.append(target)
+    return kept, left
+
+
 def _replaces(record: Record, store: Store) -> str | None:
     """Why the reviewed file of the cell must stay as it is, or None."""
     path = store.path_of(record, store.cells)
@@ -112,8 +145,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of the records (results)")
     parser.add_argument("--where", default=None, help="pandas query, e.g. \"dataset == 'mnist'\"")
     parser.add_argument("--refused", action="store_true", help="also cells that the suite refused with a reason")
+    parser.add_argument("--networks", action="store_true", help="also dense networks that took a minute to train")
+    parser.add_argument("--cache", type=Path, default=Path(".cache"), help="folder of the cached networks (.cache)")
     chosen = parser.parse_args(arguments)
-    paths, console = Paths(chosen.results), output_console()
+    paths, console = Paths(chosen.results, chosen.cache), output_console()
     busy = [holder for holder in holders(paths.runs / RUNNING) if holder.alive]
     if busy:  # it would miss the moved records and compute them again
         raise BadInput(
@@ -128,6 +163,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console.print(f"moved {len(moved)} records to {store.cells}", markup=False)
     if uncommitted:
         console.print(f"{uncommitted} of them were made by code with uncommitted changes", markup=False)
+    if chosen.networks:
+        kept, left = keep_networks(store, paths)
+        console.print(f"kept {len(kept)} dense networks in {paths.dense}", markup=False)
+        for reason in left:
+            console.print(f"not kept: {reason}", markup=False)
     return 1 if problems else 0
 
 

@@ -30,6 +30,7 @@ def trained_network(config: Mapping[str, Any], data: Data, paths: Paths) -> dens
         paths.cache,
         dense_key(config),
         config["dense"]["checkpoint"],
+        paths.dense,
     )
     if trained.history.collapsed:
         raise Collapsed(f"the dense network: {trained.history.collapsed}")

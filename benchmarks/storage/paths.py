@@ -26,7 +26,7 @@ class Paths:
     """The folders of one store of results.
 
     Attributes:
-        results: everything that is kept: ``runs``, ``cells``, ``boards``.
+        results: everything that is kept: ``runs``, ``cells``, ``dense``, ``boards``.
         cache: what can be computed again (decoded data, dense networks, offline tracker runs).
     """
 
@@ -47,6 +47,11 @@ class Paths:
     def cells(self) -> Path:
         """Reviewed records, under version control."""
         return self.results / "cells"
+
+    @property
+    def dense(self) -> Path:
+        """Dense networks of reviewed records that are dear to train, under version control."""
+        return self.results / "dense"
 
     @property
     def boards(self) -> Path:

@@ -59,8 +59,9 @@ def dense_network(
     cache: Path,
     key: str,
     checkpoint: Path | str | None = None,
+    reviewed: Path | None = None,
 ) -> Dense:
-    """The trained dense network: from ``checkpoint`` if one is named, else from the cache, else trained now.
+    """The trained dense network: from ``checkpoint`` if one is named, else a stored one, else trained now.
 
     Args:
         model_cfg: the configuration's ``model`` section.
@@ -72,6 +73,8 @@ def dense_network(
             network is not used where its classes have changed, nor where it scores otherwise on the validation split
             than at the end of its training.
         checkpoint: a file of weights to use instead of training; see :func:`benchmarks.training.weights.load_weights`.
+        reviewed: folder of the networks that came with the project, one folder per key; looked at before the cache by
+            the same rules, and never written.
 
     Raises:
         BadInput: the checkpoint cannot be read or does not fit the model.
@@ -84,7 +87,11 @@ def dense_network(
         return Dense(model.eval(), History(), 0.0, False, Path(checkpoint))
     code = code_of(model)
     folder, label = Path(cache) / "dense" / key, f"{data.name}/{model_cfg.get('name', type(model).__name__)}"
-    dense = _from_cache(model, folder, code, data, warn=True)
+    if reviewed is not None:
+        dense = _stored(model, reviewed / key, code, data, owned=False)
+        if dense is not None:
+            return dense
+    dense = _stored(model, folder, code, data)
     if dense is not None:
         return dense
     try:
@@ -108,7 +115,7 @@ def dense_network(
                     store.remove(folder, "training")
                     return Dense(model.eval(), history, history.seconds, True, path)
                 model.load_state_dict(fresh)  # stopped for too long: another has the turn, and the last word
-        dense = _from_cache(model, folder, code, data, warn=True)
+        dense = _stored(model, folder, code, data)
         if dense is not None:
             store.remove(folder, "training")  # which one who was stopped may have gone on writing
             return dense
@@ -137,8 +144,9 @@ def code_of(model: nn.Module) -> str:
     return store.checksum(json.dumps([sources, order]).encode())
 
 
-def _from_cache(model: nn.Module, folder: Path, code: str, data: "Data", warn: bool) -> Dense | None:
-    stored = _read(model, folder, code, warn)
+def _stored(model: nn.Module, folder: Path, code: str, data: "Data", owned: bool = True) -> Dense | None:
+    """The network in ``folder``, if it is what its history says; one that is not is removed if ``owned``."""
+    stored = _read(model, folder, code, True)
     if stored is None:
         return None
     tensors, facts = stored
@@ -148,10 +156,10 @@ def _from_cache(model: nn.Module, folder: Path, code: str, data: "Data", warn: b
     path = next(folder.glob(f"{NAME}-*.safetensors"))
     if path not in SCORED:
         if found := _differs(model, data, history):
-            if warn:
-                LOG.warning("the network in %s %s: it was trained by other code; training it afresh", folder, found)
+            LOG.warning("the network in %s %s: it was trained by other code; training it afresh", folder, found)
             model.load_state_dict(before)
-            store.remove(folder, NAME)  # else whoever waits for it would take it
+            if owned:
+                store.remove(folder, NAME)  # else whoever waits for it would take it
             return None
         SCORED.add(path)
     return Dense(model.eval(), history, facts["seconds"], False, path)

@@ -1,11 +1,16 @@
 """What submit objects to, for any record: a result that differs, a folder of this machine, a word that was edited."""
 
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sample_records import made
 
-from benchmarks.records.keys import cell_key
-from benchmarks.submit import COUNTS, SAME_ACCURACY, SAME_COUNT, disagreement, objection
+import benchmarks.submit as command
+from benchmarks.records.keys import cell_key, dense_key
+from benchmarks.records.store import Store
+from benchmarks.storage import checkpoint
+from benchmarks.storage.paths import Paths
+from benchmarks.submit import COUNTS, SAME_ACCURACY, SAME_COUNT, disagreement, keep_networks, objection
 
 ACCURACIES = st.floats(0.05, 0.95).map(lambda value: round(value, 6))
 NUMBERS = st.integers(100, 10**8)
@@ -86,3 +91,33 @@ def test_a_heading_that_is_not_that_of_the_configuration_is_refused(section, nam
     said = objection(record.model_copy(update={section: name}))
     own = record.config[section]["name"]
     assert said == (None if name == own else f"it says {section} {name}, but its configuration says {own}")
+
+
+def reviewed_networks(tmp_path, seconds):
+    """Reviewed records of as many seeds, and in the cache their dense networks, each with its seconds of training."""
+    paths = Paths(tmp_path / "results", tmp_path / "cache")
+    store, keys = Store.of(paths), []
+    for seed, took in enumerate(seconds):
+        config = made().config | {"seed": seed}
+        record = made(config=config, key=cell_key(config), seed=seed)
+        store.write(record, store.cells)
+        keys.append(dense_key(record.config))
+        checkpoint.save(paths.cache / "dense" / keys[-1], "dense", {"a": torch.ones(1000)}, {"seconds": took})
+    assert len(set(keys)) == len(seconds)
+    return paths, store, keys
+
+
+def test_dear_networks_of_reviewed_records_are_kept_once(tmp_path):
+    paths, store, keys = reviewed_networks(tmp_path, [59.0, 61.0, 600.0])
+    kept, left = keep_networks(store, paths)
+    assert {path.name for path in kept} == set(keys[1:]) and not left
+    assert all(checkpoint.load(path, "dense")[0]["a"].sum() == 1000 for path in kept)
+    assert keep_networks(store, paths) == ([], [])
+
+
+def test_networks_beyond_the_room_are_named_and_stay_where_they_are(tmp_path, monkeypatch):
+    paths, store, _ = reviewed_networks(tmp_path, [100.0, 100.0, 100.0])
+    monkeypatch.setattr(command, "ROOM", 10_000)
+    kept, left = keep_networks(store, paths)
+    assert len(kept) == 2 and len(left) == 1 and "with its 0.0 MB all would have more than 0 MB" in left[0]
+    assert sum(path.stat().st_size for path in paths.dense.glob("*/*")) <= 10_000

@@ -72,6 +72,25 @@ def test_trained_once_then_loaded_bit_for_bit(tmp_path, trainings):
     assert evaluate(first.model, make_data().test) == evaluate(second.model, make_data().test)
 
 
+def test_a_network_that_came_with_the_project_goes_before_the_cache_and_is_never_written(tmp_path, trainings):
+    there = get(tmp_path / "elsewhere")
+    reviewed = (tmp_path / "elsewhere/dense").rename(tmp_path / "reviewed")
+    files = {path: path.read_bytes() for path in sorted(reviewed.glob("*/*"))}
+    found = get(tmp_path / "cache", reviewed=reviewed)
+    assert len(trainings) == 1 and same_bits(there.model, found.model) and found.path.parent == reviewed / "abc"
+    assert not (tmp_path / "cache").exists()
+    history = json.loads((reviewed / "abc/dense.json").read_text())
+    for epoch in history["history"]["epochs"]:  # what it scores now is not what its history says
+        epoch |= {"validation_loss": 50.0, "validation_accuracy": 0.0}
+    (reviewed / "abc/dense.json").write_text(json.dumps(history))
+    changed = (reviewed / "abc/dense.json").read_bytes()
+    dense_module.SCORED.clear()
+    assert get(tmp_path / "cache", reviewed=reviewed).trained and len(trainings) == 2
+    assert {path: path.read_bytes() for path in sorted(reviewed.glob("*/*"))} == files | {
+        reviewed / "abc/dense.json": changed
+    }
+
+
 def test_another_key_is_another_network(tmp_path, trainings):
     a, b = get(tmp_path, key="a"), get(tmp_path, key="b", seed=1)
     assert len(trainings) == 2 and not same_bits(a.model, b.model)
