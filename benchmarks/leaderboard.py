@@ -3,7 +3,7 @@
     python -m benchmarks.leaderboard
     python -m benchmarks.leaderboard --where "dataset == 'mnist' and budget == 'speedup'" --baseline random
     python -m benchmarks.leaderboard --committed      the boards under version control, from the committed records only
-    python -m benchmarks.leaderboard --reviewed       prints the boards of reviewed records alone, too
+    python -m benchmarks.leaderboard --reviewed       prints reviewed records beside your own
     python -m benchmarks.leaderboard --check          whether those are up to date
     python -m benchmarks.leaderboard --theory         which theory predicts the damage best
 
@@ -122,7 +122,7 @@ def _parser() -> Parser:
     parser.add_argument("--interval", action="store_true", help="95 %% intervals instead of standard deviations")
     parser.add_argument("--format", default=",".join(USUAL), help=f"of {','.join(FORMATS)}, separated by commas")
     parser.add_argument("--committed", action="store_true", help="only committed records, no runs of this machine")
-    parser.add_argument("--reviewed", action="store_true", help="print the boards of reviewed records alone, too")
+    parser.add_argument("--reviewed", action="store_true", help="print reviewed records, too, not only your own")
     parser.add_argument("--check", action="store_true", help="fail if the committed boards are out of date")
     parser.add_argument("--theory", action="store_true", help="rank the theories by how well they predict the damage")
     return parser

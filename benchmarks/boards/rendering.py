@@ -121,11 +121,12 @@ def render(
         console: where to print; None prints nothing.
         where: a pandas query over the records.
         formats: some of ``FORMATS``.
-        only: print just the boards that hold one of these cells; the files always hold all.
+        only: print just the boards that hold one of these cells, with this machine's own records; the files always
+            hold all.
         question: metric, baseline and grouping.
         committed: use the committed records only.
         interval: show 95 % intervals in place of standard deviations.
-        reviewed: print the boards of reviewed records alone, too; without it, those with own records only.
+        reviewed: print reviewed records, too; without it, boards of this machine's own records.
 
     Returns:
         The number of boards.
@@ -136,16 +137,20 @@ def render(
     _check_question(cells, question)
     every = boards(cells, question)
     files = [name for name in formats if name != "terminal"]
-    rankings = rankings_of(cells, question) if files or only is None else []
+    everything = reviewed or committed or where is not None
+    rankings = rankings_of(cells, question) if files or (everything and only is None) else []
     if every and files:
         for name, text in documents(cells, rankings, every, files, interval).items():
             write_atomically(out / f"leaderboard.{name}", text)
     if console is not None:
         if "terminal" in formats:
-            everything = reviewed or committed or where is not None or only is not None
-            shown, others = (every, []) if everything else own_first(every)
-            _print(shown, cells, [] if others else rankings, console, only, interval, LEGEND if "md" in formats else "")
-            list_boards(others, console, every=not shown)
+            legend = LEGEND if "md" in formats else ""
+            if everything:
+                shown = [board for board in every if only is None or only & board.keys]
+                shown.sort(key=lambda board: all(cell.get("_committed") for cell in board.cells))  # one's own first
+                _print(shown, cells, rankings, console, only, interval, legend)
+            else:
+                _print_own(every, cells, console, question, only, interval, legend)
         say_left_out(problems, console)
     return len(every)
 
@@ -170,29 +175,55 @@ def parquet_of(every: Sequence[Board]) -> bytes:
     return content.getvalue()
 
 
-def own_first(every: Sequence[Board]) -> tuple[list[Board], list[Board]]:
-    """The boards with records of this machine, and those of reviewed records alone."""
-    own = [board for board in every if not all(cell.get("_committed") for cell in board.cells)]
-    return own, [board for board in every if board not in own]
+def _print_own(
+    every: Sequence[Board],
+    cells: Sequence[Cell],
+    console: Console,
+    question: Question,
+    only: frozenset[str] | None,
+    interval: bool,
+    legend: str,
+) -> None:
+    """Print boards of this machine's own records, and say in one line how to see the reviewed ones.
 
-
-def list_boards(others: Sequence[Board], console: Console, every: bool) -> None:
-    """Say which boards are not printed: by name where there is nothing else to see, else how many."""
-    if not others:
+    Own records are ranked among themselves: places among rows that nobody sees would only confuse. The boards
+    ``every`` of all records are named where there are no own ones.
+    """
+    own = [cell for cell in cells if not cell.get("_committed") or cell["key"] in (only or ())]
+    found = boards(own, question)
+    shown = [board for board in found if only is None or only & board.keys]
+    hidden = len(cells) - len(own)
+    rankings = rankings_of(own, question) if only is None else []
+    _print(shown, own, rankings, console, only, interval, legend)
+    if not hidden:
         return
-    if every:
+    if not shown:
         console.print("no records of this machine's own; reviewed boards:", markup=False)
-        for board in others:
+        for board in every:
             name = table_of(board).title.partition(":")[0]
             console.print(f"  {name}: {len(board.rows)} rows", markup=False)
+    beside = sum(len(board.rows) for board in every if any(board.keys & mine.keys for mine in shown))
+    ranked = f" (of these tasks: {beside} rows)" if beside else ""
     console.print(
-        f"{len(others)} boards of reviewed records alone are not printed: --reviewed prints them; the files have all",
+        f"{hidden:,} reviewed records are not shown{ranked}: {command_for(shown)} prints them, too",
         markup=False,
+        soft_wrap=True,
     )
 
 
+def command_for(shown: Sequence[Board]) -> str:
+    """What to type to see reviewed records beside those of the boards ``shown``: of one board, that one alone."""
+    command = "python -m benchmarks.leaderboard --reviewed"
+    group = shown[0].group if len(shown) == 1 else {}
+    known = {name: group[name] for name in ("dataset", "budget", "value") if group.get(name) is not None}
+    if not known:
+        return command
+    words = " and ".join(f"{name} == {f'{v:g}' if isinstance(v, float) else repr(v)}" for name, v in known.items())
+    return f'{command} --where "{words}"'
+
+
 def _print(
-    every: Sequence[Board],
+    shown: Sequence[Board],
     cells: Sequence[Cell],
     rankings: Sequence[Table],
     console: Console,
@@ -200,12 +231,13 @@ def _print(
     interval: bool,
     legend: str,
 ) -> None:
+    """Print the boards ``shown``, and after all boards of a store, not of one sweep, rankings and checklist."""
     from rich.text import Text
 
-    shown = [board for board in every if only is None or only & board.keys]
     for board in shown:
         table_of(board, compact=True, interval=interval).show(console)
-        console.print(Text(checklist.line(checklist.examine(board.cells), legend), style="dim"))
+        if only is None:
+            console.print(Text(checklist.line(checklist.examine(board.cells), legend), style="dim"))
     if only is None:
         for table in rankings:
             table.show(console)

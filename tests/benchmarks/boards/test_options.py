@@ -2,6 +2,7 @@
 
 import io
 import re
+import shlex
 
 import pandas as pd
 import pytest
@@ -96,9 +97,69 @@ def test_a_terminal_shows_ones_own_boards_and_names_the_others_only_where_there_
     store.write(cell(1, dataset="own_data"))
     said = printed(store, tmp_path)
     assert "own_data · mlp" in said and "reviewed_data · mlp" not in said
-    assert "1 boards of reviewed records alone are not printed: --reviewed" in said
+    assert "1 reviewed records are not shown" in said and "python -m benchmarks.leaderboard --reviewed" in said
     for choices in ({"reviewed": True}, {"committed": True}, {"where": "dataset == 'reviewed_data'"}):
         assert "reviewed_data · mlp" in printed(store, tmp_path, **choices), choices
+
+
+def reviewed_board(folder, own):
+    """Twelve reviewed methods with two seeds each, of which the first ``own`` were also run here with one."""
+    store = Store(folder / "runs", folder / "cells")
+    for number in range(12):
+        for seed in range(2):
+            store.write(cell(seed, method=f"method{number:02}"), store.cells)
+    mine = [cell(0, method=f"method{number:02}", created="2026-03-01T00:00:00+00:00") for number in range(own)]
+    for record in mine:
+        store.write(record)
+    return store, frozenset(record.key for record in mine)
+
+
+@pytest.fixture(scope="module")
+def first_sweep(tmp_path_factory):
+    return reviewed_board(tmp_path_factory.mktemp("first_sweep"), own=4)
+
+
+def on_a_terminal(store, tmp_path, width, term, **choices):
+    """What a terminal of that ``width`` and kind gets, and the same without colours, line by line."""
+    file = io.StringIO()
+    console = Console(file=file, width=width, force_terminal=True, _environ={"TERM": term})
+    render(store, tmp_path / "boards", console, **choices)
+    return file.getvalue(), [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in file.getvalue().splitlines()]
+
+
+@pytest.mark.parametrize("width,term", [(80, "xterm"), (100, "xterm"), (140, "xterm-256color"), (80, "dumb")])
+@pytest.mark.parametrize("of_a_sweep", [True, False])
+def test_a_first_sweep_shows_ones_own_rows_and_one_line_on_the_reviewed_ones(
+    first_sweep, tmp_path, width, term, of_a_sweep
+):
+    store, keys = first_sweep
+    choices = {"only": keys if of_a_sweep else None, "formats": ("terminal",)}
+    _, lines = on_a_terminal(store, tmp_path, width, term, **choices)
+    rows = [line for line in lines if re.search(r"method\d\d +\S+ +node +1 ", line)]
+    assert [re.findall(r"method\d\d", line) for line in rows] == [[f"method0{number}"] for number in range(4)]
+    assert not any(f"method{number:02}" in line for line in lines for number in range(4, 12))
+    [hint] = [line for line in lines if "reviewed" in line]
+    assert hint.startswith("20 reviewed records are not shown (of these tasks: 13 rows): python -m benchmarks.leader")
+    assert max(len(line) for line in lines if line is not hint) <= width
+
+
+def test_the_line_on_reviewed_records_names_a_command_that_shows_them(first_sweep, tmp_path, capsys):
+    store, keys = first_sweep
+    _, lines = on_a_terminal(store, tmp_path, 100, "xterm", only=keys)
+    assert "method11" in (tmp_path / "boards/leaderboard.md").read_text(), "files have all"
+    assert "value == 0.2" in lines[-1]
+    [command] = re.findall(r"python -m benchmarks\.leaderboard (.*) prints them, too", "\n".join(lines))
+    assert main([*shlex.split(command), "--results", str(store.runs.parent), "--format", "terminal"]) == 0
+    said = capsys.readouterr().out
+    assert "method11" in said and "method00" in said and "not shown" not in said
+
+
+def test_boards_with_own_records_go_first_where_all_are_asked_for(tmp_path):
+    store = Store(tmp_path / "runs", tmp_path / "cells")
+    store.write(cell(dataset="a_reviewed"), store.cells)
+    store.write(cell(1, dataset="own_data"))
+    said = printed(store, tmp_path, reviewed=True)
+    assert said.index("own_data · mlp") < said.index("a_reviewed · mlp")
 
 
 @pytest.mark.parametrize("width", [80, 100, 140])
@@ -109,12 +170,9 @@ def test_boards_fit_terminals_of_any_kind_and_keep_the_unit(tmp_path, width, ter
         for seed in range(2):
             latency = [{"runtime": "eager", "batch": 1, "ratio": 1.5}]
             store.write(cell(seed, method=method, unit=unit, latency=latency))
-    file = io.StringIO()
-    console = Console(file=file, width=width, force_terminal=True, _environ={"TERM": term})
-    render(store, tmp_path / "boards", console, formats=("terminal",), reviewed=True)
-    plain = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in file.getvalue().splitlines()]
-    assert max(map(len, (line.rstrip() for line in plain))) <= width
+    raw, plain = on_a_terminal(store, tmp_path, width, term, formats=("terminal",), reviewed=True)
+    assert max(map(len, plain)) <= width
     assert any("node" in line and "spectral" in line for line in plain)
     assert any("edge" in line and "lamp" in line for line in plain)
     if term == "dumb":
-        assert "\x1b[3" not in file.getvalue(), "no colours"
+        assert "\x1b[3" not in raw, "no colours"
