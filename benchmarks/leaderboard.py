@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.boards.board import TASK, Question, boards
+from benchmarks.boards.excerpts import renew
 from benchmarks.boards.frame import load, records_mark
 from benchmarks.boards.layout import CHANGED, CODE, RECONSTRUCTED
 from benchmarks.boards.rendering import FILES, FORMATS, USUAL, documents, rankings_of, render
@@ -46,6 +47,8 @@ def outdated(store: Store, folder: Path) -> list[str]:
         path = folder / f"leaderboard.{ending}"
         if not path.is_file() or unmarked(path.read_bytes().decode(errors="replace")) != unmarked(str(text)):
             found.append(path.name)
+    if (folder / "leaderboard.md").is_file():
+        found += renew(folder / "leaderboard.md", store.cells.parent.parent, write=False)
     page = folder / "report.html"
     if not page.is_file() or records_mark(cells) not in page.read_text(encoding="utf-8", errors="replace"):
         found.append(page.name)
@@ -90,6 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "  python run.py -m method=spectral,dpp,magnitude,random"
         )
     written = [str(out / f"leaderboard.{name}") for name in formats if name != "terminal"]
+    if chosen.committed and out == paths.committed_boards and "md" in formats:
+        written += renew(out / "leaderboard.md", paths.results.parent)
     if written:
         console.print(f"written: {', '.join(written)}", markup=False)
     return 0

@@ -7,6 +7,7 @@ Files keep their places, so that the links between them hold; MkDocs fails on a 
 """
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -23,10 +24,11 @@ TREE = (
 )
 SUFFIXES = frozenset({".md", ".png", ".svg", ".csv", ".cff", ""})
 PAGES = (("Report", "report"), ("Theories", "theory"), ("Methods and their results", "methods"), ("Papers", "papers"))
-GUIDE = ("getting_started", "python", "data", "scaling", "faq", "glossary")
+GUIDE = ("getting_started", "findings", "commands", "python", "data", "scaling", "faq", "glossary")
 BACKGROUND = ("measuring", "fairness", "boards", "architecture", "security")
 CHOICES = {"dataset": "Data sets", "model": "Networks"}
 NAME = "Secateurs"
+BADGES = re.compile(r"^\[!\[.*\n", re.MULTILINE)  # they are images from elsewhere, and the site asks for none
 STYLE = """\
 .md-typeset a { text-decoration: underline; }
 [data-md-color-scheme] {
@@ -51,6 +53,8 @@ def sources(folder: Path, results: Path) -> dict[str, str]:
                 place = folder / path.relative_to(REPOSITORY)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, place)
+    front = (folder / "README.md").read_text(encoding="utf-8")
+    write_atomically(folder / "README.md", BADGES.sub("", front))
     write_atomically(folder / "site.css", STYLE)
     pages = {"Home": "README.md"}
     for title, name in PAGES:

@@ -1,19 +1,27 @@
 """The README and its pages tell the truth: links lead somewhere, commands exist, rows are those of the boards."""
 
+import csv
 import importlib.util
+import io
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from benchmarks.boards.excerpts import renewed
+from methods.errors import BadInput
+
 ROOT = Path(__file__).parents[1]
+BADGE = "../../actions/workflows/"  # where a forge keeps the workflows of the repository that shows the page
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
-        assert target.startswith("http") or (page.parent / target).exists(), target
+        found = target.startswith(("http", BADGE)) or (page.parent / target).exists()
+        assert found, target
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -27,53 +35,116 @@ def test_commands_and_named_experiments_exist(page):
         assert f"\n{target}:" in (ROOT / "Makefile").read_text() or f" {target} " in (ROOT / "Makefile").read_text()
 
 
-def reviewed():
-    """The reviewed board, or None; without one the README must not show any."""
-    path = ROOT / "results/boards/reviewed/leaderboard.md"
+def reviewed(ending):
+    """The reviewed board, or None; without one no page must show any."""
+    path = ROOT / f"results/boards/reviewed/leaderboard.{ending}"
     if not path.is_file():
-        readme = (ROOT / "README.md").read_text()
-        assert "| rank | method |" not in readme and "| place | method |" not in readme
+        assert not any("| rank | method |" in page.read_text() for page in PAGES)
         return None
     return path.read_text()
 
 
-def test_the_readmes_board_is_a_part_of_the_reviewed_one():
-    if (board := reviewed()) is None:
+def cells(line):
+    return [part.strip() for part in line.strip("|").split("|")]
+
+
+def tables(page, first):
+    return [part.splitlines() for part in (ROOT / page).read_text().split("\n\n") if part.startswith(f"| {first} |")]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/findings.md"])
+def test_the_board_of_a_page_is_a_part_of_the_reviewed_one(page):
+    if (board := reviewed("md")) is None:
         return
-    readme = (ROOT / "README.md").read_text()
-    [kind] = re.findall(r"compression of (\d+) on digits", readme)
-    whole = board[board.index(f"## digits · mlp · compression {kind}:") :].split("\n## ")[0]
-
-    def cells(line):
-        return [part.strip() for part in line.strip("|").split("|")]
-
+    whole = board[board.index("## digits · mlp · compression 16:") :].split("\n## ")[0]
     lines = [cells(line) for line in whole.splitlines() if line.startswith("| ")]
     place = {name: number for number, name in enumerate(lines[0])}
-    start = readme.index("| rank | method |")
-    shown = [cells(line) for line in readme[start:].split("\n\n")[0].splitlines()]
+    [table] = tables(page, "rank")
+    shown = [cells(line) for line in table]
     assert len(shown) > 5
-    wanted = [[row[place[name]] for name in shown[0]] for row in lines[2 : len(shown)]]
-    assert shown[2:] == wanted
+    assert shown[2:] == [[row[place[name]] for name in shown[0]] for row in lines[2 : len(shown)]]
 
 
-def test_the_readmes_ranks_over_networks_are_those_of_the_reviewed_board():
-    if (board := reviewed()) is None:
+def test_ranks_over_networks_are_those_of_the_reviewed_board():
+    if (board := reviewed("md")) is None:
         return
-    readme = (ROOT / "README.md").read_text()
-    rankings = board.split("\n## ")[1:3]
-    shown = [part for part in readme.split("\n\n") if part.startswith("| place | method |")]
+    shown = tables("docs/findings.md", "place")
     assert len(shown) == 2
-    for rows, ranking in zip(shown, rankings, strict=True):
-        assert "methods over" in ranking and len(rows.splitlines()) > 5 and rows in ranking
-        words = {7: "seven"}
-        [count] = {int(number) for number in re.findall(r"over (\d+) networks", ranking)}
-        assert f"{words.get(count, count)} networks" in readme
-    if "All pairs are undecided" in readme:
-        assert all(re.search(r"pairs: 0 better", ranking) for ranking in rankings)
+    for rows, ranking in zip(shown, board.split("\n## ")[1:3], strict=True):
+        assert "methods over" in ranking and len(rows) > 5 and "\n".join(rows) in ranking
 
 
-def test_the_readme_names_every_reconstruction():
+def test_excerpts_follow_the_boards_and_a_wrong_name_is_refused():
+    board = (
+        "# B\n\n## digits: x\n\n| a | b \\| c | d |\n| --: | :-- | --: |\n| 1 | x | 3 |\n| 2 | y | 4 |\n\nnote | x |\n"
+    )
+    page = 'top\n\n<!-- board "digits": 1 rows of d, a -->\n\n| old | table |\n| -- | -- |\n\nend\n'
+    told = renewed(page, board)
+    assert told == 'top\n\n<!-- board "digits": 1 rows of d, a -->\n\n| d | a |\n| --: | --: |\n| 3 | 1 |\n\nend\n'
+    assert renewed(told, board) == told
+    whole = renewed('<!-- board "digits": 9 rows -->\n\n', board)
+    assert whole.count("\n| ") == 4 and "| b \\| c |" in whole
+    with pytest.raises(BadInput, match="no column e; it has a, b"):
+        renewed(page.replace("d, a", "d, e"), board)
+    with pytest.raises(BadInput, match="0 reviewed boards"):
+        renewed(page.replace('"digits"', '"letters"'), board)
+
+
+def rows_of(model, budget, value):
+    """Lines of the reviewed boards by method and repair."""
+    lines = csv.DictReader(io.StringIO(reviewed("csv")))
+    return [
+        line
+        for line in lines
+        if (line["model"], line["budget"], float(line["value"] or 0)) == (model, budget, value)
+        and line["status"] == "done"
+    ]
+
+
+def points(line, stage):
+    return 100 * float(line[f"{stage}_accuracy_mean"])
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/findings.md"])
+def test_the_numbers_of_the_findings_are_those_of_the_boards(page):
+    if reviewed("csv") is None:
+        return
+    text = " ".join((ROOT / page).read_text().split())
+    digits = rows_of("mlp", "compression", 16)
+    own = [line for line in digits if line["unit"] == "node" and "(layers of" not in line["method"]]
+    for repair, words in (
+        ("refit, ridge 0.001", "keep {:.1f} to {:.1f} %"),
+        ("none", "without .*repair {:.0f} to {:.0f} %"),
+    ):
+        kept = [points(line, "pruned") for line in own if line["repair"] == repair]
+        assert len(kept) > 3 and re.search(words.format(min(kept), max(kept)), text), (repair, min(kept), max(kept))
+
+    lenet = {line["method"]: line for line in rows_of("lenet5", "speedup", 8)}
+    gains, losses = [], []
+    for method in ("spectral", "thinet", "dpp"):
+        refitted, plain = lenet[method], lenet[f"{method} (refit False)"]
+        gains.append(points(refitted, "pruned") - points(plain, "pruned"))
+        losses.append(points(plain, "tuned") - points(refitted, "tuned"))
+    assert f"by {min(gains):.0f} to {max(gains):.0f} points" in text, gains
+    assert "one to two points below" in text and min(losses) > 0.5 and max(losses) < 2.5, losses
+
+    verdicts = Counter(line["against_own_method"] for line in digits if line["method"].startswith("scratch"))
+    words = {3: "three", 4: "four", 5: "five", 10: "ten"}
+    assert verdicts["worse"] == 0 and verdicts["better"] and set(verdicts) <= {"better", "undecided"}, verdicts
+    better, every = (words.get(number, str(number)) for number in (verdicts["better"], verdicts.total()))
+    assert re.search(f"better than {better} of {every}|of {every} methods it is better than {better} ", text), verdicts
+
+
+def test_the_readme_is_short_and_counts_the_methods():
     text = (ROOT / "README.md").read_text()
-    section = text[text.index("What is a reconstruction") :].split("\n\n")[0]
+    assert len(text.splitlines()) <= 120
+    count = len(list((ROOT / "conf/method").glob("*.yaml")))
+    assert f"It has {count} methods" in text and f"[{count} methods](docs/methods.md)" in text
+    assert text.index("# Secateurs") < text.index("make demo") < text.index("```python") < text.index("![Test accuracy")
+    assert "Buffoni et al. 2022" in text and "CITATION.cff" in text and "CHANGELOG.md" in text
+
+
+def test_every_reconstruction_is_named():
+    section = (ROOT / "docs/fairness.md").read_text().partition("## Reconstructions")[2]
     for path in sorted((ROOT / "conf/method").glob("*.yaml")):
         assert (f"`{path.stem}`" in section) == ("# Reconstruction:" in path.read_text()), path.stem

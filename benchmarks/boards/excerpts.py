@@ -1,0 +1,68 @@
+"""Rows of the reviewed boards in pages: a comment names them, and the table after it is made from the board.
+
+A page asks for rows by a line of its own, which readers do not see::
+
+    <!-- board "digits · mlp · compression 16": 8 rows of rank, method, n, after fine-tuning -->
+
+The table below it is replaced by the first rows of the board whose title begins so. Without
+columns all are taken. :func:`renew` does that for the pages of the project.
+"""
+
+import re
+from pathlib import Path
+
+from benchmarks.storage.paths import write_atomically
+from methods.errors import BadInput
+
+PAGES = ("README.md", "docs/findings.md")
+MARK = re.compile(
+    r'^<!-- board "(?P<title>[^"]+)": (?P<rows>\d+) rows(?: of (?P<columns>[^>]+?))? -->\n\n(?:\|.*\n)*', re.M
+)
+BETWEEN = re.compile(r"(?<!\\) \| ")  # two cells of a line; a bar in a text is escaped
+
+
+def renewed(page: str, board: str) -> str:
+    """The text ``page`` with its excerpts as the Markdown text ``board`` has them.
+
+    Raises:
+        BadInput: if the page asks for a board or a column that there is not.
+    """
+    return MARK.sub(lambda found: _excerpt(found, board), page)
+
+
+def renew(board: Path, root: Path, write: bool = True) -> list[str]:
+    """Renew the excerpts in the pages below ``root`` from the file ``board``; returns which pages that changes.
+
+    Args:
+        board: the reviewed boards as Markdown.
+        root: folder of the project; pages that are not there are left out.
+        write: whether to change the pages, or only to say which would change.
+    """
+    text, changed = board.read_text(encoding="utf-8"), []
+    for name in PAGES:
+        if not (path := root / name).is_file():
+            continue
+        before = path.read_text(encoding="utf-8")
+        after = renewed(before, text)
+        if after != before:
+            changed.append(name)
+            if write:
+                write_atomically(path, after)
+    return changed
+
+
+def _excerpt(found: re.Match[str], board: str) -> str:
+    title = found["title"]
+    sections = [part for part in board.split("\n## ")[1:] if part.startswith(title)]
+    if len(sections) != 1:
+        raise BadInput(f"{len(sections)} reviewed boards have a title that begins with {title!r}; expected one.")
+    lines = [line for line in sections[0].splitlines() if line.startswith("| ")]
+    cells = [BETWEEN.split(line.removeprefix("| ").removesuffix(" |")) for line in lines]
+    wanted = found["columns"].split(", ") if found["columns"] else cells[0]
+    unknown = [name for name in wanted if name not in cells[0]]
+    if unknown:
+        raise BadInput(f"The board {title!r} has no column {', '.join(unknown)}; it has {', '.join(cells[0])}.")
+    places = [cells[0].index(name) for name in wanted]
+    shown = cells[: 2 + int(found["rows"])]
+    table = "".join(f"| {' | '.join(row[place] for place in places)} |\n" for row in shown)
+    return found[0].partition("\n")[0] + "\n\n" + table
