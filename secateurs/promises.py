@@ -191,7 +191,8 @@ class Promise:
 
 PROMISES = (
     Promise(budget_is_met),
-    Promise(whole_model_budgets_are_met, ("convolution", WIDE)),
+    Promise(whole_model_budgets_are_met, ("convolution", WIDE), ("node", "eigen")),
+    Promise(whole_model_budgets_are_met, ("convolution",), ("edge",)),  # where one weight is less than 0.1 %
     Promise(steps_meet_the_budget, ("chain",), ("edge",)),
     Promise(steps_meet_the_budget, (WIDE,), ("node", "eigen")),
     Promise(seed_decides),

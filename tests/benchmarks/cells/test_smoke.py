@@ -45,7 +45,9 @@ SMALLER = {  # of what a network is made of: the wiring is looked at, not the si
     "hf": ["model.name=bert", BERT],
     "minilm": ["model.path=null", BERT],
     **{f"resnet{depth}": ["model.width=0.1"] for depth in (18, 34, 50)},
-    "mobilenetv2_224": ["model.width=0.25"],
+    **{f"resnet{depth}": ["model.width=0.25"] for depth in (20, 32, 56)},
+    **{f"vgg{depth}": ["model.width=0.125"] for depth in (11, 13, 16)},
+    **{key: ["model.width=0.25"] for key in ("mobilenetv2", "mobilenetv2_224")},
     "own": ["model._target_=benchmarks.models.MLP", "+model.widths=[12]"],
 }
 

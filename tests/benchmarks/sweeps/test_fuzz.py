@@ -82,7 +82,7 @@ def dry(words):
 
 
 @given(grammar.RIGHT)
-@drawn(60)
+@drawn(40)
 def test_right_commands_are_listed(ask, words):
     answer = ask("run", dry(words))
     assert answer.code == 0, answer
@@ -90,7 +90,7 @@ def test_right_commands_are_listed(ask, words):
 
 
 @given(grammar.WRONG, grammar.METHOD, st.booleans())
-@drawn(180)
+@drawn(90)
 def test_wrong_commands_are_refused(ask, word, method, sweep):
     answer = ask("run", [*["-m"] * sweep, *dry([method, word])])
     assert answer.code == 2, answer
@@ -98,7 +98,7 @@ def test_wrong_commands_are_refused(ask, word, method, sweep):
 
 
 @given(grammar.MISFIT, st.booleans())
-@drawn(25)
+@drawn(20)
 def test_parts_that_cannot_work_together_are_refused(ask, words, sweep):
     answer = ask("run", [*["-m"] * sweep, *dry(words)])
     assert answer.code == 2, answer
@@ -106,7 +106,7 @@ def test_parts_that_cannot_work_together_are_refused(ask, words, sweep):
 
 
 @given(grammar.ANYTHING)
-@drawn(160)
+@drawn(80)
 def test_any_words_are_answered(ask, words):
     answer = ask("run", dry(words))
     assert answer.code in (0, 2), answer
