@@ -38,6 +38,23 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_configure(config):
+    """Before any file of tests is read: what files make on top is made where they compute, too."""
+    name = config.getoption("--device")
+    if name == "cpu":
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # cells choose a GPU by themselves where there is one
+        return
+    import torch
+    from placing import Placing
+
+    if name == "emulated":
+        import emulated
+
+        emulated.install()
+    if not name.startswith("cuda") or torch.cuda.is_available():
+        Placing(torch.device(name)).__enter__()  # for the whole session
+
+
 def pytest_runtest_logreport(report):
     if report.skipped and not hasattr(report, "wasxfail"):
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
@@ -64,14 +81,13 @@ def _same_start():
 
 @pytest.fixture(scope="session")
 def device(request):
-    """Where the test computes; without the hardware it is left out. ``emulated`` needs none (tests/emulated.py)."""
+    """Where the test computes; without the hardware it is left out. ``emulated`` needs none (tests/emulated.py).
+
+    What the test makes is there already (tests/placing.py).
+    """
     import torch
 
     name = request.config.getoption("--device")
-    if name == "emulated":
-        import emulated
-
-        emulated.install()
     if name.startswith("cuda") and not torch.cuda.is_available():
         pytest.skip("no GPU")
     return torch.device(name)
@@ -99,7 +115,8 @@ def pytest_collection_modifyitems(config, items):
         emulated = config.getoption("--device") == "emulated"
 
         def applies(item):
-            return "device" in item.fixturenames and not (emulated and "accelerator" in item.fixturenames)
+            trains = "accelerator" in item.fixturenames
+            return "device" in item.fixturenames and not (emulated and trains) and not item.get_closest_marker("cpu")
 
         left = [item for item in items if not applies(item)]
         items[:] = [item for item in items if applies(item)]

@@ -52,6 +52,12 @@ class Elsewhere(Tensor):
         """PyTorch's own would change the shape of a result in place, which this class cannot follow."""
         return (self[None] @ other)[0] if self.ndim == 1 and other.ndim == 2 else torch.matmul(self, other)
 
+    def __getitem__(self, index):
+        return super().__getitem__(_lists_as_tensors(index))
+
+    def __setitem__(self, index, value):
+        super().__setitem__(_lists_as_tensors(index), value)
+
     def __repr__(self, **options):
         return f"{type(self).__name__}({self.raw})"
 
@@ -66,6 +72,13 @@ class Elsewhere(Tensor):
 
     def untyped_storage(self):
         return self.raw.untyped_storage()
+
+
+def _lists_as_tensors(index: Any) -> Any:
+    """PyTorch would make tensors of lists where no Python can follow."""
+    if isinstance(index, tuple):
+        return tuple(map(_lists_as_tensors, index))
+    return torch.tensor(index, dtype=None if index else torch.long) if isinstance(index, list) else index
 
 
 def compute(function: Any, arguments: tuple, options: dict) -> Any:

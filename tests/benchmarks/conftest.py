@@ -17,7 +17,7 @@ def decoded(tmp_path_factory):
 
 
 @pytest.fixture
-def workplace(tmp_path, decoded):
+def workplace(tmp_path, decoded, accelerator):
     """An empty place for the quick version of a reproduction; only decoded images may be there already."""
     (tmp_path / "data").symlink_to(decoded, target_is_directory=True)
     return Workplace(tmp_path, tmp_path, tmp_path, quick=True)

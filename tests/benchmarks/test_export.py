@@ -30,7 +30,7 @@ from methods.budgets.budget import Budget
 from methods.errors import BadInput
 from methods.pruner import Pruner
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("accelerator")]
 
 SHAPE = (1, 8, 8)
 

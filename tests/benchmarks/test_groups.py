@@ -10,6 +10,8 @@ from benchmarks.measure.count import count
 from methods.errors import BadInput
 from methods.network.graph import NetworkGraph
 
+pytestmark = pytest.mark.usefixtures("device")
+
 
 def test_lenets_parts_have_the_numbers_that_one_counts_by_hand():
     _, parts = groups.examine(config("lenet5"))

@@ -10,6 +10,8 @@ from benchmarks.settings.home import CONF
 from benchmarks.sweeps.composition import Composer
 from methods.errors import BadInput
 
+pytestmark = pytest.mark.usefixtures("accelerator")
+
 COMPOSER = Composer(CONF)
 SMALL = ["dataset=digits", "dataset.limit=100", "model=mlp", "trainer=tiny", "calibration.samples=50"]
 

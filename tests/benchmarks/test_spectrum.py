@@ -24,7 +24,7 @@ from methods.errors import BadInput
 from methods.pruner import Pruner
 from methods.spectral.selection import SpectralSelection, reconstruction_matrix
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("device")]
 
 DATA = calibration(96)
 

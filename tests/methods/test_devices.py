@@ -26,6 +26,9 @@ ROOT = Path(__file__).parents[2]
 SUITED = {"block": BLOCKS, "exact": "chain"}  # by unit; networks that methods of these do not refuse
 
 
+CPU = torch.device("cpu")
+
+
 def on(device, n=64):
     return placed(calibration(n), device)
 
@@ -63,7 +66,7 @@ def test_a_method_prunes_where_the_network_is_as_it_does_on_the_cpu(method, devi
         assert method == "torch_pruning" and device.type == "emulated", reason  # a library that copies storages
         return
     assert {parameter.device.type for parameter in there.model.parameters()} == {device.type}
-    here = parts(method).prune(suited(method), calibration(64), Budget("keep", 0.5))
+    here = parts(method).prune(suited(method).cpu(), on(CPU), Budget("keep", 0.5))
     assert there.achieved == here.achieved and any(row["kept"] < row["units"] for row in here.layers)
     assert_alike(there, here)
 
@@ -74,7 +77,7 @@ def test_whole_model_budgets_and_repairs_on_a_device(network, kind, device):
     value = {"keep": 0.5, "speedup": 1.5}[kind]
     method = Pruner(pruner("magnitude").selection, compensation=LeastSquares())
     there = method.prune(make(network).to(device), on(device), Budget(kind, value))
-    here = method.prune(make(network), calibration(64), Budget(kind, value))
+    here = method.prune(make(network).cpu(), on(CPU), Budget(kind, value))
     assert there.achieved == here.achieved
     assert_alike(there, here)
 
@@ -82,7 +85,7 @@ def test_whole_model_budgets_and_repairs_on_a_device(network, kind, device):
 @pytest.mark.parametrize("network", NETWORKS)
 def test_counts_are_those_of_the_cpu(network, device):
     example = noise(1, 1, 8, 8)
-    assert count(make(network).to(device), example.to(device)) == count(make(network), example)
+    assert count(make(network).to(device), example.to(device)) == count(make(network).cpu(), example.cpu())
 
 
 @pytest.mark.slow

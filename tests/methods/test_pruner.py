@@ -186,7 +186,7 @@ def test_least_squares_edges_reach_the_least_squares_error():
     assert torch.equal(mask, masked.masks["1.weight"])
     assert bool((refitted.model[1].weight[~mask] == 0).all())
     for row in range(20):
-        best = torch.linalg.lstsq(inputs[:, mask[row]], target[:, [row]]).solution.squeeze(1)
+        best = torch.linalg.lstsq(inputs[:, mask[row]], target[:, row : row + 1]).solution.squeeze(1)
         assert torch.allclose(refitted.model[1].weight[row, mask[row]], best, atol=1e-8)
 
 

@@ -21,6 +21,8 @@ from methods.compensation import LeastSquares
 from methods.errors import BadInput
 from secateurs.presets import pruner_of
 
+pytestmark = pytest.mark.usefixtures("device")
+
 CONF = Path(__file__).parents[2] / "conf"
 PRESETS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
 DATA = calibration(64)

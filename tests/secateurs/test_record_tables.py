@@ -14,6 +14,7 @@ QUICK = ["trainer=tiny", "measure=none", "track=none", "dataset.limit=200", "dat
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("accelerator")
 def test_run_does_what_the_command_line_does_and_records_reads_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     answer = signal.getsignal(signal.SIGTERM)
@@ -37,6 +38,7 @@ def test_run_does_what_the_command_line_does_and_records_reads_it(tmp_path, monk
     assert table.columns.is_unique and "prune_residual" in table.columns
 
 
+@pytest.mark.usefixtures("accelerator")
 def test_run_refuses_unknown_words(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(secateurs.BadInput, match="unknown method 'spectrall'"):

@@ -12,6 +12,8 @@ from torch import nn
 
 import secateurs
 
+pytestmark = pytest.mark.usefixtures("device")
+
 DATA = calibration(64)
 ROOT = Path(__file__).parents[2]
 

@@ -17,6 +17,8 @@ from methods.selection import largest
 from secateurs import promises
 from secateurs.testing import BrokenPromise, Check, Report, check_method, check_one
 
+pytestmark = pytest.mark.usefixtures("device")
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -19,7 +19,7 @@ from methods.network.graph import NetworkGraph, gated
 from methods.seeds import stream
 from secateurs.promises import require_met
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("device")]
 
 CONF = REPOSITORY / "conf"
 SHAPE, CLASSES = (1, 8, 8), 4

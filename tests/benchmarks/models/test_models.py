@@ -222,6 +222,7 @@ def test_nothing_works_in_place_in_a_model_of_tokens_and_it_can_be_exported(name
 
 
 @pytest.mark.parametrize("name", ["lenet5", "resnet20", "vgg11", "lenet300"])
+@pytest.mark.usefixtures("device")
 def test_hidden_nodes_can_be_removed_by_the_dependency_graph(name):
     import torch_pruning as tp
 

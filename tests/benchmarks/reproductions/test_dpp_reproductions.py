@@ -43,6 +43,7 @@ def perceptron():
 
 
 @pytest.mark.parametrize("method", ["dpp_node", "random_node", "importance_node", "dpp_node_map"])
+@pytest.mark.usefixtures("device")
 def test_nodes_as_the_pruner_prunes_them(method):
     model, data = perceptron()
     layer = first_layer(model, data, 150, seed=3)

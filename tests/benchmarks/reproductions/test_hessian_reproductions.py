@@ -44,6 +44,7 @@ def perceptron():
         (CBSSelection(trials=4, passes=3), group_obs(1e-3)),
     ],
 )
+@pytest.mark.usefixtures("device")
 def test_one_shot_is_what_the_pruner_does(selection, compensation):
     model, data = perceptron()
     inputs = data.train.to_inputs(torch.arange(60))

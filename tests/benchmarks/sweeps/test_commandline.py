@@ -398,6 +398,7 @@ def test_two_workers_run_a_sweep_side_by_side(command):
     assert len(records(command)) == 2
 
 
+@pytest.mark.usefixtures("accelerator")
 def test_the_test_split_is_read_only_when_everything_is_decided(tmp_path, monkeypatch):
     """Its labels are behind a guard that only the last measurement lifts."""
     open_now = []

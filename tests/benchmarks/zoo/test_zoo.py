@@ -11,6 +11,8 @@ from benchmarks.zoo.zoo import EVERY, present
 from methods.errors import BadInput
 from methods.network.graph import NetworkGraph
 
+pytestmark = pytest.mark.usefixtures("device")
+
 PAGE = networks.PAGE.read_text(encoding="utf-8")
 ALIKE = 1e-4  # of what ONNX Runtime computes, relative to the largest number
 

@@ -125,6 +125,7 @@ def test_layers_without_bias_and_batch_norm_are_left_alone():
                 assert torch.equal(value, pruned.model.get_submodule(path).state_dict()[name])
 
 
+@pytest.mark.cpu("a pursuit of scikit-learn, in NumPy")
 def test_matching_pursuit_is_the_greedy_projection():
     h, weight, _ = problem(4, rows=3, size=8)
     second = h.T @ h / len(h)
@@ -140,6 +141,7 @@ def test_matching_pursuit_is_the_greedy_projection():
             assert matching_pursuit(row @ second, second, k).tolist() == sorted(chosen)
 
 
+@pytest.mark.cpu("a pursuit of scikit-learn, in NumPy")
 def test_sparse_regressions_find_a_sparse_neuron_and_leave_dead_inputs():
     h, weight, _ = problem(5, size=9)
     h[:, 2] = 0
@@ -156,6 +158,7 @@ def test_sparse_regressions_find_a_sparse_neuron_and_leave_dead_inputs():
     assert lasso_path(weight[0] @ second, second, 1).tolist() == [int(strongest.argmax())]
 
 
+@pytest.mark.cpu("a pursuit of scikit-learn, in NumPy")
 def test_pursuit_meets_the_existence_bound():
     h, weight, _ = problem(6, rows=5, size=9)
     weight = weight**3

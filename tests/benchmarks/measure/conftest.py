@@ -1,0 +1,8 @@
+"""Every test of this room measures where ``pytest --device`` says, but for those marked ``cpu`` with a reason."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _on_the_device(device):
+    """All that counts or times takes it; what these tests make is made there (tests/placing.py)."""
