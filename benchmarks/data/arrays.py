@@ -80,22 +80,34 @@ class Mapped:
             found = self.take(rows)
             yield found.pin_memory() if pin else found
 
-    def windows(self, rows: Tensor, draws: Draws, window: Sequence[int]) -> Tensor:
-        """(B, C, height, width) float32 windows of raw values, cut and mirrored as ``draws`` say, in one pass.
+    def windows(self, rows: Tensor, draws: Draws, window: Sequence[int], mean: Tensor, std: Tensor) -> Tensor:
+        """(B, C, height, width) float32 windows (raw - mean) / std, cut and mirrored as ``draws`` say.
 
-        As many threads share a batch as PyTorch computes with; copying does not hold Python's lock.
+        Each image goes through all of that while it lies in a core's own memory; whole batches would go to the main
+        memory and back in every step. As many threads share a batch as PyTorch computes with: numpy's loops do not hold
+        Python's lock, and unlike PyTorch's own threads these do not spin where other processes want the cores.
+
+        Args:
+            rows: (B,) which images.
+            draws: where each window lies.
+            window: its height and width.
+            mean: of raw values, float32; per channel (C, 1, 1), or one for all.
+            std: likewise.
         """
         height, width = window
         array = self._array(len(rows))
         cut = room(len(rows), self.shape[0], height, width)
-        out = cut.numpy()
+        out, centre, spread = cut.numpy(), mean.numpy(), std.numpy()
         wanted = list(zip(rows.tolist(), draws.top.tolist(), draws.left.tolist(), draws.flip.tolist(), strict=True))
 
         def fill(places: range) -> None:
+            values = np.empty(out.shape[1:], dtype=np.float32)
             for place in places:
                 row, top, left, flip = wanted[place]
                 part = array[row, :, top : top + height, left : left + width]
-                out[place] = part[:, :, ::-1] if flip else part
+                values[...] = part[:, :, ::-1] if flip else part
+                np.subtract(values, centre, out=values)
+                np.divide(values, spread, out=out[place])
 
         threads = min(torch.get_num_threads(), -(-len(rows) // FEWEST))
         if threads < 2:

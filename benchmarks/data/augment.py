@@ -119,6 +119,12 @@ class Draws:
         return Draws(self.top[share], self.left[share], self.flip[share], box, colours)
 
 
+def middle(batch: int, size: Sequence[int], window: Sequence[int]) -> Draws:
+    """The draws that cut what :func:`centre` cuts, ``window`` out of ``size`` (both height, width), for each image."""
+    top, left = (torch.full((batch,), (whole - part) // 2) for whole, part in zip(size, window, strict=True))
+    return Draws(top, left, torch.zeros(batch, dtype=torch.bool))
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """Random crop, random horizontal flip, colour jitter.

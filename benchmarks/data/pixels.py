@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from benchmarks.data.augment import centre
+from benchmarks.data.augment import centre, middle
 from benchmarks.data.split import Split
 
 
@@ -74,13 +74,15 @@ class LargeSplit(Split):
         size, window = self.inputs.shape[2:], self.window or tuple(self.inputs.shape[2:])
         pin = device.type == "cuda"
         store = self.inputs.store
-        windows = getattr(store, "windows", None)  # of arrays, which cut and mirror in one pass
-        if augmentation is not None and augmentation.cuts_only and windows is not None and not pin:
+        windows = getattr(store, "windows", None)  # of arrays, which cut, mirror and normalise in one pass
+        if windows is not None and not pin and (augmentation is None or augmentation.cuts_only):
+            moments = self.moments(torch.empty(0, *self.inputs.shape[1:], dtype=torch.uint8))
             for part, mine, places in zip(parts, own, rows, strict=True):
-                draws = augmentation.draw(len(part), size, window, self._drawn_by(generator)).of(
-                    slice(rank, None, world)
-                )
-                yield self.scaled(windows(places, draws, window).to(device)), self._targets(mine, device)
+                draws = middle(len(part), size, window)
+                if augmentation is not None:
+                    draws = augmentation.draw(len(part), size, window, self._drawn_by(generator))
+                found = windows(places, draws.of(slice(rank, None, world)), window, *moments)
+                yield found.to(device), self._targets(mine, device)
             return
         for part, mine, raw in zip(parts, own, store.stream(rows, pin), strict=True):
             images = raw.to(device, non_blocking=pin)

@@ -111,14 +111,14 @@ class Split:
 
     def normalise(self, raw: Tensor) -> Tensor:
         """A new float32 tensor with the network's inputs for ``raw`` samples."""
-        levels = self.levels if self.levels is not None else (1.0 if raw.is_floating_point() else 255.0)
-        return self.scaled(raw.to(torch.float32, copy=True), levels)
+        mean, std = self.moments(raw)
+        return raw.to(torch.float32, copy=True).sub_(mean).div_(std)
 
-    def scaled(self, values: Tensor, levels: float | None = None) -> Tensor:
-        """Float32 raw ``values``, of images where ``levels`` is not given, made the network's inputs in place."""
-        levels = levels or self.levels or 255.0
-        mean, std = (self._per_channel(value, values) * levels for value in (self.mean, self.std))
-        return values.sub_(mean).div_(std)
+    def moments(self, raw: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of a batch of ``raw`` samples: one number, or (C, 1, ...) on their device."""
+        levels = self.levels if self.levels is not None else (1.0 if raw.is_floating_point() else 255.0)
+        mean, std = (self._per_channel(value, raw) * levels for value in (self.mean, self.std))
+        return mean, std
 
     def _cut(self, raw: Tensor) -> Tensor:
         return raw if self.window is None else centre(raw, self.window)
