@@ -12,6 +12,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from PIL import Image
 from torch import nn
@@ -340,6 +342,26 @@ def test_threads_cut_the_same_windows(source, tmp_path, monkeypatch):
     monkeypatch.setattr(data.train.inputs.store, "path", str(tmp_path / "nowhere"))
     with pytest.raises(BadInput, match="nowhere cannot be opened"):
         pickle.loads(pickle.dumps(data.train.inputs.store)).take(torch.arange(2))
+
+
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 40), st.integers(0, 10**6))
+def test_mirrored_bytes_are_those_of_a_reversed_view(channels, height, width, seed):
+    whole = np.random.default_rng(seed).integers(0, 256, (channels, height + 1, width + 3), dtype=np.uint8)
+    part = whole[:, 1:, 2 : 2 + width]  # not contiguous, and not aligned
+    np.testing.assert_array_equal(arrays.mirrored(part), part[:, :, ::-1])
+
+
+def test_blocks_of_memory_come_back_only_when_nobody_looks_at_them(monkeypatch):
+    monkeypatch.setattr(arrays, "LARGE", 1000)
+    monkeypatch.setattr(arrays, "_FREE", {})
+    first = arrays.room(4, 250)
+    view = first.fill_(1.0)[1:].view(-1)
+    place = first.data_ptr()
+    del first
+    other = arrays.room(4, 250).fill_(2.0)
+    assert other.data_ptr() != place and (view == 1).all(), "a view still looks at it"
+    del view
+    assert arrays.room(2, 500).data_ptr() == place, "a block of the same size is there"
 
 
 def test_one_process_decodes_and_those_that_wait_find_the_arrays(source, tmp_path, monkeypatch):
