@@ -17,7 +17,7 @@ import threading
 import weakref
 import zlib
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -41,11 +41,10 @@ MANIFEST, PROGRESS = "manifest.json", "progress.json"
 PIECE = 64  # images that are decoded, written and checked together
 SAVED_EVERY = 16  # pieces between two notes of how far the decoding is
 CHECKED = 2**26  # bytes that are compared with their checksums when the arrays are opened
-LARGE = 2**25  # bytes from which on the allocator asks the system for each block anew
-FEWEST = 16  # windows for which a thread of their own is worth its while
-SPARE = 2  # blocks of each size that are kept for the next batches
+LARGE = 2**22  # bytes from which on a block of memory is kept for the next batch
+PART = 16  # windows that a thread takes at once
 KEPT = 2**28  # bytes of the map that may stay in this process's memory before they are given back
-_FREE: dict[int, deque[mmap.mmap]] = {}  # blocks of memory by their size, see room()
+FREE: deque[mmap.mmap] = deque(maxlen=2)  # blocks of memory for the next batches, see room()
 
 
 class Mapped:
@@ -62,6 +61,7 @@ class Mapped:
         self._open: tuple[mmap.mmap, np.ndarray] | None = None
         self._taken = 0
         self._lock = threading.Lock()
+        self._helpers: ThreadPoolExecutor | None = None
 
     def __len__(self) -> int:
         return self.count
@@ -104,23 +104,33 @@ class Mapped:
         out, centre, spread = cut.numpy(), mean.numpy(), std.numpy()
         wanted = list(zip(rows.tolist(), draws.top.tolist(), draws.left.tolist(), draws.flip.tolist(), strict=True))
 
-        def fill(places: range) -> None:
+        def fill(parts: Iterator[range]) -> None:
             values = np.empty(out.shape[1:], dtype=np.float32)
-            for place in places:
+            for place in (place for part in parts for place in part):
                 row, top, left, flip = wanted[place]
-                part = array[row, :, top : top + height, left : left + width]
-                values[...] = mirrored(part) if flip else part
+                pixels = array[row, :, top : top + height, left : left + width]
+                values[...] = mirrored(pixels) if flip else pixels
                 np.subtract(values, centre, out=values)
                 np.divide(values, spread, out=out[place])
 
-        threads = min(torch.get_num_threads(), -(-len(rows) // FEWEST))
-        if threads < 2:
-            fill(range(len(rows)))
-            return cut
-        with ThreadPoolExecutor(threads) as pool:
-            for done in [pool.submit(fill, range(first, len(rows), threads)) for first in range(threads)]:
-                done.result()
+        self._shared_out(fill, len(rows))
         return cut
+
+    def _shared_out(self, work: Callable[[Iterator[range]], None], count: int) -> None:
+        """Have ``work`` done on parts of ``range(count)`` by this thread, and by others as far as they get to it.
+
+        Who is free takes the next part, and nobody is waited for who has not begun: on a busy machine waiting can take
+        longer than the work.
+        """
+        parts = iter([range(first, min(first + PART, count)) for first in range(0, count, PART)])  # one for all threads
+        helpers = min(torch.get_num_threads(), -(-count // PART)) - 1
+        if helpers > 0 and self._helpers is None:
+            self._helpers = ThreadPoolExecutor(os.cpu_count())
+        asked = [self._helpers.submit(work, parts) for _ in range(helpers) if self._helpers is not None]
+        work(parts)
+        for each in asked:
+            if not each.cancel():
+                each.result()
 
     def _array(self, rows: int) -> np.ndarray:
         with self._lock:
@@ -153,20 +163,22 @@ def mirrored(pixels: np.ndarray) -> np.ndarray:
 def room(*shape: int) -> Tensor:
     """An uninitialised float32 tensor, in large pages where it is large, which come back when nobody uses it any more.
 
-    Large blocks come fresh from the system each time, and that takes as long as filling them.
+    The allocator gets large blocks from the system each time, and that takes as long as filling them.
     """
     size = 4 * int(np.prod(shape))
     if size < LARGE or not hasattr(mmap, "MADV_HUGEPAGE"):
         return torch.empty(shape)
-    free = _FREE.setdefault(size, deque(maxlen=SPARE))
-    try:
-        pages = free.pop()
-    except IndexError:
+    for pages in list(FREE):
+        with suppress(ValueError):  # another thread has it
+            if len(pages) == size:
+                FREE.remove(pages)
+                break
+    else:
         pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         with suppress(OSError):  # a system that has none
             pages.madvise(mmap.MADV_HUGEPAGE)
     lent = memoryview(pages)  # which the tensor holds, and all views of it, for as long as one of them is there
-    weakref.finalize(lent, free.append, pages).atexit = False
+    weakref.finalize(lent, FREE.append, pages).atexit = False
     return torch.frombuffer(lent, dtype=torch.float32).view(shape)
 
 

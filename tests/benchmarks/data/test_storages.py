@@ -353,7 +353,7 @@ def test_mirrored_bytes_are_those_of_a_reversed_view(channels, height, width, se
 
 def test_blocks_of_memory_come_back_only_when_nobody_looks_at_them(monkeypatch):
     monkeypatch.setattr(arrays, "LARGE", 1000)
-    monkeypatch.setattr(arrays, "_FREE", {})
+    arrays.FREE.clear()
     first = arrays.room(4, 250)
     view = first.fill_(1.0)[1:].view(-1)
     place = first.data_ptr()
