@@ -24,6 +24,7 @@ MOST_DIFFERENCES = 3
 RECONSTRUCTION = "# Reconstruction:"  # how the comment of a preset begins that boards repeat
 COST = "# Cost:"  # how the one begins that says why the method takes long
 AS_PUBLISHED = "# As published:"  # how the one begins that has the words for what its paper does otherwise
+CLAIM = "# Claim:"  # how each begins that says what its paper claims, for boards to look at
 
 
 def control_of(config: Mapping[str, Any]) -> str | None:
@@ -107,9 +108,15 @@ def expense(method: str) -> str | None:
     return _said(CONF, method, COST)
 
 
+def claim_lines(method: str) -> tuple[str, ...]:
+    """What the paper of ``method`` claims, a line each, as its preset writes it (:mod:`benchmarks.boards.claims`)."""
+    lines = _comments(CONF, method)
+    return tuple(line.removeprefix(CLAIM).strip() for line in lines if line.startswith(CLAIM))
+
+
 def description(method: str) -> str:
     """What else the comments of a preset say: the idea and its paper; empty where there is no such preset."""
-    marks = ("# @package", RECONSTRUCTION, AS_PUBLISHED, COST)
+    marks = ("# @package", RECONSTRUCTION, AS_PUBLISHED, COST, CLAIM)
     return " ".join(line.lstrip("# ").strip() for line in _comments(CONF, method) if not line.startswith(marks))
 
 

@@ -7,7 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.boards import claims
+from benchmarks.boards.board import Board
 from benchmarks.boards.frame import Row as Cell
+from benchmarks.boards.labels import CLAIM
 from benchmarks.boards.naming import task_of
 from benchmarks.boards.stats import spread
 from benchmarks.boards.tables import NONE, Table, plus_minus, times
@@ -18,7 +21,10 @@ from benchmarks.storage.paths import REPOSITORY, safe_name
 
 @dataclass
 class Method:
-    """One method: ``about`` names the paper, ``formula`` is the opening of its module, ``settings`` its preset."""
+    """One method: ``about`` names the paper, ``formula`` is the opening of its module, ``settings`` its preset.
+
+    ``claims`` are those of its paper with what each board says of them; None where no board looks at any.
+    """
 
     name: str
     about: str
@@ -26,22 +32,40 @@ class Method:
     settings: str
     statuses: dict[str, int] = field(default_factory=dict)
     table: Table | None = None
+    claims: Table | None = None
 
 
-def methods(cells: Sequence[Cell]) -> list[Method]:
-    """Every method with a record, by name."""
+def methods(cells: Sequence[Cell], boards: Sequence[Board]) -> list[Method]:
+    """Every method with a record, by name; ``boards`` are those of ``cells``."""
     by_name: dict[str, list[Cell]] = defaultdict(list)
     for cell in cells:
         by_name[cell["method"]].append(cell)
-    return [_method(name, by_name[name]) for name in sorted(by_name)]
+    looked = _claims(boards)
+    return [_method(name, by_name[name], looked.get(name)) for name in sorted(by_name)]
 
 
-def _method(name: str, cells: Sequence[Cell]) -> Method:
+def _claims(boards: Sequence[Board]) -> dict[str, Table]:
+    """By method, what each board says of each claim of its paper."""
+    rows: dict[str, list[list[str]]] = defaultdict(list)
+    for board in boards:
+        group = dict(board.group)
+        budget = budget_name(group.pop("budget", None), group.pop("value", None))
+        where = [" · ".join(str(value) for value in group.values()), budget]
+        for found in claims.examine(board):
+            rows[found.claim.method].append([*where, *claims.cells_of(found, board.metric)[1:]])
+    columns = ["task", "budget", *claims.COLUMNS[1:]]
+    words = {"task", "budget", "claim", "here"}
+    return {name: Table(f"What the paper claims of {name}", columns, own, words) for name, own in rows.items()}
+
+
+def _method(name: str, cells: Sequence[Cell], looked: Table | None) -> Method:
     path = CONF / "method" / f"{safe_name(name)}.yaml"
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     lines = text.splitlines()
     comments = []
     for line in lines:
+        if line.startswith(CLAIM):
+            continue
         if line.startswith("#"):
             comments.append(line.lstrip("# ").strip())
         elif line.strip():
@@ -49,9 +73,8 @@ def _method(name: str, cells: Sequence[Cell]) -> Method:
     about = " ".join(comment for comment in comments if not comment.startswith("@package"))
     settings = "\n".join(line for line in lines if not line.startswith("#")).strip()
     statuses = dict(sorted(Counter(cell["status"] for cell in cells).items()))
-    return Method(
-        name, about or "No preset of this name here.", _opening(text), settings, statuses, _table(name, cells)
-    )
+    about = about or "No preset of this name here."
+    return Method(name, about, _opening(text), settings, statuses, _table(name, cells), looked)
 
 
 def _opening(preset: str) -> str:

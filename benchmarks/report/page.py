@@ -100,11 +100,10 @@ def make(
         lambda: theory.tables(found),
         lambda: _rankings(overall.comparisons(cells, question)),
         lambda: checklist.table_of(checklist.examine(cells)),
-        lambda: methods(cells),
     ]
     made = [step() for step in track(steps, "drawing the parts of the page")]
     sections: list[Section] = made[: len(pairs)]
-    figures, tables, rankings, examined, listed = made[len(pairs) :]
+    figures, tables, rankings, examined = made[len(pairs) :]
     boards = [board for each in sections for board in each.boards]
     return Report(
         summary=_summary(cells, count),
@@ -117,7 +116,7 @@ def make(
         theory_tables=tables,
         rankings=rankings,
         checklist=examined,
-        methods=listed,
+        methods=methods(cells, boards),
         problems=[str(problem) for problem in problems],
         reproductions=reproductions(results / "reproductions") if results else [],
         published=_published(results / "published") if results else None,

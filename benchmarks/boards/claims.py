@@ -1,0 +1,203 @@
+"""What the papers claim, looked at on every board: seen, not seen, undecided.
+
+A preset says in its comments what the paper of its method claims of other methods that are here, one line for each:
+
+    # Claim: better than magnitude_edge before fine-tuning; without training, of language models (abstract, arXiv ...)
+    # Claim: as good as dense after fine-tuning; ... (...)
+    # Claim: none; its abstract names no method that is here
+
+It is a comment, since a setting would be part of the keys of records. ``dense`` is the network before the pruning. The
+presets of both methods are compared, each with the parts that it has here, over the seeds that they have in common: the
+same tests as those of all pairs (:mod:`benchmarks.boards.verdicts`), in a family of their own, with Holm's correction
+over the claims of one board and one stage. That a claim is seen says nothing of the paper's own networks and data.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from benchmarks.boards.board import Board, smaller_is_better, unit_order
+from benchmarks.boards.frame import Row as Cell
+from benchmarks.boards.labels import claim_lines
+from benchmarks.boards.naming import task_of
+from benchmarks.boards.stats import ALPHA
+from benchmarks.boards.tables import NONE, Table
+from benchmarks.boards.verdicts import Verdict, family, prior_of, verdicts
+from methods.errors import BadInput
+
+DENSE = "dense"  # in place of a rival: the network before the pruning
+STAGES = {"before": "pruned", "after": "tuned"}
+LINE = re.compile(r"(better than|as good as) (.+?) (before|after) fine-tuning; (.+) \((.+)\)\.?")
+UNCLAIMED = re.compile(r"none; (.+)")
+COUNTED = ("done", "collapsed")  # a seed that collapsed speaks against its method
+Looked = Literal["seen", "not seen", "undecided"]
+Scores = dict[str, dict[Hashable, float]]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of a method's paper.
+
+    Attributes:
+        method: whose paper it is.
+        kind: ``better than`` or ``as good as``.
+        rivals: methods of conf/method, or ``dense``.
+        stage: ``before`` or ``after`` fine-tuning.
+        sentence: what is claimed, and of what.
+        source: where that stands.
+    """
+
+    method: str
+    kind: Literal["better than", "as good as"]
+    rivals: tuple[str, ...]
+    stage: Literal["before", "after"]
+    sentence: str
+    source: str
+
+    @property
+    def words(self) -> str:
+        """For people: ``better than magnitude, before fine-tuning``."""
+        return f"{self.kind} {' and '.join(self.rivals)}, {self.stage} fine-tuning"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a board says of a claim: in one word, over how many seeds, and the verdict on each rival.
+
+    ``verdicts`` has None for a rival that is not on the board. ``n`` is that of the rival with the fewest common seeds.
+    """
+
+    claim: Claim
+    word: Looked
+    n: int
+    verdicts: tuple[Verdict | None, ...]
+
+
+def claims_of(method: str) -> tuple[Claim, ...]:
+    """The claims in the preset of ``method``; none where it says that there are none, or nothing.
+
+    Raises:
+        BadInput: a line that cannot be read.
+    """
+    found = []
+    for line in claim_lines(method):
+        match = LINE.fullmatch(line)
+        if match is None and UNCLAIMED.fullmatch(line) is None:
+            raise BadInput(
+                f"conf/method/{method}.yaml has a claim that cannot be read: {line}\n"
+                "Expected: # Claim: better than|as good as METHOD[, METHOD] before|after fine-tuning; what (source), "
+                "or # Claim: none; why"
+            )
+        if match:
+            kind, rivals, stage, sentence, source = match.groups()
+            names = tuple(name.strip() for name in rivals.split(","))
+            found.append(Claim(method, kind, names, stage, sentence, source))  # type: ignore[arg-type]
+    return tuple(found)
+
+
+def unclaimed(method: str) -> str | None:
+    """Why ``method`` has no claim that a board can look at, where its preset says so."""
+    matches = [UNCLAIMED.fullmatch(line) for line in claim_lines(method)]
+    return next((match[1].rstrip(".") for match in matches if match), None)
+
+
+def judged(claim: Claim, found: Sequence[Verdict | None]) -> Looked:
+    """What the verdicts on a claim's rivals come to: all of them have to hold, and one that fails is enough.
+
+    A claim to be better fails where the methods are equal within the margin: no effect was seen where one was claimed.
+    """
+    holding = {"better"} if claim.kind == "better than" else {"better", "equal"}
+    failing = {"worse", "equal"} - holding
+    words = [verdict.word if verdict else None for verdict in found]
+    if any(word in failing for word in words):
+        return "not seen"
+    return "seen" if all(word in holding for word in words) else "undecided"
+
+
+def examine(board: Board) -> list[Finding]:
+    """The claims of the methods on a board, by method; none where it ranks by something that is not claimed of."""
+    stage, _, quantity = board.metric.partition("_")
+    if stage not in STAGES.values():
+        return []
+    cells = [cell for cell in board.cells if _plain(cell)]
+    claims = [claim for method in sorted({cell["method"] for cell in cells}) for claim in claims_of(method)]
+    return [
+        found
+        for stage, measured in STAGES.items()
+        for found in _found([claim for claim in claims if claim.stage == stage], cells, measured, quantity, board)
+    ]
+
+
+def _plain(cell: Cell) -> bool:
+    """Whether it is of a preset as it stands, in usual surroundings."""
+    usual = cell["name"] == cell["method"] and not cell["control_of"] and not cell["trials"]
+    return usual and cell["status"] in COUNTED
+
+
+def _found(claims: Sequence[Claim], cells: Sequence[Cell], measured: str, quantity: str, board: Board) -> list[Finding]:
+    scores, units = _scores(cells, f"{measured}_{quantity}")
+    dense, _ = _scores(cells, f"dense_{quantity}")
+    known = {**scores, **{_dense(name): own for name, own in dense.items() if name in scores}}
+    named = [[(claim.method, _dense(claim.method) if r == DENSE else r) for r in claim.rivals] for claim in claims]
+    pairs = list(dict.fromkeys(pair for own in named for pair in own if pair[0] in known and pair[1] in known))
+    collapsed = {cell["name"] for cell in cells if cell["status"] == "collapsed"}
+    by_unit: dict[str, Scores] = defaultdict(dict)
+    for name, own in scores.items():
+        by_unit[units[name]][name] = own
+    families = [family(by_unit[unit], collapsed & by_unit[unit].keys()) for unit in sorted(by_unit, key=unit_order)]
+    larger = not smaller_is_better(quantity)
+    said = verdicts(known, collapsed, prior_of(families), board.margin, larger, pairs) if pairs else None
+    findings = []
+    for claim, own in zip(claims, named, strict=True):
+        found = tuple(said.of(*pair) if said and pair in pairs else None for pair in own)
+        n = min(verdict.n if verdict else 0 for verdict in found)
+        findings.append(Finding(claim, judged(claim, found), n, found))
+    return findings
+
+
+def _dense(method: str) -> str:
+    """The dense networks that ``method`` pruned, as a row of their own."""
+    return f"{DENSE} of {method}"
+
+
+def _scores(cells: Sequence[Cell], metric: str) -> tuple[Scores, dict[str, str]]:
+    """The metric by name and by unit of comparison (task and seed), and the unit of each name."""
+    values: dict[str, dict[Hashable, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for cell in cells:
+        if cell.get(metric) is not None:
+            values[cell["name"]][*task_of(cell), cell["seed"]].append(cell[metric])
+    means: Scores = {n: {unit: sum(own) / len(own) for unit, own in found.items()} for n, found in values.items()}
+    return means, {cell["name"]: cell["unit"] or "" for cell in cells}
+
+
+COLUMNS = ("method", "claim", "here", "n", "difference")
+
+
+def tables_of(board: Board) -> list[Table]:
+    """The claims of the papers of a board's methods as a table, to stand under the board; none where it has none."""
+    findings = examine(board)
+    if not findings:
+        return []
+    notes = [
+        "claims of the papers, of presets as they stand here: seen where the method is better than (or as good as) "
+        "each that is named, not seen where it is not, else undecided (moderated t over common seeds, Holm over the "
+        f"claims of the board, before and after fine-tuning apart, {ALPHA:g}); sources in docs/methods.md"
+    ]
+    silent = sorted({cell["method"] for cell in board.cells if _plain(cell) and not claims_of(cell["method"])})
+    if silent:
+        notes.append(f"no claim that can be looked at here: {', '.join(silent)}")
+    group = " · ".join(str(value) for value in board.group.values() if value is not None)
+    rows = [cells_of(found, board.metric) for found in findings]
+    return [Table(f"Claims, {group}", list(COLUMNS), rows, {"method", "claim", "here"}, notes)]
+
+
+def cells_of(found: Finding, metric: str) -> list[str]:
+    """A finding as the texts of a table's row, in the order of :data:`COLUMNS`."""
+    factor, form = (100.0, "+.2f") if "accuracy" in metric or "top5" in metric else (1.0, "+.4f")
+    differences = [
+        NONE if verdict is None or verdict.difference is None else format(verdict.difference * factor, form)
+        for verdict in found.verdicts
+    ]
+    return [found.claim.method, found.claim.words, found.word, str(found.n), ", ".join(differences)]
