@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from benchmarks.boards.claims import claims_of, unclaimed
 from benchmarks.boards.labels import expense, leaves, yaml_of
 from benchmarks.cards.costs import SAMPLES, Cost, known
 from benchmarks.cards.needs import Needs, needs_of
 from benchmarks.cards.preset import Paper, Preset, preset, yaml_text
+from benchmarks.cards.verified import Verification, told, verifications
 from benchmarks.cells.parts import build_pruner
 from benchmarks.settings.home import CONF
 from methods.progress import track
@@ -33,8 +35,12 @@ by hand. What a method needs is observed: a small network is pruned by it with o
 it. *Training* is what belongs to the method, beside the training of the dense network and the fine-tuning that all
 have; it has labels and gradients, whatever the pruning looks at. Any part can be swapped for another of its folder in
 `conf/`. *Cost* is the processor time of pruning half of ResNet-20 once, with {samples} samples and each method's
-defaults, repair included ({machine}); `python -m benchmarks.cost` measures it, and – says that nobody has.
+defaults, repair included ({machine}); `python -m benchmarks.cost` measures it, and – says that nobody has. A method
+that trains costs what its training does. *Verified by* names the tests that compare scores, masks or weights with what
+the authors' own program gave, with brute force on small cases, or with a closed form. *Claims* are those of the paper
+against methods that are here; `python -m benchmarks.leaderboard` says under each board which are seen there.
 """
+TRAINS = "trains: its cost is that of its training"
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class Card:
     unit: str
     needs: Needs
     cost: Cost | None
+    verified: tuple[Verification, ...] = ()
 
 
 def card_of(name: str) -> Card:
@@ -58,7 +65,8 @@ def card_of(name: str) -> Card:
     parts = (pruner.selection, pruner.schedule, pruner.allocation, pruner.compensation)
     written = preset(name, config["selection"], [type(part) for part in parts])
     watched = build_pruner(configuration([f"method={name}", *WATCHED[name]])) if name in WATCHED else pruner
-    return Card(written, pruner.selection.unit, needs_of(watched), known()[1].get(name))
+    cost, verified = known()[1].get(name), verifications().get(name, ())
+    return Card(written, pruner.selection.unit, needs_of(watched), cost, verified)
 
 
 def page_of(names: Sequence[str]) -> str:
@@ -86,6 +94,8 @@ def markdown(card: Card) -> str:
         f"- **Unit:** {UNITS[card.unit]}",
         f"- **Needs:** {needed(card.needs)}",
         f"- **Cost on ResNet-20:** {_cost(card)}",
+        f"- **Verified by:** {told(card.verified)}",
+        *(f"- **Claim:** {words}" for words in _claims(written.name)),
         f"- **Parts:** {', '.join(f'{part} `{name}`' for part, name in written.parts.items())}",
         f"- **Options:** {'none' if not written.options else ''}".rstrip(),
     ]
@@ -119,7 +129,17 @@ def _typed(words: str | None) -> str:
     return f"`{typed}`{bracket}{rest}"
 
 
+def _claims(name: str) -> list[str]:
+    """The claims of a method's paper, each with its source; or that there is none to look at here, and why."""
+    why = unclaimed(name)
+    found = [f"{claim.words}: {claim.sentence} ({claim.source})" for claim in claims_of(name)]
+    return found or [f"none that a board can look at{f': {why}' if why else ''}"]
+
+
 def _cost(card: Card) -> str:
+    if card.needs.training is not None:
+        once = card.cost and card.cost.seconds is not None
+        return f"{TRAINS}{f'; choosing once takes {card.cost.told()}' if card.cost and once else ''}"
     if card.cost is None:
         return "not measured"
     why = card.cost.refused if card.cost.seconds is None else expense(card.preset.name)
@@ -128,15 +148,16 @@ def _cost(card: Card) -> str:
 
 def _table(cards: Iterable[Card]) -> str:
     rows = [
-        "| method | unit | data | labels | gradients | training | repair | cost on ResNet-20 |",
-        "| :-- | :-- | :-: | :-: | :-: | :-- | :-- | --: |",
+        "| method | unit | data | labels | gradients | training | repair | verified by | cost on ResNet-20 |",
+        "| :-- | :-- | :-: | :-: | :-: | :-- | :-- | :-- | --: |",
     ]
     for card in cards:
         name, needs = card.preset.name, card.needs
         marks = ["yes" if mark else "–" for mark in (needs.data, needs.labels, needs.gradients)]
         repair = card.preset.parts["compensation"]
         cells = [f"[{name}](#{name})", card.unit, *marks, needs.training or "–", "–" if repair == "none" else repair]
-        cells.append(card.cost.told() if card.cost else "–")
+        cells.append(card.verified[0].by if card.verified else "–")
+        cells.append("trains" if needs.training else card.cost.told() if card.cost else "–")
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
 

@@ -42,6 +42,7 @@ def linear():
     return layer, numbers(40, 8, step=0.11, phase=0.3)
 
 
+@pytest.mark.verifies("exact_obs", by="authors' program")
 @pytest.mark.parametrize("sparsity", ["0.25", "0.5", "0.75"])
 def test_exact_obs_removes_and_repairs_as_trueobs(sparsity):
     layer, inputs = linear()
@@ -73,6 +74,7 @@ def test_exact_obs_with_a_pattern_as_trueobs(kind):
     assert torch.allclose(found, expected, atol=2e-3)
 
 
+@pytest.mark.verifies("sap", by="authors' program")
 @pytest.mark.parametrize("setting", sorted(GOLDEN["sap"]))
 def test_sap_keeps_what_its_authors_program_keeps(setting):
     scope, gamma, eta = (part.rpartition("=")[2] for part in setting.split())
@@ -82,6 +84,7 @@ def test_sap_keeps_what_its_authors_program_keeps(setting):
         assert masks[name].int().tolist() == kept, name
 
 
+@pytest.mark.verifies("kron_obd", "kron_obs", "eigendamage", by="authors' program")
 def test_kronecker_factors_multiply_to_those_of_eigendamage():
     """The papers share positions between the factors in different ways: only G (x) A is the Fisher."""
     network = nn.Sequential(nn.Conv2d(2, 3, 3, padding=1, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(27, 4))
@@ -93,6 +96,7 @@ def test_kronecker_factors_multiply_to_those_of_eigendamage():
         assert torch.allclose(torch.kron(found[path].G, found[path].A), torch.kron(*theirs), rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.verifies("cbs", by="authors' program")
 @pytest.mark.parametrize("setting", sorted(GOLDEN["cbs"]))
 def test_passes_of_swaps_are_those_of_combinatorial_brain_surgeon(setting):
     """Every pass from the magnitude start exchanges the same pairs, and the objective is the same number."""

@@ -50,6 +50,7 @@ def perceptron():
     return network
 
 
+@pytest.mark.verifies("lamp", by="authors' program")
 def test_lamp_scores_are_its_authors():
     network = perceptron()
     for place, expected in zip((0, 2), GOLDEN["lamp"]["scores"], strict=True):
@@ -58,6 +59,7 @@ def test_lamp_scores_are_its_authors():
         assert torch.allclose(found, torch.tensor(expected).double(), rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.verifies("lamp", by="authors' program")
 @pytest.mark.parametrize("amount", ["0.25", "0.5", "0.75"])
 def test_lamp_keeps_what_its_authors_program_keeps(amount):
     pruned = pruner_of("lamp").prune(perceptron(), samples(torch.zeros(4, 8)), Budget("keep", 1 - float(amount)))
@@ -84,6 +86,7 @@ def test_erdos_renyi_kernel_densities_are_those_of_lamps_authors(setting):
     assert all(abs(own - theirs) <= 1 for own, theirs in zip(found, wanted, strict=True)), (found, wanted)
 
 
+@pytest.mark.verifies("wanda", by="authors' program")
 @pytest.mark.parametrize("amount", ["0.25", "0.5", "0.75"])
 def test_wanda_keeps_what_its_authors_program_keeps(amount):
     layer = linear()
@@ -102,6 +105,7 @@ def test_two_of_four_as_the_authors(method):
     assert torch.allclose(found, torch.tensor(GOLDEN[method]["2:4"]), atol=2e-4)
 
 
+@pytest.mark.verifies("sparsegpt", by="authors' program")
 @pytest.mark.parametrize("setting", ["0.5 in blocks of 8", "0.5 in blocks of 4", "0.25 in blocks of 4"])
 def test_sparsegpt_chooses_and_repairs_as_its_authors_program(setting):
     """At the counts that it arrives at: its inclusive threshold removes one weight more of each block."""
@@ -128,6 +132,7 @@ def convolutional():
     return edge_views(network, ["0", "3", "5"], {}, Calibration(inputs, labels, batch_size=6), "test")
 
 
+@pytest.mark.verifies("snip", "grasp", "synflow", by="authors' program")
 @pytest.mark.parametrize(
     ("method", "selection"),
     [("snip", SNIPSelection()), ("grasp", GraSPSelection(200.0)), ("synflow", SynFlowSelection())],
@@ -146,12 +151,14 @@ def test_scores_before_training_are_those_of_the_program_that_compares_them(meth
         assert torch.equal(scores.flatten().argsort()[-3:], theirs.flatten().argsort()[-3:])
 
 
+@pytest.mark.verifies("chip", by="authors' program")
 @pytest.mark.parametrize(("name", "shape", "step"), [("chip", (5, 6, 4, 4), 0.13), ("chip wide", (4, 9, 2, 2), 0.31)])
 def test_channel_independence_is_that_of_its_authors_program(name, shape, step):
     maps = (numbers(*shape, step=step).double() * 1e4).round() / 1e4
     assert independence(maps.flatten(2)).tolist() == pytest.approx(GOLDEN[name], rel=1e-4)
 
 
+@pytest.mark.verifies("hrank", by="authors' program")
 def test_ranks_of_feature_maps_are_those_of_its_authors_program():
     network = nn.Sequential(nn.Conv2d(2, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 2, 1))
     network[0].weight.data = numbers(5, 2, 3, 3, step=0.29)
@@ -161,6 +168,7 @@ def test_ranks_of_feature_maps_are_those_of_its_authors_program():
     assert HRankSelection().scores(layer).tolist() == pytest.approx(GOLDEN["hrank"], rel=1e-5)
 
 
+@pytest.mark.verifies("fpgm", by="authors' program")
 @pytest.mark.parametrize("amount", sorted(GOLDEN["fpgm"]))
 def test_filters_near_the_geometric_median_are_those_of_its_authors_program(amount):
     distances = summed_distances(numbers(10, 3, 3, 3, step=0.17).double().flatten(1))

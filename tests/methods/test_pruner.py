@@ -166,6 +166,7 @@ def test_rewinding_gives_the_survivors_their_initial_weights(unit):
     assert all(round(v, 6) in values for v in survivors.tolist() if v != 0)
 
 
+@pytest.mark.verifies("magnitude", by="brute force")
 def test_magnitude_nodes_keep_the_rows_with_the_largest_norm():
     model = make("chain")
     pruned = Pruner(MagnitudeSelection(norm=2)).prune(model, DATA, Budget("keep", 0.5))

@@ -22,6 +22,7 @@ def energy(x, weight, removed):
     return torch.einsum("nj,ojr->nor", x[:, removed], weight[:, removed]).square().sum((1, 2)).mean().item()
 
 
+@pytest.mark.verifies("thinet", by="brute force")
 @settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 10**6), m=st.integers(1, 9), r=st.sampled_from([1, 4]))
 def test_greedy_removal_is_that_of_brute_force_on_the_samples(seed, m, r):

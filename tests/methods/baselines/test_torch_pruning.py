@@ -47,6 +47,7 @@ def test_our_magnitude_is_theirs_of_the_layers_that_write_the_group(name, import
             assert bool((found < own).all())
 
 
+@pytest.mark.verifies("torch_pruning", by="closed form")
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_sum_over_a_group_is_that_of_all_weights_of_a_node(name):
     selection = TorchPruningSelection(arguments={"p": 1, "group_reduction": "sum", "normalizer": None})

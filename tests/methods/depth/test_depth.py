@@ -90,6 +90,7 @@ def by_hand(score, model, path):
     return sum(1 - cosine for cosine in cosines) / len(cosines)
 
 
+@pytest.mark.verifies("depth", by="brute force")
 @pytest.mark.parametrize("score", [score for score in SCORES if score != "random"])
 def test_scores_follow_their_formulas(score):
     model = make("blocks")

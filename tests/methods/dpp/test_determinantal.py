@@ -63,6 +63,7 @@ def tally(draw, draws):
     return counts
 
 
+@pytest.mark.verifies("dpp", "dpp_edge", by="brute force")
 @pytest.mark.parametrize(("n", "k"), [(6, 3), (8, 4), (8, 2), (5, 1)])
 def test_draws_follow_the_determinants(n, k):
     kernel = random_kernel(n, seed=n + k)

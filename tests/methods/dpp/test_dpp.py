@@ -133,6 +133,7 @@ def test_mean_off_diagonal_is_normalised():
     assert mean_off_diagonal(torch.eye(3, dtype=torch.float64)) == pytest.approx(0, abs=1e-15)
 
 
+@pytest.mark.verifies("dpp_edge", by="brute force")
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 100), inputs=st.integers(2, 9))
 def test_edge_kernels_from_the_shared_second_moment(seed, inputs):
@@ -331,6 +332,7 @@ def test_bad_counts_and_data_leave_the_model_alone():
         assert torch.equal(value.nan_to_num(7), before[key].nan_to_num(7))
 
 
+@pytest.mark.verifies("onorm", by="brute force")
 def test_outgoing_norm():
     weight = torch.tensor([[1.0, -2.0, 0.0], [-3.0, 1.0, 0.5]])  # two outputs read three nodes
     assert outgoing_norm([weight.unsqueeze(2)]).tolist() == [2.0, 1.5, 0.25]

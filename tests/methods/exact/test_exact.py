@@ -103,6 +103,7 @@ def test_a_relaxation_by_hand():
     assert float(interval(layers[1], after_relu(boxes[0]))[0]) == -0.5
 
 
+@pytest.mark.verifies("exact", by="brute force")
 @pytest.mark.parametrize("seed", range(3))
 def test_the_integer_programme_finds_the_largest_value(seed):
     """Against a maximum over all patterns of open and closed ReLUs, each a linear programme of its own."""
@@ -153,6 +154,7 @@ def compressed(model, width=4, **options):
     return Pruner(ExactCompression(**options)).prune(model, samples(width), HALF)
 
 
+@pytest.mark.verifies("exact", by="brute force")
 @pytest.mark.parametrize("seed", range(4))
 def test_no_input_of_the_domain_tells_the_networks_apart(seed):
     model = network(seed, widths=(4, 10, 9, 8, 3), shift=2.0)

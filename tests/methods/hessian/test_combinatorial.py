@@ -37,6 +37,7 @@ def search(objective, start, **settings):
     return local_search(objective, start, lambda kept: objective.value(~kept), step)
 
 
+@pytest.mark.verifies("cbs", by="closed form")
 @settings(deadline=None, max_examples=30)
 @given(problems)
 def test_swap_identity_for_all_pairs(case):
@@ -66,6 +67,7 @@ def test_a_pass_keeps_the_size_and_never_raises_the_objective(case, count, reach
     assert objective.value(result) <= objective.value(pruned) + 1e-12
 
 
+@pytest.mark.verifies("cbs", by="brute force")
 @settings(deadline=None, max_examples=30)
 @given(problems, st.integers(1, 11))
 def test_search_ends_between_brute_force_and_the_magnitude_start(case, count):

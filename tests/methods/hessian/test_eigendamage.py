@@ -82,6 +82,7 @@ def test_with_all_directions_the_three_layers_compute_the_same(build, shape):
     assert (twice[2].bias is None) == (module.bias is None)
 
 
+@pytest.mark.verifies("eigendamage", by="brute force")
 def test_removed_directions_are_exactly_the_zeroed_rows_and_columns_of_the_rotated_weight():
     torch.manual_seed(0)
     module, inputs = nn.Conv2d(4, 6, 3, padding=1), torch.randn(2, 4, 5, 5)
@@ -98,6 +99,7 @@ def test_removed_directions_are_exactly_the_zeroed_rows_and_columns_of_the_rotat
     assert sum(p.numel() for p in removed.parameters()) == 4 * 2 + 2 * 3 * 9 + 3 * 6 + 6
 
 
+@pytest.mark.verifies("eigendamage", by="closed form")
 @settings(deadline=None, max_examples=40)
 @given(out=st.integers(1, 5), inputs=st.integers(1, 5), positions=st.integers(1, 4), seed=st.integers(0, 9999))
 def test_damages_sum_to_the_quadratic_form(out, inputs, positions, seed):

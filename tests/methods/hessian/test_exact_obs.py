@@ -47,6 +47,7 @@ def one_by_one(row, hessian, block=1, pattern=None):
         trace.append(w)
 
 
+@pytest.mark.verifies("exact_obs", by="brute force")
 @settings(deadline=None, max_examples=40)
 @given(
     st.integers(0, 10_000),

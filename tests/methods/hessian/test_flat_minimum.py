@@ -58,6 +58,7 @@ def spd(size, seed):
 # --- flatness --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.verifies("flat_minimum", by="brute force")
 @pytest.mark.parametrize(("build", "shape"), [(mlp, (5,)), (cnn, (2, 4, 4))])
 def test_batch_radius_and_factors_are_those_of_the_explicit_factors(build, shape):
     model, (x, y) = build().double(), batch(9, shape, dtype=torch.float64)
@@ -117,6 +118,7 @@ def test_reduced_tops_of_a_diagonal_matrix_where_the_top_vector_itself_goes():
     torch.testing.assert_close(tops, torch.tensor([5.0, 3.0, 5.0]).double())
 
 
+@pytest.mark.verifies("flat_minimum", by="brute force")
 @pytest.mark.parametrize(("build", "shape"), [(mlp, (5,)), (cnn, (2, 4, 4))])
 @pytest.mark.parametrize("dominating", [0, 1, 2])
 def test_radius_decreases_equal_the_radius_after_deleting_each_neuron(build, shape, dominating):

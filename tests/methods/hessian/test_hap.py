@@ -53,6 +53,7 @@ def layers(model, samples):
     return [NodeLayer(g, model, samples, torch.Generator(), lambda: [], shared) for g in graph.groups]
 
 
+@pytest.mark.verifies("hap", by="brute force")
 def test_mean_over_many_probes_is_the_trace_of_each_block_within_three_standard_errors():
     model, samples, probes = network(), calibration(), 400
     exact, full = exact_traces(model, samples)

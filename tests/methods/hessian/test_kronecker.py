@@ -308,6 +308,7 @@ def test_quadratic_form_of_the_kronecker_product(out, d, seed):
     torch.testing.assert_close(quadratic(weight, factors), expected)
 
 
+@pytest.mark.verifies("kron_obd", by="brute force")
 @settings(deadline=None, max_examples=40)
 @given(out=sizes, d=sizes, seed=seeds)
 def test_kron_obd_cost_is_the_quadratic_form_of_the_row_and_not_of_its_squares(out, d, seed):
@@ -320,6 +321,7 @@ def test_kron_obd_cost_is_the_quadratic_form_of_the_row_and_not_of_its_squares(o
     assert not torch.allclose(costs, 0.5 * factors.G.diagonal() * (weight.square() @ factors.A).sum(1))
 
 
+@pytest.mark.verifies("kron_obs", by="brute force")
 @settings(deadline=None, max_examples=40)
 @given(out=sizes, d=sizes, seed=seeds)
 def test_kron_obs_cost_is_the_least_increase_and_at_most_that_of_kron_obd(out, d, seed):
@@ -331,6 +333,7 @@ def test_kron_obs_cost_is_the_least_increase_and_at_most_that_of_kron_obd(out, d
     assert bool((costs <= kronecker.kron_obd_cost(weight, factors) * (1 + 1e-12)).all())
 
 
+@pytest.mark.verifies("kron_obs", by="closed form")
 @settings(deadline=None, max_examples=40)
 @given(out=st.integers(3, 6), d=sizes, seed=seeds, data=st.data())
 def test_group_update_is_the_group_obs_solution_on_the_full_fisher(out, d, seed, data):
@@ -454,6 +457,7 @@ def test_the_summed_update_can_be_worse_than_no_update():
     assert worse > 0
 
 
+@pytest.mark.verifies("obd_filter", "obs_filter", by="brute force")
 @settings(deadline=None, max_examples=30)
 @given(out=sizes, d=sizes, seed=seeds)
 def test_filter_costs_sum_the_classic_saliencies_of_single_weights(out, d, seed):
@@ -466,6 +470,7 @@ def test_filter_costs_sum_the_classic_saliencies_of_single_weights(out, d, seed)
     torch.testing.assert_close(filter_obs.filter_obs_cost(weight, factors), obs.view(out, d).sum(1))
 
 
+@pytest.mark.verifies("obs_filter", by="brute force")
 @settings(deadline=None, max_examples=30)
 @given(out=st.integers(2, 5), d=sizes, seed=seeds)
 def test_summed_weight_update_adds_the_obs_updates_of_single_weights(out, d, seed):

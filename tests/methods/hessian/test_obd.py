@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch import nn
 
@@ -17,6 +18,7 @@ def layers_of(model, calibration):
     return layers
 
 
+@pytest.mark.verifies("obd", by="closed form")
 def test_saliency_is_the_increase_of_a_diagonal_quadratic():
     generator = torch.Generator().manual_seed(0)
     h = torch.rand(6, dtype=torch.float64, generator=generator)
@@ -28,6 +30,7 @@ def test_saliency_is_the_increase_of_a_diagonal_quadratic():
         torch.testing.assert_close(obd_saliency(w, h)[q], increase)
 
 
+@pytest.mark.verifies("obd", by="brute force")
 def test_scores_come_from_single_sample_gradients_of_all_layers():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).double()

@@ -57,6 +57,7 @@ def some(seed, size):
 # --- the inverse ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.verifies("obs", by="closed form")
 @settings(deadline=None, max_examples=50)
 @given(problems, st.sampled_from([1e-5, 1e-2, 1.0]), st.sampled_from([1, 3, 64]))
 def test_recursion_equals_the_direct_inverse_in_any_order(case, damping, at_once):
@@ -136,6 +137,7 @@ def test_damping_must_be_positive():
 # --- saliencies and updates on quadratics -----------------------------------------------------------------------------
 
 
+@pytest.mark.verifies("obs", by="brute force")
 @settings(deadline=None, max_examples=50)
 @given(problems)
 def test_predicted_increase_is_the_actual_one_and_at_most_obds(case):
@@ -211,6 +213,7 @@ def test_the_published_sum_of_updates_can_be_worse_than_none():
     assert 0 < worse < 100
 
 
+@pytest.mark.verifies("wood_taylor", by="closed form")
 @settings(deadline=None, max_examples=50)
 @given(problems)
 def test_wood_taylor_minimises_the_quadratic_with_its_gradient(case):

@@ -104,6 +104,7 @@ def test_budgets_are_met_and_costs_are_those_of_the_network(slices, kind):
     assert found.model(DATA.inputs).shape == dense(DATA.inputs).shape
 
 
+@pytest.mark.verifies("low_rank", by="brute force")
 def test_no_combination_that_costs_no_more_has_a_smaller_largest_error():
     found = low_rank("chain", "compression", 2.5)
     model = make("chain")

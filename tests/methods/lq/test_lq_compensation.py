@@ -126,6 +126,7 @@ def test_layers_without_bias_and_batch_norm_are_left_alone():
 
 
 @pytest.mark.cpu("a pursuit of scikit-learn, in NumPy")
+@pytest.mark.verifies("lq_greedy", by="brute force")
 def test_matching_pursuit_is_the_greedy_projection():
     h, weight, _ = problem(4, rows=3, size=8)
     second = h.T @ h / len(h)

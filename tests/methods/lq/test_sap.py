@@ -53,6 +53,7 @@ def brute_masks(tensors, masks, scope, p, q, eta, gamma, beta):
     return {name: mask.view_as(tensors[name]) for name, mask in result.items()}
 
 
+@pytest.mark.verifies("sap", by="brute force")
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("rule", [(0.5, 1, 0, 1, 0.9), (1, 2, 0, 1, 0.9), (0.3, 1.7, 0.1, 3, 0.4), (0.5, 1, 1, 9, 0.9)])
 def test_masks_are_those_of_algorithm_1(scope, rule):

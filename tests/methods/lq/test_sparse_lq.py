@@ -47,6 +47,7 @@ def second_moment(seed, size, samples=40):
     return h, h.T @ h / samples
 
 
+@pytest.mark.verifies("lq", by="closed form")
 @universal
 @given(vectors(), st.sampled_from(QS))
 def test_effective_count(w, q):

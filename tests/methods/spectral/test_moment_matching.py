@@ -42,6 +42,7 @@ def test_mismatch_counts_the_kept_nodes_only():
     assert float(moment_mismatch(source, source)) == 0
 
 
+@pytest.mark.verifies("spectral_domain", by="brute force")
 @given(st.integers(0, 10_000), st.integers(1, 6), st.sampled_from([0.0, 0.3, 5.0]))
 @settings(deadline=None, max_examples=40)
 def test_each_pick_is_the_best_next_node_by_definition(seed, k, gamma):

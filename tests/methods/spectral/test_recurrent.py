@@ -115,6 +115,7 @@ def test_the_hidden_state_is_one_group_that_reads_itself():
     assert [reader.name for reader in group.readers] == ["recurrent", "output"]
 
 
+@pytest.mark.verifies("spectral_rnn", by="brute force")
 @given(st.integers(0, 10_000), st.integers(1, 6), st.sampled_from([(1, 0, 0), (0, 1, 0), (0.2, 0.4, 0.4), (0, 0, 1)]))
 @settings(deadline=None, max_examples=40)
 def test_greedy_choice_is_the_best_next_node_by_definition(seed, k, thetas):

@@ -121,6 +121,7 @@ def problem(kind, seed):
     return covariance, k, ridge, theta, rows
 
 
+@pytest.mark.verifies("spectral", by="brute force")
 @pytest.mark.parametrize("kind", KINDS)
 def test_choice_is_that_of_brute_force(kind):
     for seed in range(100):

@@ -43,6 +43,7 @@ def of_shapley(players):
     return lambda size: math.factorial(size) * math.factorial(players - size - 1) / math.factorial(players)
 
 
+@pytest.mark.verifies("shapley", by="brute force")
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 10**6), players=st.integers(1, 4))
 def test_the_mean_over_all_orders_is_the_shapley_value(seed, players):
@@ -54,6 +55,7 @@ def test_the_mean_over_all_orders_is_the_shapley_value(seed, players):
         assert float(order.sum()) == pytest.approx(value(everyone) - value(nobody))
 
 
+@pytest.mark.verifies("banzhaf", by="brute force")
 @settings(deadline=None, max_examples=20)
 @given(seed=st.integers(0, 10**6), players=st.integers(1, 5))
 def test_the_mean_over_all_coalitions_is_the_banzhaf_value(seed, players):

@@ -11,6 +11,7 @@ from methods.network.graph import NetworkGraph
 from methods.structured.group_norm import GroupNormSelection
 
 
+@pytest.mark.verifies("group_norm", by="authors' program")
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("p", [1, 2])
 def test_group_norm_is_the_importance_of_the_authors_package(name, p):

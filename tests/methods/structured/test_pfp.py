@@ -37,6 +37,7 @@ def shares(weight, patches, positions):
     return found
 
 
+@pytest.mark.verifies("pfp", "sipp", by="brute force")
 @pytest.mark.parametrize("positions", ["max", "mean"])
 @pytest.mark.parametrize("groups", [1, 2])
 def test_sensitivities_are_the_largest_shares(positions, groups):
@@ -60,6 +61,7 @@ def test_sensitivities_are_the_largest_shares(positions, groups):
     assert torch.allclose(last, shares(model[3].weight.detach().double(), read, positions), atol=1e-6)
 
 
+@pytest.mark.verifies("pfp", by="brute force")
 def test_a_channel_is_as_sensitive_as_the_most_sensitive_weight_that_reads_it():
     model, data = make("convolution"), images(20)
     layers = node_views(model, NetworkGraph(model, data.inputs[:2]).groups, data, "test")

@@ -38,6 +38,7 @@ def trained(schedule, model, steps, rate=0.05):
         schedule.after_step(model, optimizer, step)
 
 
+@pytest.mark.verifies("slimming", by="closed form")
 def test_scales_are_summed_without_their_signs():
     model = make("batch_norm")
     with torch.no_grad():
@@ -47,6 +48,7 @@ def test_scales_are_summed_without_their_signs():
     assert torch.equal(ScaleSelection().scores(second), model[4].weight.detach().double().abs())
 
 
+@pytest.mark.verifies("slimming", by="closed form")
 def test_slimming_adds_the_scales_to_the_loss():
     model, _ = prepared(ScalePenalty(0.01), ScaleSelection())
     loss = torch.tensor(2.0)
@@ -81,6 +83,7 @@ def test_the_factor_grows_in_equal_steps_and_stays():
     assert [schedule.factor(step) for step in (0, 4, 5, 14, 15, 20, 39)] == [0.5, 0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
 
 
+@pytest.mark.verifies("greg", by="closed form")
 @pytest.mark.parametrize("network", ["batch_norm", "convolution", "residual"])
 def test_what_is_to_go_is_penalised_by_its_squares_and_nothing_else(network):
     schedule = GrowingRegularisation(ceiling=2.0, every=1, growth=0.1)

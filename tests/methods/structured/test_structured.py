@@ -49,6 +49,7 @@ def read_of(model, index, data):
     return model[:index](data.inputs).detach()
 
 
+@pytest.mark.verifies("fpgm", by="brute force")
 def test_fpgm_sums_the_distances_between_filters():
     for layer in views():
         rows = layer.incoming.numpy()
@@ -61,6 +62,7 @@ def test_equal_filters_are_at_distance_zero():
     assert summed_distances(rows).tolist() == [0, 0, 0]
 
 
+@pytest.mark.verifies("taylor", by="brute force")
 @pytest.mark.parametrize("gates", [False, True])
 def test_taylor_is_the_squared_derivative_by_a_gate(gates):
     """On the incoming weights' own contribution, or on what the node puts out: derivatives by a factor that is 1."""
@@ -92,6 +94,7 @@ def test_taylor_is_the_squared_derivative_by_a_gate(gates):
         assert TaylorSelection(gates, batch).scores(layer).tolist() == pytest.approx(wanted.sqrt().tolist(), rel=1e-4)
 
 
+@pytest.mark.verifies("second_moment", by="brute force")
 def test_second_moment_is_what_a_node_alone_adds_to_its_readers():
     model, data = network(), calibration()
     third = views(model, data)[2]
@@ -106,6 +109,7 @@ def test_second_moment_is_what_a_node_alone_adds_to_its_readers():
     assert SecondMomentSelection().scores(first).tolist() == pytest.approx(energy.tolist())
 
 
+@pytest.mark.verifies("variance", by="closed form")
 def test_centred_second_moments_and_variances_ignore_constants():
     model, data = network(), calibration()
     with torch.no_grad():
@@ -118,6 +122,7 @@ def test_centred_second_moments_and_variances_ignore_constants():
     assert VarianceSelection().scores(third).tolist() == pytest.approx(read.var(0, correction=0).tolist(), abs=1e-8)
 
 
+@pytest.mark.verifies("variance", by="closed form")
 def test_the_mean_shift_keeps_the_mean_output_of_every_reader():
     model, data = network(), calibration()
     third = views(model, data)[2]
@@ -129,6 +134,7 @@ def test_the_mean_shift_keeps_the_mean_output_of_every_reader():
     assert torch.equal(rebuilt[:, kept], read[:, kept])
 
 
+@pytest.mark.verifies("chip", by="brute force")
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 10**6), m=st.integers(1, 7), p=st.integers(1, 9), n=st.integers(1, 3))
 def test_channel_independence_is_the_nuclear_norm_that_a_row_adds(seed, m, p, n):
@@ -152,6 +158,7 @@ def test_chip_reads_the_maps_sample_by_sample():
     assert CHIPSelection(samples=12).scores(second).tolist() == pytest.approx(independence(flattened).tolist())
 
 
+@pytest.mark.verifies("hrank", by="brute force")
 def test_hrank_averages_the_ranks_of_the_maps():
     model, data = network(), calibration()
     with torch.no_grad():
@@ -191,6 +198,7 @@ def refit_loss(seconds, weights, kept, ridge):
     return total
 
 
+@pytest.mark.verifies("osscar", by="brute force")
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 10**6), k=st.integers(1, 5))
 def test_osscar_removes_the_cheapest_and_its_losses_are_those_of_a_refit(seed, k):
@@ -205,6 +213,7 @@ def test_osscar_removes_the_cheapest_and_its_losses_are_those_of_a_refit(seed, k
         assert search.loss() == pytest.approx(costs[node], rel=1e-6, abs=1e-9)
 
 
+@pytest.mark.verifies("osscar", by="brute force")
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 10**6), k=st.integers(1, 5))
 def test_osscar_swaps_only_lower_the_loss_and_end_where_none_does(seed, k):

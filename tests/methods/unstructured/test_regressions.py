@@ -27,6 +27,7 @@ def random(*shape, seed):
 # --- M-FAC -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.verifies("mfac", by="brute force")
 def test_mfac_is_the_papers_recursion_over_single_gradients():
     """h_i = F^-1_{i-1} g_i by the vectors before it, F^-1 x = x / lambda - sum_i h_i h_i^T x / (N + g_i^T h_i)."""
     selection = pruner_of("mfac").selection
@@ -104,6 +105,7 @@ def best(problem, count):
     return found
 
 
+@pytest.mark.verifies("chita", by="brute force")
 def test_the_search_is_never_worse_than_magnitude_and_often_the_best_of_all_sets():
     optimal, better = 0, 0
     for seed in range(30):
@@ -161,6 +163,7 @@ def errors(weight, second, count):
     return found
 
 
+@pytest.mark.verifies("alps", by="brute force")
 def test_alps_is_near_the_best_of_all_sets_and_above_its_bound():
     lost, by_magnitude, optimal = 0.0, 0.0, 0
     for seed in range(0, 100, 5):
@@ -196,6 +199,7 @@ def test_w_and_d_meet_as_the_penalty_grows():
     assert all(int((each.sparse != 0).sum()) == 30 for each in done)
 
 
+@pytest.mark.verifies("alps", by="closed form")
 def test_the_first_round_is_the_papers_update():
     weight, second = layer_problem(3)
     problem = scaled(weight, second, 0.01)

@@ -52,6 +52,7 @@ class Largest:
         return int(np.argmax([self.refinement.left[unit] for unit in self.refinement.above]))
 
 
+@pytest.mark.verifies("surp", by="brute force")
 @pytest.mark.parametrize("alpha", [3.0, 10.0])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_description_is_the_authors_step_by_step(seed, alpha):

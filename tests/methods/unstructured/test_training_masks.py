@@ -75,6 +75,7 @@ def test_the_smallest_go_and_the_largest_come(seed, size, live, count):
     assert int(grown.sum()) == int(mask.sum()) and bool(grown[kept].all())
 
 
+@pytest.mark.verifies("rigl", by="brute force")
 def test_rigl_drops_small_weights_and_grows_where_the_dense_gradient_is_large():
     schedule = RigL(fraction=0.4, every=4, end=0.8)
     model, _ = begun(schedule)
@@ -110,6 +111,7 @@ def test_rigl_drops_small_weights_and_grows_where_the_dense_gradient_is_large():
             assert not optimizer.state[model.get_parameter(name)]["momentum_buffer"][~mask].any()
 
 
+@pytest.mark.verifies("set", by="closed form")
 def test_set_loses_the_weights_next_to_zero_on_either_side():
     weight = torch.tensor([0.1, 0.2, 0.3, 0.9, -0.05, -0.5, -0.6, -0.7, 0.01])
     live = torch.tensor([True] * 8 + [False])
@@ -137,6 +139,7 @@ def test_set_changes_masks_after_every_epoch_but_the_last():
     assert [row["epoch"] for row in schedule.log] == [1, 2] and all(row["grown"] > 0 for row in schedule.log)
 
 
+@pytest.mark.verifies("movement", by="brute force")
 def test_movement_adds_up_minus_gradient_times_weight_of_all_weights():
     """Also of masked ones, with the value that they have kept; the masks are the largest sums, layer by layer."""
     schedule = Movement(every=2, begin=0.1, end=0.6)

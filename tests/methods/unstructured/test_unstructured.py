@@ -31,6 +31,7 @@ def layers(groups=1):
     return model, data, edge_views(model, ["0", "3"], {}, data, "test")
 
 
+@pytest.mark.verifies("lamp", by="brute force")
 @settings(deadline=None, max_examples=60)
 @given(seed=st.integers(0, 10**6), rows=st.integers(1, 4), columns=st.integers(1, 6))
 def test_lamp_divides_by_all_squares_that_are_not_smaller(seed, rows, columns):
@@ -52,6 +53,7 @@ def test_lamp_keeps_the_order_of_magnitudes_within_a_layer():
     assert torch.equal(scores.argsort(), first.weight.abs().flatten().argsort())
 
 
+@pytest.mark.verifies("wanda", by="brute force")
 @pytest.mark.parametrize("groups", [1, 2])
 def test_wanda_is_the_weight_times_the_size_of_its_input(groups):
     model, data, [first, last] = layers(groups)
@@ -73,6 +75,7 @@ def factor_of(second):
     return torch.linalg.cholesky(inverse_hessian(second, 40, 0.01)[0], upper=True)
 
 
+@pytest.mark.verifies("sparsegpt", by="brute force")
 @settings(deadline=None, max_examples=40)
 @given(seed=st.integers(0, 10**6))
 def test_the_sweep_makes_up_for_each_weight_with_the_optimal_update_of_those_to_its_right(seed):
@@ -156,6 +159,7 @@ def test_grouped_convolutions_are_left_out_by_name():
         SparseGPTSelection().select(first, 10)
 
 
+@pytest.mark.verifies("snip", by="brute force")
 def test_snip_is_the_derivative_of_the_loss_by_an_indicator_on_each_weight():
     model, data, both = layers()
     for layer in both:
@@ -167,6 +171,7 @@ def test_snip_is_the_derivative_of_the_loss_by_an_indicator_on_each_weight():
         assert torch.allclose(SNIPSelection().scores(layer), wanted.abs().double().flatten(1), atol=1e-6)
 
 
+@pytest.mark.verifies("grasp", by="brute force")
 @pytest.mark.parametrize("temperature", [1.0, 200.0])
 def test_grasp_is_the_weight_times_the_hessian_times_the_gradient(temperature):
     """Against the whole Hessian of the few weights, in two batches of unequal size."""
@@ -190,6 +195,7 @@ def test_grasp_is_the_weight_times_the_hessian_times_the_gradient(temperature):
         assert torch.allclose(scores.flatten(), each, rtol=1e-4, atol=1e-12)
 
 
+@pytest.mark.verifies("synflow", by="closed form")
 def test_synflow_is_conserved_over_units_and_sees_no_data():
     """Of a hidden unit the scores of what it reads and of what reads it add up to the same, without biases."""
     with torch.random.fork_rng():
