@@ -21,6 +21,7 @@ CITATION = re.compile(
 )
 TITLE = re.compile(r'"([^"]{5,}?),?"')
 ARXIV = re.compile(r"arXiv[ :](\d{4}\.\d{4,5})")
+URL = re.compile(r"https?://[^\s,;)]+")
 DOI = re.compile(r"\b(?:doi[ :]\s*|https?://(?:dx\.)?doi\.org/)(10\.\d{4,}/[^\s,;)]+)", re.I)
 REFERENCE = re.compile(r"(?:as for|see) :class:`(\w+)`\.?")
 ROLE = re.compile(r"(?::\w+:)?`+~?([^`]+)`+")
@@ -125,8 +126,10 @@ def paper_of(said: str, module: str) -> Paper | None:
 def _link(text: str) -> str | None:
     if doi := DOI.search(text):
         return f"https://doi.org/{doi[1].rstrip('.')}"
-    number = ARXIV.search(text)
-    return f"https://arxiv.org/abs/{number[1]}" if number else None
+    if number := ARXIV.search(text):
+        return f"https://arxiv.org/abs/{number[1]}"
+    page = URL.search(text)
+    return page[0] if page else None
 
 
 def _paragraphs(text: str) -> list[str]:

@@ -72,10 +72,10 @@ def _marks(function: ast.FunctionDef, file: str) -> Iterator[tuple[list[str], st
 
 
 def told(found: tuple[Verification, ...]) -> str:
-    """For a card: each kind with its tests, files as links from docs/."""
+    """For a card: each kind with its tests, as they are typed behind ``python -m pytest``."""
     parts = []
     for kind in KINDS:
-        tests = [f"[{each.test}](../{each.file})" for each in found if each.by == kind]
+        tests = [f"`{each.file}::{each.test}`" for each in found if each.by == kind]
         if tests:
             parts.append(f"{kind}: {', '.join(tests)}")
     return "; ".join(parts) or "no test says so"

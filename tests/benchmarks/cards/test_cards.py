@@ -166,6 +166,10 @@ Poe et al. have doi:10.1000/182.
             "Here (Moe et al., 2018, arXiv 1801.00003).",
             Paper("Moe et al., 2018", None, "https://arxiv.org/abs/1801.00003"),
         ),
+        (
+            "There (Moe et al., 1989, https://example.org/moe).",
+            Paper("Moe et al., 1989", None, "https://example.org/moe"),
+        ),
         ("Random nodes of 2020.", None),
     ],
 )

@@ -39,7 +39,7 @@ def test_marks_are_read_without_running_the_tests(tmp_path):
     tests = written(tmp_path, '@pytest.mark.verifies("mine", "yours", by="brute force")')
     one = Verification("brute force", "tests/methods/test_mine.py", "test_it")
     assert verifications(tests) == {"mine": (one,), "yours": (one,)}
-    assert told((one,)) == "brute force: [test_it](../tests/methods/test_mine.py)"
+    assert told((one,)) == "brute force: `tests/methods/test_mine.py::test_it`"
     assert told(()) == "no test says so"
 
 
