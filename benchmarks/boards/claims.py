@@ -141,17 +141,17 @@ def _found(claims: Sequence[Claim], cells: Sequence[Cell], measured: str, quanti
     dense, _ = _scores(cells, f"dense_{quantity}")
     known = {**scores, **{_dense(name): own for name, own in dense.items() if name in scores}}
     named = [[(claim.method, _dense(claim.method) if r == DENSE else r) for r in claim.rivals] for claim in claims]
-    pairs = list(dict.fromkeys(pair for own in named for pair in own if pair[0] in known and pair[1] in known))
+    pairs = list(dict.fromkeys(pair for row in named for pair in row if pair[0] in known and pair[1] in known))
     collapsed = {cell["name"] for cell in cells if cell["status"] == "collapsed"}
     by_unit: dict[str, Scores] = defaultdict(dict)
-    for name, own in scores.items():
-        by_unit[units[name]][name] = own
+    for name, values in scores.items():
+        by_unit[units[name]][name] = values
     families = [family(by_unit[unit], collapsed & by_unit[unit].keys()) for unit in sorted(by_unit, key=unit_order)]
     larger = not smaller_is_better(quantity)
     said = verdicts(known, collapsed, prior_of(families), board.margin, larger, pairs) if pairs else None
     findings = []
-    for claim, own in zip(claims, named, strict=True):
-        found = tuple(said.of(*pair) if said and pair in pairs else None for pair in own)
+    for claim, wanted in zip(claims, named, strict=True):
+        found = tuple(said.of(*pair) if said and pair in pairs else None for pair in wanted)
         n = min(verdict.n if verdict else 0 for verdict in found)
         findings.append(Finding(claim, judged(claim, found), n, found))
     return findings
