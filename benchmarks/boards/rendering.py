@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.boards import checklist, claims, overall
+from benchmarks.boards import checklist, overall
 from benchmarks.boards.board import Board, Question, boards
+from benchmarks.boards.claims.findings import tables_of as claimed
 from benchmarks.boards.frame import Row as Cell
 from benchmarks.boards.frame import load, select
 from benchmarks.boards.layout import RULE, csv_of, lines_of, table_of
@@ -47,7 +48,7 @@ def documents(
     interval: bool = False,
 ) -> dict[str, str | bytes]:
     """The boards ``every`` of ``cells`` and the rankings over networks as files, by the ending of their names."""
-    tables = [table for board in every for table in (table_of(board, interval=interval), *claims.tables_of(board))]
+    tables = [table for board in every for table in (table_of(board, interval=interval), *claimed(board))]
     tables = [*rankings, *tables, checklist.table_of(checklist.examine(cells))]
     title = "Leaderboard"
     rule = f"Accuracy {RULE}. {_origin(cells)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.boards.claims import claims_of, unclaimed
+from benchmarks.boards.claims.written import claims_of, unclaimed
 from benchmarks.boards.labels import expense, leaves, yaml_of
 from benchmarks.cards.costs import SAMPLES, Cost, known
 from benchmarks.cards.needs import Needs, needs_of

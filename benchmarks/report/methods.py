@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.boards import claims
 from benchmarks.boards.board import Board
+from benchmarks.boards.claims.findings import COLUMNS, cells_of, examine
 from benchmarks.boards.frame import Row as Cell
 from benchmarks.boards.labels import CLAIM
 from benchmarks.boards.naming import task_of
@@ -51,9 +51,9 @@ def _claims(boards: Sequence[Board]) -> dict[str, Table]:
         group = dict(board.group)
         budget = budget_name(group.pop("budget", None), group.pop("value", None))
         where = [" · ".join(str(value) for value in group.values()), budget]
-        for found in claims.examine(board):
-            rows[found.claim.method].append([*where, *claims.cells_of(found, board.metric)[1:]])
-    columns = ["task", "budget", *claims.COLUMNS[1:]]
+        for found in examine(board):
+            rows[found.claim.method].append([*where, *cells_of(found, board.metric)[1:]])
+    columns = ["task", "budget", *COLUMNS[1:]]
     words = {"task", "budget", "claim", "here"}
     return {name: Table(f"What the paper claims of {name}", columns, own, words) for name, own in rows.items()}
 

@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sample_records import made
 
-from benchmarks.boards import board, claims, labels
-from benchmarks.boards.claims import Claim, claims_of, examine, judged, tables_of, unclaimed
+from benchmarks.boards import board, labels
+from benchmarks.boards.claims.findings import DENSE, examine, judged, tables_of
+from benchmarks.boards.claims.written import Claim, claims_of, unclaimed
 from benchmarks.boards.frame import rows_of
 from benchmarks.boards.naming import with_names
 from benchmarks.boards.rendering import documents
@@ -165,7 +166,7 @@ def test_every_preset_says_what_its_paper_claims_of_methods_that_are_here():
         found = claims_of(method)
         assert bool(found) != bool(unclaimed(method)), f"{method}: a line '# Claim:' with a claim, or with none and why"
         for claim in found:
-            assert set(claim.rivals) <= {*names, claims.DENSE} - {method}, method
+            assert set(claim.rivals) <= {*names, DENSE} - {method}, method
             assert any(mark in claim.source for mark in ("arXiv", "doi", "README")), method
 
 
@@ -175,5 +176,5 @@ def test_rivals_remove_the_same_units():
     units = dict(re.findall(r"^\| \[(\w+)\]\(#\w+\) \| (\w+) \|", page, re.M))
     for method in method_names():
         for claim in claims_of(method):
-            masks = {units[name] == "edge" for name in (method, *claim.rivals) if name != claims.DENSE}
+            masks = {units[name] == "edge" for name in (method, *claim.rivals) if name != DENSE}
             assert len(masks) == 1, claim

@@ -1,65 +1,23 @@
-"""What the papers claim, looked at on every board: seen, not seen, undecided.
+"""What the boards say of the claims of papers (:mod:`benchmarks.boards.claims`)."""
 
-A preset says in its comments what the paper of its method claims of other methods that are here, one line for each:
-
-    # Claim: better than magnitude_edge before fine-tuning; without training, of language models (abstract, arXiv ...)
-    # Claim: as good as dense after fine-tuning; ... (...)
-    # Claim: none; its abstract names no method that is here
-
-It is a comment, since a setting would be part of the keys of records. ``dense`` is the network before the pruning. The
-presets of both methods are compared, each with the parts that it has here, over the seeds that they have in common: the
-same tests as those of all pairs (:mod:`benchmarks.boards.verdicts`), in a family of their own, with Holm's correction
-over the claims of one board and one stage. That a claim is seen says nothing of the paper's own networks and data.
-"""
-
-import re
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from benchmarks.boards.board import Board, smaller_is_better, unit_order
+from benchmarks.boards.claims.written import Claim, claims_of
 from benchmarks.boards.frame import Row as Cell
-from benchmarks.boards.labels import claim_lines
 from benchmarks.boards.naming import task_of
 from benchmarks.boards.stats import ALPHA
 from benchmarks.boards.tables import NONE, Table
 from benchmarks.boards.verdicts import Verdict, family, prior_of, verdicts
-from methods.errors import BadInput
 
 DENSE = "dense"  # in place of a rival: the network before the pruning
 STAGES = {"before": "pruned", "after": "tuned"}
-LINE = re.compile(r"(better than|as good as) (.+?) (before|after) fine-tuning; (.+) \((.+)\)\.?")
-UNCLAIMED = re.compile(r"none; (.+)")
 COUNTED = ("done", "collapsed")  # a seed that collapsed speaks against its method
 Looked = Literal["seen", "not seen", "undecided"]
 Scores = dict[str, dict[Hashable, float]]
-
-
-@dataclass(frozen=True)
-class Claim:
-    """One claim of a method's paper.
-
-    Attributes:
-        method: whose paper it is.
-        kind: ``better than`` or ``as good as``.
-        rivals: methods of conf/method, or ``dense``.
-        stage: ``before`` or ``after`` fine-tuning.
-        sentence: what is claimed, and of what.
-        source: where that stands.
-    """
-
-    method: str
-    kind: Literal["better than", "as good as"]
-    rivals: tuple[str, ...]
-    stage: Literal["before", "after"]
-    sentence: str
-    source: str
-
-    @property
-    def words(self) -> str:
-        """For people: ``better than magnitude, before fine-tuning``."""
-        return f"{self.kind} {' and '.join(self.rivals)}, {self.stage} fine-tuning"
 
 
 @dataclass(frozen=True)
@@ -73,34 +31,6 @@ class Finding:
     word: Looked
     n: int
     verdicts: tuple[Verdict | None, ...]
-
-
-def claims_of(method: str) -> tuple[Claim, ...]:
-    """The claims in the preset of ``method``; none where it says that there are none, or nothing.
-
-    Raises:
-        BadInput: a line that cannot be read.
-    """
-    found = []
-    for line in claim_lines(method):
-        match = LINE.fullmatch(line)
-        if match is None and UNCLAIMED.fullmatch(line) is None:
-            raise BadInput(
-                f"conf/method/{method}.yaml has a claim that cannot be read: {line}\n"
-                "Expected: # Claim: better than|as good as METHOD[, METHOD] before|after fine-tuning; what (source), "
-                "or # Claim: none; why"
-            )
-        if match:
-            kind, rivals, stage, sentence, source = match.groups()
-            names = tuple(name.strip() for name in rivals.split(","))
-            found.append(Claim(method, kind, names, stage, sentence, source))  # type: ignore[arg-type]
-    return tuple(found)
-
-
-def unclaimed(method: str) -> str | None:
-    """Why ``method`` has no claim that a board can look at, where its preset says so."""
-    matches = [UNCLAIMED.fullmatch(line) for line in claim_lines(method)]
-    return next((match[1].rstrip(".") for match in matches if match), None)
 
 
 def judged(claim: Claim, found: Sequence[Verdict | None]) -> Looked:
