@@ -7,6 +7,7 @@ import pickle
 import shutil
 import signal
 import threading
+from concurrent.futures import Future
 from types import SimpleNamespace
 
 import numpy as np
@@ -342,6 +343,35 @@ def test_threads_cut_the_same_windows(source, tmp_path, monkeypatch):
     monkeypatch.setattr(data.train.inputs.store, "path", str(tmp_path / "nowhere"))
     with pytest.raises(BadInput, match="nowhere cannot be opened"):
         pickle.loads(pickle.dumps(data.train.inputs.store)).take(torch.arange(2))
+
+
+class Idle:
+    """Threads that never get to anything."""
+
+    def __init__(self, threads):
+        pass
+
+    def submit(self, work, *words):
+        return Future()
+
+
+class Eager(Idle):
+    """Threads that do everything before this one begins."""
+
+    def submit(self, work, *words):
+        future = Future()
+        future.set_result(work(*words))
+        return future
+
+
+@pytest.mark.parametrize("threads", [Idle, Eager])
+def test_a_batch_does_not_depend_on_who_gets_to_it(source, tmp_path, monkeypatch, threads):
+    changes = {"stored": 11, "augment": {"crop": 0, "flip": True}}
+    data = load(config(source, storage="cached", **changes), 0, tmp_path / "cache")
+    alone = batches(data.train, batch_size=50)
+    monkeypatch.setattr(arrays, "ThreadPoolExecutor", threads)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    same(alone, batches(load(config(source, storage="cached", **changes), 0, tmp_path / "cache").train, batch_size=50))
 
 
 @given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 40), st.integers(0, 10**6))
