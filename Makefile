@@ -59,7 +59,7 @@ $(MKDOCS): docs/requirements.txt
 	@touch $(MKDOCS)
 
 site: $(READY) $(MKDOCS)
-	-$(RUN) -m benchmarks.report --no-figures
+	@test -f results/boards/reviewed/report.html || $(RUN) -m benchmarks.report --no-figures || true
 	$(RUN) -m benchmarks.site --mkdocs $(MKDOCS)
 
 setup: $(READY)

@@ -7,6 +7,7 @@ Files keep their places, so that the links between them hold; MkDocs fails on a 
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -28,6 +29,7 @@ GUIDE = ("getting_started", "findings", "commands", "python", "data", "scaling",
 BACKGROUND = ("measuring", "fairness", "boards", "architecture", "security")
 CHOICES = {"dataset": "Data sets", "model": "Networks"}
 NAME = "Secateurs"
+QUIET = {"NO_MKDOCS_2_WARNING": "1"}  # the theme's word on its successors, in every build
 BADGES = re.compile(r"^\[!\[.*\n", re.MULTILINE)  # they are images from elsewhere, and the site asks for none
 STYLE = """\
 .md-typeset a { text-decoration: underline; }
@@ -36,7 +38,19 @@ STYLE = """\
   --md-footer-fg-color--light: #ffffff;
   --md-footer-fg-color--lighter: #dddddd;
 }
+[data-md-color-scheme="slate"] { --md-code-hl-number-color: #f2958a; --md-code-hl-constant-color: #b3a7f2; }
 """  # what the theme leaves too faint to read
+SCRIPT = """\
+function reachable() {
+  for (const wrap of document.querySelectorAll(".md-typeset__scrollwrap:not([tabindex])")) {
+    wrap.tabIndex = 0;
+    wrap.setAttribute("role", "group");
+    wrap.setAttribute("aria-label", "table");
+  }
+}
+new MutationObserver(reachable).observe(document.documentElement, { childList: true, subtree: true });
+reachable();
+"""  # the theme wraps wide tables in boxes that scroll; without this the keyboard does not reach them
 
 
 def sources(folder: Path, results: Path) -> dict[str, str]:
@@ -56,6 +70,7 @@ def sources(folder: Path, results: Path) -> dict[str, str]:
     front = (folder / "README.md").read_text(encoding="utf-8")
     write_atomically(folder / "README.md", BADGES.sub("", front))
     write_atomically(folder / "site.css", STYLE)
+    write_atomically(folder / "site.js", SCRIPT)
     pages = {"Home": "README.md"}
     for title, name in PAGES:
         page = _report(results) / f"{name}.html"
@@ -128,6 +143,7 @@ def configuration(pages: dict[str, str], folder: Path, out: Path) -> str:
         "use_directory_urls": False,  # pages open from a folder, too
         "theme": {"name": "material", "font": False, "palette": palette, "features": ["navigation.top", "toc.follow"]},
         "extra_css": ["site.css"],
+        "extra_javascript": ["site.js"],
         "plugins": ["search"],
         "markdown_extensions": ["tables", "admonition", {"toc": {"permalink": True}}, "pymdownx.superfences"],
         "validation": {"links": strict, "nav": {"omitted_files": "ignore", "not_found": "warn"}},
@@ -156,7 +172,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if shutil.which(chosen.mkdocs) is None:
         raise BadInput(f"there is no {chosen.mkdocs}; type make site, which installs it from docs/requirements.txt")
-    done = subprocess.run([chosen.mkdocs, "build", "--quiet", "--strict", "--config-file", str(written)], check=False)
+    command = [chosen.mkdocs, "build", "--quiet", "--strict", "--config-file", str(written)]
+    done = subprocess.run(command, env=os.environ | QUIET, check=False)
     if done.returncode == 0:
         console.print(f"written: {chosen.out}/index.html", markup=False)
     return done.returncode

@@ -1,7 +1,9 @@
 import json
+import os
 import shutil
 
 import pytest
+from filelock import FileLock
 from report_records import HOSTILE, records
 
 from benchmarks.records.store import Store
@@ -9,9 +11,31 @@ from benchmarks.report.__main__ import main
 from benchmarks.reproductions import published
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    root = tmp_path_factory.mktemp("results")
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory):
+    """Fill a folder once for all workers of a run: what the first has made, the others wait for and read."""
+    folder = tmp_path_factory.getbasetemp()
+    shared = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+    def make(name, fill):
+        place = shared / f"once_{name}"
+        with FileLock(shared / f"once_{name}.lock"):
+            if not place.exists():
+                beginning = shared / f"once_{name}.{os.getpid()}"
+                beginning.mkdir()
+                fill(beginning)
+                beginning.rename(place)
+        return place
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def results(made_once):
+    return made_once("results", fill_results)
+
+
+def fill_results(root):
     store = Store(root / "runs", root / "cells")
     for record in records():
         store.write(record)
@@ -21,13 +45,14 @@ def results(tmp_path_factory):
     (root / "reproductions" / "one").mkdir(parents=True)
     claims = [{"text": "it works", "seen": seen, "evidence": HOSTILE} for seen in (True, False, None)]
     (root / "reproductions" / "one" / "outcome.json").write_text(json.dumps({"claims": claims, "setting": "small"}))
-    return root
 
 
-@pytest.fixture(scope="module")
-def built(results):
-    assert main(["--results", str(results), "--out", str(results / "page")]) == 0
-    return results / "page"
+@pytest.fixture(scope="session")
+def built(results, made_once):
+    def build(folder):
+        assert main(["--results", str(results), "--out", str(folder)]) == 0
+
+    return made_once("page", build)
 
 
 @pytest.fixture(scope="module")
