@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cells.tracker import JOB, checked_online, inside, options_of, start, summary_of, tags_of
+from benchmarks.cells.tracker import BOARD, JOB, checked_online, inside, options_of, start, summary_of, tags_of
 from benchmarks.records.heading import title_of
 from benchmarks.records.record import Record
 from benchmarks.records.store import Store
@@ -27,7 +27,6 @@ from benchmarks.storage.console import output_console
 from benchmarks.storage.paths import Paths, write_atomically
 from methods.errors import BadInput, first_line
 
-BOARD = "board"
 LEDGER = "pushed.json"
 
 

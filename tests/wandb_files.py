@@ -42,7 +42,7 @@ def read_now(path):
         kind = message.WhichOneof("record_type")
         if kind == "run":
             run |= {"id": message.run.run_id, "name": message.run.display_name, "group": message.run.run_group}
-            run |= {"project": message.run.project, "tags": list(message.run.tags)}
+            run |= {"project": message.run.project, "tags": list(message.run.tags), "job": message.run.job_type}
             run["config"] |= {name_of(item): json.loads(item.value_json) for item in message.run.config.update}
         elif kind == "history":
             run["history"].append({name_of(item): json.loads(item.value_json) for item in message.history.item})

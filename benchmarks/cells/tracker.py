@@ -32,6 +32,7 @@ START_SECONDS = 12.0  # together with the probe below the twenty seconds promise
 FINISH_SECONDS = 15.0
 SWEEP = "WANDB_SWEEP_ID"
 JOB = "cell"  # W&B's job type of a run of a cell
+BOARD = "board"  # and of one that shows boards
 FOLDERS = {"WANDB_CACHE_DIR": "cache", "WANDB_DATA_DIR": "data", "WANDB_ARTIFACT_DIR": "artifacts"}
 QUIET: dict[str, Any] = {
     "silent": True,
@@ -134,14 +135,17 @@ def tags_of(record_or_config: Mapping[str, Any]) -> list[str]:
 
 
 @contextmanager
-def tracking(section: Mapping[str, Any], name: str, group: str | None, config: Mapping[str, Any]) -> Iterator[Tracker]:
-    """Track one cell.
+def tracking(
+    section: Mapping[str, Any], name: str, group: str | None, config: Mapping[str, Any], job: str = JOB
+) -> Iterator[Tracker]:
+    """Track one cell, or the board of a sweep.
 
     Args:
         section: the configuration's ``track`` section: mode, project, entity, group, tags, notes, dir.
         name: of the run: data set, model, method, budget and seed.
         group: the sweep, unless the section names another group.
         config: the cell's configuration; what belongs to this machine or user is not sent.
+        job: W&B's job type of the run.
 
     Yields:
         The tracker; it is closed with exit code 1 when the body raises, 0 otherwise.
@@ -154,7 +158,7 @@ def tracking(section: Mapping[str, Any], name: str, group: str | None, config: M
         return
     folder = Path(section.get("dir") or "wandb").resolve()
     with inside(folder, offline=mode == "offline"):
-        tracker = Tracker(_started(section, mode, folder, name, group, config))
+        tracker = Tracker(_started(section, mode, folder, name, group, config, job))
         code = 1
         try:
             yield tracker
@@ -182,13 +186,19 @@ def inside(folder: Path, offline: bool) -> Iterator[None]:
 
 
 def _started(
-    section: Mapping[str, Any], mode: str, folder: Path, name: str, group: str | None, config: Mapping[str, Any]
+    section: Mapping[str, Any],
+    mode: str,
+    folder: Path,
+    name: str,
+    group: str | None,
+    config: Mapping[str, Any],
+    job: str,
 ) -> Any:
     options = options_of(section, folder, name)
     options |= {"group": section.get("group") or group, "config": recordable(config)}
-    options |= {"job_type": JOB, "tags": list(dict.fromkeys([*options["tags"], *tags_of(config)]))}
+    options |= {"job_type": job, "tags": list(dict.fromkeys([*options["tags"], *tags_of(config)]))}
     # An agent of `wandb sweep` has given the run an id already.
-    options["id"] = os.environ.get("WANDB_RUN_ID") if SWEEP in os.environ else cell_key(config)
+    options["id"] = os.environ.get("WANDB_RUN_ID") if SWEEP in os.environ and job == JOB else cell_key(config)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if mode == "online":

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from benchmarks.cells.tracker import BOARD, tracking
 from benchmarks.records.manifest import RUNNING
 from benchmarks.records.store import Store
 from benchmarks.storage.lease import sweep_up
@@ -85,6 +86,25 @@ def conclude(console: Console, plan: Plan, faults: Sequence[str], records: Mappi
             highlight=False,
         )
     return outcome_of(plan, faults, records)
+
+
+def log_board(plan: Plan, records: Mapping[str, Record], section: Mapping[str, Any]) -> None:
+    """Log the board of the cells of ``plan`` as a table of W&B, in a run of its own beside those of the cells.
+
+    Args:
+        plan: the sweep, which names the run and its group.
+        records: of its cells, by their keys.
+        section: the configuration's ``track``.
+    """
+    from benchmarks.boards.board import boards
+    from benchmarks.boards.frame import rows_of
+    from benchmarks.boards.layout import lines_of
+
+    if not records or section.get("mode") == "disabled":
+        return
+    columns, lines = lines_of(boards(rows_of(records.values())))
+    with tracking(section, f"{plan.name}: {BOARD}", plan.name, {"sweep": plan.name}, BOARD) as tracker:
+        tracker.table("leaderboard", [dict(zip(columns, line, strict=True)) for line in lines])
 
 
 def show_faults(console: Console, faults: Sequence[str]) -> None:

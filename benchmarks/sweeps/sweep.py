@@ -25,7 +25,7 @@ from benchmarks.storage.console import output_console
 from benchmarks.storage.lease import lease_seconds
 from benchmarks.storage.paths import Paths, write_atomically
 from benchmarks.sweeps.composition import Composer, plain
-from benchmarks.sweeps.concluding import conclude, list_cells, outcome_of
+from benchmarks.sweeps.concluding import conclude, list_cells, log_board, outcome_of
 from benchmarks.sweeps.copying import resolved
 from benchmarks.sweeps.launching import Rounds, launch, refuse_unwritable, run_job, run_leased, status_line
 from benchmarks.sweeps.objective import objective, objectives
@@ -175,6 +175,8 @@ def _carry_out(
         faults += _run_missing(run, plan, missing)
     if missing:
         found = records_of(plan)
+        if len(plan.cells) > 1 and call.request.concluded:
+            log_board(plan, found, composer.cell(plan.cells[0].overrides)["track"])
     return conclude(console, plan, faults, found) if call.request.concluded else outcome_of(plan, faults, found)
 
 

@@ -16,7 +16,8 @@ from benchmarks.settings.home import CONF
 from benchmarks.storage.paths import Paths
 from benchmarks.sweeps.commandline import parse
 from benchmarks.sweeps.composition import Composer
-from benchmarks.sweeps.planning import make_plan
+from benchmarks.sweeps.concluding import log_board
+from benchmarks.sweeps.planning import Plan, make_plan
 from benchmarks.sweeps.words import expand
 from benchmarks.track import main, sweep_configuration
 from methods.errors import BadInput
@@ -75,6 +76,38 @@ def test_a_cell_that_is_tracked_while_it_runs_has_the_same_id(tmp_path):
     with tracking({"mode": "offline", "dir": str(tmp_path / "w")}, "n", None, config):
         pass
     assert [run["id"] for run in runs(tmp_path / "w")] == [cell_key(config)] == [whole(0).key]
+
+
+def test_a_sweep_leaves_its_board_as_a_table_in_a_run_of_its_own(tmp_path):
+    records = {record.key: record for record in (whole(0), whole(1))}
+    plan = Plan("my_sweep", [], [], {}, Paths(tmp_path / "results"))
+    section = {"mode": "offline", "dir": str(tmp_path / "w"), "tags": ["mine"]}
+    log_board(plan, records, section)
+    log_board(plan, {}, section)
+    log_board(plan, records, section | {"mode": "disabled"})
+    [run] = runs(tmp_path / "w")
+    assert (run["name"], run["group"], run["tags"]) == ("my_sweep: board", "my_sweep", ["mine"])
+    assert run["job"] == "board" and run["id"] not in records and run["exit"] == 0
+    [file] = (tmp_path / "w").rglob("media/table/*.json")
+    table = json.loads(file.read_text())
+    rows = [dict(zip(table["columns"], line, strict=True)) for line in table["data"]]
+    assert [(row["method"], row["n"]) for row in rows] == [("dense", 2), ("spectral", 2)]
+    assert rows[1]["pruned_accuracy_mean"] == pytest.approx(0.91)
+
+
+def test_a_run_of_a_cell_says_what_it_is_and_what_was_asked_for(tmp_path):
+    latency = [{"runtime": "eager", "batch": 1, "ratio": 1.5, "ratio_low": 1.4, "ratio_high": 1.6, "dense_ms": 3.0}]
+    history = {"finetune": [{"epoch": e, "validation_accuracy": a} for e, a in ((1, 0.8), (2, 0.9), (3, 0.7))]}
+    record = whole(0, latency=latency, history=history)
+    with tracking({"mode": "offline", "dir": str(tmp_path / "w")}, "n", None, record.config) as tracker:
+        tracker.summary(summary_of(record))
+    [run] = runs(tmp_path / "w")
+    assert run["job"] == "cell" and run["tags"] == ["digits", "mlp", "spectral"]
+    wanted = {
+        "budget/kind": "keep", "budget/value": 0.2, "best/validation_accuracy": 0.9, "latency_ratio/eager/1": 1.5,
+        "latency_ratio_low/eager/1": 1.4, "latency_ratio_high/eager/1": 1.6, "latency_ms/dense/eager/1": 3.0,
+    }  # fmt: skip
+    assert {name: run["summary"].get(name) for name in wanted} == wanted
 
 
 def test_a_record_whose_configuration_lacks_sections_is_uploaded_too(store, tmp_path):
