@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks.sweeps.commandline import main
+from benchmarks.sweeps.run_command import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -3,6 +3,6 @@
 import sys
 
 if sys.argv[:1] == ["-m"]:  # of `python -m benchmarks.X` this package is imported first
-    from benchmarks.storage.command import require_command
+    from benchmarks.storage.entry_point import require_command
 
     require_command(sys.orig_argv)

@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks.storage.command import command_names
+from benchmarks.storage.entry_point import command_names
 
 if __name__ == "__main__":
     sys.stderr.write(f"python -m benchmarks.X, where X is one of {', '.join(command_names())}; see --help of each\n")

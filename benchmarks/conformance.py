@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from benchmarks.storage.command import end
+from benchmarks.storage.entry_point import end
 from methods.errors import BadInput
 
 SWITCH = {"true": True, "false": False}

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks.settings.home import CONF
-from benchmarks.storage.command import Parser, end
+from benchmarks.storage.entry_point import Parser, end
 from benchmarks.storage.paths import REPOSITORY
 from methods.errors import BadInput
 

@@ -28,9 +28,9 @@ from benchmarks.measure.runtimes.eager import in_inference_mode
 from benchmarks.measure.runtimes.onnx import OnnxRuntime, open_session, to_onnx
 from benchmarks.measure.size import measure_size
 from benchmarks.models.saved import DESCRIPTION, WEIGHTS, load_network, network_folder, probe, read_network, tokens_in
-from benchmarks.storage.command import end
 from benchmarks.storage.console import output_console
-from benchmarks.storage.paths import Paths, sweep_up_temporaries, write_atomically
+from benchmarks.storage.entry_point import end
+from benchmarks.storage.paths import Paths, remove_temporaries, write_atomically
 from methods.errors import BadInput, first_line
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def export(folder: Path, kind: str, target: Path) -> Exported:
             )
     for suffix, content in contents.items():
         path = target / suffix if kind == "safetensors" else target.with_name(target.name + suffix)
-        sweep_up_temporaries(path.parent)
+        remove_temporaries(path.parent)
         write_atomically(path, content)
     total = sum(len(content) for content in contents.values())
     return Exported(target if kind == "safetensors" else path, predict, total, difference)

@@ -23,8 +23,8 @@ from benchmarks.records.kept import Kept, Known
 from benchmarks.records.manifest import PlannedCell
 from benchmarks.records.store import Store
 from benchmarks.settings.home import CONF
-from benchmarks.storage.command import Parser, end
 from benchmarks.storage.console import output_console
+from benchmarks.storage.entry_point import Parser, end
 from benchmarks.storage.paths import Paths
 from benchmarks.sweeps.composition import Composer
 from benchmarks.sweeps.planning import make_plan

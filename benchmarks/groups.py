@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from benchmarks.boards.tables import NONE, Table
 from benchmarks.data.tokens import Tokens
 from benchmarks.measure.count import count_layers
-from benchmarks.storage.command import Parser, end
 from benchmarks.storage.console import output_console
+from benchmarks.storage.entry_point import Parser, end
 from benchmarks.storage.paths import Paths, safe_name, write_atomically
 from methods.errors import BadInput
 from methods.network.graph import NetworkGraph, call_order

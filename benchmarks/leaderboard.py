@@ -22,8 +22,8 @@ from benchmarks.boards.layout import CHANGED, CODE, RECONSTRUCTED
 from benchmarks.boards.rendering import FILES, FORMATS, USUAL, documents, rankings_of, render
 from benchmarks.boards.tables import latex_text
 from benchmarks.records.store import Store
-from benchmarks.storage.command import Parser, end
 from benchmarks.storage.console import output_console
+from benchmarks.storage.entry_point import Parser, end
 from benchmarks.storage.paths import Paths
 from methods.errors import BadInput
 

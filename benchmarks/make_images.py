@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from benchmarks.storage.command import Parser, end
+from benchmarks.storage.entry_point import Parser, end
 from methods.errors import BadInput
 from methods.progress import track
 from methods.seeds import derive_seed

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks.settings.home import CONF
-from benchmarks.storage.command import Parser, check_page, end
+from benchmarks.storage.entry_point import Parser, check_page, end
 from benchmarks.storage.paths import REPOSITORY, write_atomically
 from methods.errors import BadInput
 

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 
 from benchmarks.boards.tables import NONE, Table
-from benchmarks.storage.command import Parser, check_page, end
 from benchmarks.storage.console import output_console
+from benchmarks.storage.entry_point import Parser, check_page, end
 from benchmarks.storage.paths import REPOSITORY, write_atomically
 from methods.errors import BadInput
 

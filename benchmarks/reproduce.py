@@ -15,8 +15,8 @@ from benchmarks.boards.tables import NONE, Table
 from benchmarks.records.fingerprint import fingerprint
 from benchmarks.reproductions import Claim, Outcome, Workplace, module_of, names, summary
 from benchmarks.reproductions.published import TOLERANCE, agrees
-from benchmarks.storage.command import Parser, end
 from benchmarks.storage.console import output_console
+from benchmarks.storage.entry_point import Parser, end
 from benchmarks.storage.paths import write_atomically
 from methods.errors import BadInput
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.boards.tables import NONE, Table, csv_text
-from benchmarks.storage.command import Parser, end
 from benchmarks.storage.console import output_console
+from benchmarks.storage.entry_point import Parser, end
 from benchmarks.storage.paths import Paths, safe_name, write_atomically
 from methods.errors import BadInput
 from methods.layers.statistics import Calibration

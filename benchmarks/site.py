@@ -14,8 +14,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.storage.command import Parser, end
 from benchmarks.storage.console import output_console
+from benchmarks.storage.entry_point import Parser, end
 from benchmarks.storage.paths import REPOSITORY, write_atomically
 from methods.errors import BadInput
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.reproductions.spectra import LayerSpectrum, layer_spectra, visible
-from benchmarks.storage.command import Parser, end
 from benchmarks.storage.console import output_console
+from benchmarks.storage.entry_point import Parser, end
 from benchmarks.storage.paths import Paths, safe_name, write_atomically
 from methods.errors import BadInput
 from methods.layers.statistics import Calibration

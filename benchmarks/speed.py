@@ -21,8 +21,8 @@ from benchmarks import speeds
 from benchmarks.boards.tables import Table
 from benchmarks.measure.lock import one_at_a_time
 from benchmarks.measure.side_by_side import Finding, as_ratio, as_seconds
-from benchmarks.storage.command import Parser, end
 from benchmarks.storage.console import output_console
+from benchmarks.storage.entry_point import Parser, end
 from benchmarks.storage.paths import write_atomically
 from methods.errors import BadInput
 

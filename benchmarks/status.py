@@ -40,8 +40,8 @@ from benchmarks.records.kept import Kept, Known
 from benchmarks.records.manifest import RUNNING, Manifest, PlannedCell, read_manifests
 from benchmarks.records.record import Record
 from benchmarks.records.store import Problem, Store, Unreadable, read
-from benchmarks.storage.command import Parser, end
 from benchmarks.storage.console import output_console
+from benchmarks.storage.entry_point import Parser, end
 from benchmarks.storage.lease import Holder, holders
 from benchmarks.storage.paths import Paths
 from benchmarks.sweeps.remaining import duration, seconds_left
@@ -209,8 +209,8 @@ def retry(
     The record of a stale cell stays until there is a new result, which takes its place in one step.
     """
     from benchmarks.sweeps.application import run
-    from benchmarks.sweeps.commandline import parse
     from benchmarks.sweeps.concluding import show_faults
+    from benchmarks.sweeps.run_command import parse
     from benchmarks.sweeps.words import sweeps
 
     left = {record.key for record in failed}

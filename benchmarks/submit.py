@@ -24,10 +24,10 @@ from benchmarks.records.keys import cell_key, dense_key
 from benchmarks.records.manifest import RUNNING
 from benchmarks.records.record import Record
 from benchmarks.records.store import Problem, Store, Unreadable, read
-from benchmarks.storage.command import Parser, end
 from benchmarks.storage.console import output_console
+from benchmarks.storage.entry_point import Parser, end
 from benchmarks.storage.lease import holders
-from benchmarks.storage.paths import Paths, sweep_up_temporaries
+from benchmarks.storage.paths import Paths, remove_temporaries
 from methods.errors import BadInput
 
 SAME_ACCURACY = 0.01  # another machine's rounding leads training elsewhere, by less than a percentage point or so
@@ -76,7 +76,7 @@ def submit(store: Store, where: str | None = None, refused: bool = False) -> tup
         if reason is not None:
             problems.append(Problem(store.path_of(record), reason))
             continue
-        sweep_up_temporaries(store.path_of(record, store.cells).parent)
+        remove_temporaries(store.path_of(record, store.cells).parent)
         store.write(record, store.cells)
         store.path_of(record).unlink(missing_ok=True)
         moved.append(record)

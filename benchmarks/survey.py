@@ -19,8 +19,8 @@ from benchmarks.boards.frame import load, select
 from benchmarks.boards.stats import Spread, spread
 from benchmarks.boards.tables import NONE, Table, plus_minus
 from benchmarks.records.store import Store
-from benchmarks.storage.command import Parser, end
 from benchmarks.storage.console import output_console
+from benchmarks.storage.entry_point import Parser, end
 from benchmarks.storage.paths import Paths
 from methods.errors import BadInput
 

@@ -22,7 +22,7 @@ def start() -> NoReturn:
     """Run the command with the words of this process, and leave it with the exit code."""
     _find_modules_safely()
     sys.stdout, sys.stderr = _Renaming(sys.stdout), _Renaming(sys.stderr)  # type: ignore[assignment]  # as good as files
-    from benchmarks.storage.command import USAGE, command_names, end
+    from benchmarks.storage.entry_point import USAGE, command_names, end
 
     words = sys.argv[1:]
     if words and re.fullmatch(r"[a-z]\w*", words[0]) and words[0] not in command_names():
@@ -36,7 +36,7 @@ def start() -> NoReturn:
         module = importlib.import_module(package)
         end(module.main if hasattr(module, "main") else importlib.import_module(f"{package}.__main__").main)
     sys.argv = ["secateurs", *words]
-    from benchmarks.sweeps.commandline import main
+    from benchmarks.sweeps.run_command import main
 
     sys.exit(main(words))
 

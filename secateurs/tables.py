@@ -83,7 +83,7 @@ def run(words: Sequence[str]) -> list[Record]:
         BadInput: an unknown option or choice.
     """
     from benchmarks.sweeps import application
-    from benchmarks.sweeps.commandline import parse
+    from benchmarks.sweeps.run_command import parse
     from secateurs.presets import hydra_of_the_caller
 
     with hydra_of_the_caller(), _signals_kept():

@@ -30,7 +30,7 @@ MODULES = (
     "benchmarks.cells.parts",
     "benchmarks.models.build",
     "benchmarks.reproduce",
-    "benchmarks.sweeps.commandline",
+    "benchmarks.sweeps.run_command",
     "benchmarks.training.weights",
     "secateurs.testing",
 )
@@ -94,7 +94,7 @@ def _serve(connection: Connection, environment: dict[str, str], folder: Path, fi
     quiet = os.open(os.devnull, os.O_WRONLY)
     before = [os.dup(1), os.dup(2)]
     os.dup2(quiet, 1), os.dup2(quiet, 2)
-    from benchmarks.sweeps.commandline import main
+    from benchmarks.sweeps.run_command import main
 
     for words in first:
         main(words)

@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[1]
 IMPORTED = [
     *(
         "benchmarks.cells.cell",
-        "benchmarks.sweeps.commandline",
-        "benchmarks.storage.command",
+        "benchmarks.sweeps.run_command",
+        "benchmarks.storage.entry_point",
         "benchmarks.sweeps.sweep",
         "benchmarks.boards.board",
     ),

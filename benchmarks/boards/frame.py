@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from benchmarks.boards import labels
 from benchmarks.boards.commands import surroundings
 from benchmarks.records import code
+from benchmarks.records.cell_fields import BUDGETS
 from benchmarks.records.fingerprint import pace
-from benchmarks.records.heading import BUDGETS
 from benchmarks.records.keys import dense_key, dense_part, identity, variant_key
 from benchmarks.records.record import FINISHED, Record, flat
 from benchmarks.records.store import Problem, Store, once, read

@@ -188,7 +188,7 @@ def whole(values: Spread) -> str:
 
 
 def short(values: Spread) -> str:
-    """A count to three digits, with k, M or G for thousands, millions and milliards."""
+    """A count to three digits, with k, M or G for thousands, millions and billions."""
     if values.mean is None:
         return NONE
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):

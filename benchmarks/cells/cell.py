@@ -30,9 +30,9 @@ from benchmarks.measure.recalibration import batch_norms, recalibrated
 from benchmarks.measure.size import measure_size
 from benchmarks.models import build
 from benchmarks.models.saved import lacks_network, network_folder, save_of_cell
+from benchmarks.records.cell_fields import cell_fields, title
 from benchmarks.records.code import FIELD, digest, targets_of
 from benchmarks.records.fingerprint import fingerprint
-from benchmarks.records.heading import heading, title
 from benchmarks.records.keys import cell_key
 from benchmarks.records.record import Record, short_traceback
 from benchmarks.records.store import Store
@@ -82,7 +82,7 @@ def run(config: Mapping[str, Any], holds: Callable[[], bool] | None = None) -> R
         if not replaced and not (config.get("save") and lacks_network(found, paths.results)):
             return found
         there = not replaced  # only its network is not: the record stays as it is
-    head = heading(config, key)
+    head = cell_fields(config, key)
     try:
         with tracking(config["track"], title(config), config.get("_sweep"), config) as tracker:
             try:
@@ -174,7 +174,7 @@ def _pipeline(
             "calibration_samples": _calibration_size(config, data),
         },
     }
-    result |= _found(pruned, heading(config, key)["budget"]) | _speed_and_size(attempt.config, data, networks)
+    result |= _found(pruned, cell_fields(config, key)["budget"]) | _speed_and_size(attempt.config, data, networks)
     if data.text is not None:
         texts = calibration_facts(data, calibrate(data, config["calibration"], config["seed"]))
         result |= {"version": 3, "calibration": texts, "characters_per_token": data.text.characters_per_token}

@@ -229,7 +229,7 @@ class Store:
                 LOG.warning("left out: %s", printable(str(record)))
         return max(found, key=_preference)[1] if found else None
 
-    def sweep_up(self, key: str) -> None:
+    def remove_leftovers(self, key: str) -> None:
         """Remove what a killed writer of the record ``key`` left; only for who holds the cell's lease."""
         for path in self.runs.glob(f"*/*/.{key}.json.*.tmp"):
             path.unlink(missing_ok=True)

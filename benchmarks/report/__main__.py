@@ -7,9 +7,9 @@ from benchmarks.boards.frame import load, records_mark
 from benchmarks.boards.rendering import asked
 from benchmarks.records.record import Record
 from benchmarks.records.store import Store
-from benchmarks.storage.command import Parser, end
 from benchmarks.storage.console import output_console
-from benchmarks.storage.paths import Paths, sweep_up_temporaries, write_atomically
+from benchmarks.storage.entry_point import Parser, end
+from benchmarks.storage.paths import Paths, remove_temporaries, write_atomically
 from methods.errors import BadInput
 from methods.progress import track
 
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     records = [found for found in opened if isinstance(found, Record)]
     baseline = chosen.baseline or (CONTROL if any(cell["method"] == CONTROL for cell in cells) else None)
     report = page.make(cells, records, problems, baseline, chosen.results)
-    sweep_up_temporaries(out)
+    remove_temporaries(out)
     pages = page.html(report, records_mark(cells))
     for name, text in pages.items():
         write_atomically(out / name, text)

@@ -27,7 +27,7 @@ from benchmarks.report.board_view import common_notes
 from benchmarks.report.methods import methods
 from benchmarks.report.sections import Figure, Section, section, theory_figures
 from benchmarks.reproductions import published
-from benchmarks.storage.paths import safe_name, sweep_up_temporaries, write_atomically
+from benchmarks.storage.paths import remove_temporaries, safe_name, write_atomically
 from methods.progress import track
 
 HERE = Path(__file__).parent
@@ -239,7 +239,7 @@ def save_figures(report: Report, folder: Path) -> list[Path]:
     import vl_convert
 
     folder.mkdir(parents=True, exist_ok=True)
-    sweep_up_temporaries(folder)
+    remove_temporaries(folder)
     written = []
     for figure in track(report.figures, "drawing figures"):
         heading = {"text": figure.title, "anchor": "start", "fontSize": 14, "color": "#222222"}

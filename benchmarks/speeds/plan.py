@@ -1,6 +1,6 @@
 """How long a sweep of a thousand cells takes to plan, and to find that all of it is done; whole processes.
 
-The records of the second part are copies of one that a cell of the demo's size has written, each with the heading of
+The records of the second part are copies of one that a cell of the demo's size has written, each with the fields of
 its own cell. A sweep that ends has rendered the boards, so the process that finds everything done is timed after one
 that has.
 """
@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 
 from benchmarks.measure.side_by_side import Finding, Promise, alone
-from benchmarks.records.heading import heading
+from benchmarks.records.cell_fields import cell_fields
 from benchmarks.records.record import Record
 from benchmarks.records.store import Store
 from benchmarks.settings.home import CONF
@@ -87,5 +87,5 @@ def _write_records(words: Sequence[str]) -> None:
     result = {name: value for name, value in example.model_dump().items() if name not in ("unsigned", "created")}
     for cell in plan.cells:
         if cell.key != first.key:
-            head = heading(composer.cell(cell.overrides), cell.key) | {"budget": result["budget"]}
+            head = cell_fields(composer.cell(cell.overrides), cell.key) | {"budget": result["budget"]}
             store.write(Record(**result | head))

@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.measure.side_by_side import Finding, Promise, Times, as_seconds
-from benchmarks.records.heading import heading
+from benchmarks.records.cell_fields import cell_fields
 from benchmarks.records.keys import cell_key
 from benchmarks.records.record import Record
 from benchmarks.records.store import Store
@@ -87,7 +87,7 @@ def generate(results: Path, number: int, more: int = 0) -> None:
     epochs = [{"epoch": float(epoch), "train_loss": 1 / epoch, "validation_accuracy": 0.9} for epoch in range(1, 21)]
     for seed in range(number + more):
         config = {**bases[seed % len(bases)], "seed": seed}
-        values = heading(config, cell_key(config)) | {
+        values = cell_fields(config, cell_key(config)) | {
             "status": "failed" if seed % 50 == 49 else "done",
             "reason": "it was cut short" if seed % 50 == 49 else None,
             "metrics": {"dense": figures, "pruned": figures, "tuned": figures},

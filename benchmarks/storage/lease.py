@@ -187,7 +187,7 @@ def holders(folder: Path, stale: float | None = None) -> list[Holder]:
     return sorted(found, key=lambda holder: holder.label)
 
 
-def sweep_up(folder: Path, finished: Container[str]) -> None:
+def remove_finished(folder: Path, finished: Container[str]) -> None:
     """Remove the files of ``finished`` pieces of work whose holders died before they could do so."""
     for holder in holders(folder):
         if holder.name in finished and not holder.alive:

@@ -97,7 +97,7 @@ def require_name(text: object, key: str) -> str:
     )
 
 
-def sweep_up_temporaries(folder: Path) -> None:
+def remove_temporaries(folder: Path) -> None:
     """Remove what killed writers left there long ago; what is younger may be somebody's who is writing now."""
     for path in folder.glob(".*.tmp"):
         with suppress(OSError):

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.cells.tracker import BOARD, tracking
 from benchmarks.records.manifest import RUNNING
 from benchmarks.records.store import Store
-from benchmarks.storage.lease import sweep_up
-from benchmarks.storage.paths import sweep_up_temporaries
+from benchmarks.storage.lease import remove_finished
+from benchmarks.storage.paths import remove_temporaries
 from benchmarks.sweeps.launching import status_line
 from benchmarks.sweeps.planning import Plan
 from benchmarks.sweeps.request import Outcome
@@ -49,10 +49,10 @@ def conclude(console: Console, plan: Plan, faults: Sequence[str], records: Mappi
     from benchmarks.boards.rendering import render
 
     store = Store.of(plan.paths)
-    sweep_up_temporaries(plan.paths.boards)
+    remove_temporaries(plan.paths.boards)
     with suppress(OSError):  # results that cannot be written can still be shown
         finished = {key for key, record in records.items() if record.finished}
-        sweep_up(plan.paths.runs / RUNNING, finished)
+        remove_finished(plan.paths.runs / RUNNING, finished)
         store.drop_second_names(finished)
     if records:
         try:

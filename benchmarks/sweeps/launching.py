@@ -237,7 +237,7 @@ def run_leased(config: dict[str, Any], at: tuple[int, int, float] | None = None)
         BadInput: it is refused, and leaves no record.
     """
     from benchmarks.cells.cell import run
-    from benchmarks.records.heading import title
+    from benchmarks.records.cell_fields import title
     from benchmarks.records.keys import cell_key
     from benchmarks.storage.lease import Busy, Lost, first_come
 
@@ -254,7 +254,7 @@ def run_leased(config: dict[str, Any], at: tuple[int, int, float] | None = None)
     try:
         with first_come(paths.runs / RUNNING, finished, title(config), name=key, wait=wait) as mine:
             if mine:
-                store.sweep_up(key)
+                store.remove_leftovers(key)
             record = run(config, mine.held) if mine else store.find(key)
     except (Busy, Lost):
         return None

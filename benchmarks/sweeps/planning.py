@@ -9,7 +9,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from benchmarks.records.heading import heading
+from benchmarks.records.cell_fields import cell_fields
 from benchmarks.records.keys import cell_key, variant_key
 from benchmarks.records.manifest import PlannedCell
 from benchmarks.records.record import Record
@@ -189,7 +189,7 @@ def _cell(words: Sequence[str], config: Mapping[str, Any]) -> tuple[PlannedCell,
     """The cell with the configuration ``config``, and its variant."""
     _complete(config)
     check_types(config)
-    head = heading(config, cell_key(config))
+    head = cell_fields(config, cell_key(config))
     kept = {key: head[key] for key in ("key", "dataset", "model", "method", "seed")}
     cell = PlannedCell(**kept, budget=head["budget"]["requested"], overrides=list(words))
     return cell, variant_key(config)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 
-from benchmarks.records.heading import title
+from benchmarks.records.cell_fields import title
 from benchmarks.records.keys import cell_key
 from benchmarks.records.manifest import Manifest, PlannedCell, write_manifest
 from benchmarks.records.record import Record

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from benchmarks.training.distillation import Teacher
 from benchmarks.training.loop import History, Task, fabric_of, train
+from benchmarks.training.multi_device import fit_on_several, takes_several
 from benchmarks.training.optimisation import TrainerSettings
 from benchmarks.training.scoring import Score, evaluate
-from benchmarks.training.several import fit_on_several, takes_several
 from methods.errors import BadInput
 from methods.hooks import TrainingHook
 

@@ -108,7 +108,7 @@ def examine(specimen: Specimen, folder: Path) -> Finding:
             smaller, kept = halved(model, graph)
             costs.append(cost_holds(model, smaller, example, graph, kept))
             if kept:
-                differences += [apart(model, smaller, example[:batch], graph, kept) for batch in BATCHES]
+                differences += [output_differences(model, smaller, example[:batch], graph, kept) for batch in BATCHES]
         trains = takes_a_step(put_together(copy.deepcopy(smaller)), example)
         parts = parts_on(model, example, residual=True)
     pruned = subject.as_given(smaller)
@@ -151,7 +151,7 @@ def halved(model: nn.Module, graph: NetworkGraph) -> tuple[nn.Module, dict[str, 
 
 
 @torch.no_grad()
-def apart(
+def output_differences(
     model: nn.Module, smaller: nn.Module, example: Tensor, graph: NetworkGraph, kept: Mapping[str, Tensor]
 ) -> tuple[float, float]:
     """How far removed is from masked, and masked from dense, relative to the largest output."""

@@ -14,10 +14,10 @@ from benchmarks.records.keys import cell_key
 from benchmarks.records.store import Store
 from benchmarks.settings.home import CONF
 from benchmarks.storage.paths import Paths
-from benchmarks.sweeps.commandline import parse
 from benchmarks.sweeps.composition import Composer
 from benchmarks.sweeps.concluding import log_board
 from benchmarks.sweeps.planning import Plan, make_plan
+from benchmarks.sweeps.run_command import parse
 from benchmarks.sweeps.words import expand
 from benchmarks.track import main, sweep_configuration
 from methods.errors import BadInput

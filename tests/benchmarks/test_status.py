@@ -173,7 +173,7 @@ def test_watch_ends_when_everything_is_there(store, tmp_path, capsys, monkeypatc
 
 def test_retrying_runs_the_failed_cells_and_no_others(tmp_path, capsys, monkeypatch):
     """A real sweep whose method had a fault at first."""
-    from benchmarks.sweeps.commandline import main as run
+    from benchmarks.sweeps.run_command import main as run
 
     monkeypatch.setenv("SECATEURS_DATA", "")
     tiny = ["trainer=tiny", "dataset.limit=200", "measure=none", "track=none", "calibration.samples=64"]
@@ -293,7 +293,7 @@ def test_a_stale_cell_that_no_sweep_asks_for_keeps_its_record(store, tmp_path, c
 
 
 def test_retrying_stale_runs_these_cells_again_and_no_others(tmp_path, capsys, monkeypatch):
-    from benchmarks.sweeps.commandline import main as run
+    from benchmarks.sweeps.run_command import main as run
 
     tiny = ["trainer=tiny", "dataset.limit=200", "measure=none", "track=none", "calibration.samples=64"]
     folders = [f"paths.results={tmp_path}", f"paths.cache={tmp_path}/cache"]
@@ -317,7 +317,7 @@ def test_retrying_stale_runs_these_cells_again_and_no_others(tmp_path, capsys, m
     "fault", [KeyError("broken"), BadInput("broken"), KeyboardInterrupt()], ids=["fault", "refusal", "interrupt"]
 )
 def test_a_stale_record_stays_where_its_cell_ends_without_another_result(tmp_path, capsys, monkeypatch, fault):
-    from benchmarks.sweeps.commandline import main as run
+    from benchmarks.sweeps.run_command import main as run
 
     tiny = ["trainer=tiny", "dataset.limit=200", "measure=none", "track=none", "calibration.samples=64"]
     folders = [f"paths.results={tmp_path}", f"paths.cache={tmp_path}/cache"]
@@ -352,7 +352,7 @@ def test_a_stale_record_stays_where_its_cell_ends_without_another_result(tmp_pat
 @pytest.fixture
 def older(tmp_path, monkeypatch):
     """Two finished cells of one method, recorded as made by other code."""
-    from benchmarks.sweeps.commandline import main as run
+    from benchmarks.sweeps.run_command import main as run
 
     monkeypatch.setattr(confirmed, "FILE", tmp_path / "confirmed.json")
     tiny = ["trainer=tiny", "dataset.limit=200", "measure=none", "track=none", "calibration.samples=64"]

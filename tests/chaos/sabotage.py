@@ -27,7 +27,7 @@ CHANGING = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os
 TINY = ["trainer=tiny", "dataset.limit=200", "measure=none", "calibration.samples=64", "trainer.train.epochs=2"]
 GRID = ["-m", "method=random,magnitude", "seed=0,1"]
 SEED = int(os.environ.get("CHAOS_SEED", "20261121"))
-RUN = "benchmarks.sweeps.commandline"
+RUN = "benchmarks.sweeps.run_command"
 TIMES = {"created", "fingerprint", "cost", "checksum"}  # of a record: what differs from run to run
 
 
@@ -44,7 +44,7 @@ def compose(folder):
 
 def start(command, words):
     """The exit code of a command, which ends as it would on the command line."""
-    from benchmarks.storage.command import end
+    from benchmarks.storage.entry_point import end
 
     main = importlib.import_module(command).main
     if command == RUN:

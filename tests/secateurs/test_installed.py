@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import secateurs
-from benchmarks.storage.command import command_names
+from benchmarks.storage.entry_point import command_names
 from secateurs.command import renamed
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ from benchmarks.boards.frame import rows_of, run_of
 from benchmarks.boards.layout import CHANGED, RECONSTRUCTED, csv_of, table_of
 from benchmarks.leaderboard import unmarked
 from benchmarks.records import code
-from benchmarks.records.heading import heading
+from benchmarks.records.cell_fields import heading
 from benchmarks.records.keys import cell_key
 from benchmarks.records.record import Record
 from benchmarks.settings.home import CONF

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.cells.remarks import note_of
 from benchmarks.records.store import Store
 from benchmarks.storage.paths import Paths
-from benchmarks.sweeps.commandline import main
+from benchmarks.sweeps.run_command import main
 
 TINY = ["trainer=tiny", "dataset.limit=120", "measure=none", "calibration.samples=32", "track=none"]
 STREAMS = ["conv1", "stage2.0.conv2", "stage3.0.conv2"]  # of a ResNet-20

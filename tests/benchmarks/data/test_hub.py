@@ -12,7 +12,7 @@ from PIL import Image
 
 from benchmarks.data import hub
 from benchmarks.data.decode import Columns, decode_hub
-from benchmarks.sweeps.commandline import main
+from benchmarks.sweeps.run_command import main
 from methods.errors import BadInput
 
 TINY = ["trainer=tiny", "dataset.limit=200", "measure=none", "track=none"]

@@ -13,7 +13,7 @@ from benchmarks.boards.layout import csv_of, table_of
 from benchmarks.measure.recalibration import batch_norms, recalibrated
 from benchmarks.records.store import Store
 from benchmarks.storage.paths import Paths
-from benchmarks.sweeps.commandline import main
+from benchmarks.sweeps.run_command import main
 from methods.layers.statistics import Calibration
 
 

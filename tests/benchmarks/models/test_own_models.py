@@ -11,8 +11,8 @@ from benchmarks.models import build
 from benchmarks.models.build import factory_of
 from benchmarks.records.store import Store
 from benchmarks.storage.paths import REPOSITORY, Paths
-from benchmarks.sweeps.commandline import parse
 from benchmarks.sweeps.composition import Composer
+from benchmarks.sweeps.run_command import parse
 from methods.errors import BadInput
 
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ from torch import nn
 
 from benchmarks.records.store import Store
 from benchmarks.storage.paths import Paths
-from benchmarks.sweeps.commandline import main
+from benchmarks.sweeps.run_command import main
 
 TINY = ["trainer=tiny", "dataset.limit=300", "measure=none", "track=none", "calibration.samples=64"]
 

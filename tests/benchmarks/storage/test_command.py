@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.storage.command import command_names, require_command
+from benchmarks.storage.entry_point import command_names, require_command
 from benchmarks.storage.paths import REPOSITORY
 
 FILES = [path.relative_to(REPOSITORY) for path in sorted((REPOSITORY / "benchmarks").rglob("*.py"))]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.storage.lease import Busy, first_come, holders, sweep_up
+from benchmarks.storage.lease import Busy, first_come, holders, remove_finished
 
 ROOT = str(Path(__file__).parents[3])
 
@@ -64,7 +64,7 @@ SCRIPT = """
     import sys, time
     from pathlib import Path
     sys.path.insert(0, {root!r})
-    from benchmarks.storage.lease import Busy, first_come, holders, sweep_up
+    from benchmarks.storage.lease import Busy, first_come, holders, remove_finished
     folder = Path(sys.argv[1])
     while not (folder / "go").exists():
         time.sleep(0.001)
@@ -224,7 +224,7 @@ def test_a_process_id_that_is_used_again_is_not_the_holder(tmp_path):
 def test_what_dead_holders_of_finished_work_left_is_swept_up(tmp_path):
     for name, pid in (("done", dead_pid()), ("open", dead_pid()), ("alive", os.getpid())):
         lease_of(tmp_path, 0, pid=pid).rename(tmp_path / f"{name}.0")
-    sweep_up(tmp_path, {"done", "alive"})
+    remove_finished(tmp_path, {"done", "alive"})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["alive.0", "open.0"]
 
 

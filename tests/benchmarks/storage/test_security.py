@@ -16,14 +16,14 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from benchmarks.records.heading import heading
+from benchmarks.records.cell_fields import cell_fields
 from benchmarks.records.keys import cell_key
 from benchmarks.records.record import Record
 from benchmarks.records.store import Store
 from benchmarks.settings.home import CONF
-from benchmarks.sweeps.commandline import main
 from benchmarks.sweeps.composition import Composer
 from benchmarks.sweeps.rerun import check_targets
+from benchmarks.sweeps.run_command import main
 from methods.errors import BadInput
 
 pytestmark = pytest.mark.slow
@@ -53,7 +53,7 @@ def config(*words):
 
 
 def record_file(path, settings, **fields):
-    record = Record(**heading(settings, cell_key(settings)) | {"status": "failed", "reason": "as sent"} | fields)
+    record = Record(**cell_fields(settings, cell_key(settings)) | {"status": "failed", "reason": "as sent"} | fields)
     path.write_text(record.text())
     return path
 
@@ -71,7 +71,7 @@ def changed(place, value):
 ATTACKS = {
     "os": ("selection._target_", "os.system"),
     "os through torch": ("selection._target_", "torch.os.system"),
-    "subprocess through ours": ("selection._target_", "benchmarks.storage.command.sys.exit"),
+    "subprocess through ours": ("selection._target_", "benchmarks.storage.entry_point.sys.exit"),
     "unpickling": ("model._target_", "torch.load"),
     "download": ("model._target_", "torch.hub.load"),
     "compiler": ("model._target_", "torch.utils.cpp_extension.load"),
@@ -224,7 +224,7 @@ def test_what_is_not_a_record_is_refused_in_a_line_or_two(text, tmp_path, folder
 @pytest.mark.parametrize("field", ["dataset", "model", "method"])
 def test_no_name_in_a_record_leads_out_of_the_results(field):
     settings = config("method=random") | {"seed": 1}
-    sound = heading(settings, "0" * 16) | {"status": "done"}
+    sound = cell_fields(settings, "0" * 16) | {"status": "done"}
     assert getattr(Record(**sound | {field: "a-B_0.9"}), field) == "a-B_0.9"
     for name in (
         "../../x",
@@ -244,7 +244,7 @@ def test_no_name_in_a_record_leads_out_of_the_results(field):
         with pytest.raises(ValidationError, match=field):
             Record(**sound | {field: name})
     with pytest.raises(ValueError, match="key"):
-        Record(**heading(settings, "../../escaped") | {"status": "done"})
+        Record(**cell_fields(settings, "../../escaped") | {"status": "done"})
 
 
 # -------------------------------------------------------------------------------------------------------- no pickles

@@ -142,7 +142,7 @@ def test_controls_have_no_controls_and_masks_get_those_of_their_kind(tmp_path):
 
 
 def test_a_sweep_with_controls_runs_them_after_their_donors_and_only_once(tmp_path):
-    from benchmarks.sweeps.commandline import parse
+    from benchmarks.sweeps.run_command import parse
 
     words = ["-m", "method=spectral,thinet", "trainer=tiny", "track=none", "measure=none", "dataset.limit=200"]
     words += ["controls=true", f"paths.results={tmp_path}", f"paths.cache={tmp_path / 'cache'}"]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sample_records import made
 
 from benchmarks.records.store import Store
-from benchmarks.storage.command import command_names
+from benchmarks.storage.entry_point import command_names
 
 WARMING = [
     ["--cfg", "job"],

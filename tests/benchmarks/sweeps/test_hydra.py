@@ -94,7 +94,7 @@ def both(tmp_path):
     paths = f"import sys\nsys.path.insert(0, {str(site)!r})\n"
     (tmp_path / "ten_lines.py").write_text(paths + TEN_LINES)
     (tmp_path / "ours.py").write_text(
-        f"{paths}from benchmarks.sweeps.commandline import main\nsys.exit(main(sys.argv[1:]))\n"
+        f"{paths}from benchmarks.sweeps.run_command import main\nsys.exit(main(sys.argv[1:]))\n"
     )
 
     def run(*words, theirs=(), apart=None, **environment):

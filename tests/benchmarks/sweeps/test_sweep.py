@@ -15,7 +15,7 @@ import pytest
 import warm
 
 from benchmarks.records import store as records
-from benchmarks.records.heading import heading
+from benchmarks.records.cell_fields import heading
 from benchmarks.records.keys import cell_key
 from benchmarks.records.manifest import read_manifests
 from benchmarks.records.record import Record

@@ -10,7 +10,7 @@ BUDGETS = ("keep", "compression", "speedup", "latency")
 DEFAULTS = (("compression", "default_compression"), ("keep", "default_keep"))  # the second in older configurations
 
 
-def heading(config: Mapping[str, Any], key: str) -> dict[str, Any]:
+def cell_fields(config: Mapping[str, Any], key: str) -> dict[str, Any]:
     """Fields of the record of the cell that ``config`` describes."""
     budget = config["budget"]
     given = {kind: budget[kind] for kind in BUDGETS if budget.get(kind) is not None}
@@ -28,7 +28,7 @@ def heading(config: Mapping[str, Any], key: str) -> dict[str, Any]:
 
 def title(config: Mapping[str, Any]) -> str:
     """Data set, model, method, budget and seed on one line."""
-    head = heading(config, "")
+    head = cell_fields(config, "")
     return _title(head["dataset"], head["model"], head["method"], head["budget"]["requested"], head["seed"])
 
 

@@ -13,8 +13,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
-from benchmarks.storage.command import INTERRUPTED, Parser, forget_output, greet
 from benchmarks.storage.console import printable
+from benchmarks.storage.entry_point import INTERRUPTED, Parser, forget_output, greet
 from benchmarks.sweeps.request import RAISING, Request, carrying_out
 from methods.errors import BadInput
 
