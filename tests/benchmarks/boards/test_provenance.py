@@ -13,7 +13,7 @@ from benchmarks.boards.frame import rows_of, run_of
 from benchmarks.boards.layout import CHANGED, RECONSTRUCTED, csv_of, table_of
 from benchmarks.leaderboard import unmarked
 from benchmarks.records import code
-from benchmarks.records.cell_fields import heading
+from benchmarks.records.cell_fields import cell_fields
 from benchmarks.records.keys import cell_key
 from benchmarks.records.record import Record
 from benchmarks.settings.home import CONF
@@ -36,7 +36,7 @@ def recorded(*words, accuracy=0.9, sweep="sweep-1", **fields):
         "method": config["method"]["name"],
         "seed": config["seed"],
         "unit": "edge" if "edge" in config["method"]["name"] else "node",
-        "budget": heading(config, cell_key(config))["budget"],
+        "budget": cell_fields(config, cell_key(config))["budget"],
         "metrics": {
             "dense": {"accuracy": 0.98},
             "pruned": {"accuracy": accuracy - 0.1},

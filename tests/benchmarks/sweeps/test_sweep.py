@@ -15,7 +15,7 @@ import pytest
 import warm
 
 from benchmarks.records import store as records
-from benchmarks.records.cell_fields import heading
+from benchmarks.records.cell_fields import cell_fields
 from benchmarks.records.keys import cell_key
 from benchmarks.records.manifest import read_manifests
 from benchmarks.records.record import Record
@@ -41,7 +41,7 @@ def words(tmp_path):
 
 def record_of(config, status="done", **fields):
     reason = None if status == "done" else "because"
-    return Record(**heading(config, cell_key(config)) | {"status": status, "reason": reason} | fields)
+    return Record(**cell_fields(config, cell_key(config)) | {"status": status, "reason": reason} | fields)
 
 
 def write_all(plan, composer, status="done"):
