@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import io
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +20,8 @@ from torch import Tensor, nn
 
 from benchmarks.boards.tables import NONE, Table
 from benchmarks.data.tokens import Tokens
+from benchmarks.figures.files import drawn
+from benchmarks.figures.looks import COLOURS
 from benchmarks.measure.count import count_layers
 from benchmarks.storage.console import output_console
 from benchmarks.storage.entry_point import Parser, end
@@ -154,11 +155,9 @@ def draw(title: str, parts: Sequence[Part]) -> Figure:
     """Shares of parameters and of MACs, a bar per part, and beside them the reason for what is left alone."""
     from matplotlib.figure import Figure
 
-    from benchmarks.reproductions.figures import COLOURS
-
     figure = Figure(figsize=(WIDTH, HEAD + ROW * len(parts)), layout="constrained")
     *axes, words = figure.subplots(1, 3, sharey=True, width_ratios=[1, 1, 1.3])
-    places, blue, grey = range(len(parts)), COLOURS[0], COLOURS[7]
+    places, blue, grey = range(len(parts)), COLOURS[0], COLOURS[-1]
     sizes = {"parameters": [part.parameters for part in parts], "MACs": [part.macs for part in parts]}
     shares = {label: [100 * size / max(1, sum(own)) for size in own] for label, own in sizes.items()}
     largest = max(max(own) for own in shares.values())
@@ -221,9 +220,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not given.no_figure:
         name = f"{config['dataset']['name']}_{config['model']['name'] or 'model'}"
         path = given.figure or Paths.of(config["paths"]).results / FOLDER / f"{safe_name(name)}.png"
-        picture = io.BytesIO()
-        draw(title, parts).savefig(picture, format="png", dpi=150, metadata={"Software": None})
-        write_atomically(path, picture.getvalue())
+        write_atomically(path, drawn(draw(title, parts), "png", name))
         console.print(f"the same as a picture: {path}", markup=False)
     return 0
 

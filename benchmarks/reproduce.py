@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import argparse
 import csv
+import html
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.boards.stats import Spread
 from benchmarks.boards.tables import NONE, Table
-from benchmarks.records.fingerprint import fingerprint
-from benchmarks.reproductions import Claim, Outcome, Workplace, module_of, names, summary
+from benchmarks.figures.files import FORMS
+from benchmarks.reproductions import NotStored, Outcome, Workplace, module_of, names, stored, summary
 from benchmarks.reproductions.published import TOLERANCE, agrees
 from benchmarks.storage.console import output_console
 from benchmarks.storage.entry_point import Parser, end
@@ -24,10 +25,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
-OUTCOME = "outcome.json"
 PAGE = "README.md"
 NOISE = 1e-12  # relative to the largest number of a column: what is smaller is the rounding of a zero
-FIGURES = (".svg", ".png")
+TITLE = re.compile(r"<dc:title>(.*?)</dc:title>", re.DOTALL)
 MARKS = {True: "seen", False: "not seen", None: "undecided"}
 
 
@@ -43,25 +43,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--page", action="store_true", help="run nothing, only write the page (or all) anew from what is stored"
     )
+    parser.add_argument("--draw", action="store_true", help="the same, with its figures drawn anew")
     given = parser.parse_args(arguments)
     console = output_console()
-    if not given.name and not given.page:
+    again = given.page or given.draw
+    if not given.name and not again:
         return _list(console, given.results)
-    stored = [name for name in names() if (given.results / "reproductions" / name / OUTCOME).is_file()]
-    chosen = given.name or stored
+    done = [name for name in names() if (given.results / "reproductions" / name / stored.OUTCOME).is_file()]
+    chosen = given.name or done
     for name in chosen:
         if name not in names():
             raise BadInput(f"unknown reproduction '{name}'; choose from {', '.join(names())}")
-    if given.page and given.quick:
-        raise BadInput("--page is about stored results, and --quick stores none; leave out one of them")
+    if again and given.quick:
+        raise BadInput("--page and --draw are about stored results, and --quick stores none; leave out one of them")
+    missing = 0
     for name in chosen:
-        if given.page:
-            folder = given.results / "reproductions" / name
-            write_atomically(folder / PAGE, stored_page(folder))
-            console.print(f"written: {folder / PAGE}", markup=False)
+        if again:
+            missing += not _again(given.results / "reproductions" / name, given.draw, console)
         else:
             _run(name, given, console)
-    return 0
+    return 1 if missing else 0
+
+
+def _again(folder: Path, draw: bool, console: Console) -> bool:
+    """Whether the page, and the figures before it, could be made from what is stored."""
+    if draw:
+        try:
+            for path in stored.draw(folder):
+                console.print(f"drawn: {path}", markup=False)
+        except NotStored as problem:
+            remedy = f"Run it again: python -m benchmarks.reproduce {folder.name}"
+            console.print(f"cannot be drawn: {folder.name}: {problem}. {remedy}", markup=False)
+            return False
+    write_atomically(folder / PAGE, stored_page(folder))
+    console.print(f"written: {folder / PAGE}", markup=False)
+    return True
 
 
 def _run(name: str, given: argparse.Namespace, console: Console) -> None:
@@ -70,19 +86,8 @@ def _run(name: str, given: argparse.Namespace, console: Console) -> None:
     work.folder.mkdir(parents=True, exist_ok=True)
     module = module_of(name)
     console.print(f"{name}: {summary(module)}", highlight=False)
-    outcome: Outcome = module.run(work)
-    outcome.table.to_csv(work.folder / "table.csv", index=False, float_format="%.10g")
-    content = {
-        "name": name,
-        "claims": [asdict(claim) for claim in outcome.claims],
-        "setting": outcome.setting,
-        "fingerprint": fingerprint(),
-    }
-    write_atomically(work.folder / OUTCOME, json.dumps(content, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-    drawn = {figure.stem for figure in outcome.figures}
-    for path in work.folder.iterdir():
-        if path.suffix in FIGURES and path.stem not in drawn:  # of an earlier version
-            path.unlink()
+    stored.write(module.run(work), work.folder)
+    stored.draw(work.folder)
     text = stored_page(work.folder)
     write_atomically(work.folder / PAGE, text)
     console.print(text, markup=False, highlight=False)
@@ -95,26 +100,32 @@ def stored_page(folder: Path) -> str:
     Raises:
         BadInput: it has not been run, or its files are damaged.
     """
-    import pandas as pd
-
     module = module_of(folder.name)
-    try:
-        content = json.loads((folder / OUTCOME).read_text(encoding="utf-8"))
-        table = pd.read_csv(folder / "table.csv", keep_default_na=False, na_values=[""])
-        claims = [Claim(**claim) for claim in content["claims"]]
-        setting = str(content["setting"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadInput(
-            f"{folder} holds no outcome to write a page from ({type(error).__name__}).\n"
-            f"Run it: python -m benchmarks.reproduce {folder.name}"
-        ) from None
-    drawn = sorted(path for path in folder.iterdir() if path.suffix in FIGURES)
+    outcome = stored.read(folder)
+    drawn = sorted(path for path in folder.iterdir() if path.suffix.removeprefix(".") in FORMS)
     figures = [path for path in drawn if path.suffix == ".svg" or path.with_suffix(".svg") not in drawn]
-    return document(folder.name, module.PAPER, summary(module), Outcome(table, claims, setting, figures))
+    brief = module.brief(outcome) if hasattr(module, "brief") else None
+    return document(folder.name, module.PAPER, summary(module), outcome, figures, brief)
 
 
-def document(name: str, paper: str, what: str, outcome: Outcome) -> str:
-    """The reproduction as a Markdown page."""
+def document(
+    name: str,
+    paper: str,
+    what: str,
+    outcome: Outcome,
+    figures: Sequence[Path] = (),
+    brief: tuple[str, pd.DataFrame] | None = None,
+) -> str:
+    """The reproduction as a Markdown page: claims, figures, and the whole table.
+
+    Args:
+        name: of the reproduction.
+        paper: which it is about.
+        what: it reproduces, in a line.
+        outcome: what was found.
+        figures: files beside the page.
+        brief: a sentence and a short table of numbers that a figure would not show better.
+    """
     lines = [f"# {name}", "", what, "", f"Paper: {paper}", "", f"Command: `python -m benchmarks.reproduce {name}`", ""]
     if outcome.setting:
         lines += [outcome.setting, ""]
@@ -122,9 +133,17 @@ def document(name: str, paper: str, what: str, outcome: Outcome) -> str:
         lines += ["| claim | seen here | evidence |", "|---|---|---|"]
         lines += [f"| {claim.text} | {MARKS[claim.seen]} | {claim.evidence} |" for claim in outcome.claims]
         lines.append("")
-    lines += [_markdown(outcome.table), ""]
-    lines += [f"![{figure.stem}]({figure.name})" for figure in outcome.figures if figure.suffix in FIGURES]
-    return "\n".join(lines) + "\n"
+    for figure in figures:
+        lines += [f"![{title_of(figure)}]({figure.name})", ""]
+    if brief is not None:
+        lines += [brief[0], "", _markdown(brief[1]), ""]
+    return "\n".join([*lines, _markdown(outcome.table)]) + "\n"
+
+
+def title_of(figure: Path) -> str:
+    """The title in a figure's file, for readers who do not see it; its name where it has none."""
+    found = TITLE.search(figure.read_text(encoding="utf-8")) if figure.suffix == ".svg" else None
+    return html.unescape(found.group(1)) if found else figure.stem
 
 
 def _markdown(table: pd.DataFrame) -> str:
@@ -159,7 +178,9 @@ def _list(console: Console, results: Path) -> int:
     for name in names():
         folder, what = results / "reproductions" / name, summary(module_of(name)).partition(":")[0]
         try:
-            claims = [claim["seen"] for claim in json.loads((folder / OUTCOME).read_text(encoding="utf-8"))["claims"]]
+            claims = [
+                claim["seen"] for claim in json.loads((folder / stored.OUTCOME).read_text(encoding="utf-8"))["claims"]
+            ]
             seen = " / ".join(str(claims.count(mark)) for mark in MARKS)
             rows.append([name, agreement(folder / "table.csv"), seen, what])
         except (OSError, ValueError, KeyError):

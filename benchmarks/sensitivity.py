@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import copy
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.boards.tables import NONE, Table, csv_text
+from benchmarks.figures.files import drawn
 from benchmarks.storage.console import output_console
 from benchmarks.storage.entry_point import Parser, end
 from benchmarks.storage.paths import Paths, safe_name, write_atomically
@@ -180,16 +180,11 @@ def draw(found: Found) -> Figure:
 
 def write(found: Found, folder: Path, name: str) -> list[Path]:
     """The table as CSV, and the picture as PNG and SVG."""
-    from matplotlib import rc_context
-
-    png, svg, figure = io.BytesIO(), io.StringIO(), draw(found)
-    figure.savefig(png, format="png", dpi=150, metadata={"Software": None})
-    with rc_context({"svg.hashsalt": SALT, "svg.fonttype": "path"}):
-        figure.savefig(svg, format="svg", metadata={"Date": None, "Creator": None})
+    figure = draw(found)
     contents: dict[str, str | bytes] = {
         "csv": csv_text(COLUMNS, numbers_of(found)),
-        "png": png.getvalue(),
-        "svg": svg.getvalue(),
+        "png": drawn(figure, "png", SALT),
+        "svg": drawn(figure, "svg", SALT),
     }
     files = []
     for ending, content in contents.items():

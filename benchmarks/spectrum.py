@@ -11,7 +11,6 @@ is pruned by spectral pruning and repaired. Writes a picture (PNG) and a page (H
 from __future__ import annotations
 
 import argparse
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.figures.files import drawn
 from benchmarks.reproductions.spectra import LayerSpectrum, layer_spectra, visible
 from benchmarks.storage.console import output_console
 from benchmarks.storage.entry_point import Parser, end
@@ -105,16 +105,11 @@ def examine(config: dict[str, Any], widths: int, samples: int) -> Found:
 
 def write(found: Found, folder: Path, name: str) -> tuple[Path, Path]:
     """The picture and the page, as files."""
-    from matplotlib import rc_context
-
     folder.mkdir(parents=True, exist_ok=True)
     figure = draw(found)
     picture, page = folder / f"{name}.png", folder / f"{name}.html"
-    figure.savefig(picture, dpi=150, metadata={"Software": None})
-    text = io.StringIO()
-    with rc_context({"svg.hashsalt": SALT, "svg.fonttype": "path"}):
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    svg = text.getvalue()
+    write_atomically(picture, drawn(figure, "png", SALT))
+    svg = drawn(figure, "svg", SALT).decode()
     write_atomically(page, document(found, svg[svg.index("<svg") :]))
     return picture, page
 

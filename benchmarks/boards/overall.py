@@ -10,7 +10,6 @@ Nodes and edges are ranked apart. Variants of methods (with another repair, say)
 beside the presets; controls with the layer sizes of another method belong to that and are shown on boards.
 """
 
-import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,11 +19,12 @@ from benchmarks.boards.board import Question, default_metric, smaller_is_better,
 from benchmarks.boards.frame import Row as Cell
 from benchmarks.boards.labels import reconstruction
 from benchmarks.boards.layout import RECONSTRUCTED, place
-from benchmarks.boards.looks import look
 from benchmarks.boards.naming import task_of, with_names
 from benchmarks.boards.stats import ALPHA
 from benchmarks.boards.tables import NONE, Table, probability
 from benchmarks.boards.verdicts import Verdict, Verdicts
+from benchmarks.figures.files import drawn
+from benchmarks.figures.looks import look
 
 Network = tuple[str, str]
 SALT = "secateurs"  # fixed, so that the same diagram has the same bytes
@@ -229,10 +229,10 @@ def diagram(found: Overall, form: str = "svg") -> bytes:
     p_values = pd.DataFrame(1.0, index=names, columns=names)
     for (a, b), p in found.ranks.adjusted().items():
         p_values.loc[a, b] = p_values.loc[b, a] = 1.0 if p is None else p
-    with rc_context({"svg.hashsalt": f"{SALT} {len(names)}", "svg.fonttype": "none", "font.family": "DejaVu Sans"}):
+    with rc_context({"font.family": "DejaVu Sans"}):
         figure = Figure(figsize=(9, 1.2 + 0.22 * len(names)), layout="constrained")
         axes = figure.subplots()
-        drawn = scikit_posthocs.critical_difference_diagram(
+        parts = scikit_posthocs.critical_difference_diagram(
             dict(found.ranks.ranks),
             p_values,
             alpha=ALPHA,
@@ -242,7 +242,7 @@ def diagram(found: Overall, form: str = "svg") -> bytes:
             label_fmt_left="{label} ({rank:.2f})",
             label_fmt_right="({rank:.2f}) {label}",
         )
-        for [bar] in drawn["crossbars"]:  # it visits the methods under a bar in the order of a set
+        for [bar] in parts["crossbars"]:  # it visits the methods under a bar in the order of a set
             bar.set_data([min(bar.get_xdata()), max(bar.get_xdata())], list(bar.get_ydata())[:2])
         for name, rank in found.ranks.ranks.items():
             own = look(name)
@@ -251,7 +251,4 @@ def diagram(found: Overall, form: str = "svg") -> bytes:
             f"{found.unit or 'all'}: mean rank over {len(found.networks)} networks (1 is best); bars: undecided",
             fontsize=10,
         )
-        buffer = io.BytesIO()
-        metadata = {"Date": None, "Creator": None} if form == "svg" else {"Software": None}
-        figure.savefig(buffer, format=form, dpi=150, metadata=metadata, transparent=form == "svg")
-    return buffer.getvalue()
+    return drawn(figure, form, f"{SALT} {len(names)}", page=True)

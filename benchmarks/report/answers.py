@@ -11,11 +11,11 @@ from statistics import median
 from benchmarks.boards import checklist
 from benchmarks.boards.board import Board, Row
 from benchmarks.boards.frame import Row as Cell
-from benchmarks.boards.looks import Look, look
 from benchmarks.boards.naming import task_of
 from benchmarks.boards.stats import ALPHA, Spread
 from benchmarks.boards.tables import NONE, probability
 from benchmarks.boards.verdicts import Verdict, Verdicts
+from benchmarks.figures.looks import Look, look
 from benchmarks.report.gather import CONTROLS, UNITS
 
 TOP = 3

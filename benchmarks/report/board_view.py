@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from benchmarks.boards.board import Board, Row
 from benchmarks.boards.layout import STAGES, table_of
-from benchmarks.boards.looks import Look, look
+from benchmarks.figures.looks import Look, look
 from benchmarks.report.answers import budget_words
 from benchmarks.report.gather import CONTROLS
 from benchmarks.storage.paths import safe_name

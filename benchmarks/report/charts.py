@@ -1,6 +1,6 @@
 """The charts, as Vega-Lite specifications made with Altair: axes with units, colours that most eyes tell apart.
 
-Methods have the looks of :mod:`benchmarks.boards.looks`. Text takes the page's colour. Every chart has the parameter
+Methods have the looks of :mod:`benchmarks.figures.looks`. Text takes the page's colour. Every chart has the parameter
 ``picked``: the names of the methods that a reader looks at, by which the page's own legend fades the others.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 
 import altair as alt
 
-from benchmarks.boards.looks import COLOURS, Look, look, method_of
+from benchmarks.figures.looks import COLOURS, Look, look, method_of
 from benchmarks.report.gather import TRAINING, Point
 
 INK = "currentColor"

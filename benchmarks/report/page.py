@@ -17,9 +17,9 @@ from benchmarks.boards import checklist, overall
 from benchmarks.boards.board import Question
 from benchmarks.boards.frame import Row as Cell
 from benchmarks.boards.layout import RULE
-from benchmarks.boards.looks import PATHS, Look, look
 from benchmarks.boards.naming import task_of, with_names
 from benchmarks.boards.tables import Table
+from benchmarks.figures.looks import PATHS, Look, look
 from benchmarks.records.record import Record
 from benchmarks.records.store import Problem
 from benchmarks.report import answers, charts, gather

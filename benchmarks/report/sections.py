@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.boards.board import Board, Question, boards
 from benchmarks.boards.frame import Row as Cell
 from benchmarks.boards.latencies import of_one_machine
-from benchmarks.boards.looks import Look
+from benchmarks.figures.looks import Look
 from benchmarks.records.record import Record
 from benchmarks.report import charts, gather
 from benchmarks.report.board_view import BoardView, anchor_of, anchors_by_row, view

@@ -1,8 +1,9 @@
 """Named reproductions of published tables and figures, one file each, found by themselves in folders of related papers.
 
-A module there has a docstring whose first line says what it reproduces, a ``PAPER``, and
-``run(work: Workplace) -> Outcome``. ``python -m benchmarks.reproduce NAME`` runs it and stores what came out under
-``results/reproductions/NAME/``.
+A module there has a docstring whose first line says what it reproduces, a ``PAPER``,
+``run(work: Workplace) -> Outcome``, and ``figures(outcome: Outcome) -> dict[str, Sheet]``.
+``python -m benchmarks.reproduce NAME`` runs it and stores what came out under ``results/reproductions/NAME/``; figures
+are drawn from what is stored and from nothing else, so that they can be drawn again without running anything.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ FINE_TUNING = (
 """Words for fine-tuning as papers have it: from the first step at the full rate, gradients as in the dense training."""
 
 
+class NotStored(BadInput):
+    """A figure needs a number that was not stored: only running the reproduction again gives it."""
+
+
 @dataclass(frozen=True)
 class Claim:
     """A statement of a paper, whether it was seen, and the figures that show it.
@@ -53,13 +58,35 @@ class Outcome:
             is a published number, whatever identifies the setting before them.
         claims: the paper's statements, seen or not.
         setting: how ours differs from the paper's, in sentences.
-        figures: files written into the folder.
+        levels: single numbers that figures need, such as ``dense``, the accuracy of the unpruned network.
+        numbers: further tables that figures need, by name.
     """
 
     table: pd.DataFrame
     claims: list[Claim] = field(default_factory=list)
     setting: str = ""
-    figures: list[Path] = field(default_factory=list)
+    levels: dict[str, float] = field(default_factory=dict)
+    numbers: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+    def level(self, name: str) -> float:
+        """A single number.
+
+        Raises:
+            NotStored: there is none of this name.
+        """
+        if name not in self.levels:
+            raise NotStored(f"the level '{name}' is not stored")
+        return self.levels[name]
+
+    def numbers_of(self, name: str) -> pd.DataFrame:
+        """A further table.
+
+        Raises:
+            NotStored: there is none of this name.
+        """
+        if name not in self.numbers:
+            raise NotStored(f"{name}.csv is not stored")
+        return self.numbers[name]
 
 
 @dataclass(frozen=True)
@@ -67,7 +94,7 @@ class Workplace:
     """Where a reproduction works.
 
     Attributes:
-        folder: for its tables and figures.
+        folder: for what it leaves behind.
         results: the root of the records.
         cache: the root of all caches.
         quick: a smaller version for trying out and for tests; its outcome is not stored among the results.

@@ -6,14 +6,40 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from benchmarks.boards.stats import ALPHA, holm, paired_t
+from benchmarks.figures.looks import look
+from benchmarks.figures.sheet import Sheet, Sign
 from benchmarks.reproductions import Claim
-from benchmarks.reproductions.figures import canvas, curve, save
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
 
+SHOWN = {
+    "dpp_node": ("DPP", look("dpp")),
+    "dpp_node_pre": ("DPP before\nthe sigmoid", look("hap")),
+    "dpp_node_map": ("DPP, greedy", look("osscar")),
+    "random_node": ("random", look("random")),
+    "importance_node": ("largest norm", look("onorm")),
+    "dpp_edge": ("DPP", look("dpp_edge")),
+    "random_edge": ("random", look("random_edge")),
+    "importance_edge": ("largest weight", look("magnitude_edge")),
+}
+WORDS = """Nodes, chosen in the first hidden layer:
+DPP: diverse ones, by the
+   activations (DIVNET); greedy:
+   the likeliest set, not a draw
+DPP before the sigmoid: by the
+   inputs of the sigmoid, as in
+   the authors' code
+largest norm: of outgoing weights
+
+Edges, as many for each node:
+DPP: diverse inputs of the node
+largest weight: magnitude"""
+VARIANTS = {
+    "removed": "removed",
+    "reweighted": "removed and reweighted",
+    "leaky": "masked, their biases stay",
+}
 Published = Mapping[tuple[str, str], Mapping[int, float]]  # (method, variant) -> kept nodes or edges per unit -> %
 
 
@@ -126,22 +152,42 @@ def close_to_published(table: pd.DataFrame, method: str, variant: str, tolerance
     )
 
 
-def figure(table: pd.DataFrame, dense: float, folder: Path, name: str, title: str) -> list[Path]:
-    """Accuracy against the share of weights left around the layer, without and with reweighting."""
-    drawn, axes = canvas(2, width=5.6, height=4.2)
-    methods = sorted(table["method"].unique())
-    for axis, variant in zip(axes, ("removed", "reweighted"), strict=True):
-        for number, method in enumerate(methods):
-            own = table[(table["method"] == method) & (table["variant"] == variant)].sort_values("parameters")
-            if len(own):
-                share = 100 * own["parameters"]
-                curve(axis, list(share), list(own["ours"]), list(own["std"].fillna(0)), number, _plain(method))
-        axis.axhline(dense, color="grey", linewidth=0.8, linestyle="--")
-        axis.set_title(f"{title}, {'not reweighted' if variant == 'removed' else 'reweighted'}")
-        axis.set_xlabel("weights left in and behind the layer (%)")
-        axis.set_ylabel("test accuracy (%)")
-    axes[1].legend(fontsize=8)
-    return save(drawn, folder, name)
+def board(table: pd.DataFrame, dense: float, network: str, chance: float = 10.0) -> Sheet:
+    """Error against the share of weights left around the layer: nodes and edges, with and without reweighting."""
+    few = table[(table["method"] == "random_node") & table["variant"].isin(["removed", "reweighted"])]
+    few = few[few["kept"] == few["kept"].min()].set_index("variant")
+    share, error = 100 * float(few["parameters"].iloc[0]), 100 - few["ours"]
+    sheet = Sheet(
+        f"{network}: with {share:.0f} % of the nodes, drawn at random, the error is {error['removed']:.0f} %, "
+        f"reweighted {error['reweighted']:.0f} %",
+        rows=3,
+        columns=2,
+        height=2.15,
+        note=f"Means over {table['n'].max():g} networks and draws, bars: sample standard deviation. No fine-tuning. "
+        "Reweighting: least squares on what the layer answered before. Published: the authors' raw result files.",
+        key=[Sign("ours"), Sign("published", line=False, filled=False)],
+        share_x="all",
+        share_y="all",
+    )
+    for row, (variant, title) in enumerate(VARIANTS.items()):
+        for column, unit in enumerate(("node", "edge")):
+            own = table[(table["variant"] == variant) & table["method"].str.contains(unit)]
+            if own.empty:
+                sheet.words(row, column, WORDS)
+                continue
+            panel = sheet.panel(row, column, f"{unit}s {title if unit == 'node' else title.replace('their ', '')}")
+            panel.label("weights left in and behind the layer, %", "test error, %", (0, 100))
+            for method, (label, style) in SHOWN.items():
+                part = own[own["method"] == method].sort_values("parameters")
+                if len(part):
+                    x = 100 * part["parameters"]
+                    panel.line(x, 100 - part["ours"], style, label, part["std"].fillna(0))
+                    panel.points(x, 100 - part["published"], style, filled=False, size=6)
+            panel.level(100 - dense, f"dense {100 - dense:.1f} %", below=True)
+            panel.level(100 - chance, f"chance {100 - chance:g} %", "right")
+            if dense > 90:
+                panel.log("y")
+    return sheet
 
 
 def _plain(name: str) -> str:

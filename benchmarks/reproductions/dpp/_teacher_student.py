@@ -8,15 +8,16 @@ Reweighting is with infinitely many samples. Kept nodes take over the regression
 it changes nothing, because inputs are independent.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
+from benchmarks.figures.looks import look
+from benchmarks.figures.sheet import Sheet, Sign
 from benchmarks.reproductions.dpp import _teacher_student_theory as theory
 from benchmarks.reproductions.dpp._erf_students import (
     Setting,
@@ -31,6 +32,11 @@ from methods.dpp.selection import equal_edges
 from methods.progress import track
 from methods.seeds import stream
 
+SHOWN = {
+    "random": ("random", look("random")),
+    "dpp": ("DPP", look("dpp")),
+    "importance": ("largest", look("magnitude")),
+}
 METHODS = ("random_edge", "dpp_edge", "importance_edge", "random_node", "dpp_node", "importance_node")
 TOLERANCE = 0.05  # relative, between theory and ideal students
 ZERO = 1e-6  # an error that theory says is 0 may have the rounding of a regression
@@ -138,30 +144,47 @@ def statement(settings: Sequence[Setting]) -> list[str]:
     return lines
 
 
-def plot(table: pd.DataFrame) -> Figure:
-    """Error against k: theory as lines, ideal and trained students as markers, published means as crosses."""
+def plot(table: pd.DataFrame) -> Sheet:
+    """Error against k: theory as lines, trained students as markers, published means as hollow ones."""
     labels = list(table["setting"].unique())
-    figure = Figure(figsize=(11, 4.2 * len(labels)), layout="constrained")
-    axes = figure.subplots(len(labels), 2, squeeze=False)
-    for line, label in zip(axes, labels, strict=True):
-        for axis, reweighted in zip(line, (False, True), strict=True):
-            part = table[(table["setting"] == label) & (table["reweighted"] == reweighted)]
-            for number, method in enumerate(METHODS):
-                own = part[part["method"] == method]
-                ideal, trained = (own[own["student"] == kind] for kind in ("ideal", "trained"))
-                colour = f"C{number}"
-                axis.plot(ideal["k"], ideal["theory"], color=colour, label=method.replace("_", " "))
-                axis.plot(ideal["k"], ideal["mean"].where(ideal["theory"].notna()), "o", mfc="none", color=colour)
-                axis.errorbar(trained["k"], trained["mean"], trained["std"].fillna(0), fmt=".", color=colour, capsize=2)
-                axis.plot(trained["k"], trained["published"], "x", color=colour)
-            axis.set_title(f"{label}, {'with' if reweighted else 'without'} reweighting")
-            axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-            axis.set_xlabel("nodes kept (or as many parameters in edges)")
-            axis.set_ylabel("generalisation error")
-    handles, names = axes[0, 0].get_legend_handles_labels()
-    title = "line: theory, circle: ideal students, dot: trained students, cross: published"
-    figure.legend(handles, names, title=title, loc="outside lower center", ncols=len(METHODS))
-    return figure
+    own = table[(table["student"] == "trained") & (table["theory"] > 0) & (table["method"] != "unpruned")]
+    off = [
+        own[own["method"].str.endswith(unit) & (own["reweighted"] == reweighted)]["relative"].abs().median()
+        for unit, reweighted in (("edge", False), ("node", False), ("node", True))
+    ]
+    sheet = Sheet(
+        "How far trained students are from the theory of ideal ones once pruned (median): edges "
+        f"{100 * off[0]:.0f} %, nodes {100 * off[1]:.0f} %, reweighted nodes {100 * off[2]:.0f} %",
+        rows=len(labels),
+        columns=3,
+        height=2.3,
+        share_x="row",
+        share_y="row",
+        key=[Sign("theory", marker=False), Sign("trained", line=False), Sign("published", line=False, filled=False)],
+        note="M teacher units, K student units, sigma: noise of the teacher. Edges: as many weights as with that "
+        "many nodes; reweighting changes nothing for them. Bars: sample standard deviation over students. No closed "
+        "form for the largest norms.",
+    )
+    columns = (("edge", False, "edges"), ("node", False, "nodes"), ("node", True, "nodes, reweighted"))
+    for row, label in enumerate(labels):
+        for column, (unit, reweighted, title) in enumerate(columns):
+            panel = sheet.panel(row, column, title)
+            own = table[(table["setting"] == label) & (table["reweighted"] == reweighted)]
+            for name, (shown, style) in SHOWN.items():
+                part = own[own["method"] == f"{name}_{unit}"]
+                theory, found = (part[part["student"] == kind] for kind in ("ideal", "trained"))
+                if theory["theory"].notna().any():
+                    panel.line(theory["k"], theory["theory"], style, marker=False)
+                panel.points(
+                    *(found["k"], found["ours"], style),
+                    std=found["std"].fillna(0),
+                    label=shown if column == 2 else "",
+                )
+                panel.points(found["k"], found["published"], style, filled=False, size=6.5)
+            named = label.replace("M=", "M = ").replace(" K=", ", K = ").replace(" sigma=", ", sigma = ")
+            panel.label("nodes kept", f"generalisation error\n{named}", (0, math.inf))
+            panel.whole("x")
+    return sheet
 
 
 def study_settings(quick: bool = False) -> list[Setting]:

@@ -7,12 +7,13 @@ over the edges of each unit, random and important edges.
 
 from __future__ import annotations
 
+from benchmarks.figures.sheet import Sheet
 from benchmarks.reproductions import Outcome, Workplace
 from benchmarks.reproductions.dpp._dpp_board import (
+    board,
     close_to_published,
     compare,
     edges_against_nodes,
-    figure,
     repair_matters_more,
     tabulate,
 )
@@ -87,4 +88,9 @@ def run(work: Workplace) -> Outcome:
         "layer. DPPs over edges at three sizes; 5000 test images. The published figures with reweighting do not "
         "agree with the raw files and are not compared."
     )
-    return Outcome(table, claims, setting, figure(table, mean, work.folder, "accuracy", "MNIST"))
+    return Outcome(table, claims, setting, {"dense": mean})
+
+
+def figures(outcome: Outcome) -> dict[str, Sheet]:
+    """One board: nodes and edges, removed and reweighted."""
+    return {"accuracy": board(outcome.table, outcome.level("dense"), "Sigmoid perceptron on MNIST")}

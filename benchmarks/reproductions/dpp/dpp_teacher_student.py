@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from benchmarks.figures.sheet import Sheet
 from benchmarks.reproductions import Claim, Outcome, Workplace
 from benchmarks.reproductions.dpp._teacher_student import plot, statement, study, study_settings
-from benchmarks.reproductions.figures import save
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,7 +63,13 @@ def run(work: Workplace) -> Outcome:
         claims.append(_better(own, "dpp_edge", "random_edge", setting.label))
         claims.append(_better(own, "dpp_edge", "importance_edge", setting.label))
     regimes = " ".join(dict.fromkeys(statement(settings)))  # noise changes no regime
-    return Outcome(table, claims, f"{SETTING} In which regime: {regimes}", save(plot(full), work.folder, "errors"))
+    return Outcome(table, claims, f"{SETTING} In which regime: {regimes}")
+
+
+def figures(outcome: Outcome) -> dict[str, Sheet]:
+    """Theory, students and published means."""
+    names = {shown: name for name, shown in COLUMNS.items() if name not in ("mean",)}
+    return {"errors": plot(outcome.table.rename(columns=names))}
 
 
 def _ideal(full: pd.DataFrame) -> Claim:

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.boards.stats import spread
+from benchmarks.figures.looks import Look, together
+from benchmarks.figures.sheet import Sheet, Sign
 from benchmarks.reproductions import Claim, Outcome, Workplace
-from benchmarks.reproductions.figures import canvas, curve, save
 from benchmarks.reproductions.hessian._obs import OneShot, group_obs, kept_weights, published_weights
 from methods.baselines.magnitude import MagnitudeSelection
 from methods.compensation import Compensation
@@ -20,8 +21,6 @@ from methods.hessian.obs import OBSCompensation, OBSSelection
 from methods.progress import track
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
 
     from benchmarks.data.splits import Data
@@ -80,7 +79,7 @@ def run(work: Workplace) -> Outcome:
             if seed == 0:
                 _woodfisher(one_shot(model, data, MORE, seed), measure, f"N = {MORE}, damping 1e-5", HIGH, ())
     table = tabulate(rows)
-    return Outcome(table, _claims(table), _setting(dense, damping, work.quick), _plot(table, work.folder))
+    return Outcome(table, _claims(table), _setting(dense, damping, work.quick), {"dense": dense})
 
 
 def one_shot(model: Any, data: Data, samples: int, seed: int) -> OneShot:
@@ -227,24 +226,47 @@ def _setting(dense: float, damping: Mapping[float, float], quick: bool) -> str:
     )
 
 
-def _plot(table: pd.DataFrame, folder: Path) -> list[Path]:
-    figure, axes = canvas(1, width=6.4, height=4.2)
-    shown = [
-        "magnitude",
-        "WoodFisher, N = 1000, damping 1e-5",
-        "OBS set + group update, N = 1000, damping 1e-5",
-        f"CBS-S, no update, N = {MANY}",
-        f"CBS, N = {MANY}, damping by validation",
-    ]
-    high = table[table["sparsity"].isin(HIGH)]
-    for number, method in enumerate(name for name in shown if name in set(high["method"])):
-        part = high[high["method"] == method]
-        places = [HIGH.index(value) for value in part["sparsity"]]
-        curve(axes[0], places, part["ours"], part["std"].fillna(0), number, method)
-    for name, marker in (("WoodFisher", "_"), ("CBS", "x")):
-        values = [PUBLISHED[name][sparsity] for sparsity in HIGH]
-        axes[0].plot(range(len(HIGH)), values, marker, color="0.3", label=f"{name}, published (from memory)")
-    axes[0].set_xticks(range(len(HIGH)), [f"{value:g}" for value in HIGH])
-    axes[0].set(title="MLPNet on MNIST, no fine-tuning", xlabel="sparsity", ylabel="test accuracy, %")
-    axes[0].legend(fontsize="x-small")
-    return save(figure, folder, "cbs_mlpnet")
+SHOWN = {
+    "magnitude": ("magnitude", "magnitude_edge"),
+    "WoodFisher, N = 1000, damping 1e-5": ("WoodFisher", "obs"),
+    "OBS set + group update, N = 1000, damping 1e-5": ("WoodFisher's set,\nexact update", "exact_obs"),
+    f"CBS-S, no update, N = {MANY}": ("CBS's set,\nno update", "cbs"),
+    f"CBS, N = {MANY}, damping by validation": ("CBS", "cbs"),
+}
+CHANCE = 10.0
+
+
+def figures(outcome: Outcome) -> dict[str, Sheet]:
+    """A row per method, a panel per sparsity, ours beside what is quoted."""
+    table = outcome.table[outcome.table["method"].isin(SHOWN) & outcome.table["sparsity"].isin(HIGH)]
+    sparsities = [sparsity for sparsity in HIGH if sparsity in set(table["sparsity"])]
+    methods = [method for method in SHOWN if method in set(table["method"])]
+    ours = table.set_index(["method", "sparsity"])["ours"]
+    looks, last = together(*(name for _, name in SHOWN.values())), sparsities[-1]
+    found = ", ".join(
+        f"{SHOWN[method][0]} {ours[method, last]:.0f} %" for method in methods if "\n" not in SHOWN[method][0]
+    )
+    quoted = Look("#222222", "diamond", (1, 0))
+    sheet = Sheet(
+        f"MLPNet on MNIST with {100 * last:g} % of the weights gone, no fine-tuning: {found}",
+        columns=len(sparsities),
+        height=2.5,
+        note="Means over seeds, bars: sample standard deviation (magnitude: one value). The published numbers are from "
+        "memory and not asserted.",
+        key=[Sign("ours", line=False), Sign("published (from memory)", quoted, line=False, filled=False)],
+        share_y="all",
+    )
+    for column, sparsity in enumerate(sparsities):
+        panel = sheet.panel(0, column, f"{100 * sparsity:g} % pruned")
+        panel.x_bounds = (0, 100)
+        for row, method in enumerate(methods):
+            own = table[(table["method"] == method) & (table["sparsity"] == sparsity)]
+            panel.points(
+                own["ours"], [row + 0.12] * len(own), looks[SHOWN[method][1]], x_std=own["std"].fillna(0), size=6.5
+            )
+            known = own["published"].dropna()
+            panel.points(known, [row - 0.2] * len(known), quoted, filled=False, size=5)
+        panel.level(outcome.level("dense"), f"dense {outcome.level('dense'):.1f}", below=True, vertical=True)
+        panel.rows([SHOWN[method][0] for method in methods])
+        panel.label("test accuracy, %", "")
+    return {"cbs_mlpnet": sheet}

@@ -16,16 +16,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from benchmarks.boards.stats import paired_t, spread
+from benchmarks.figures.looks import Look, look
+from benchmarks.figures.sheet import Sheet
 from benchmarks.reproductions import Claim, Outcome, Workplace
-from benchmarks.reproductions.figures import COLOURS, canvas, save
 from methods.curvature.flatness import hessian_radius
 from methods.errors import Collapsed
 from methods.hessian.flat_minimum import FlatMinimum
 from methods.progress import track
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
 
     from benchmarks.data.splits import Data
@@ -152,7 +151,7 @@ def finish(rows: Sequence[Mapping[str, Any]], work: Workplace) -> Outcome:
         "and of the final network. Flatness is compared only within this set-up, since rescaling a ReLU network "
         f"changes it. The mu of the claims has the best validation accuracy among those tried: {best}."
     )
-    return Outcome(pd.DataFrame(summary), _claims(frame, best), setting, _plot(frame, work.folder))
+    return Outcome(pd.DataFrame(summary), _claims(frame, best), setting)
 
 
 def _best(frame: pd.DataFrame) -> str:
@@ -187,13 +186,42 @@ def _claims(frame: pd.DataFrame, best: str) -> list[Claim]:
     return claims
 
 
-def _plot(frame: pd.DataFrame, folder: Path) -> list[Path]:
-    figure, [axis] = canvas(1, width=6, height=4)
-    for number, (method, part) in enumerate(frame.groupby("method", sort=False)):
-        colour = COLOURS[number % len(COLOURS)]
-        axis.scatter(part["radius"], part["accuracy"], s=14, color=colour, alpha=0.5)
-        axis.scatter(part["radius"].mean(), part["accuracy"].mean(), s=60, marker="D", color=colour, label=method)
-    axis.set(xscale="log", xlabel="spectral radius of the Hessian at the end", ylabel="test accuracy, %")
-    axis.set_title(f"{100 * KEEP:g} % of the neurons left; diamonds: means over seeds")
-    axis.legend(fontsize="x-small")
-    return save(figure, folder, "flat_minimum_mnist")
+SHOWN = {
+    "unpruned": ("not pruned", look("dense")),
+    "magnitude": ("pruned by norm", look("magnitude")),
+    "mu = 0": ("by curvature, no penalty", look("kron_obd")),
+    "mu = 0.01, K-FAC": ("penalty 0.01", Look("#d84a4a", "triangle-down", (1, 0))),
+    "mu = 0.03, K-FAC": ("penalty 0.03", Look("#d84a4a", "triangle-up", (1, 0))),
+    "mu = 0.1, K-FAC": ("penalty 0.1", Look("#d84a4a", "diamond", (1, 0))),
+    "mu = 0.01, Hessian": ("penalty 0.01 on\nthe true Hessian", Look("#d84a4a", "cross", (1, 0))),
+}
+
+
+def figures(outcome: Outcome) -> dict[str, Sheet]:
+    """Accuracy against the spectral radius, a point per way of training."""
+    table = outcome.table.set_index("method")
+    radius, accuracy = table["radius at the end"], table["accuracy"]
+    name = min((name for name in PENALISED if name in radius.index), key=lambda each: float(radius[each]))
+    sheet = Sheet(
+        f"The penalty makes minima flatter, not better: radius {radius['mu = 0']:.1f} to {radius[name]:.1f}, accuracy "
+        f"{accuracy['mu = 0']:.1f} to {accuracy[name]:.1f} %",
+        height=3.1,
+        note=f"Means over {table['n'].max():g} seeds, bars: sample standard deviation. All but the unpruned network "
+        f"have {100 * KEEP:g} % of their neurons left. Our reconstruction from an abstract, not the paper's algorithm.",
+    )
+    panel = sheet.panel(title="LeNet-300-100 on MNIST, pruned while it trains")
+    panel.log("x")
+    for method, (label, own) in SHOWN.items():
+        if method in table.index:
+            row = table.loc[[method]]
+            panel.points(
+                *(row["radius at the end"], row["accuracy"], own, label),
+                std=row["std (accuracy)"].fillna(0),
+                x_std=row["std (radius)"].fillna(0),
+                size=7,
+            )
+    panel.log("x")
+    panel.label(
+        "spectral radius of the Hessian at the end of training (smaller is flatter)", "test accuracy, %", (0, 100)
+    )
+    return {"flat_minimum_mnist": sheet}

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.boards.stats import paired_t, spread
+from benchmarks.figures.looks import together
+from benchmarks.figures.sheet import Sheet
 from benchmarks.reproductions import Claim, Outcome, Workplace
-from benchmarks.reproductions.figures import canvas, curve, save
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
 
     from benchmarks.records.record import Record
@@ -105,7 +104,7 @@ def finish(rows: Sequence[dict], work: Workplace) -> Outcome:
         "Kron-OBD and Kron-OBS use w A w^T as in the "
         "paper; sets of neurons get the exact joint update. No number of the paper applies to this network."
     )
-    return Outcome(pd.DataFrame(summary), _claims(frame), setting, _plot(frame, work.folder))
+    return Outcome(pd.DataFrame(summary), _claims(frame), setting, {"dense": float(frame["dense"].mean())})
 
 
 def _compared(frame: pd.DataFrame, first: str, second: str, stage: str) -> Claim:
@@ -140,14 +139,33 @@ def _claims(frame: pd.DataFrame) -> list[Claim]:
     return [_compared(frame, *pair) for pair in pairs]
 
 
-def _plot(frame: pd.DataFrame, folder: Path) -> list[Path]:
-    figure, axes = canvas(len(STAGES), width=5.2)
-    for axis, (stage, name) in zip(axes, STAGES.items(), strict=True):
-        for number, (method, label) in enumerate(NAMES.items()):
-            own = frame[(frame["stage"] == stage) & (frame["method"] == method)]
-            own = own.groupby("keep")["accuracy"].agg(["mean", "std"]).fillna(0)
-            curve(axis, [100 * (1 - keep) for keep in own.index], own["mean"], own["std"], number, label)
-        axis.axhline(frame["dense"].mean(), color="0.4", linewidth=0.8)
-        axis.set(title=f"LeNet-300-100, {name}", xlabel="neurons pruned, %", ylabel="test accuracy, %")
-    axes[0].legend(fontsize="small")
-    return save(figure, folder, "kronecker_lenet300")
+def figures(outcome: Outcome) -> dict[str, Sheet]:
+    """Test error against the parameters that are left, which differ at the same number of neurons."""
+    table = outcome.table.assign(left=outcome.table["parameters kept"].str.rstrip(" %").astype(float))
+    looks = together(*NAMES)
+    dense = 100 - outcome.level("dense")
+    sizes = list(dict.fromkeys(table["neurons pruned"]))
+    own = table[table["neurons pruned"] == sizes[-1]].set_index("method")
+    before, after = own["before fine-tuning"], own["fine-tuned"]
+    sheet = Sheet(
+        f"Fine-tuning levels the methods: with {sizes[-1]} of the neurons pruned accuracies lie between "
+        f"{before.min():.0f} and {before.max():.0f} % before it, {after.min():.0f} and {after.max():.0f} % after",
+        columns=2,
+        height=3.6,
+        share_x="all",
+        share_y="all",
+        note=f"LeNet-300-100 on MNIST with {', '.join(sizes)} of the neurons pruned: the points of a line, from the "
+        f"left. Means over {table['n'].max():g} seeds, bars: sample standard deviation; one epoch of fine-tuning.",
+    )
+    for column, stage in enumerate(STAGES.values()):
+        panel = sheet.panel(0, column, stage)
+        for method, label in NAMES.items():
+            part = table[table["method"] == label]
+            error = 100 - part[stage]
+            panel.line(part["left"], error, looks[method], label if column else "", part[f"std ({stage})"].fillna(0))
+        panel.level(dense, f"dense {dense:.1f} %", below=True)
+        panel.level(90, "chance 90 %")
+        panel.label("parameters kept, %", "test error, %", (0, 100))
+        panel.log("x", falling=True)
+        panel.log("y")
+    return {"kronecker_lenet300": sheet}

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from benchmarks.boards.stats import spread
+from benchmarks.figures.looks import together
+from benchmarks.figures.sheet import Sheet
 from benchmarks.reproductions import Claim, Outcome, Workplace
-from benchmarks.reproductions.figures import canvas, curve, save
 from benchmarks.reproductions.hessian._obs import FOLDER, OneShot, group_obs, kept_weights, published_weights
 from benchmarks.reproductions.networks import trained
 from methods.allocation import Allocation, Global, Uniform
@@ -29,8 +30,6 @@ from methods.progress import track
 from methods.selection import Selection
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
 
     from benchmarks.data.splits import Data
@@ -87,7 +86,7 @@ def run(work: Workplace) -> Outcome:
     mean = sum(dense) / len(dense)
     table = tabulate(rows, mean)
     setting = _setting(mean, samples, len(data.train), len(data.test), work.quick)
-    return Outcome(table, _claims(table), setting, _plot(table, mean, work.folder))
+    return Outcome(table, _claims(table), setting, {"dense": mean})
 
 
 def dense_network(work: Workplace, seed: int) -> tuple[Data, nn.Module]:
@@ -274,16 +273,40 @@ def _setting(dense: float, samples: int, train: int, test: int, quick: bool) -> 
     )
 
 
-def _plot(table: pd.DataFrame, dense: float, folder: Path) -> list[Path]:
-    figure, [axis] = canvas(1, width=6, height=4)
-    own = table[table["schedule"] == "one shot"]
-    for number, (method, part) in enumerate(own.groupby("method", sort=False)):
-        drawn = curve(axis, part["sparsity"], part["our change"], part["std"].fillna(0), number, str(method))
-        if method in PUBLISHED:
-            axis.plot(part["sparsity"], part["published change"], ":", color=drawn.get_color())
-    axis.set(xlabel="sparsity of the block convolutions", ylabel="change of test accuracy, points")
-    axis.set_title(
-        f"ResNet-20, CIFAR-10 (JPEG), dense {dense:.1f} %; dotted: published (from memory)", fontsize="small"
+SHOWN = {
+    "magnitude": ("magnitude", "magnitude_edge"),
+    "WoodFisher": ("WoodFisher", "obs"),
+    "WoodFisher set + group update": ("WoodFisher's set,\nexact update", "exact_obs"),
+    "CBS": ("CBS", "cbs"),
+}
+
+
+def figures(outcome: Outcome) -> dict[str, Sheet]:
+    """Change of accuracy in one shot: ours and what is quoted, side by side."""
+    table = outcome.table[outcome.table["schedule"] == "one shot"]
+    looks = together(*(name for _, name in SHOWN.values()))
+    dense, most = outcome.level("dense"), float(table["sparsity"].max())
+    loss = table[table["sparsity"] == most].set_index("method")["our change"]
+    sheet = Sheet(
+        f"ResNet-20 with {100 * most:g} % of the weights gone in one shot: CBS loses {-loss['CBS']:.0f} points, "
+        f"WoodFisher {-loss['WoodFisher']:.0f}, magnitude {-loss['magnitude']:.0f}",
+        columns=2,
+        height=3.1,
+        share_x="all",
+        share_y="all",
+        note=f"CIFAR-10 (JPEG). Ours: means over {table['n'].max():g} networks of {dense:.1f} %, bars: sample standard "
+        f"deviation. The paper's network has {PUBLISHED_DENSE} %; its numbers are from memory and not asserted.",
     )
-    axis.legend(fontsize="x-small")
-    return save(figure, folder, "obs_resnet20")
+    for column, (title, values) in enumerate({"ours": "our change", "published": "published change"}.items()):
+        panel = sheet.panel(0, column, title)
+        for method, (label, name) in SHOWN.items():
+            part = table[table["method"] == method]
+            if part[values].notna().any():
+                std = part["std"].fillna(0) if values == "our change" else None
+                panel.line(100 * part["sparsity"], part[values], looks[name], label, std)
+        level = dense if values == "our change" else PUBLISHED_DENSE
+        panel.level(0, f"dense {level:.1f} %", "right")
+        panel.level(10 - level, "chance", "left")
+        panel.label("weights pruned in the blocks' convolutions, %", "change of accuracy, points")
+        panel.ticks("x", sorted(100 * table["sparsity"].unique()))
+    return {"obs_resnet20": sheet}

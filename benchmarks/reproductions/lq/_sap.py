@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.boards.stats import paired_t, spread
+from benchmarks.figures.looks import Look, look
+from benchmarks.figures.sheet import Sheet, Sign
 from benchmarks.reproductions import Claim, Outcome, Workplace
-from benchmarks.reproductions.figures import canvas, curve, remaining_weights, save
 from benchmarks.reproductions.networks import trained
 from benchmarks.training.optimisation import TrainerSettings
 from benchmarks.training.scoring import evaluate
@@ -36,8 +37,6 @@ from methods.schedule import Iterative, Schedule
 from methods.seeds import derive_seed
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
 
     from benchmarks.data.splits import Data
@@ -206,7 +205,7 @@ def outcome(
     claims += [_at_equal_size(rows, "global", "SAP(.5,1)", other) for other in ("lottery ticket", "one-shot")]
     if "neuron" in scopes:
         claims.append(_at_equal_size(rows, "neuron", "SAP(.5,1)", "lottery ticket"))
-    return Outcome(table, claims, setting, _figure(rows, work.folder))
+    return Outcome(table, claims, setting)
 
 
 def _table(rows: Sequence[Mapping[str, Any]], published: Mapping[tuple[str, str, int], float]) -> pd.DataFrame:
@@ -334,22 +333,66 @@ def _at_equal_size(rows: Sequence[Mapping[str, Any]], scope: str, first: str, se
     )
 
 
-def _figure(rows: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
-    scopes = list(dict.fromkeys(row["scope"] for row in rows))
-    drawn, axes = canvas(3, len(scopes))
-    methods = list(dict.fromkeys(row["method"] for row in rows))
-    names = {"accuracy": "test accuracy (%)", "pq_index": "PQ index (0.5, 1)", "gini": "Gini index"}
-    for line, scope in enumerate(scopes):
-        for column, (name, said) in enumerate(names.items()):
-            axis = axes[3 * line + column]
-            for number, method in enumerate(methods):  # the same colour in every scope
-                own = [states for (s, m, _), states in _grouped(rows) if (s, m) == (scope, method)]
-                if not own:
-                    continue
-                left = [spread(100 * row["left"] / row["total"] for row in states).mean or 0.0 for states in own]
-                values = [spread(row[name] for row in states) for states in own]
-                curve(axis, left, [v.mean or 0.0 for v in values], [v.std or 0.0 for v in values], number, method)
-            remaining_weights(axis, f"remaining weights (%), {scope} scope")
-            axis.set_ylabel(said)
-    axes[0].legend(fontsize=8)
-    return save(drawn, folder, "steps")
+LOOKS = {
+    "SAP(.5,1)": look("sap"),
+    "SAP(1,2)": Look("#d55e00", "triangle-up", (6, 3)),
+    "lottery ticket": Look("#0d7fc4", "circle", (8, 2, 2, 2)),
+    "one-shot": Look("#7d7d7d", "diamond", (2, 2)),
+}
+
+
+def headline(outcome: Outcome) -> str:
+    """How many weights each rule leaves after the last step, and how accurate the networks are, in words."""
+    table = outcome.table[outcome.table["scope"] == "global"]
+    last = table[table["t"] == table["t"].max()].set_index("method")
+    left = ", ".join(
+        f"{method} {last.loc[method, 'ours']:.0f} %" for method in ("SAP(.5,1)", "SAP(1,2)", "lottery ticket")
+    )
+    start = float(table[table["t"] == 0]["accuracy"].mean())
+    low, high = last["accuracy"].min() - start, last["accuracy"].max() - start
+    return f"weights left after {table['t'].max()} prunings: {left}; accuracy {low:+.1f} to {high:+.1f} points"
+
+
+def board(outcome: Outcome, title: str) -> Sheet:
+    """Remaining weights by step, and accuracy and both indices against the remaining weights."""
+    table = outcome.table
+    runs = list(dict.fromkeys(zip(table["scope"], table["method"], strict=True)))
+    compared = bool(table["published"].notna().any())
+    sheet = Sheet(
+        title,
+        rows=2,
+        columns=2,
+        height=2.5,
+        note=f"Means over {table['n'].max():g} seeds, bars: sample standard deviation. PQ index (p = 0.5, q = 1) and "
+        "Gini index of the live weights: larger is sparser."
+        + (" Published: read off the paper's figure." if compared else ""),
+        key=[Sign("ours"), Sign("published", line=False, filled=False)] if compared else [],
+    )
+    steps = sheet.panel(0, 0, "how fast each rule prunes")
+    others = {
+        "accuracy": (sheet.panel(0, 1, "accuracy"), "test accuracy, %", (0.0, 100.0)),
+        "pq_index": (sheet.panel(1, 0, "sparsity of what is left"), "PQ index", (0.0, 1.0)),
+        "gini": (sheet.panel(1, 1, "the same by the Gini index"), "Gini index", (0.0, 1.0)),
+    }
+    steps.label("prunings", "remaining weights, %", (0, 100))
+    for panel, said, bounds in others.values():
+        panel.label("remaining weights, %", said, bounds)
+    for scope, method in runs:
+        own = table[(table["scope"] == scope) & (table["method"] == method)]
+        each = scope == "neuron"
+        style = (
+            replace(LOOKS[method], shape="triangle-left" if method == "lottery ticket" else "cross")
+            if each
+            else LOOKS[method]
+        )
+        name = f"{method},\nper neuron" if each else method
+        steps.line(own["t"], own["ours"], style, "", own["std"].fillna(0))
+        steps.points(own["t"], own["published"], style, filled=False, size=6.5)
+        for column, (panel, _, _) in others.items():
+            label = name if panel is not others["pq_index"][0] else ""
+            panel.line(own["ours"], own[column], style, label, own[f"{column} std"].fillna(0))
+    steps.log("y")
+    steps.whole("x")
+    for panel, _, _ in others.values():
+        panel.log("x", falling=True)
+    return sheet

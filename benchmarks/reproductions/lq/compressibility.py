@@ -7,18 +7,18 @@ of the dense network.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from benchmarks.boards.theory import Correlation, Point, points, pooled
+from benchmarks.figures.panel import nth
+from benchmarks.figures.sheet import Sheet, Sign
 from benchmarks.records.keys import dense_key
 from benchmarks.reproductions import Claim, Outcome, Workplace
-from benchmarks.reproductions.figures import COLOURS, canvas, save
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
 
     from benchmarks.records.record import Record
@@ -101,7 +101,7 @@ def run(work: Workplace) -> Outcome:
         }
         nodes = work.cells([*words, *SHARED, f"method={NODES}", "budget.keep=0.5"])
         found += list(beside(task, edges, nodes))
-    return Outcome(tabulate(found), claims(found), SETTING, _plot(found, work.folder))
+    return Outcome(tabulate(found), claims(found), SETTING, numbers={"points": _points(found)})
 
 
 def beside(task: str, edges: Mapping[str, Sequence[Record]], nodes: Sequence[Record]) -> Iterator[Beside]:
@@ -172,20 +172,49 @@ def claims(found: Sequence[Beside]) -> list[Claim]:
     return stated
 
 
-def _plot(found: Sequence[Beside], folder: Path) -> list[Path]:
-    tasks = list(dict.fromkeys(each.task for each in found))
-    theories = list(dict.fromkeys(each.theory for each in found))
-    drawn, axes = canvas(len(theories), len(tasks), width=2.6, height=2.6)
-    for axis, (task, theory) in zip(axes, ((task, theory) for task in tasks for theory in theories), strict=True):
-        for number, each in enumerate(each for each in found if (each.task, each.theory) == (task, theory)):
-            predicted = [point.predicted for point in each.own]
-            drops = [100 * point.measured for point in each.own]
-            axis.scatter(predicted, drops, s=14, color=COLOURS[number], marker="os"[number % 2], label=each.method)
-        axis.set_xscale("log")
-        axis.set_title(f"{task.partition(',')[0]}: {theory}", fontsize=8)
-        axis.set_xlabel("predicted", fontsize=8)
-        axis.tick_params(labelsize=7)
-    for row in range(len(tasks)):
-        axes[row * len(theories)].set_ylabel("drop of accuracy (points)", fontsize=8)
-    axes[0].legend(fontsize=7, title="edges by")
-    return save(drawn, folder, "compressibility")
+def _points(found: Sequence[Beside]) -> pd.DataFrame:
+    """One row per network, edge method and theory."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        {"task": each.task, "method": each.method, "theory": each.theory, "predicted": point.predicted, "drop": drop}
+        for each in found
+        for point in each.own
+        for drop in [100 * point.measured]
+    )
+
+
+def figures(outcome: Outcome) -> dict[str, Sheet]:
+    """For each task a sheet: the drop of accuracy against each theory's number, a point per network."""
+    points_ = outcome.numbers_of("points")
+    ranks = outcome.table.set_index(["task", "theory", "method"])["spearman"]
+    sheets = {}
+    for number, task in enumerate(points_["task"].unique()):
+        theories = list(points_[points_["task"] == task]["theory"].unique())
+        best = ranks[task].abs().groupby("theory").mean().idxmax()
+        sheet = Sheet(
+            f"{task}: which theory knows before pruning how much accuracy a network loses? Most nearly: {best}",
+            rows=math.ceil(len(theories) / 2),
+            columns=2,
+            height=2.2,
+            share_y="all",
+            note=f"A point per network of the same structure, edges pruned to 1/{COMPRESSION} of the parameters; rho: "
+            "Spearman's rank correlation.",
+            key=[Sign(f"edges by {name}", nth(place), line=False) for place, name in enumerate(EDGES.values())],
+        )
+        for place, theory in enumerate(theories):
+            panel = sheet.panel(place // 2, place % 2)
+            for style, method in enumerate(EDGES.values()):
+                each = (points_["task"] == task) & (points_["theory"] == theory) & (points_["method"] == method)
+                own = points_[each]
+                rho = ranks[task, theory, method]
+                panel.points(
+                    own["predicted"], own["drop"], nth(style), f"rho {rho:.2f}" if rho == rho else "", size=4.5
+                )
+            panel.label(theory, "drop of accuracy, points")
+            if (points_[(points_["task"] == task) & (points_["theory"] == theory)]["predicted"] > 0).all():
+                panel.log("x")
+        if len(theories) % 2:
+            sheet.words(len(theories) // 2, 1, "")
+        sheets["compressibility" if not number else f"compressibility_{number + 1}"] = sheet
+    return sheets

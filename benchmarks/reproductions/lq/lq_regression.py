@@ -9,16 +9,16 @@ runs the same there.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from benchmarks.boards.stats import ALPHA, paired_t, spread
+from benchmarks.figures.looks import Look, look
+from benchmarks.figures.sheet import Sheet
 from benchmarks.reproductions import Claim, Outcome, Workplace
-from benchmarks.reproductions.figures import canvas, curve, in_numbers, save
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
 
     from benchmarks.records.record import Record
@@ -53,9 +53,7 @@ def run(work: Workplace) -> Outcome:
     else:
         words += ["budget.keep=0.8,0.6,0.4", "seed=0,1,2,3,4"]
     frame = tabulate(work.cells(words))
-    return Outcome(
-        _summary(frame), _claims(frame), SETTING.format(seeds=frame["seed"].nunique()), _plot(frame, work.folder)
-    )
+    return Outcome(_summary(frame), _claims(frame), SETTING.format(seeds=frame["seed"].nunique()))
 
 
 def tabulate(records: Sequence[Record]) -> pd.DataFrame:
@@ -142,19 +140,36 @@ def _lower(wide: pd.DataFrame, first: str, second: str, repair: str) -> Claim:
     )
 
 
-def _plot(frame: pd.DataFrame, folder: Path) -> list[Path]:
-    drawn, axes = canvas(2)
-    for axis, repair in zip(axes, REPAIRS.values(), strict=True):
-        for number, allocation in enumerate(ALLOCATIONS.values()):
-            own = frame[(frame["repair"] == repair) & (frame["allocation"] == allocation)].groupby("keep")["loss"]
-            mean, std = own.mean(), own.std().fillna(0)
-            curve(axis, [100 * keep for keep in mean.index], list(mean), list(std), number, allocation)
-        axis.axhline(frame["dense"].mean(), color="grey", linewidth=0.8, linestyle="--")
-        axis.set_title(f"repair: {repair}")
-        axis.set_xlabel("weights kept (%)")
-        axis.set_ylabel("mean squared error on the test split")
-        axis.set_yscale("log")
-        in_numbers(axis.yaxis)
-        axis.set_xticks([100 * keep for keep in sorted(frame["keep"].unique())])
-    axes[0].legend(fontsize=8)
-    return save(drawn, folder, "loss")
+LOOKS = {
+    "lq-adaptive": look("lq"),
+    "uniform per neuron": Look("#00906a", "triangle-up", (2, 2)),
+    "global magnitude": look("magnitude_edge"),
+}
+
+
+def figures(outcome: Outcome) -> dict[str, Sheet]:
+    """Loss against the share of weights kept, without and with a refit."""
+    table = outcome.table
+    least = table[table["keep"] == table["keep"].min()].set_index(["repair", "allocation"])["ours"]
+    ends = [f"{least[repair].min():.2f} to {least[repair].max():.2f}" for repair in REPAIRS.values()]
+    sheet = Sheet(
+        f"Losses with {100 * table['keep'].min():g} % of the weights left: {ends[0]}, and {ends[1]} once the kept "
+        "weights are refitted",
+        columns=2,
+        height=2.9,
+        share_x="all",
+        share_y="all",
+        note=f"Friedman's first problem, perceptron 8-64-64-1. Means over {table['n'].max():g} seeds, bars: sample "
+        "standard deviation. How many weights each neuron keeps: by its lq norm, the same share, or by one ranking.",
+    )
+    for column, (repair, title) in enumerate({"none": "not repaired", "refit": "kept weights refitted"}.items()):
+        panel = sheet.panel(0, column, title)
+        for allocation, style in LOOKS.items():
+            own = table[(table["repair"] == repair) & (table["allocation"] == allocation)].sort_values("keep")
+            panel.line(100 * own["keep"], own["ours"], style, allocation if column else "", own["std"].fillna(0))
+        panel.level(float(table["dense"].mean()), f"dense {table['dense'].mean():.3f}", below=True)
+        panel.label("weights kept, %", "test loss (squared error)", (0, math.inf))
+        panel.log("x", falling=True)
+        panel.log("y")
+        panel.ticks("x", sorted(100 * table["keep"].unique()))
+    return {"loss": sheet}

@@ -6,6 +6,7 @@ one-shot pruning in global scope.
 
 from __future__ import annotations
 
+from benchmarks.figures.sheet import Sheet
 from benchmarks.reproductions import Outcome, Workplace
 from benchmarks.reproductions.lq import _sap as sap
 
@@ -45,3 +46,8 @@ def run(work: Workplace) -> Outcome:
             rows += sap.follow(each, begin, steps)
     published = {} if work.quick else PUBLISHED
     return sap.outcome(work, rows, published, SETTING.format(steps=steps, seeds=seeds, epochs=epochs, images=images))
+
+
+def figures(outcome: Outcome) -> dict[str, Sheet]:
+    """One board."""
+    return {"steps": sap.board(outcome, f"Narrow CNN on CIFAR-10 (JPEG): {sap.headline(outcome)}")}

@@ -6,6 +6,7 @@ also neuron by neuron. The remaining weights follow from the rules exactly, what
 
 from __future__ import annotations
 
+from benchmarks.figures.sheet import Sheet
 from benchmarks.reproductions import Outcome, Workplace
 from benchmarks.reproductions.lq import _sap as sap
 
@@ -33,3 +34,8 @@ def run(work: Workplace) -> Outcome:
         for each in (*sap.GLOBAL_RUNS, *sap.NEURON_RUNS):
             rows += sap.follow(each, begin, steps)
     return sap.outcome(work, rows, {}, SETTING.format(steps=steps, seeds=seeds, epochs=epochs))
+
+
+def figures(outcome: Outcome) -> dict[str, Sheet]:
+    """One board."""
+    return {"steps": sap.board(outcome, f"Perceptron on MNIST: {sap.headline(outcome)}")}

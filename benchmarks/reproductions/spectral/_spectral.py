@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.boards.stats import Comparison, paired_t, spread
-from benchmarks.reproductions import Claim, Workplace
-from benchmarks.reproductions.figures import canvas, curve, save
+from benchmarks.figures.panel import nth
+from benchmarks.figures.sheet import Sheet
+from benchmarks.reproductions import Claim, Outcome, Workplace
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
 
     from benchmarks.records.record import Record
@@ -19,7 +18,11 @@ if TYPE_CHECKING:
 COMMON = ("method=spectral", "compensation=as_published", "trainer.finetune.epochs=0", "measure=none", "track=none")
 DIGITS = ("dataset=digits", "model=mlp_digits", "seed=0,1,2,3,4")
 MNIST = ("dataset=mnist", "model=lenet300", "trainer.train.epochs=10", "seed=0,1,2")
-FOUR_COLUMNS = 36  # characters of a legend that fit below a panel side by side
+NAMES = {
+    "digits/mlp_digits": "perceptron on digits",
+    "mnist/lenet300": "LeNet-300-100 on MNIST",
+    "cifar10/vgg11": "narrow VGG-11 on CIFAR-10 (JPEG)",
+}
 QUICK = ("dataset=digits", "model=mlp_digits", "trainer.train.epochs=5", "seed=0,1")
 
 
@@ -92,30 +95,49 @@ def equal(text: str, found: Comparison, most: float) -> Claim:
 
 
 def plot(
-    table: pd.DataFrame, x: str, by: str, folder: Path, name: str, label: str, scale: str = "linear"
-) -> list[Path]:
-    """Accuracy against ``x``, one panel per network, one line per value of ``by``."""
+    outcome: Outcome, x: str, by: str, title: str, label: str, ticks: Mapping[float, str], share_y: bool = True
+) -> Sheet:
+    """Test error against ``x``, one panel per network, one line per value of ``by``.
+
+    Args:
+        outcome: what is stored.
+        x: the column along x; its values stand at equal distances.
+        by: the column whose values are lines.
+        title: of the sheet.
+        label: what x is.
+        ticks: how values of x read, where not as they are; an empty text is no tick.
+        share_y: whether all panels have one axis of errors.
+    """
+    table = outcome.table
     networks = list(table["network"].unique())
-    figure, axes = canvas(len(networks), width=5.2)
-    for axis, network in zip(axes, networks, strict=True):
+    counts = ", ".join(f"{table[table['network'] == name]['n'].max():g} ({NAMES.get(name, name)})" for name in networks)
+    sheet = Sheet(
+        title,
+        columns=len(networks),
+        height=3.1,
+        share_y="row" if share_y else "none",
+        note=f"No fine-tuning. Means over seeds: {counts}; bars: sample standard deviation.",
+    )
+    for column, network in enumerate(networks):
         own = table[table["network"] == network]
+        panel = sheet.panel(0, column, NAMES.get(network, network))
+        places = {value: place for place, value in enumerate(sorted(own[x].unique()))}
         for number, value in enumerate(sorted(own[by].unique(), reverse=True)):
-            part = own[own[by] == value].groupby(x)["accuracy"].agg(["mean", "std"]).fillna(0)
-            curve(axis, part.index, part["mean"], part["std"], number, f"{by} {value:g}")
-        axis.axhline(own["dense"].mean(), color="0.4", linewidth=0.8)
-        if scale == "symlog":
-            positive = min(value for value in own[x] if value > 0)
-            axis.set_xscale("symlog", linthresh=positive)
-            axis.set_xlim(left=-positive / 4)
-        elif scale == "log":
-            axis.set_xscale("log")
-            places = sorted(own[x].unique())
-            axis.set_xticks(places, [f"{place:g}" for place in places], fontsize="small")
-            axis.minorticks_off()
-        axis.set(title=network, xlabel=label, ylabel="test accuracy, no fine-tuning")
-        columns = 4 if sum(map(len, axis.get_legend_handles_labels()[1])) <= FOUR_COLUMNS else 2
-        axis.legend(fontsize="small", ncols=columns, loc="upper center", bbox_to_anchor=(0.5, -0.17), frameon=False)
-    return save(figure, folder, name)
+            part = own[own[by] == value].sort_values(x)
+            error, std = 100 * (1 - part["accuracy"]), 100 * part["std"].fillna(0)
+            panel.line([places[each] for each in part[x]], error, nth(number), _said(by, value), std)
+        dense = 100 * (1 - own["dense"].mean())
+        panel.level(dense, f"dense {dense:.1f} %", below=True)
+        panel.level(90, "chance 90 %")
+        panel.label(label, "test error, %", (0, 100))
+        panel.log("y")
+        shown = {place: ticks.get(value, f"{value:g}") for value, place in places.items()}
+        panel.ticks("x", [place for place, text in shown.items() if text], [text for text in shown.values() if text])
+    return sheet
+
+
+def _said(by: str, value: float) -> str:
+    return f"{100 * value:g} % kept" if by == "keep" else f"ridge {value:g}".replace("e-0", "e-")
 
 
 def dense_accuracies(table: pd.DataFrame) -> str:

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from benchmarks.boards.stats import paired_t, spread
+from benchmarks.figures.looks import look
+from benchmarks.figures.sheet import Sheet, Sign
 from benchmarks.reproductions import Claim, Outcome, Workplace
-from benchmarks.reproductions.figures import canvas, curve, save
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
 
     from benchmarks.records.record import Record
@@ -41,7 +40,7 @@ def run(work: Workplace) -> Outcome:
     if not work.quick:
         records += work.cells([*mnist, *common])
     table = tabulate(records)
-    return Outcome(_summary(table), _claims(table), _setting(table, work.quick), _plot(table, work.folder))
+    return Outcome(_summary(table), _claims(table), _setting(table, work.quick))
 
 
 def tabulate(records: Sequence[Record]) -> pd.DataFrame:
@@ -149,25 +148,80 @@ def _setting(table: pd.DataFrame, quick: bool) -> str:
     )
 
 
-def _plot(table: pd.DataFrame, folder: Path) -> list[Path]:
+SHOWN = {"spectral": "spectral", "thinet": "ThiNet", "magnitude": "magnitude", "dpp": "DPP", "random": "random"}
+NETWORKS = {"digits/mlp_digits": "digits", "mnist/lenet300": "MNIST"}
+SIZE = 0.1  # of the nodes: the size of the first figure
+
+
+def figures(outcome: Outcome) -> dict[str, Sheet]:
+    """What the repair gives each selection at one size, before and after fine-tuning; and all sizes."""
+    return {"selection_x_compensation": _gains(outcome.table), "sizes": _sizes(outcome.table)}
+
+
+def _gains(table: pd.DataFrame) -> Sheet:
+    sizes = table["keep"].unique()
+    size = SIZE if SIZE in sizes else float(sizes.min())
+    at = table[table["keep"] == size]
+    networks = list(at["network"].unique())
+    before = at.groupby(["repair", "selection"])[STAGES["pruned"]].mean() * 100
+    sheet = Sheet(
+        f"With {100 * size:g} % of the nodes left, random ones reach {before['least squares', 'random']:.0f} % "
+        f"accuracy with least squares, the best choice without it {before['none'].max():.0f} %",
+        columns=2,
+        height=0.45 + 0.235 * (len(SHOWN) * len(networks)),
+        share_x="all",
+        share_y="all",
+        key=[Sign("with least squares", line=False), Sign("without repair", line=False, filled=False)],
+        note=f"Perceptrons on {' and '.join(NETWORKS.get(name, name) for name in networks)}; means over seeds, bars: "
+        f"sample standard deviation. Each layer keeps {100 * size:g} % of its nodes.",
+    )
+    rows = [(network, selection) for network in networks for selection in SHOWN]
+    names = [f"{NETWORKS.get(network, network)}: {SHOWN[selection]}" for network, selection in rows]
+    for column, (title, stage) in enumerate((("before fine-tuning", "pruned"), ("fine-tuned", "tuned"))):
+        panel = sheet.panel(0, column, title)
+        panel.x_bounds = (0, 100)
+        for row, (network, selection) in enumerate(rows):
+            own = at[(at["network"] == network) & (at["selection"] == selection)].set_index("repair")
+            value, std = 100 * own[STAGES[stage]], 100 * own[f"std ({STAGES[stage]})"].fillna(0)
+            style = look(selection)
+            panel.span((value["none"], row), (value["least squares"], row), style)
+            for repair, filled in (("none", False), ("least squares", True)):
+                panel.points([value[repair]], [row], style, x_std=[std[repair]], filled=filled, size=7)
+        panel.rows(names, [len(SHOWN) - 0.5] if len(networks) > 1 else [])
+        panel.level(10, "chance 10 %", vertical=True)
+        panel.level(100 * at["dense"].mean(), f"dense {100 * at['dense'].mean():.1f} %", below=True, vertical=True)
+        panel.label("test accuracy, %", "")
+    return sheet
+
+
+def _sizes(table: pd.DataFrame) -> Sheet:
     networks = list(table["network"].unique())
-    figure, axes = canvas(2, len(networks))
+    smallest = table[table["keep"] == table["keep"].min()].groupby("repair")[STAGES["tuned"]].mean() * 100
+    sheet = Sheet(
+        f"With {100 * table['keep'].min():g} % of the nodes left, fine-tuned networks are "
+        f"{smallest['least squares']:.0f} % accurate on average after least squares, {smallest['none']:.0f} % without",
+        rows=2 * len(networks),
+        columns=2,
+        height=2.1,
+        share_x="all",
+        share_y="all",
+        note="Means over seeds, bars: sample standard deviation. Every layer keeps the same share of its nodes.",
+    )
     for line, network in enumerate(networks):
-        for column, (stage, name) in enumerate(STAGES.items()):
-            axis = axes[2 * line + column]
-            part = table[(table["network"] == network) & (table["stage"] == stage)]
-            for number, selection in enumerate(SELECTIONS):
-                for repair in ("least squares", "none"):
-                    own = part[(part["selection"] == selection) & (part["repair"] == repair)]
-                    own = own.groupby("keep")["accuracy"].agg(["mean", "std"]).fillna(0)
-                    label = selection if repair != "none" else f"{selection}, no repair"
-                    drawn = curve(axis, own.index, own["mean"], own["std"], number, label)
-                    drawn.set_linestyle(":" if repair == "none" else "-")
-            axis.axhline(part["dense"].mean(), color="0.4", linewidth=0.8)
-            axis.set_ylim(top=min(axis.get_ylim()[1], 1.01))
-            axis.set(
-                title=f"{network}, {name}", xlabel="share of the nodes kept in every layer", ylabel="test accuracy"
-            )
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(SELECTIONS), fontsize="small")
-    return save(figure, folder, "selection_x_compensation")
+        for place, said in enumerate(STAGES.values()):
+            for column, repair in enumerate(("none", "least squares")):
+                shown = "no repair" if repair == "none" else repair
+                panel = sheet.panel(2 * line + place, column, f"{NETWORKS.get(network, network)}, {shown}, {said}")
+                own = table[(table["network"] == network) & (table["repair"] == repair)]
+                for selection, label in SHOWN.items():
+                    part = own[own["selection"] == selection].sort_values("keep")
+                    error, std = 100 * (1 - part[said]), 100 * part[f"std ({said})"].fillna(0)
+                    panel.line(100 * part["keep"], error, look(selection), label if column else "", std)
+                dense = 100 * (1 - own["dense"].mean())
+                panel.level(dense, f"dense {dense:.1f} %", below=True)
+                panel.level(90, "chance 90 %")
+                panel.label("nodes kept in every layer, %", "test error, %", (0, 100))
+                panel.log("x", falling=True)
+                panel.log("y")
+                panel.ticks("x", [5, 10, 20, 30])
+    return sheet

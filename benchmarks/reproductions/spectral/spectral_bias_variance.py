@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.boards.stats import spread
+from benchmarks.figures.panel import nth
+from benchmarks.figures.sheet import Sheet
 from benchmarks.reproductions import Claim, Outcome, Workplace
-from benchmarks.reproductions.figures import COLOURS, canvas, save, spreads
 from methods.spectral.selection import bias_variance, degrees_of_freedom
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
 
 PAPER = "Suzuki et al., IJCAI 2020 (arXiv 1808.08558), the generalisation bound of section 4; no numbers published"
@@ -64,7 +63,7 @@ def run(work: Workplace) -> Outcome:
         "bound leaves out all constants, so only its shape and the direction in which its minimum moves mean anything; "
         "its widths are N_l(lambda) rounded up, without the factor 5 log(80 N), which would exceed the layers."
     )
-    return Outcome(table, _claims(bounds, rows), setting, _plot(bounds, rows, work.folder))
+    return Outcome(table, _claims(bounds, rows), setting, numbers={"bound": _terms(bounds)})
 
 
 def _limit(size: int) -> str:
@@ -136,36 +135,62 @@ def _claims(bounds: dict[int, dict[float, Terms]], rows: Sequence[dict[str, Any]
     ]
 
 
-def _plot(bounds: dict[int, dict[float, Terms]], rows: Sequence[dict[str, Any]], folder: Path) -> list[Path]:
-    from matplotlib.ticker import NullFormatter
+def _terms(bounds: dict[int, dict[float, Terms]]) -> pd.DataFrame:
+    """One row per size of the training set and lambda."""
+    import pandas as pd
 
-    figure, axes = canvas(3)
-    for number, (size, bound) in enumerate(bounds.items()):
-        lams = list(bound)
-        colour = COLOURS[number]
-        axes[0].plot(lams, [t.bias + t.variance for t in bound.values()], color=colour, label=f"n = {size}")
-        axes[0].plot(lams, [t.variance for t in bound.values()], ":", color=colour)
-        axes[1].plot(lams, [t.share for t in bound.values()], color=colour, label=f"n = {size}")
-        best = _best(bound)
-        axes[0].plot([best], [bound[best].bias + bound[best].variance], "o", color=colour)
-        axes[1].plot([best], [bound[best].share], "o", color=colour)
-        errors = _errors(rows, size)
-        found = [spread(values) for values in errors.values()]
-        spreads(axes[2], list(errors), found, number, f"n = {size}")
-    last = next(iter(bounds.values()))
-    axes[0].plot(
-        list(last), [t.bias for t in last.values()], "--", color="0.4", label=f"bias, n = {next(iter(bounds))}"
+    return pd.DataFrame(
+        {"n_train": size, "lambda": lam} | asdict(terms)
+        for size, bound in bounds.items()
+        for lam, terms in bound.items()
     )
-    axes[0].set(title="bias + variance (dotted: variance)", xlabel="lambda / trace", xscale="log", yscale="log")
-    axes[1].set(title="width N / m, mean over layers", xlabel="lambda / trace", xscale="log", yscale="log")
-    axes[2].set(title="measured", xlabel="share of the nodes kept", ylabel="test error", xscale="log", yscale="log")
-    keeps = sorted({row["keep"] for row in rows})
-    axes[2].set_xticks(keeps, [f"{keep:g}" for keep in keeps])
-    axes[2].xaxis.set_minor_formatter(NullFormatter())
-    axes[2].yaxis.set_minor_formatter(NullFormatter())
-    low, high = axes[2].get_ylim()
-    marks = [mark for mark in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0) if low <= mark <= high]
-    axes[2].set_yticks(marks, [f"{mark:g}" for mark in marks])
-    for axis in axes:
-        axis.legend(fontsize="small")
-    return save(figure, folder, "spectral_bias_variance")
+
+
+def figures(outcome: Outcome) -> dict[str, Sheet]:
+    """The bound and its terms, the widths that belong to lambda, and measured errors."""
+    bound, table = outcome.numbers_of("bound"), outcome.table
+    bound["sum"] = bound["bias"] + bound["variance"]
+    measured = table[table["what"].str.startswith("test error")]
+    measured = measured.assign(keep=measured["what"].str.rpartition(" ")[2].astype(float))
+    best = bound.loc[bound.groupby("n_train")["sum"].idxmin()]
+    sizes = sorted(bound["n_train"].unique())
+    widths = ", ".join(f"{100 * share:.0f}" for share in best["share"])
+    sheet = Sheet(
+        f"The bound is least with {widths} % of the nodes (for {' / '.join(f'{size:,}' for size in sizes)} "
+        "training images), the measured error is least " + _where(measured),
+        rows=2,
+        columns=2,
+        height=2.7,
+        note="LeNet-300-100 on MNIST, no fine-tuning. Bound: one network per size, without constants; the marks are its "
+        f"minima. Errors: means over {measured['n'].max():g} networks, bars: sample standard deviation.",
+    )
+    total = sheet.panel(0, 0, "the bound: bias + variance")
+    parts = sheet.panel(0, 1, f"its terms, n = {sizes[-1]:,}")
+    width = sheet.panel(1, 0, "how wide the network is at lambda")
+    errors = sheet.panel(1, 1, "measured")
+    for number, size in enumerate(sizes):
+        own, least = bound[bound["n_train"] == size], best[best["n_train"] == size]
+        style, name = nth(number), f"n = {size:,}"
+        for panel, column in ((total, "sum"), (width, "share")):
+            factor = 100 if column == "share" else 1
+            panel.line(own["lambda"], factor * own[column], style, name, marker=False)
+            panel.points(least["lambda"], factor * least[column], style, size=7)
+        each = measured[measured["n_train"] == size]
+        errors.line(100 * each["keep"], 100 * each["ours"], style, name, 100 * each["std"].fillna(0))
+    own = bound[bound["n_train"] == sizes[-1]]
+    for number, column in enumerate(("bias", "variance")):
+        parts.line(own["lambda"], own[column], nth(3 + number), column, marker=False)
+    total.label("lambda / trace", "bias + variance (no constants)")
+    parts.label("lambda / trace", "term of the bound (no constants)")
+    width.label("lambda / trace", "N(lambda) / nodes, %", (0, 100))
+    errors.label("nodes kept, %", "test error, %", (0, 100))
+    for panel in (total, parts, width, errors):
+        panel.log("x", falling=panel is errors)
+        panel.log("y")
+    errors.ticks("x", [2, 5, 10, 20, 50, 100])
+    return {"spectral_bias_variance": sheet}
+
+
+def _where(measured: pd.DataFrame) -> str:
+    least = {float(own.loc[own["ours"].idxmin(), "keep"]) for _, own in measured.groupby("n_train")}
+    return "with all of them" if least == {1.0} else f"with {', '.join(f'{100 * keep:g} %' for keep in sorted(least))}"

@@ -13,18 +13,18 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING
 
 from benchmarks.boards.stats import spread
+from benchmarks.figures.panel import nth
+from benchmarks.figures.sheet import Sheet
 from benchmarks.reproductions import Claim, Outcome, Workplace
-from benchmarks.reproductions.figures import COLOURS, canvas, save, spreads
 from benchmarks.reproductions.spectra import FLOOR, LayerSpectrum, layer_spectra, visible
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
 
 PAPER = "Suzuki et al., IJCAI 2020 (arXiv 1808.08558), figures 1a and 1b; no numbers published"
 DATASETS = ("mnist", "cifar10")
 LAST = "fc3"
+NAMES = {"mnist": "MNIST", "cifar10": "CIFAR-10"}
 WIDTHS: tuple[int, ...] = (1, 2, 3, 5, 8, 12, 20, 30, 45, 70, 100, 140, 200, 250, 290)
 WORDS = ("model=nn3", "trainer=mnist", "trainer.train.epochs=10", "dataset.augment=null")
 
@@ -50,7 +50,8 @@ def run(work: Workplace) -> Outcome:
         "split; the same images are the calibration samples. Only the third hidden layer is compressed. CIFAR-10 "
         "without augmentation, JPEG-compressed copies where $SECATEURS_DATA holds those."
     )
-    return Outcome(_table(found), _claims(found), setting, _plot(found, work.folder))
+    numbers = {"spectrum": _spectrum(found), "degrees": _degrees(found)}
+    return Outcome(_table(found), _claims(found), setting, numbers=numbers)
 
 
 def _network(work: Workplace, words: Sequence[str], widths: Sequence[int]) -> tuple[list[LayerSpectrum], float]:
@@ -139,23 +140,65 @@ def _claims(found: dict[str, list[list[LayerSpectrum]]]) -> list[Claim]:
     ]
 
 
-def _plot(found: dict[str, list[list[LayerSpectrum]]], folder: Path) -> list[Path]:
-    figure, axes = canvas(3)
-    for number, (name, networks) in enumerate(found.items()):
-        lasts = [_last(layers) for layers in networks]
-        spectra = list(zip(*(each.eigenvalues for each in lasts), strict=True))
-        low, high = ([pick(values) for values in spectra] for pick in (min, max))
-        axes[0].plot(visible([fmean(values) for values in spectra]), color=COLOURS[number], label=name)
-        axes[0].fill_between(range(len(low)), visible(low), visible(high), alpha=0.2, color=COLOURS[number])
-        lams = list(lasts[0].degrees)
-        degrees = [spread(each.degrees[lam] for each in lasts) for lam in lams]
-        spreads(axes[1], lams, degrees, number, name)
-        widths = list(lasts[0].errors)
-        errors = [spread(each.errors[width] for each in lasts) for width in widths]
-        spreads(axes[2], widths, errors, number, name)
-    axes[0].set(title="spectrum of the third hidden layer", xlabel="index", ylabel="eigenvalue / largest", yscale="log")
-    axes[1].set(title="degrees of freedom", xlabel="lambda / trace", ylabel="N(lambda)", xscale="log")
-    axes[2].set(title="only the third layer pruned", xlabel="nodes kept", ylabel="||f - f#|| / ||f||", yscale="log")
-    for axis in axes:
-        axis.legend(fontsize="small")
-    return save(figure, folder, "spectral_nn3")
+def _spectrum(found: dict[str, list[list[LayerSpectrum]]]) -> pd.DataFrame:
+    """Eigenvalues of the last hidden layer over the largest: mean and extremes over networks."""
+    import pandas as pd
+
+    return pd.DataFrame(
+        {"dataset": name, "index": index, "mean": fmean(values), "low": min(values), "high": max(values)}
+        for name, networks in found.items()
+        for index, values in enumerate(zip(*(_last(each).eigenvalues for each in networks), strict=True), 1)
+    )
+
+
+def _degrees(found: dict[str, list[list[LayerSpectrum]]]) -> pd.DataFrame:
+    """Degrees of freedom of the last hidden layer."""
+    import pandas as pd
+
+    rows = []
+    for name, networks in found.items():
+        for lam in _last(networks[0]).degrees:
+            values = spread(_last(each).degrees[lam] for each in networks)
+            rows.append({"dataset": name, "lambda": lam, "mean": values.mean, "std": values.std, "n": values.n})
+    return pd.DataFrame(rows)
+
+
+def figures(outcome: Outcome) -> dict[str, Sheet]:
+    """Spectrum, degrees of freedom, errors, and how much larger those are on CIFAR-10."""
+    spectra, degrees, table = outcome.numbers_of("spectrum"), outcome.numbers_of("degrees"), outcome.table
+    errors = table[table["what"].str.startswith("relative error")]
+    errors = errors.assign(kept=errors["what"].str.rpartition(" ")[2].astype(int))
+    wide = errors.pivot(index="kept", columns="dataset", values="ours")
+    ratio = wide["cifar10"] / wide["mnist"]
+    sheet = Sheet(
+        f"With only the third layer compressed, the error on CIFAR-10 is {ratio.min():.1f} to {ratio.max():.1f} times "
+        "that on MNIST (the paper: about 100 times)",
+        rows=2,
+        columns=2,
+        height=2.7,
+        note=f"Perceptron 300-1000-300; means over {errors['n'].max():g} networks per data set, bars: sample standard "
+        "deviation, shaded: from the least to the largest. Only the third hidden layer is compressed.",
+    )
+    spectrum, freedom = sheet.panel(0, 0, "spectrum of the third layer"), sheet.panel(0, 1, "degrees of freedom")
+    error, times = sheet.panel(1, 0, "only this layer compressed"), sheet.panel(1, 1, "CIFAR-10 against MNIST")
+    for number, (name, said) in enumerate(NAMES.items()):
+        style = nth(number)
+        own = spectra[spectra["dataset"] == name]
+        spectrum.line(own["index"], visible(own["mean"].tolist()), style, said, marker=False)
+        low, high = (visible(own[column].tolist()) for column in ("low", "high"))
+        spectrum.axes.fill_between(own["index"], low, high, alpha=0.2, color=style.colour, linewidth=0)
+        part = degrees[degrees["dataset"] == name]
+        freedom.line(part["lambda"], part["mean"], style, said, part["std"].fillna(0))
+        each = errors[errors["dataset"] == name]
+        error.line(each["kept"], each["ours"], style, said, each["std"].fillna(0))
+    times.line(ratio.index, ratio, nth(2))
+    times.level(1, "equal errors", below=True)
+    times.level(100, "the paper: about 100")
+    spectrum.label("index of the eigenvalue", "eigenvalue / largest")
+    freedom.label("lambda / trace", "degrees of freedom N(lambda)", (0, math.inf))
+    error.label("nodes kept of 300", "relative error of the outputs", (0, math.inf))
+    times.label("nodes kept of 300", "CIFAR-10's error / MNIST's")
+    freedom.log("x")
+    for panel in (spectrum, error, times):
+        panel.log("y")
+    return {"spectral_nn3": sheet}

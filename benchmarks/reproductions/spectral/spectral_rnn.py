@@ -7,16 +7,16 @@ two processor cores; here a step is a row of 28 pixels.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.boards.stats import paired_t, spread
+from benchmarks.figures.looks import look
+from benchmarks.figures.sheet import Sheet, Sign
 from benchmarks.reproductions import Claim, Outcome, Workplace
-from benchmarks.reproductions.figures import COLOURS, canvas, save
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import pandas as pd
 
     from benchmarks.records.record import Record
@@ -71,7 +71,7 @@ def run(work: Workplace) -> Outcome:
         "trace, thetas (0.2, 0.4, 0.4); the paper's lambda and thetas are not known. Single weights are pruned to the "
         "same number of parameters in all layers together, uniformly. n is the number of seeds."
     )
-    return Outcome(table, claims_of(rows), setting, _plot(table, work.folder))
+    return Outcome(table, claims_of(rows), setting)
 
 
 def _parameters(hidden: int) -> int:
@@ -148,21 +148,35 @@ def claims_of(rows: Sequence[dict[str, Any]]) -> list[Claim]:
     return claims
 
 
-def _plot(table: pd.DataFrame, folder: Path) -> list[Path]:
-    figure, [axis] = canvas(1, width=8, height=4)
-    places = range(len(table))
-    for offset, colour, column in ((-0.2, COLOURS[5], "without fine-tuning"), (0.2, COLOURS[0], "fine-tuned")):
-        axis.barh(
-            [place + offset for place in places],
-            table[column],
-            0.38,
-            xerr=table[f"std ({column})"].fillna(0),
-            color=colour,
-            capsize=2,
-            label=column,
-        )
-    axis.set_yticks(list(places), table["network"])
-    axis.invert_yaxis()
-    axis.set(xlabel="test accuracy", title=f"IRNN on row-MNIST, {HIDDEN} to {KEPT} states", xlim=(0, 1))
-    figure.legend(loc="outside lower right", ncols=2, fontsize="small")
-    return save(figure, folder, "spectral_rnn")
+LOOKS = {"spectral": "spectral", "random": "random", "magnitude of": "magnitude_edge", "magnitude": "magnitude"}
+
+
+def figures(outcome: Outcome) -> dict[str, Sheet]:
+    """A row per way of pruning, without fine-tuning and with it."""
+    table = outcome.table.set_index("network")
+    shown = ["without fine-tuning", "fine-tuned"]
+    first, second = (100 * float(table.loc[ROWS[place][0], shown[0]]) for place in (0, 2))
+    sheet = Sheet(
+        f"An IRNN pruned from {HIDDEN} to {KEPT} states is {first:.0f} % accurate with the reconstruction and "
+        f"{second:.0f} % without it, before fine-tuning",
+        height=0.6 + 0.3 * len(table),
+        key=[Sign("fine-tuned", line=False), Sign("without fine-tuning", line=False, filled=False)],
+        note=f"Sequences of MNIST rows; means over {table['n'].max():g} seeds, bars: sample standard deviation.",
+    )
+    panel = sheet.panel()
+    panel.x_bounds = (0, 100)
+    for row, name in enumerate(table.index):
+        style = look(next((own for start, own in LOOKS.items() if name.startswith(start)), "dense"))
+        values = [100 * float(table.loc[name, stage]) for stage in shown]
+        bars = [100 * float(table.fillna(0).loc[name, f"std ({stage})"]) for stage in shown]
+        panel.span((values[0], row), (values[1], row), style)
+        if values[0] != values[1]:
+            panel.points([values[0]], [row], style, x_std=[bars[0]], filled=False, size=7)
+        panel.points([values[1]], [row], style, x_std=[bars[1]], size=7)
+    named = [textwrap.fill(name, 34) for name in table.index]
+    panel.rows([f"{name} states" if name == DENSE else name for name in named])
+    panel.level(10, "chance 10 %", vertical=True)
+    dense = 100 * float(table.loc[DENSE, shown[1]])
+    panel.level(dense, f"dense {dense:.1f} %", vertical=True)
+    panel.label("test accuracy, %", "")
+    return {"spectral_rnn": sheet}

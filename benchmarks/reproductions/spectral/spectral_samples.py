@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from benchmarks.figures.sheet import Sheet
 from benchmarks.reproductions import Claim, Outcome, Workplace
 from benchmarks.reproductions.spectral._spectral import (
     DIGITS,
@@ -50,8 +51,23 @@ def run(work: Workplace) -> Outcome:
         f"{dense_accuracies(table)} Keep 20 % (30, 60, 30 nodes on digits; 60 and 20 on MNIST), theta = 0.5, no "
         "fine-tuning. Calibration samples are drawn per seed from the training split."
     )
-    figures = plot(table, "samples", "lambda", work.folder, "spectral_samples", "calibration samples", "log")
-    return Outcome(summary(table, ["samples", "lambda"]), claims, setting, figures)
+    return Outcome(summary(table, ["samples", "lambda"]), claims, setting)
+
+
+def figures(outcome: Outcome) -> dict[str, Sheet]:
+    """Test error against the number of calibration samples, a line per ridge."""
+    table = outcome.table
+    error = 100 * (1 - table.groupby(["samples", "lambda"])["accuracy"].mean())
+    few, many = int(table["samples"].min()), int(table["samples"].max())
+    title = (
+        f"With {few} calibration samples mean errors are {error[few].min():.0f} to {error[few].max():.0f} %, depending "
+        f"on the ridge; with {many:,} they are {error[many].min():.1f} to {error[many].max():.1f} %"
+    )
+    return {
+        "spectral_samples": plot(
+            outcome, "samples", "lambda", title, "calibration samples", {1000.0: "1k", 10000.0: "10k"}
+        )
+    }
 
 
 def _more(table: pd.DataFrame, more: int, fewer: int) -> Comparison:

@@ -13,8 +13,8 @@ from report_records import PATIENCE, records
 
 from benchmarks.boards import theory
 from benchmarks.boards.frame import load
-from benchmarks.boards.looks import look
 from benchmarks.boards.naming import with_names
+from benchmarks.figures.looks import look
 from benchmarks.records.store import Store
 from benchmarks.report import charts, gather, page
 from benchmarks.report.__main__ import main

@@ -6,7 +6,7 @@ from its name, which may be another method's.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 COLOURS = ("#0d7fc4", "#d55e00", "#00906a", "#b34fb5", "#a87400", "#d84a4a", "#5b62d6", "#7d7d7d")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "triangle-down", "cross", "triangle-right", "triangle-left")
@@ -73,6 +73,19 @@ def look(name: str, variant: int = 0) -> Look:
     line, place = divmod(number, len(COLOURS))
     shape = SHAPES[(place + line) % len(SHAPES)]
     return Look(COLOURS[place], shape, DASHES[(line + variant) % len(DASHES)])
+
+
+def together(*names: str) -> dict[str, Look]:
+    """The looks of methods that are drawn together: of two that share a colour the later one gets a free one.
+
+    Symbols and dashes stay, and colours do as long as there are no more than eight methods.
+    """
+    found: dict[str, Look] = {}
+    for name in names:
+        own, used = look(name), {each.colour for each in found.values()}
+        free = [colour for colour in COLOURS if colour not in used]
+        found[name] = own if own.colour not in used or not free else replace(own, colour=free[0])
+    return found
 
 
 def method_of(name: str) -> str:

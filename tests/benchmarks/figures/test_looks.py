@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from benchmarks.boards.looks import COLOURS, DARK_PAPER, MARKERS, ORDER, PAPER, PATHS, SHAPES, contrast, look
+from benchmarks.figures.looks import COLOURS, DARK_PAPER, MARKERS, ORDER, PAPER, PATHS, SHAPES, contrast, look
 from benchmarks.settings.home import CONF
 
 PRESETS = sorted(path.stem for path in (CONF / "method").glob("*.yaml"))
