@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 LINES = 8
 """More lines than these in a panel cannot be followed."""
 GREY, SMALL = "#5a5a5a", 8.5
-Numbers = Sequence[float | None]
+Numbers = Iterable[Any]
+"""Numbers, with None or NaN for what is missing; a column of a table is one."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Panel:
         self.words = ["", ""]
         self._labels: list[_Label] = []
         self._texts: list[Any] = []
-        self._wanted: list[tuple[Literal["x", "y"], float, float, float, str]] = []
+        self._wanted: list[tuple[Literal["x", "y"], str, list[tuple[float, float, float]]]] = []
         self._bars: list[tuple[Literal["x", "y"], float, float]] = []
         axes.grid(alpha=0.3, linewidth=0.6)
         axes.set_axisbelow(True)
@@ -256,35 +257,48 @@ class Panel:
             )
 
     def problems(self) -> list[str]:
-        """Which rules of the house it breaks; once everything is in its place."""
+        """Which rules of the house its content breaks."""
         found = []
         if self.series > LINES and not self.named:
             found.append(f"{self.series} lines, more than {LINES}")
         if not self.words[0] or not (self.words[1] or self.named):
             found.append("an axis has no words")
+        return found
+
+    def collisions(self) -> list[str]:
+        """Which rules its drawing breaks, once everything is in its place."""
         limits = {"x": sorted(self.axes.get_xlim()), "y": sorted(self.axes.get_ylim())}
-        if any(low < limits[which][0] or high > limits[which][1] for which, low, high in self._bars):
-            found.append("an error bar leaves the axes")
+        outside = any(low < limits[which][0] or high > limits[which][1] for which, low, high in self._bars)
         over = overlapping([*(label.text for label in self._labels), *self._texts])
-        return found + [f"{first!r} lies over {second!r}" for first, second in over]
+        return ["an error bar leaves the axes"] * outside + [
+            f"{first!r} lies over {second!r}" for first, second in over
+        ]
 
     def _error_bars(
         self, which: Literal["x", "y"], along: list[float], values: list[float], std: Numbers | None, look: Look
     ) -> None:
-        for place, value, spread in zip(along, values, [] if std is None else _clean(std), strict=False):
-            if math.isfinite(value) and spread > 0:
-                self._wanted.append((which, place, value, spread, look.colour))
+        spreads = [] if std is None else _clean(std)
+        known = [
+            (place, value, spread)
+            for place, value, spread in zip(along, values, spreads, strict=False)
+            if math.isfinite(value) and spread > 0
+        ]
+        if known:
+            self._wanted.append((which, look.colour, known))
 
     def _draw_error_bars(self) -> None:
         """Once scales and bounds are known; a bar that would reach 0 on a logarithmic axis ends at half the value."""
-        for which, place, value, spread, colour in self._wanted:
+        for which, colour, known in self._wanted:
             low, high = self.bounds if which == "y" else self.x_bounds
             scale = self.axes.get_yscale() if which == "y" else self.axes.get_xscale()
-            low = max(low, value / 2) if scale == "log" and spread >= value else low
-            ends = max(value - spread, min(low, value)), min(value + spread, max(high, value))
+            ends = []
+            for _, value, spread in known:
+                least = max(low, value / 2) if scale == "log" and spread >= value else low
+                ends.append((max(value - spread, min(least, value)), min(value + spread, max(high, value))))
             draw = self.axes.vlines if which == "y" else self.axes.hlines
-            draw(place, *ends, color=colour, linewidth=1.1, zorder=2.5)
-            self._bars.append((which, *ends))
+            places = [place for place, _, _ in known]
+            draw(places, *zip(*ends, strict=True), color=colour, linewidth=1.1, zorder=2.5)
+            self._bars += [(which, *each) for each in ends]
 
     def _name(self, label: str, look: Look, xs: list[float], ys: list[float], filled: bool = True) -> None:
         known = [(x, y) for x, y in zip(xs, ys, strict=True) if math.isfinite(x) and math.isfinite(y)]

@@ -145,14 +145,15 @@ class Sheet:
         return write(self.finish(), folder, name, self.title)
 
     def problems(self) -> list[str]:
-        """What breaks the rules; each in a few words."""
+        """What breaks the rules, each in a few words; whether anything lies over anything is known once finished."""
         found = [] if self.title else ["it has no title"]
         if len(self.key) > ENTRIES:
             found.append(f"its key has {len(self.key)} entries, more than {ENTRIES}")
         for row, line in enumerate(self.panels):
             for column, panel in enumerate(line):
                 if not panel.empty:
-                    found += [f"panel {row + 1}, {column + 1}: {problem}" for problem in panel.problems()]
+                    own = panel.problems() + (panel.collisions() if self._finished else [])
+                    found += [f"panel {row + 1}, {column + 1}: {problem}" for problem in own]
         if not any(panel.series for line in self.panels for panel in line):
             found.append("nothing is drawn")
         return found

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from benchmarks.reproductions import Workplace
+from benchmarks.reproductions import Outcome, Workplace, stored
 
 
 @pytest.fixture(scope="session")
@@ -21,3 +21,18 @@ def workplace(tmp_path, decoded, accelerator):
     """An empty place for the quick version of a reproduction; only decoded images may be there already."""
     (tmp_path / "data").symlink_to(decoded, target_is_directory=True)
     return Workplace(tmp_path, tmp_path, tmp_path, quick=True)
+
+
+@pytest.fixture
+def drawn(tmp_path):
+    """Stores an outcome under a reproduction's name and draws its figures; their files."""
+
+    def draw(name: str, outcome: Outcome):
+        folder = tmp_path / "drawn" / name
+        folder.mkdir(parents=True)
+        stored.write(outcome, folder)
+        paths = stored.draw(folder)
+        assert paths and all(path.stat().st_size > 1000 for path in paths)
+        return paths
+
+    return draw

@@ -287,9 +287,9 @@ def figures(outcome: Outcome) -> dict[str, Sheet]:
     looks = together(*(name for _, name in SHOWN.values()))
     dense, most = outcome.level("dense"), float(table["sparsity"].max())
     loss = table[table["sparsity"] == most].set_index("method")["our change"]
+    lost = ", ".join(f"{name} {-loss[name]:.0f}" for name in ("CBS", "WoodFisher", "magnitude") if name in loss)
     sheet = Sheet(
-        f"ResNet-20 with {100 * most:g} % of the weights gone in one shot: CBS loses {-loss['CBS']:.0f} points, "
-        f"WoodFisher {-loss['WoodFisher']:.0f}, magnitude {-loss['magnitude']:.0f}",
+        f"ResNet-20 with {100 * most:g} % of the weights gone in one shot: points of accuracy lost, {lost}",
         columns=2,
         height=3.1,
         share_x="all",

@@ -193,7 +193,7 @@ class _Recorder:
 
 
 def outcome(
-    work: Workplace, rows: Sequence[Mapping[str, Any]], published: Mapping[tuple[str, str, int], float], setting: str
+    rows: Sequence[Mapping[str, Any]], published: Mapping[tuple[str, str, int], float], setting: str
 ) -> Outcome:
     """Table, claims and figure of all runs."""
     table = _table(rows, published)

@@ -45,7 +45,7 @@ def run(work: Workplace) -> Outcome:
         for each in sap.GLOBAL_RUNS:
             rows += sap.follow(each, begin, steps)
     published = {} if work.quick else PUBLISHED
-    return sap.outcome(work, rows, published, SETTING.format(steps=steps, seeds=seeds, epochs=epochs, images=images))
+    return sap.outcome(rows, published, SETTING.format(steps=steps, seeds=seeds, epochs=epochs, images=images))
 
 
 def figures(outcome: Outcome) -> dict[str, Sheet]:

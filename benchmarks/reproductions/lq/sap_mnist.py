@@ -33,7 +33,7 @@ def run(work: Workplace) -> Outcome:
         begin = sap.start(work.config([*words, f"seed={seed}"]), work)
         for each in (*sap.GLOBAL_RUNS, *sap.NEURON_RUNS):
             rows += sap.follow(each, begin, steps)
-    return sap.outcome(work, rows, {}, SETTING.format(steps=steps, seeds=seeds, epochs=epochs))
+    return sap.outcome(rows, {}, SETTING.format(steps=steps, seeds=seeds, epochs=epochs))
 
 
 def figures(outcome: Outcome) -> dict[str, Sheet]:

@@ -157,11 +157,11 @@ def figures(outcome: Outcome) -> dict[str, Sheet]:
     widths = ", ".join(f"{100 * share:.0f}" for share in best["share"])
     sheet = Sheet(
         f"The bound is least with {widths} % of the nodes (for {' / '.join(f'{size:,}' for size in sizes)} "
-        "training images), the measured error is least " + _where(measured),
+        f"training images), the measured error is least {_where(measured)}",
         rows=2,
         columns=2,
         height=2.7,
-        note="LeNet-300-100 on MNIST, no fine-tuning. Bound: one network per size, without constants; the marks are its "
+        note="LeNet-300-100 on MNIST, no fine-tuning. Bound: one network per size, without constants; marks are its "
         f"minima. Errors: means over {measured['n'].max():g} networks, bars: sample standard deviation.",
     )
     total = sheet.panel(0, 0, "the bound: bias + variance")
@@ -192,5 +192,5 @@ def figures(outcome: Outcome) -> dict[str, Sheet]:
 
 
 def _where(measured: pd.DataFrame) -> str:
-    least = {float(own.loc[own["ours"].idxmin(), "keep"]) for _, own in measured.groupby("n_train")}
+    least = {float(own.sort_values("ours")["keep"].iloc[0]) for _, own in measured.groupby("n_train")}
     return "with all of them" if least == {1.0} else f"with {', '.join(f'{100 * keep:g} %' for keep in sorted(least))}"

@@ -155,7 +155,8 @@ def figures(outcome: Outcome) -> dict[str, Sheet]:
     """A row per way of pruning, without fine-tuning and with it."""
     table = outcome.table.set_index("network")
     shown = ["without fine-tuning", "fine-tuned"]
-    first, second = (100 * float(table.loc[ROWS[place][0], shown[0]]) for place in (0, 2))
+    percent = {stage: (100 * table[stage]).to_dict() for stage in shown}
+    first, second = (percent[shown[0]][ROWS[place][0]] for place in (0, 2))
     sheet = Sheet(
         f"An IRNN pruned from {HIDDEN} to {KEPT} states is {first:.0f} % accurate with the reconstruction and "
         f"{second:.0f} % without it, before fine-tuning",
@@ -167,7 +168,7 @@ def figures(outcome: Outcome) -> dict[str, Sheet]:
     panel.x_bounds = (0, 100)
     for row, name in enumerate(table.index):
         style = look(next((own for start, own in LOOKS.items() if name.startswith(start)), "dense"))
-        values = [100 * float(table.loc[name, stage]) for stage in shown]
+        values = [percent[stage][name] for stage in shown]
         bars = [100 * float(table.fillna(0).loc[name, f"std ({stage})"]) for stage in shown]
         panel.span((values[0], row), (values[1], row), style)
         if values[0] != values[1]:
@@ -176,7 +177,7 @@ def figures(outcome: Outcome) -> dict[str, Sheet]:
     named = [textwrap.fill(name, 34) for name in table.index]
     panel.rows([f"{name} states" if name == DENSE else name for name in named])
     panel.level(10, "chance 10 %", vertical=True)
-    dense = 100 * float(table.loc[DENSE, shown[1]])
+    dense = percent[shown[1]][DENSE]
     panel.level(dense, f"dense {dense:.1f} %", vertical=True)
     panel.label("test accuracy, %", "")
     return {"spectral_rnn": sheet}

@@ -58,7 +58,7 @@ def run(work: Workplace) -> Outcome:
 def figures(outcome: Outcome) -> dict[str, Sheet]:
     """Test error against theta, a line per size."""
     means = outcome.table.groupby(["network", "keep", "theta"])["accuracy"].mean().unstack()
-    inner = means[[theta for theta in means.columns if 0 < theta < 1]]
+    inner = means.drop(columns=[0.0, 1.0])
     gain = 100 * (inner.max(axis=1) - means[[0.0, 1.0]].max(axis=1))
     title = (
         f"Mixing input and output loss: the best theta between 0 and 1 is {gain.min():+.1f} to {gain.max():+.1f} "

@@ -22,14 +22,14 @@ from methods.selection import Selection
 pytestmark = pytest.mark.slow
 
 
-def test_teacher_student(workplace):
+def test_teacher_student(workplace, drawn):
     outcome = module_of("dpp_teacher_student").run(workplace)
     table = outcome.table
     assert {"theory", "published", "ours", "std", "n", "difference"} <= set(table.columns)
     unpruned = table[(table["student"] == "trained") & (table["method"] == "unpruned")]
     assert float(unpruned["ours"].iloc[0]) < 0.2  # before training it is about 16 * 2 / 6 and more
     assert "fails for k = 2-5" in outcome.setting
-    assert all(path.is_file() for path in outcome.figures)
+    drawn("dpp_teacher_student", outcome)
     verdict = next(claim for claim in outcome.claims if "all k" in claim.text)
     assert verdict.seen is False, verdict.evidence  # z = 3: random edges win at k = 1 only
 
@@ -134,9 +134,9 @@ def test_paired_claims():
 
 @pytest.mark.skipif("SECATEURS_DATA" not in os.environ, reason="needs the images: SECATEURS_DATA=FOLDER")
 @pytest.mark.parametrize("name", ["dpp_mnist", "dpp_cifar10"])
-def test_real_data(name, workplace):
+def test_real_data(name, workplace, drawn):
     outcome = module_of(name).run(workplace)
     assert {"published", "ours", "std", "n", "difference"} <= set(outcome.table.columns)
     assert outcome.table["ours"].between(0, 100).all()
     assert len(set(outcome.table["method"])) == 8
-    assert all(path.is_file() for path in outcome.figures)
+    drawn(name, outcome)

@@ -77,7 +77,7 @@ def test_published_weights_say_where_they_come_from(monkeypatch, tmp_path):
 
 
 @needs_images
-def test_mlpnet(tmp_path, workplace, monkeypatch):
+def test_mlpnet(tmp_path, workplace, drawn, monkeypatch):
     if "SECATEURS_CHECKPOINTS" not in os.environ:  # any weights will do to see that it runs
         torch.manual_seed(0)
         model = MLP([40, 20], "relu", bias=False, shape=(1, 28, 28), classes=10)
@@ -87,21 +87,21 @@ def test_mlpnet(tmp_path, workplace, monkeypatch):
     table = outcome.table
     assert {"published", "ours", "std", "n", "difference"} <= set(table.columns)
     assert set(table[table["method"] == "magnitude"]["n"]) == {1}
-    assert all(path.is_file() for path in outcome.figures)
+    drawn("cbs_mlpnet", outcome)
     if "93.97" in outcome.setting:
         assert outcome.claims[0].seen and outcome.claims[1].seen
 
 
-def test_kronecker(workplace):
+def test_kronecker(workplace, drawn):
     outcome = module_of("kronecker_lenet300").run(workplace)
     assert len(outcome.table) == 7 and set(outcome.table["n"]) == {2}
     kept = outcome.table.set_index("method")["parameters kept"].str.rstrip(" %").astype(float)
     assert kept["EigenDamage"] == pytest.approx(kept["Kron-OBS"], rel=0.05)
     assert all("over 2 seeds" in claim.evidence for claim in outcome.claims)
-    assert all(path.is_file() for path in outcome.figures)
+    drawn("kronecker_lenet300", outcome)
 
 
-def test_flat_minimum(workplace):
+def test_flat_minimum(workplace, drawn):
     outcome = module_of("flat_minimum_mnist").run(workplace)
     table = outcome.table.set_index("method")
     live = table.loc[["magnitude", "mu = 0", "mu = 0.1, K-FAC"], "live neurons"]
@@ -110,7 +110,7 @@ def test_flat_minimum(workplace):
         assert (table.drop("unpruned")[column] > 0).all()
     assert table.loc["unpruned", "accuracy"] > 50
     assert any("flatter than mu = 0" in claim.text for claim in outcome.claims)
-    assert all(path.is_file() for path in outcome.figures)
+    drawn("flat_minimum_mnist", outcome)
 
 
 def test_the_papers_prune_eighteen_convolutions():
@@ -133,7 +133,7 @@ def theirs(model):
 
 
 @needs_images
-def test_published_weights_are_pruned_where_they_are_at_hand(tmp_path, workplace, monkeypatch):
+def test_published_weights_are_pruned_where_they_are_at_hand(tmp_path, workplace, drawn, monkeypatch):
     torch.manual_seed(0)
     network, module = ResNet(20, shape=(3, 32, 32), classes=10), module_of("obs_resnet20")
     save_file(theirs(network), tmp_path / "resnet20_cifar10.safetensors")
@@ -148,11 +148,11 @@ def test_published_weights_are_pruned_where_they_are_at_hand(tmp_path, workplace
     )
     outcome = module.run(workplace)
     assert "published weights" in outcome.setting and list(outcome.table["method"]) == ["magnitude"]
-    assert all(path.is_file() for path in outcome.figures)
+    drawn("obs_resnet20", outcome)
 
 
 @needs_images
-def test_resnet(workplace, monkeypatch):
+def test_resnet(workplace, drawn, monkeypatch):
     monkeypatch.delenv("SECATEURS_CHECKPOINTS", raising=False)
     outcome = module_of("obs_resnet20").run(workplace)
     table = outcome.table.set_index(["schedule", "method"])
@@ -160,7 +160,7 @@ def test_resnet(workplace, monkeypatch):
     assert table.loc["one shot", "published"].notna().sum() == 3 and table.loc["gradual", "published"].isna().all()
     assert table["ours"].between(0, 100).all()
     assert "published weights" not in outcome.setting
-    assert all(path.is_file() for path in outcome.figures)
+    drawn("obs_resnet20", outcome)
 
 
 @pytest.mark.parametrize(

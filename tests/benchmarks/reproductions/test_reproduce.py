@@ -1,17 +1,23 @@
 """The list of reproductions and their states."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from benchmarks import reproduce
-from benchmarks.reproductions import Outcome, Workplace, names
+from benchmarks.figures.files import DPI, FORMS
+from benchmarks.figures.panel import nth
+from benchmarks.figures.sheet import Sheet
+from benchmarks.reproductions import Outcome, Workplace, module_of, names, stored
 from benchmarks.storage.paths import REPOSITORY
 from benchmarks.sweeps import sweep
 from methods.errors import BadInput
 
+STORED = sorted(path.parent.name for path in (REPOSITORY / "results" / "reproductions").glob("*/outcome.json"))
 HEAD = "method,published,certainty,ours,std,n\n"
 
 
@@ -65,15 +71,16 @@ def test_a_page_leaves_out_empty_columns_and_writes_for_people(tmp_path, capsys)
         "fits": [True, False],
     }
     pd.DataFrame(table).to_csv(folder / "table.csv", index=False)
-    for name in ("b.png", "a.svg", "a.png"):
+    for name in ("b.png", "a.png"):
         (folder / name).touch()
+    (folder / "a.svg").write_text("<svg><dc:title>What is seen &amp; where</dc:title></svg>")
     assert reproduce.main(["dpp_mnist", "--page", "--results", str(tmp_path)]) == 0
     page = (folder / "README.md").read_text()
     assert (
         "| method | ours | std | fits |\n|---|---|---|---|\n| a | ≈ 0 | 0 | yes |\n| b | 0.1235 | 0.5 | no |\n" in page
     )
     assert "| it holds | undecided | n = 1 |" in page and "small" in page
-    assert page.endswith("![a](a.svg)\n![b](b.png)\n")
+    assert page.index("it holds") < page.index("![What is seen & where](a.svg)\n\n![b](b.png)\n") < page.index("| a |")
     assert "README.md" in capsys.readouterr().out
     (folder / "README.md").unlink()
     assert reproduce.main(["--page", "--results", str(tmp_path)]) == 0  # all that there are
@@ -94,13 +101,66 @@ def test_a_page_of_nothing_is_refused(tmp_path):
         reproduce.main(["dpp_mnist", "--page", "--quick"])
 
 
-def test_figures_of_an_earlier_version_go(tmp_path, monkeypatch):
-    module = SimpleNamespace(__doc__="What it is.", PAPER="paper", run=lambda work: outcome(work.folder))
-    monkeypatch.setattr(reproduce, "module_of", lambda _name: module)
+def tiny(values):
+    sheet = Sheet("Thirds")
+    panel = sheet.panel()
+    panel.line(range(len(values)), values, nth(0), "share")
+    panel.label("number", "share")
+    return sheet
 
-    def outcome(folder):
-        (folder / "new.svg").touch()
-        return Outcome(pd.DataFrame({"ours": [1 / 3]}), figures=[folder / "new.svg"])
+
+@pytest.mark.parametrize("name", STORED)
+def test_every_figure_under_version_control_is_what_the_stored_numbers_give(name):
+    folder = REPOSITORY / "results" / "reproductions" / name
+    sheets = module_of(name).figures(stored.read(folder))
+    assert sheets, "no figure"
+    assert {path.name for path in folder.iterdir()} >= {f"{each}.{form}" for each in sheets for form in FORMS}
+    assert {path.stem for path in folder.glob("*.svg")} == {path.stem for path in folder.glob("*.png")} == set(sheets)
+    for each, sheet in sheets.items():
+        assert sheet.problems() == []
+        assert reproduce.title_of(folder / f"{each}.svg") == sheet.title  # titles say the numbers
+        with Image.open(folder / f"{each}.png") as picture:
+            assert picture.size == pytest.approx(tuple(DPI * sheet.figure.get_size_inches()), abs=1)
+
+
+def test_figures_are_drawn_again_from_what_is_stored(tmp_path, capsys):
+    folder = tmp_path / "reproductions" / "spectral_rnn"
+    shutil.copytree(REPOSITORY / "results" / "reproductions" / "spectral_rnn", folder)
+    (folder / "spectral_rnn.png").unlink()
+    (folder / "old.svg").touch()
+    assert reproduce.main(["--draw", "--results", str(tmp_path)]) == 0
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert set(first) == {"README.md", "outcome.json", "table.csv", "spectral_rnn.png", "spectral_rnn.svg"}
+    assert "drawn" in capsys.readouterr().out
+    assert reproduce.main(["spectral_rnn", "--draw", "--results", str(tmp_path)]) == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
+
+
+def test_what_cannot_be_drawn_says_which_number_is_not_stored(tmp_path, capsys):
+    folder = tmp_path / "reproductions" / "spectral_nn3"
+    shutil.copytree(REPOSITORY / "results" / "reproductions" / "spectral_nn3", folder)
+    (folder / "spectrum.csv").unlink()
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert reproduce.main(["--draw", "--results", str(tmp_path)]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "cannot be drawn: spectral_nn3: spectrum.csv is not stored" in said
+    assert "Run it again: python -m benchmarks.reproduce spectral_nn3" in said
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_figures_of_an_earlier_version_go(tmp_path, monkeypatch):
+    def figures(outcome):
+        return {"new": tiny(outcome.table["ours"])}
+
+    module = SimpleNamespace(
+        __doc__="What it is.",
+        PAPER="paper",
+        run=lambda _: Outcome(pd.DataFrame({"ours": [1 / 3]})),
+        figures=figures,
+        brief=lambda _: ("In short:", pd.DataFrame({"share": [0.5]})),
+    )
+    for where in (reproduce, stored):
+        monkeypatch.setattr(where, "module_of", lambda _name: module)
 
     folder = tmp_path / "reproductions" / "dpp_mnist"
     folder.mkdir(parents=True)
@@ -110,7 +170,9 @@ def test_figures_of_an_earlier_version_go(tmp_path, monkeypatch):
     names = {path.name for path in folder.iterdir()}
     assert names == {"new.svg", "new.png", "notes.txt", "table.csv", "outcome.json", "README.md"}
     assert "0.3333333333" in (folder / "table.csv").read_text()
-    assert (folder / "README.md").read_text().endswith("| 0.3333 |\n\n![new](new.svg)\n")
+    page = (folder / "README.md").read_text()
+    assert "![Thirds](new.svg)\n\nIn short:\n\n| share |\n|---|\n| 0.5 |\n\n| ours |" in page
+    assert page.endswith("| 0.3333 |\n")
 
 
 def test_cells_without_a_record_stop_a_reproduction(tmp_path, monkeypatch):

@@ -40,25 +40,25 @@ def test_remaining_weights_follow_the_rules(states):
     assert all(row["left"] < total for (_, scope), rows in runs.items() for row in rows[1:] if scope == "neuron")
 
 
-def test_all_runs_start_alike_and_are_reported(states):
-    folder, runs = states
+def test_all_runs_start_alike_and_are_reported(states, drawn):
+    _, runs = states
     rows = [row for own in runs.values() for row in own]
     assert len({(row["accuracy"], row["pq_index"], row["gini"]) for row in rows if row["t"] == 0}) == 1
-    outcome = _sap.outcome(Workplace(folder, folder, folder), rows, {("global", "one-shot", 1): 80.0}, "here")
+    outcome = _sap.outcome(rows, {("global", "one-shot", 1): 80.0}, "here")
     exact = [claim for claim in outcome.claims if "to the weight" in claim.text]
     assert len(exact) == 4 and all(claim.seen for claim in exact), exact
     assert {"published", "ours", "std", "n", "difference", "accuracy", "pq_index", "gini"} <= set(outcome.table.columns)
     line = outcome.table[(outcome.table["method"] == "one-shot") & (outcome.table["t"] == 1)].iloc[0]
     assert line["difference"] == pytest.approx(0, abs=0.1)
-    assert all(path.is_file() for path in outcome.figures)
+    drawn("sap_mnist", outcome)
 
 
 def test_a_broken_rule_is_not_seen(states):
-    folder, runs = states
+    _, runs = states
     rows = [dict(row) for own in runs.values() for row in own]
     for row in rows:
         row["left"] -= 5 * row["t"]
-    outcome = _sap.outcome(Workplace(folder, folder, folder), rows, {}, "here")
+    outcome = _sap.outcome(rows, {}, "here")
     exact = [claim for claim in outcome.claims if "to the weight" in claim.text]
     assert len(exact) == 4 and not any(claim.seen for claim in exact), exact
 
@@ -86,7 +86,7 @@ def test_bounds_hold_and_a_violation_would_show():
     assert theory_lq.claims_of(rows)[0].seen is False
 
 
-def test_regression_as_cells(workplace):
+def test_regression_as_cells(workplace, drawn):
     outcome = module_of("lq_regression").run(workplace)
     table = outcome.table
     assert set(table["allocation"]) == {"lq-adaptive", "uniform per neuron", "global magnitude"}
@@ -96,9 +96,10 @@ def test_regression_as_cells(workplace):
     assert (table["error"] < table["bound"]).all()
     refitted = next(claim for claim in outcome.claims if "refitting" in claim.text)
     assert refitted.seen, refitted.evidence
+    drawn("lq_regression", outcome)
 
 
-def test_compressibility_puts_every_theory_beside_the_drops_of_the_same_networks(workplace):
+def test_compressibility_puts_every_theory_beside_the_drops_of_the_same_networks(workplace, drawn):
     outcome = module_of("compressibility").run(workplace)
     table = outcome.table
     assert set(table["method"]) == {"magnitude", "ℓq"} and set(table["theory"]) == set(
@@ -108,6 +109,7 @@ def test_compressibility_puts_every_theory_beside_the_drops_of_the_same_networks
     assert table["spearman"].dropna().between(-1, 1).all()
     for _, own in table.groupby("method"):  # the outcome is that of the network, whichever theory it stands beside
         assert own["smallest drop"].nunique() == 1 and own["largest drop"].nunique() == 1
+    drawn("compressibility", outcome)
 
 
 @pytest.mark.parametrize(

@@ -49,10 +49,10 @@ def test_recurrent_claims_without_a_pair_are_undecided():
 
 
 @pytest.mark.parametrize("name", [*ON_DIGITS, *ON_MNIST])
-def test_quick_version(name, workplace):
+def test_quick_version(name, workplace, drawn):
     if name in ON_MNIST and not os.environ.get("SECATEURS_DATA"):
         pytest.skip("needs MNIST below $SECATEURS_DATA")
     outcome = module_of(name).run(workplace)
     assert len(outcome.table) > 1 and outcome.claims and outcome.setting
     assert all(claim.evidence for claim in outcome.claims)
-    assert outcome.figures and all(path.is_file() for path in outcome.figures)
+    drawn(name, outcome)
