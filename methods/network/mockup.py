@@ -30,6 +30,7 @@ from methods.seeds import stream
 Observe = Callable[[str, Tensor], None]
 Change = Callable[[Tensor], Tensor]
 JOINS = (torch.cat, torch.concat, torch.concatenate, torch.stack)
+AUGMENTED = ("__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__", "__ipow__")
 
 
 @dataclass
@@ -158,7 +159,7 @@ class Mockup:
         """
         joining = _EqualBatches(changed * len(self.example)) if changed > copies else nullcontext()
         with self.trying(change, observe, copies), joining:
-            output = self.model(_repeated(self.example, copies))
+            output = self.model(_repeated(self.example, copies).clone())  # a forward pass may work on it in place
         if not isinstance(output, Tensor):
             raise TypeError(f"the network returns {type(output).__name__}")
         observe("", output)
@@ -276,7 +277,11 @@ def _is_scale(parameter: object) -> bool:
 
 
 class _EqualBatches(TorchFunctionMode):
-    """Inside, tensors that are joined although only some of them have all copies get as many of them."""
+    """Inside, tensors that meet others with all copies get as many of them where broadcasting does not do that.
+
+    These are tensors that are joined, and those that are worked on in place (``x += branch(x)``): such a tensor grows
+    itself, so that whoever holds it sees what was done to it. A view is left as it is: what it shows would not grow.
+    """
 
     def __init__(self, batch: int) -> None:
         super().__init__()
@@ -290,7 +295,23 @@ class _EqualBatches(TorchFunctionMode):
             sizes = {len(part) for part in parts if isinstance(part, Tensor) and part.dim()}
             if len(sizes) == 2 and max(sizes) == self.batch and along != 0 and self.batch % min(sizes) == 0:
                 args = ([_repeated(part, self.batch // len(part)) for part in parts], *args[1:])
+        elif _works_in_place(func) and self._grows(args):
+            args[0].data = _repeated(args[0].data, self.batch // len(args[0]))
         return func(*args, **named)
+
+    def _grows(self, args: tuple) -> bool:
+        """Whether the first tensor has fewer copies than a later one of as many dimensions."""
+        first, *others = args
+        if not isinstance(first, Tensor) or isinstance(first, nn.Parameter) or first._is_view() or not first.dim():
+            return False
+        meeting = [each for each in others if isinstance(each, Tensor) and each.dim() == first.dim()]
+        fewer = 0 < len(first) < self.batch and self.batch % len(first) == 0
+        return fewer and any(len(each) == self.batch for each in meeting)
+
+
+def _works_in_place(func: Any) -> bool:
+    name: str = getattr(func, "__name__", "")
+    return name in AUGMENTED or (name.endswith("_") and not name.endswith("__"))
 
 
 def _repeated(tensor: Tensor, copies: int) -> Tensor:
