@@ -29,7 +29,7 @@ from benchmarks.storage.paths import Paths, safe_name, write_atomically
 from methods.errors import BadInput
 from methods.network.graph import NetworkGraph, call_order
 from methods.network.kinds.registry import find_kind
-from methods.pruning.recurrent import write_out
+from methods.pruning.writing_out import write_out
 from methods.seeds import stream
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from methods.pruned import Pruned, warnings_of
 from methods.pruning.checks import RESTRUCTURED, Parts, require_fitting
 from methods.pruning.edges import prune_edges
 from methods.pruning.nodes import prune_nodes
-from methods.pruning.recurrent import put_together, put_together_names, recurrent_layers, write_out, write_out_unseen
+from methods.pruning.writing_out import opaque_layers, put_together, put_together_names, write_out, write_out_unseen
 from methods.schedule import Schedule
 from methods.selection import AnySelection
 
@@ -136,10 +136,10 @@ class Pruner:
         require_copyable(model)
         require_finite(model, calibration.inputs, calibration.labels)
         given, rewind = model, copy.deepcopy(rewind)
-        if self.selection.unit != "eigen" and recurrent_layers(model):
+        if self.selection.unit != "eigen" and opaque_layers(model):
             model = copy.deepcopy(model)
             if write_out(model, calibration.inputs[:2]) and rewind is not None:
-                write_out_unseen(rewind)
+                write_out_unseen(rewind, model)
         result = Pruned(copy.deepcopy(model), "edge" if self.selection.unit == "edge" else "node", dense=model)
         step = steps[self.selection.unit]
         dense = self._dense_cost(result, calibration.inputs)

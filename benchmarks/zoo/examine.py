@@ -19,7 +19,7 @@ from methods.budgets.budget import NodeCost
 from methods.network.counting import count_macs
 from methods.network.graph import NetworkGraph, gated
 from methods.network.remembered import forget
-from methods.pruning.recurrent import put_together, write_out
+from methods.pruning.writing_out import put_together, write_out
 from methods.seeds import stream
 from secateurs.inputs import Samples, called_by_row, is_plain, tensor_of
 from secateurs.result import PrunedNetwork, load

@@ -23,14 +23,12 @@ from torch.nn import functional
 from torch.nn.utils import skip_init
 
 from methods.network.ownership import borrowed_weights
-from methods.network.reading import evaluating
 
 CLASSES: dict[str, Callable[..., nn.RNNBase]] = {
     "LSTM": nn.LSTM, "GRU": nn.GRU, "RNN_TANH": nn.RNN, "RNN_RELU": nn.RNN,
 }  # fmt: skip
 ROWS = {"LSTM": 4, "GRU": 3, "RNN_TANH": 1, "RNN_RELU": 1}  # of a matrix, for each hidden unit
 State = tuple[Tensor, Tensor | None]  # hidden state and cell state, (n, H) each
-ALIKE = 1e-4  # relative to the largest number
 
 
 class _Recurrent(nn.Module):
@@ -96,6 +94,23 @@ class WrittenOut(_Recurrent):
                 weight, bias = getattr(layer, f"weight_{short}_{name}"), getattr(layer, f"bias_{short}_{name}", None)
                 self.add_module(f"{part}_{name}", _linear(weight, bias))
 
+    def put_together(self) -> nn.Module:
+        """The recurrent layer of these parameters, or a :class:`Stack`."""
+        sizes = {getattr(self, f"hidden_{name}").in_features for name in _names(self)}
+        if len(sizes) > 1:
+            return Stack(self)
+        return _filled(self, list(_names(self)), num_layers=self.num_layers, bidirectional=self.bidirectional)
+
+    def put_together_masks(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Masks of the linear layers by the names that parameters have in the recurrent layer."""
+        names = {
+            f"{part}_{name}.{own}": f"{own}_{short}_{name}"
+            for name, (part, short), own in product(
+                _names(self), (("input", "ih"), ("hidden", "hh")), ("weight", "bias")
+            )
+        }
+        return {names[name]: mask for name, mask in masks.items()}
+
     @property
     def hidden_size(self) -> int:
         """Hidden units of the first layer."""
@@ -147,73 +162,14 @@ class Stack(_Recurrent):
 # --- writing out and putting together --------------------------------------------------------------------------------
 
 
-def recurrent_layers(model: nn.Module) -> dict[str, nn.RNNBase]:
+def recurrent_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Paths and modules of the recurrent layers of PyTorch inside of a network that can be written out."""
     borrowed = borrowed_weights(model)
     return {
         path: module
         for path, module in model.named_modules()
-        if path and path not in borrowed and type(module) in CLASSES.values() and not module.proj_size  # type: ignore[union-attr]
-    }  # type: ignore[return-value]  # their class was looked at
-
-
-@torch.no_grad()
-def write_out(model: nn.Module, example: Tensor) -> bool:
-    """Put a :class:`WrittenOut` in the place of every recurrent layer of ``model``, in place.
-
-    Nothing is changed if the network then does not run or computes something else, as with packed sequences.
-
-    Returns:
-        Whether anything was changed.
-    """
-    layers = recurrent_layers(model)
-    if not layers:
-        return False
-    with evaluating(model):
-        before = model(example)
-        write_out_unseen(model)
-        try:
-            after = model(example)
-            same = torch.allclose(after, before, rtol=ALIKE, atol=ALIKE * float(before.abs().max()))
-        except Exception:  # a user's forward pass may fail in any way
-            same = False
-    if not same:
-        for path, layer in layers.items():
-            _put(model, path, layer)
-    return same
-
-
-def write_out_unseen(model: nn.Module) -> None:
-    """The same for a network that has the structure of one that was written out; it is not run."""
-    for path, layer in recurrent_layers(model).items():
-        _put(model, path, WrittenOut(layer))
-
-
-def put_together(model: nn.Module) -> nn.Module:
-    """The inverse of :func:`write_out`, also after units have been removed; in place."""
-    for path, module in list(model.named_modules()):
-        if isinstance(module, WrittenOut):
-            _put(model, path, _whole(module))
-    return model
-
-
-def put_together_names(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``masks`` of a network that is written out, by the names that parameters have once it is put together."""
-    names = {}
-    for path, module in model.named_modules():
-        if isinstance(module, WrittenOut):
-            for name, (part, short), own in product(
-                _names(module), (("input", "ih"), ("hidden", "hh")), ("weight", "bias")
-            ):
-                names[f"{path}.{part}_{name}.{own}"] = f"{path}.{own}_{short}_{name}"
-    return {names.get(name, name): mask for name, mask in masks.items()}
-
-
-def _whole(layer: WrittenOut) -> nn.Module:
-    sizes = {getattr(layer, f"hidden_{name}").in_features for name in _names(layer)}
-    if len(sizes) > 1:
-        return Stack(layer)
-    return _filled(layer, list(_names(layer)), num_layers=layer.num_layers, bidirectional=layer.bidirectional)
+        if path and path not in borrowed and type(module) in CLASSES.values() and not module.proj_size
+    }
 
 
 def _single(layer: WrittenOut, name: str) -> nn.RNNBase:
@@ -244,15 +200,6 @@ def _linear(weight: nn.Parameter, bias: nn.Parameter | None) -> nn.Linear:
     if bias is not None:
         layer.bias = bias
     return layer
-
-
-def _put(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Under every name that the module at ``path`` has."""
-    present = model.get_submodule(path)
-    for each, found in list(model.named_modules(remove_duplicate=False)):
-        if found is present:
-            parent, _, name = each.rpartition(".")
-            setattr(model.get_submodule(parent), name, module)
 
 
 # --- one step ---------------------------------------------------------------------------------------------------------

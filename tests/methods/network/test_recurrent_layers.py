@@ -9,7 +9,8 @@ from torch import nn
 
 import secateurs
 from methods.allocation import Explicit
-from methods.pruning.recurrent import Stack, WrittenOut, put_together, write_out
+from methods.pruning.recurrent import Stack, WrittenOut
+from methods.pruning.writing_out import put_together, write_out
 
 KINDS = {"lstm": nn.LSTM, "gru": nn.GRU, "tanh": nn.RNN, "relu": nn.RNN}
 
