@@ -35,6 +35,7 @@ FACTS = ("achieved", "layers", "left_alone", "unit", "note", "steps", "seconds")
 OWN = frozenset(vars(nn.Module()))  # what every module has beside its own attributes
 DERIVED = frozenset({"_flat_weights", "_flat_weight_refs"})  # where recurrent layers list their parameters
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # arguments, positional and by keyword
+OURS = "methods."
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -202,6 +203,8 @@ def _made(
             f"{path or 'the network'} ({tree['kind']}): {missing[0]} has no name outside of the program that saved it\n"
             "give the network that was pruned, with any weights: secateurs.load(folder, model=...)"
         )
+    if given is not None and type(given).__name__ != tree["kind"] and str(tree["class"]).startswith(OURS):
+        given = None  # what a pruning has put in the place of another module
     if given is not None and type(given).__name__ != tree["kind"]:
         raise BadInput(f"{path or 'model'} is a {type(given).__name__}, but the file has a {tree['kind']} there")
     kind: type[nn.Module] = _class_of(tree["class"]) if tree["class"] else type(given)  # type: ignore[assignment]

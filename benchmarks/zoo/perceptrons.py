@@ -140,6 +140,52 @@ class Encoder(nn.Module):
         return self.head(self.encoder(self.embed(ids)).mean(1))
 
 
+class PatchEncoder(nn.Module):
+    """A vision transformer of PyTorch's own attention, norms first, a class token (Dosovitskiy et al. 2021)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 16, 4, 4)
+        self.token, self.places = nn.Parameter(torch.zeros(1, 1, 16)), nn.Parameter(0.02 * torch.randn(1, 17, 16))
+        self.blocks = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    "norm1": nn.LayerNorm(16),
+                    "attention": nn.MultiheadAttention(16, 4, batch_first=True),
+                    "perceptron": residual(16, nn.LayerNorm, nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 16)),
+                }
+            )
+            for _ in range(2)
+        )
+        self.norm, self.head = nn.LayerNorm(16), nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, 5) of (n, 3, 16, 16)."""
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.places
+        for block in self.blocks:
+            normed = block["norm1"](x)
+            x = x + block["attention"](normed, normed, normed, need_weights=False)[0]
+            x = block["perceptron"](x)
+        return self.head(self.norm(x)[:, 0])
+
+
+class SequenceFirst(nn.Module):
+    """PyTorch's encoder and decoder layers, the sequence in the first dimension."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(50, 16)
+        self.encoder = nn.TransformerEncoderLayer(16, 4, 24)
+        self.decoder = nn.TransformerDecoderLayer(16, 2, 20)
+        self.head = nn.Linear(16, 50)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(n, length, 50) of (n, length); the second half attends to the first."""
+        one, other = self.embed(ids).transpose(0, 1).chunk(2)
+        return self.head(self.decoder(other, self.encoder(one))).transpose(0, 1)
+
+
 SHAPE = (3, 16, 16)
 SPECIMENS = (
     Specimen("MLP", "plain", partial(MLP, (24, 20), shape=(10,), classes=5), vectors(10), True),
@@ -155,5 +201,7 @@ SPECIMENS = (
     Specimen("multi-head attention", "rotary positions, keys and values fused", partial(Decoder, 4, 1), tokens()),
     Specimen("grouped-query attention", "two queries for each key", partial(Decoder, 4, 2), tokens(), True),
     Specimen("multi-query attention", "one key for all queries", partial(Decoder, 4, 4), tokens()),
-    Specimen("nn.TransformerEncoder", "weights of attention in one parameter", Encoder, tokens()),
+    Specimen("nn.TransformerEncoder", "weights of attention in one parameter", Encoder, tokens(), True),
+    Specimen("nn.MultiheadAttention", "a vision transformer, norms first", PatchEncoder, images()),
+    Specimen("nn.TransformerDecoderLayer", "attends to another sequence; sequences first", SequenceFirst, tokens()),
 )

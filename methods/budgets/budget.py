@@ -212,7 +212,8 @@ def _terms(model: nn.Module, example: Tensor, groups: Sequence[NodeGroup]) -> li
         for path, rows in zip(group.writers, group.rows, strict=True):
             outs.setdefault(path, []).append((group.name, *rows.shape))
         for reader in group.readers:
-            inputs.setdefault(reader.name, []).append((group.name, *reader.columns.shape))
+            nodes, channels = reader.columns.shape
+            inputs.setdefault(reader.name, []).append((group.name, nodes, channels // reader.groups))
     positions = output_positions(model, example)
     terms = []
     counted: set[nn.Parameter] = set()

@@ -138,6 +138,8 @@ class NodeLayer(_Shown):
 
     @property
     def _what(self) -> str:
+        if any(reader.groups > 1 for reader in self.group.readers):
+            return "channels of several groups"
         return "hidden units" if self.group.recurrent else "attention heads"
 
     @property

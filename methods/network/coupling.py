@@ -14,7 +14,7 @@ branches are added to what has passed by; the two are told apart by experiment t
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import replace
 from itertools import combinations
 
@@ -24,10 +24,12 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
+from methods.network.balance import classes, joined, relabelled, unbalanced
 from methods.network.held import find_held
 from methods.network.influence import Influence, find_influences
 from methods.network.kinds.carriers import find_carrier
 from methods.network.kinds.following import Attribute, followings
+from methods.network.kinds.grouped import wide_groups
 from methods.network.mockup import Held, Mockup
 from methods.network.nodes import Entries, NodeGroup, Reader
 from methods.network.ownership import borrowed_weights
@@ -45,17 +47,30 @@ def find_groups(model: nn.Module, example: Tensor, residual: bool) -> tuple[list
         example: a batch of at least one input; one is run.
         residual: whether groups with several writers (residual streams) count as prunable.
     """
+    found, crossing = _found(model, example, residual)
+    if not crossing:
+        return found
+    # groups of channels meet: let each lose some of its channels
+    other, _ = _found(model, example, residual, crossing)
+    return max(found, other, key=lambda each: sum(group.size > 1 for group in each[0]))
+
+
+Found = tuple[list[NodeGroup], dict[str, str]]
+
+
+def _found(model: nn.Module, example: Tensor, residual: bool, apart: Collection[str] = ()) -> tuple[Found, set[str]]:
+    """Groups and reasons, and the convolutions of several groups that are in the way of groups."""
     borrowed = borrowed_weights(model)
-    mockup = Mockup(model, example)
+    mockup = Mockup(model, example, apart=apart)
     less = reduced(mockup)
     if less is not None and not product_macs(less):
         less, influences = _looked_at(less)
         with less.standing():
-            found = _tried(less, influences, residual, borrowed)
-        whole = Mockup(model, example, less.inside) if less.inside else mockup
+            found, crossing = _tried(less, influences, residual, borrowed)
+        whole = Mockup(model, example, less.inside, apart) if less.inside else mockup
         whole.hold(less.held.values())
         if each_without(whole, [together([_half(whole, group) for group in found[0]])]) == [None]:
-            return found
+            return found, crossing
     mockup, influences = _looked_at(mockup)
     with mockup.standing():
         return _tried(mockup, influences, residual, borrowed)
@@ -72,7 +87,7 @@ def _looked_at(mockup: Mockup) -> tuple[Mockup, dict[str, Influence]]:
     inside = [path for path in mockup.passing if _mixes(mockup, path) and _sees_several(influences, path)]
     if not inside:
         return mockup, influences
-    mockup = Mockup(mockup.model, mockup.example, inside)
+    mockup = Mockup(mockup.model, mockup.example, inside, mockup.apart)
     mockup.hold(find_held(mockup).values())
     return mockup, find_influences(mockup)
 
@@ -84,11 +99,14 @@ def _sees_several(influences: Mapping[str, Influence], path: str) -> bool:
 
 def _tried(
     mockup: Mockup, influences: Mapping[str, Influence], residual: bool, borrowed: Mapping[str, str]
-) -> tuple[list[NodeGroup], dict[str, str]]:
+) -> tuple[Found, set[str]]:
     influences, reasons = _apart_from_shared(mockup, influences)
     candidates: list[NodeGroup] = []
+    crossing: set[str] = set()
     for group, reason in _components(mockup, influences):
         reason = _obstacle(mockup, group, influences, borrowed) or reason
+        if reason is not None:
+            crossing.update(path for path in group.carriers if wide_groups(mockup.modules[path]))
         if reason is None and not residual and _is_stream(mockup, group):
             reason = "residual stream (prune it with prune_residual=true)"
         reasons[group.name] = reason
@@ -106,7 +124,7 @@ def _tried(
             followed.update(attribute for attribute, _ in group.follows)
             gone = group.size - len(half.rows[group.name]) // group.width
             groups.append(replace(group, product_macs=(macs - product_macs(mockup, half)) // gone if macs else 0))
-    return groups, {name: reason for name, reason in reasons.items() if reason is not None}
+    return (groups, {name: reason for name, reason in reasons.items() if reason is not None}), crossing
 
 
 def _apart_from_shared(
@@ -143,7 +161,8 @@ def _followed(mockup: Mockup, group: NodeGroup, half: Part, taken: Container[Att
 
 def _is_stream(mockup: Mockup, group: NodeGroup) -> bool:
     """Whether branches are added to the nodes; not so for heads, hidden states, and gates, which meet in products."""
-    heads = group.width > 1 and all(_block(mockup, path) == 1 for path in group.carriers)
+    grouped = any(mockup.groups(path) > 1 for path in (*group.writers, *(reader.name for reader in group.readers)))
+    heads = group.width > 1 and not grouped and all(_block(mockup, path) == 1 for path in group.carriers)
     if len(group.writers) < 2 or heads or group.recurrent:
         return False
     return any(adds(mockup, one, other) for one, other in combinations(group.writers, 2))
@@ -167,7 +186,7 @@ def _components(mockup: Mockup, influences: Mapping[str, Influence]) -> Iterator
             writers[0],
             len(node_of),
             tuple(writers),
-            tuple(Reader(p, parts[p], mockup.dimension(p) == 1) for p in mockup.layers if p in parts),
+            tuple(Reader(p, parts[p], mockup.dimension(p) == 1, mockup.groups(p)) for p in mockup.layers if p in parts),
             tuple(path for path in parts if path in mockup.passing),
             tuple(blank if own is None else own for own in rows.values()),
             tuple(parts[path] for path in parts if path in mockup.passing),
@@ -178,7 +197,8 @@ def _components(mockup: Mockup, influences: Mapping[str, Influence]) -> Iterator
             ),
         )
         if group.readers or any(influences[path].obstacle for path in writers):
-            yield group, f"{uneven[0]} does not treat all nodes alike" if uneven else _cuts_blocks(mockup, group)
+            reason = f"{uneven[0]} does not treat all nodes alike" if uneven else _cuts_blocks(mockup, group)
+            yield group, reason or (None if uneven else _tips_groups(mockup, group))
 
 
 def _labels(
@@ -216,9 +236,40 @@ def _labels(
     edges = torch.cat([*links, torch.zeros(0, 2, dtype=torch.int64)]).numpy()
     graph = coo_matrix((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(total, total))
     label = torch.from_numpy(connected_components(graph, directed=False)[1]).long()
+    label = _balanced(mockup, label, starts, sizes, {path: (ends[path], own) for path, own in reached.items()})
     own = {path: label[start : start + sizes[path]] for path, start in starts.items()}
     units, entries = ({path: own[path] for path in paths} for paths in (mockup.layers, mockup.held))
     return units, {reader: torch.stack([at, label[ends[reader] + at]], 1) for reader, at in reached.items()}, entries
+
+
+def _balanced(
+    mockup: Mockup,
+    label: Tensor,
+    starts: Mapping[str, int],
+    sizes: Mapping[str, int],
+    reached: Mapping[str, tuple[int, Tensor]],
+) -> Tensor:
+    """The labels, where those at the same place in each group of a convolution that is a layer are one."""
+    layers = []
+    for path in mockup.layers:
+        if (groups := mockup.groups(path)) > 1:
+            layers.append(classes(label[starts[path] : starts[path] + sizes[path]], groups))
+            end, own = reached.get(path, (0, label[:0]))
+            if len(own) == mockup.channels(path):
+                layers.append(classes(label[end + own], groups))
+    return relabelled(label, joined(layers))
+
+
+def _tips_groups(mockup: Mockup, group: NodeGroup) -> str | None:
+    """Which convolution's groups would lose different numbers of channels."""
+    rows = dict(zip(group.writers, group.rows, strict=True))
+    columns = {reader.name: reader.columns for reader in group.readers}
+    for own, size in ((rows, mockup.units), (columns, mockup.channels)):
+        for path, members in own.items():
+            groups = mockup.groups(path)
+            if groups > 1 and unbalanced(members, size(path), groups):
+                return f"the {groups} groups of {path} would not lose as many channels each"
+    return None
 
 
 def _mixes(mockup: Mockup, path: str) -> bool:

@@ -67,6 +67,8 @@ class Mockup:
         model: left as it is; its layers are stubbed only inside :meth:`standing` and while one of the methods runs.
         example: inputs; one sample is run.
         inside: paths of norms that work as they are.
+        apart: paths of convolutions of several groups that are layers, each of whose groups can lose some channels,
+            and not carriers that lose whole groups.
 
     Attributes:
         layers: paths of the stubbed layers, in forward order.
@@ -80,10 +82,13 @@ class Mockup:
         output: what the network returns.
     """
 
-    def __init__(self, model: nn.Module, example: Tensor, inside: Collection[str] = ()) -> None:
-        self.model, self.example, self.inside = model, fewest(model, example), inside
+    def __init__(
+        self, model: nn.Module, example: Tensor, inside: Collection[str] = (), apart: Collection[str] = ()
+    ) -> None:
+        self.model, self.example, self.inside, self.apart = model, fewest(model, example), inside, apart
         self.modules = modules = dict(model.named_modules())
-        self.passing = {path for path, module in modules.items() if find_carrier(module) and path not in inside}
+        carriers = {path for path, module in modules.items() if find_carrier(module)}
+        self.passing = carriers.difference(inside, apart)
         layers = [path for path, module in modules.items() if find_kind(module) is not None]
         called = _outputs(model, self.example, layers)
         self.layers = [path for path in called if path not in self.passing]
@@ -108,6 +113,11 @@ class Mockup:
     def channels(self, path: str) -> int:
         """Number of input channels of the module at ``path``."""
         return self.reads[path][0].shape[self.dimension(path)]
+
+    def groups(self, path: str) -> int:
+        """How many groups the layer at ``path`` has."""
+        kind = find_kind(self.modules[path])
+        return 1 if kind is None else kind.groups(self.modules[path])
 
     def dimension(self, path: str) -> int:
         """Dimension of the channels in what the layer or passing module at ``path`` reads and returns.

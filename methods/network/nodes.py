@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from methods.network.kinds.following import Following
+from methods.network.kinds.grouped import gathered, spread
 from methods.network.reading import Rows, node_rows
 
 
@@ -21,11 +22,13 @@ class Reader:
         columns: (m, r) which input columns of the module's weight carry each node: r = 1 for a convolution or a plain
             linear layer, r = height x width for a linear layer behind a flattening, r = width of a head.
         is_convolution: whether the module is a convolution.
+        groups: of a convolution whose groups all read as many channels of each node.
     """
 
     name: str
     columns: Tensor
     is_convolution: bool
+    groups: int = 1
 
     @cached_property
     def rows(self) -> Rows:
@@ -33,10 +36,21 @@ class Reader:
         return node_rows(self.columns, self.is_convolution)
 
     def weights(self, weight: Tensor) -> Tensor:
-        """(out, m, r x kernel positions) view of the reader's weight, one block per node."""
+        """(out, m, r x kernel positions) view of the reader's weight, one block per node.
+
+        Where the reader has groups, an output unit has zeros for what it does not read.
+        """
         size, repeat = self.columns.shape
-        picked = weight[:, self.columns.reshape(-1).to(weight.device)]
+        picked = spread(weight, self.groups)[:, self.columns.reshape(-1).to(weight.device)]
         return picked.reshape(len(weight), size, repeat * picked[0, 0].numel())
+
+    def put(self, weight: Tensor, nodes: Tensor, blocks: Tensor) -> None:
+        """Write blocks (out, k, r x kernel positions) of k nodes into the reader's weight."""
+        columns = self.columns[nodes.cpu()].reshape(-1).to(weight.device)
+        whole = spread(weight, self.groups)
+        whole[:, columns] = blocks.reshape(len(weight), len(columns), *weight.shape[2:]).to(weight.dtype)
+        if self.groups > 1:
+            weight.copy_(gathered(whole, self.groups))
 
 
 @dataclass(frozen=True)

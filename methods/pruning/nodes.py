@@ -106,9 +106,7 @@ def _repair(parts: Parts, model: nn.Module, layer: NodeLayer, current: NodeGroup
             weight, bias = matrix_of(module), bias_of(module)
             blocks = reader.weights(weight.double())
             merged = torch.einsum("omr,mk->okr", blocks, repair.matrix)
-            columns = reader.columns[kept.cpu()].reshape(-1).to(weight.device)
-            shape = (len(weight), len(columns), *weight.shape[2:])
-            weight[:, columns] = merged.reshape(shape).to(weight.dtype)
+            reader.put(weight, kept, merged)
             if repair.shift is not None and bias is not None:
                 bias += torch.einsum("omr,m->o", blocks, repair.shift).to(bias.dtype)
 

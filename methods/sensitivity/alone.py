@@ -81,8 +81,7 @@ def _close(layer: NodeLayer, kept: Tensor, compensation: Compensation, selection
         projection = torch.zeros(layer.size, layer.size, dtype=torch.float64, device=weight.device)
         projection[:, kept.to(weight.device)] = matrix
         merged = torch.einsum("omr,mk->okr", blocks, projection)
-        columns = reader.columns.reshape(-1).to(weight.device)
-        weight[:, columns] = merged.reshape(len(weight), len(columns), *weight.shape[2:]).to(weight.dtype)
+        reader.put(weight, torch.arange(layer.size), merged)
         if shift is not None and bias is not None:
             bias += torch.einsum("omr,m->o", blocks, shift).to(bias.dtype)
     for path, new in updates.items():

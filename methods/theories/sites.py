@@ -120,11 +120,11 @@ def _add_reader(dense: nn.Module, site: Site, reader: Reader, kept: Tensor, repa
     blocks = reader.weights(weight)
     merged = blocks[:, kept] if repair is None else torch.einsum("omr,mk->okr", blocks, repair.matrix)
     after, removed = weight.clone(), torch.zeros_like(weight, dtype=torch.bool)
-    after[:, reader.columns.reshape(-1)] = 0.0
-    removed[:, reader.columns.reshape(-1)] = True
-    columns = reader.columns[kept.cpu()].reshape(-1)
-    after[:, columns] = merged.reshape(len(weight), len(columns), *weight.shape[2:])
-    removed[:, columns] = False
+    everything = torch.arange(len(reader.columns))
+    reader.put(after, everything, torch.zeros_like(blocks))
+    reader.put(removed, everything, torch.ones_like(blocks, dtype=torch.bool))
+    reader.put(after, kept, merged)
+    reader.put(removed, kept, torch.zeros_like(merged, dtype=torch.bool))
     site.before[reader.name], site.after[reader.name], site.removed[reader.name] = weight, after, removed
     if repair is not None and repair.shift is not None and bias is not None:
         site.biases[reader.name] = bias.detach() + torch.einsum("omr,m->o", blocks, repair.shift)

@@ -33,6 +33,31 @@ def block_sizes(module: nn.Module) -> tuple[int, int]:
     return own.in_channels // own.groups, own.out_channels // own.groups
 
 
+def spread(weight: Tensor, groups: int) -> Tensor:
+    """(out, in, *kernel) of a grouped convolution's (out, in / groups, *kernel) weight, zeros outside of its groups.
+
+    Of one group it is the weight itself.
+    """
+    if groups == 1:
+        return weight
+    out, inputs = weight.shape[:2]
+    whole = weight.new_zeros(groups, out // groups, groups, inputs, *weight.shape[2:])
+    own = torch.arange(groups, device=weight.device)
+    whole[own, :, own] = weight.unflatten(0, (groups, -1))
+    return whole.flatten(2, 3).flatten(0, 1)
+
+
+def gathered(whole: Tensor, groups: int) -> Tensor:
+    """The inverse of :func:`spread`."""
+    own = torch.arange(groups, device=whole.device)
+    return whole.unflatten(0, (groups, -1)).unflatten(2, (groups, -1))[own, :, own].flatten(0, 1)
+
+
+def wide_groups(module: nn.Module) -> bool:
+    """Whether ``module`` is a plain convolution of several groups, each of which reads and writes several channels."""
+    return any(runs(module, each) for each in CLASSES) and several_groups(module) and min(block_sizes(module)) > 1
+
+
 def as_carried(module: nn.Module, read: Tensor) -> Tensor:
     """What such a convolution makes of any number of groups in a mock-up.
 

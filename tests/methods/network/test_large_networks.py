@@ -132,6 +132,40 @@ class Residual(nn.Module):
         return self.head(x.mean((2, 3)) if self.pooled else x.flatten(1))
 
 
+class InPlace(Residual):
+    """What passes by is added to what a branch returned, which keeps its name, another name, or is seen by a view."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way = way
+
+    def forward(self, x):
+        x = self.norm(self.stem(x)).relu()
+        branch = same = self.outer(self.inner(x).relu())
+        if self.way == "augmented":
+            branch += x
+        elif self.way == "another name":
+            same.add_(x)
+        else:
+            branch[:, :, :] += x
+        return self.head(branch.mean((2, 3)))
+
+
+@pytest.mark.parametrize("way", ["augmented", "another name", "view"])
+def test_sums_in_place_are_found_in_the_runs_of_parts(way, monkeypatch):
+    """The branch has one copy where only the stem changes; a view of it cannot get more, and the whole is run."""
+    image, copies = IMAGE[..., :32, :32], []
+    monkeypatch.setattr("methods.network.influence.MOST_ALL_AT_ONCE", 0)
+    for model in (made(Residual), made(lambda: InPlace(way))):
+        mockup, found = Mockup(model, image), {}
+        with monkeypatch.context() as patch:
+            copies.append(copies_run(patch, lambda m=mockup, f=found: f.update(find_influences(m)), whole=True))
+        assert torch.equal(mockup.example, image)
+        assert torch.equal(found["outer"].pairs["head"], torch.arange(6)[:, None].expand(-1, 2))
+        assert torch.equal(found["stem"].pairs["head"], found["outer"].pairs["head"])
+    assert (copies[1] == copies[0]) is (way != "view")
+
+
 class OtherWhenLarge(Residual):
     """Large images take another way, of the same layers."""
 
