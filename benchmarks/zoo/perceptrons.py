@@ -140,6 +140,19 @@ class Encoder(nn.Module):
         return self.head(self.encoder(self.embed(ids)).mean(1))
 
 
+class Attended(nn.Module):
+    """Attention of a sequence to itself."""
+
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
+        super().__init__()
+        self.attention = attention
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of the same shape."""
+        written: Tensor = self.attention(x, x, x, need_weights=False)[0]
+        return written
+
+
 class PatchEncoder(nn.Module):
     """A vision transformer of PyTorch's own attention, norms first, a class token (Dosovitskiy et al. 2021)."""
 
@@ -147,15 +160,14 @@ class PatchEncoder(nn.Module):
         super().__init__()
         self.patches = nn.Conv2d(3, 16, 4, 4)
         self.token, self.places = nn.Parameter(torch.zeros(1, 1, 16)), nn.Parameter(0.02 * torch.randn(1, 17, 16))
-        self.blocks = nn.ModuleList(
-            nn.ModuleDict(
-                {
-                    "norm1": nn.LayerNorm(16),
-                    "attention": nn.MultiheadAttention(16, 4, batch_first=True),
-                    "perceptron": residual(16, nn.LayerNorm, nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 16)),
-                }
+        self.blocks = nn.Sequential(
+            *(
+                nn.Sequential(
+                    residual(16, nn.LayerNorm, Attended(nn.MultiheadAttention(16, 4, batch_first=True))),
+                    residual(16, nn.LayerNorm, nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 16)),
+                )
+                for _ in range(2)
             )
-            for _ in range(2)
         )
         self.norm, self.head = nn.LayerNorm(16), nn.Linear(16, 5)
 
@@ -163,11 +175,7 @@ class PatchEncoder(nn.Module):
         """(n, 5) of (n, 3, 16, 16)."""
         x = self.patches(x).flatten(2).transpose(1, 2)
         x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.places
-        for block in self.blocks:
-            normed = block["norm1"](x)
-            x = x + block["attention"](normed, normed, normed, need_weights=False)[0]
-            x = block["perceptron"](x)
-        return self.head(self.norm(x)[:, 0])
+        return self.head(self.norm(self.blocks(x))[:, 0])
 
 
 class SequenceFirst(nn.Module):

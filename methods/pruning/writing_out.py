@@ -18,6 +18,7 @@ from methods.pruning.attention import SeparateAttention, attention_layers
 from methods.pruning.recurrent import WrittenOut, recurrent_layers
 
 ALIKE = 1e-4  # relative to the largest number
+USED = "used_nested_tensor"  # of an encoder that does not now because of what is written out inside of it
 
 
 @runtime_checkable
@@ -131,7 +132,8 @@ def _set_shortcuts(model: nn.Module) -> None:
             continue
         separate = any(isinstance(module, SeparateAttention) for module in encoder.modules())
         if separate and encoder.use_nested_tensor:
-            encoder.use_nested_tensor, encoder.used_nested_tensor = False, True
-        elif not separate and vars(encoder).get("used_nested_tensor"):
-            del encoder.used_nested_tensor
+            encoder.use_nested_tensor = False
+            setattr(encoder, USED, True)
+        elif not separate and vars(encoder).get(USED):
+            delattr(encoder, USED)
             encoder.use_nested_tensor = True
