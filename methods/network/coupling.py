@@ -24,9 +24,9 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
-from methods.network.balance import classes, joined, relabelled, unbalanced
 from methods.network.held import find_held
 from methods.network.influence import Influence, find_influences
+from methods.network.kinds.balance import classes, joined, relabelled, unbalanced
 from methods.network.kinds.carriers import find_carrier
 from methods.network.kinds.following import Attribute, followings
 from methods.network.kinds.grouped import wide_groups

@@ -13,9 +13,9 @@ from methods import NodeLayer, Selection
 from methods.allocation import Explicit
 from methods.budgets.budget import NodeCost
 from methods.compensation import LeastSquares
-from methods.network.balance import joined, relabelled, unbalanced
 from methods.network.counting import count_macs
 from methods.network.graph import NetworkGraph, gated
+from methods.network.kinds.balance import joined, relabelled, unbalanced
 from methods.network.kinds.grouped import gathered, spread
 from methods.network.nodes import Reader
 
