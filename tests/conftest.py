@@ -45,8 +45,11 @@ def pytest_configure(config):
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # cells choose a GPU by themselves where there is one
         return
     import torch
+    from hypothesis import settings
     from placing import Placing
 
+    settings.register_profile("elsewhere", max_examples=5)  # what is asked is where, and not of which values
+    settings.load_profile("elsewhere")
     if name == "emulated":
         import emulated
 

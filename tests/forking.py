@@ -62,11 +62,15 @@ class Forking:
         environment: of the commands.
         folder: for their output.
         first: words for run.py that it carries out itself, to have done what is done once.
+        place: where commands are typed; ``folder`` unless given.
     """
 
-    def __init__(self, environment: Mapping[str, str], folder: Path, first: Sequence[Sequence[str]]) -> None:
+    def __init__(
+        self, environment: Mapping[str, str], folder: Path, first: Sequence[Sequence[str]], place: Path | None = None
+    ) -> None:
         self.there, self.here = pipe()
-        self.process = warm.process(_serve, self.here, dict(environment), folder, [list(words) for words in first])
+        words = [list(each) for each in first]
+        self.process = warm.process(_serve, self.here, dict(environment), folder, words, place or folder)
         self.here.close()
 
     def __enter__(self) -> Forking:
@@ -84,7 +88,9 @@ class Forking:
         return self.there.recv()
 
 
-def _serve(connection: Connection, environment: dict[str, str], folder: Path, first: list[list[str]]) -> None:
+def _serve(
+    connection: Connection, environment: dict[str, str], folder: Path, first: list[list[str]], place: Path
+) -> None:
     os.chdir(warm.ROOT)
     os.environ.clear()
     os.environ.update(environment)
@@ -98,7 +104,7 @@ def _serve(connection: Connection, environment: dict[str, str], folder: Path, fi
 
     for words in first:
         main(words)
-    os.chdir(folder)
+    os.chdir(place)
     sys.stdout.flush()
     os.dup2(before[0], 1), os.dup2(before[1], 2)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

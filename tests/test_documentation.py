@@ -1,16 +1,13 @@
 """Every command and every Python block of README and docs works as it stands; long ones are only planned."""
 
 import contextlib
-import functools
 import importlib.util
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-import warm
+from forking import Forking
 
 pytestmark = pytest.mark.slow
 
@@ -36,13 +33,18 @@ def cases():
     return sorted({(page.name, command) for page in PAGES for command in commands(page)})
 
 
-@functools.cache
-def help_of(*module):
-    done = subprocess.run(
-        [sys.executable, "-m", *module, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture(scope="module")
+def ask(tmp_path_factory, as_if_downloaded):
+    """Asks a command in a fork of a process that has carried out some."""
+    first = [["--cfg", "job"], ["-m", "seed=0", "--dry-run"]]
+    with Forking(as_if_downloaded, tmp_path_factory.mktemp("asked"), first, ROOT) as forking:
+        yield forking
+
+
+def help_of(ask, module, *words):
+    answer = ask(module, [*words, "--help"])
+    assert answer.code == 0, answer
+    return answer.out
 
 
 def test_there_are_commands_to_try():
@@ -50,13 +52,13 @@ def test_there_are_commands_to_try():
 
 
 @pytest.mark.parametrize(("page", "command"), cases())
-def test_a_command_of_the_pages_can_be_typed(page, command, tmp_path, as_if_downloaded):
+def test_a_command_of_the_pages_can_be_typed(page, command, tmp_path, ask):
     words = [word for word in shlex.split(command) if not re.fullmatch(r"[A-Z_]+=.*", word)]
     if words[1] == "-m":
-        text = help_of(words[2])
+        text = help_of(ask, words[2])
         subcommands = re.findall(r"\{([\w,]+)\}", text.partition("\n\n")[0])
         if subcommands and words[3:] and words[3] in subcommands[0].split(","):
-            text = help_of(words[2], words[3])
+            text = help_of(ask, words[2], words[3])
         for option in (word.partition("=")[0] for word in words[3:] if word.startswith("--")):
             assert option in text, f"{page}: {option} is no option of {words[2]}"
         return
@@ -68,12 +70,12 @@ def test_a_command_of_the_pages_can_be_typed(page, command, tmp_path, as_if_down
     if not any(word in SAFE for word in given):
         given.append("--dry-run")
     given += [f"paths.results={tmp_path}/results", f"paths.cache={tmp_path}/cache"]
-    done = warm.run("run.py", given, as_if_downloaded, tmp_path)
+    done = ask("run", given)
     package = next((PACKAGED[word] for word in words if word in PACKAGED), None)
     if package is not None and importlib.util.find_spec(package) is None:
-        assert done.returncode == 2 and package in done.stderr and "Traceback" not in done.stderr
+        assert done.code == 2 and package in done.err and "Traceback" not in done.err
         return
-    assert done.returncode == 0, f"{page}: {command}\n{done.stdout[-300:]}{done.stderr[-600:]}"
+    assert done.code == 0, f"{page}: {command}\n{done.out[-300:]}{done.err[-600:]}"
 
 
 def blocks():

@@ -25,6 +25,8 @@ from methods.dpp.determinantal import (
 )
 from methods.errors import BadInput
 
+pytestmark = pytest.mark.cpu("the mathematics of draws, in float64 and by a generator of the CPU")
+
 
 def generator(seed=0):
     return torch.Generator().manual_seed(seed)
