@@ -205,6 +205,7 @@ def test_cards_are_shown_and_a_page_of_other_presets_is_not_written(capsys, monk
         command.main([])
 
 
+@pytest.mark.slow
 def test_check_says_whether_the_page_is_what_the_presets_give(capsys, monkeypatch, tmp_path):
     import benchmarks.cards.preset as presets
 

@@ -21,6 +21,7 @@ def configured(folder, *words):
 
 
 @pytest.mark.parametrize("error,recorded", [(BadInput("no such thing"), False), (KeyError("ours"), True)])
+@pytest.mark.slow
 def test_a_refused_cell_leaves_no_record_and_a_failed_one_tells_where(tmp_path, monkeypatch, error, recorded):
     def scores(self, layer):
         raise error

@@ -93,6 +93,7 @@ class _Killed(BaseException):
 
 
 @pytest.mark.parametrize(("step", "epoch"), [(0, 1), (1, 2), (2, 1)])
+@pytest.mark.slow
 def test_a_killed_cell_continues_at_its_step_and_ends_bit_identical(tmp_path, monkeypatch, step, epoch):
     words = (*LOTTERY, "save=true")
     whole = cell.run(config(tmp_path / "whole", *words))
@@ -154,6 +155,7 @@ def test_pruned_weights_are_zero_in_the_saved_network(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["snip", "synflow"])
+@pytest.mark.slow
 def test_pruning_before_the_training_prunes_the_initial_network_and_then_trains_in_full(tmp_path, monkeypatch, method):
     starts = []
     original = cell.fit

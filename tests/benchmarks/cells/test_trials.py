@@ -188,6 +188,7 @@ def test_rates_share_one_pruning_where_no_training_is_in_it(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("method", ["lottery_ticket", "flat_minimum"])
+@pytest.mark.slow
 def test_rewinding_and_training_methods_are_tuned_too_from_one_dense_network(tmp_path, method):
     few = ["trainer.train.epochs=4"] + (["schedule.steps=2"] if method == "lottery_ticket" else [])
     plain = cell.run(configured(tmp_path, f"method={method}", *few))
@@ -197,6 +198,7 @@ def test_rewinding_and_training_methods_are_tuned_too_from_one_dense_network(tmp
     assert losses[0] != losses[1]
 
 
+@pytest.mark.slow
 def test_a_killed_cell_goes_on_in_the_trial_it_was_in(tmp_path, monkeypatch):
     words = ("method=spectral", "tune=4")
     whole = cell.run(configured(tmp_path / "whole", *words))

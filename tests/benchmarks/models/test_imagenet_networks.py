@@ -191,6 +191,7 @@ SETS += ("food101", "flowers102", "pets", "shapes", "shards")
 
 
 @pytest.mark.parametrize("name", SETS)
+@pytest.mark.slow
 def test_every_data_set_has_a_trainer_and_its_settings_are_sound(name):
     model = "resnet18" if name in ("imagenet", "food101", "pets") else "mlp"
     config = Composer(CONF).cell([f"dataset={name}", f"model={model}", "method=random"])

@@ -98,6 +98,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.slow
 def test_every_command_names_what_is_no_record_and_uses_the_rest(results, name, capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("COLUMNS", "400")
     main, words = COMMANDS[name]

@@ -46,7 +46,8 @@ VALUES = [
 ]
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.slow
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.sampled_from(CHOICES), max_size=2), st.lists(st.sampled_from(VALUES), max_size=5), st.randoms())
 def test_random_words_give_what_hydra_gives(choices, values, random):
     words = [*choices, *values]
@@ -81,10 +82,11 @@ def test_another_value_of_a_variable_is_another_key(tmp_path, monkeypatch):
 
 
 def test_a_glob_over_a_group_is_all_of_its_choices(tmp_path):
-    words = ["method=glob(*)", f"paths.results={tmp_path}", f"paths.cache={tmp_path}"]
+    words = ["method=glob(l*)", f"paths.results={tmp_path}", f"paths.cache={tmp_path}"]
     plan = make_plan(Composer(CONF), Request(words, multirun=True))
     asked = [word for cell in plan.cells for word in cell.overrides if word.startswith("method=")]
-    assert sorted(asked) == sorted(f"method={path.stem}" for path in (CONF / "method").glob("*.yaml"))
+    assert sorted(asked) == sorted(f"method={path.stem}" for path in (CONF / "method").glob("l*.yaml"))
+    assert len(asked) > 3
 
 
 def test_a_variable_that_a_file_refers_to_counts_too(tmp_path, monkeypatch):

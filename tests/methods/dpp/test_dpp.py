@@ -75,6 +75,7 @@ def sigmoid_network(seed=0):
         ).eval()
 
 
+@pytest.mark.cpu("compares draws, which are made on the CPU")
 def test_nodes_are_a_draw_from_the_kernel_of_their_activations():
     activations = sigmoid_activations(units=6)
     marginals = inclusion_marginals(similarity_kernel(activations), 2)
@@ -169,6 +170,7 @@ def test_units_have_independent_streams():
     assert len({tuple(row) for row in same.tolist()}) > 3
 
 
+@pytest.mark.cpu("compares draws, which are made on the CPU")
 def test_several_edge_draws_share_one_decomposition():
     x, weight = uniform(40, 10, dtype=torch.float64), noise(5, 10, dtype=torch.float64)
     counts = torch.tensor([[3] * 5, [3] * 5, [8] * 5])
@@ -179,6 +181,7 @@ def test_several_edge_draws_share_one_decomposition():
     assert torch.equal(single, masks[0])
 
 
+@pytest.mark.cpu("compares draws, which are made on the CPU")
 def test_linear_edge_kernel_of_orthogonal_inputs_is_conditional_poisson():
     x = torch.linalg.qr(torch.randn(20, 5, generator=generator(), dtype=torch.float64)).Q * 20**0.5
     weight = torch.tensor([[0.3, -1.0, 2.0, 0.5, -0.1]], dtype=torch.float64)
@@ -192,6 +195,7 @@ def test_linear_edge_kernel_of_orthogonal_inputs_is_conditional_poisson():
 
 @settings(deadline=None, max_examples=50)
 @given(seed=st.integers(0, 1000), data=st.data())
+@pytest.mark.cpu("compares draws, which are made on the CPU")
 def test_edges_per_unit_are_equal_shares(seed, data):
     live = torch.rand(6, 8, generator=generator(seed)) < 0.7
     if not live.any():

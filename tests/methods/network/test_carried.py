@@ -175,6 +175,7 @@ def test_it_is_pruned_through_the_door(name, method):
 
 
 @pytest.mark.parametrize("name", ["grouped", "depth multiplier", "one dimension", "transposed", "own rms norm"])
+@pytest.mark.slow
 def test_single_weights_of_every_kind_are_chosen_by_their_hessians_and_repaired(name):
     model, inputs, labels = made(name)
     pruned = secateurs.prune(model, inputs, labels, method="exact_obs", keep=0.5)

@@ -77,6 +77,7 @@ WIDTHS = [(32, 4), (30, 5), (36, 2), (33, 3)]  # heads of 8, 6, 18, 11 units
     ("way", "width", "heads"),
     [(way, *WIDTHS[(first + second) % 4]) for first, way in enumerate(WAYS) for second in (0, 1)],
 )
+@pytest.mark.slow
 def test_heads_of_any_width_are_what_the_slow_way_finds(way, width, heads):
     model = made(lambda: Encoder(2, width, heads, 40, way))
     compare(model, tokens(), most=3 * width)

@@ -132,6 +132,7 @@ def test_without_asking_the_stream_stays_and_says_how_to_ask():
 
 @pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize("method", ["spectral", "magnitude"])
+@pytest.mark.slow
 def test_streams_are_pruned_through_the_door(name, method):
     model, inputs = made(name)
     labels = whole_numbers(3, len(inputs))

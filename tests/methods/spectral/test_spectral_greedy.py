@@ -123,6 +123,7 @@ def problem(kind, seed):
 
 @pytest.mark.verifies("spectral", by="brute force")
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.cpu("brute force over sets, thousands of small tensors")
 def test_choice_is_that_of_brute_force(kind):
     for seed in range(100):
         covariance, k, ridge, theta, rows = problem(kind, seed)
@@ -137,6 +138,7 @@ def test_choice_is_that_of_brute_force(kind):
             assert loss == pytest.approx(direct, rel=1e-9, abs=1e-10 * factored.losses[0].item())
 
 
+@pytest.mark.cpu("brute force over sets, thousands of small tensors")
 def test_choice_under_a_price_limit_is_that_of_brute_force():
     bound = 0
     for kind, seed in product(["relu", "duplicates", "bad_scale"], range(20)):
@@ -206,6 +208,7 @@ def extended_greedy(covariance, k, ridge, dense):
 @pytest.mark.parametrize("folded", [False, True])
 @pytest.mark.parametrize("twice", [False, True])
 @pytest.mark.parametrize(("decay", "lam"), [(10.0, 1e-8), (15.0, 1e-10), (20.0, 1e-13), (12.0, 0.0)])
+@pytest.mark.cpu("brute force over sets, thousands of small tensors")
 def test_gains_over_twenty_orders_of_magnitude_are_ranked_right(monkeypatch, decay, lam, twice, folded):
     """T falls with the square of the spectrum and would be noise without the control of its rounding errors."""
     monkeypatch.setattr(spectral_greedy, "PANEL", 8)
