@@ -36,7 +36,7 @@ WORKERS, BATCH = 2, 128
 STORED, WINDOW = 144, 128
 DISTINCT = 64  # images that are really made; the others are links to them
 LOOKS = 0.05  # seconds between two looks at the memory
-PROMISED = (50_000, 200_000)  # images
+MEASURED, PROMISED = (5_000, 50_000), 200_000  # images whose memory is looked at, and to which the line through it goes
 
 
 def measure(quick: bool) -> Iterator[Finding]:
@@ -46,7 +46,7 @@ def measure(quick: bool) -> Iterator[Finding]:
         source = images(Path(folder) / "images", count)
         yield from _throughput(source, Path(folder) / "cache", count, quick)
         if not quick:  # it begins processes that import everything
-            yield _memory(Path(folder), (4000, 8000))
+            yield _memory(Path(folder), MEASURED)
 
 
 def images(folder: Path, count: int) -> Path:
@@ -177,20 +177,20 @@ def _close(first: float, second: float) -> bool:
 
 
 def _memory(folder: Path, counts: tuple[int, int]) -> Finding:
-    """The largest resident memory of a training that streams, continued to the numbers that are promised."""
+    """The largest resident memory of a training that streams, continued to the number that is promised."""
     found, started = [], time.perf_counter()
     for count in counts:
         source = images(folder / f"memory{count}", count)
         found.append(training_memory(source, folder / "cache", steps=20))
     seconds = time.perf_counter() - started
     slope = max(0.0, (found[1] - found[0]) / (counts[1] - counts[0]))
-    ahead = [found[1] + slope * (each - counts[1]) for each in PROMISED]
-    times = Times(seconds, megabytes=ahead[1])
+    ahead = found[1] + slope * (PROMISED - counts[1])
+    times = Times(seconds, megabytes=ahead)
     note = (
         f"{found[0]:.0f} MB with {counts[0]:,} images, {found[1]:.0f} with {counts[1]:,}, all processes together, so "
-        f"{ahead[0]:.0f} MB with {PROMISED[0]:,} and {ahead[1]:.0f} MB with {PROMISED[1]:,}"
+        f"{ahead:.0f} MB with {PROMISED:,}"
     )
-    what = f"memory of training on {PROMISED[1]:,} streamed images of 224 pixels, {WORKERS} workers"
+    what = f"memory of training on {PROMISED:,} streamed images of 224 pixels, {WORKERS} workers"
     return Finding(what, times, "", MEMORY, None, note)
 
 
