@@ -3,8 +3,9 @@
 What a cell is surrounded by is compared with the files in ``conf/``, read as plain YAML as the labels of rows are.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from benchmarks.settings.base import typed
 from benchmarks.settings.home import CONF
 
 PLACES = ("dataset", "model")
+OTHERS = ("calibration", "dense", "prune_residual")
 NEITHER = ("dataset.source", "dataset.name", "model.name")  # where it lies, and what the choice of a file says
 
 
@@ -23,7 +25,15 @@ def surroundings(config: Mapping[str, Any], conf: Path | None = None) -> list[st
 
     Data sets and networks that are no files of ``conf/`` (a user's own) have none.
     """
-    conf = conf or CONF
+    read = {name: config.get(name) for name in (*PLACES, "trainer", *OTHERS)}
+    words = _words(json.dumps(read), conf or CONF)
+    return None if words is None else list(words)
+
+
+@lru_cache(maxsize=256)  # a thousand records of one experiment have a handful of surroundings
+def _words(sections: str, conf: Path) -> list[str] | None:
+    """:func:`surroundings` of the configuration with these ``sections`` and no others, as JSON."""
+    config: Mapping[str, Any] = json.loads(sections)
     words = []
     for place in PLACES:
         section = config.get(place)
@@ -45,7 +55,7 @@ def surroundings(config: Mapping[str, Any], conf: Path | None = None) -> list[st
     chosen = min(options, key=lambda name: (len(options[name]), name != own, name))
     words += [*([] if chosen == own else [f"trainer={chosen}"]), *options[chosen]]
     root = merged(conf, "", "config") or {}
-    for name in ("calibration", "dense", "prune_residual"):
+    for name in OTHERS:
         words += _differences(name, config.get(name), root.get(name), config)
     return words
 

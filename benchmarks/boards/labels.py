@@ -220,7 +220,8 @@ def yaml_of(path: Path) -> dict[str, Any] | None:
 
     if not path.is_file():
         return None
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
+    content = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
     return content if isinstance(content, dict) else {}
 
 

@@ -18,6 +18,7 @@ from benchmarks.figures.looks import look
 from benchmarks.records.store import Store
 from benchmarks.report import charts, gather, page
 from benchmarks.report.__main__ import main
+from benchmarks.storage.paths import REPOSITORY
 from methods.errors import BadInput
 
 pytestmark = pytest.mark.slow
@@ -111,6 +112,11 @@ def test_the_library_is_in_the_page_once_and_the_page_is_small(built):
     text = (built / "report.html").read_text()
     assert len(re.findall(r"window\.vegaEmbed ?=", unpacked(text, "library"))) == 1
     assert len(text.encode()) < LARGEST
+
+
+def test_the_report_of_the_reviewed_records_is_small_too():
+    page = REPOSITORY / "results/boards/reviewed/report.html"
+    assert not page.is_file() or page.stat().st_size < LARGEST
 
 
 def test_text_of_records_cannot_leave_its_place(built):
