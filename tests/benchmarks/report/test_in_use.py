@@ -131,6 +131,39 @@ def test_method_and_names_of_columns_stay_in_view_while_a_board_is_scrolled(brow
     view.close()
 
 
+FOCUSED = """() => { const it = document.activeElement, style = getComputedStyle(it);
+  return [it.matches('a.skip') ? 'skip' : it.matches('.picker select') ? 'picker' : it.matches('nav a') ? 'section'
+    : it.matches('.board th button') ? 'sort' : it.matches('.board input') ? 'view' : it.matches('summary') ? 'fold'
+    : it.matches('a.link') ? 'link' : /copy the rows/.test(it.getAttribute('aria-label') ?? '') ? 'copy'
+    : it.matches('.legend button') ? 'legend' : 'other',
+    style.outlineStyle !== 'none' || style.boxShadow !== 'none']; }"""
+
+
+def test_the_tab_key_reaches_everything_and_shows_where_it_is(opened):
+    wanted = {"picker", "section", "sort", "view", "fold", "link", "copy", "legend"}
+    opened.keyboard.press("Tab")
+    assert opened.evaluate(FOCUSED) == ["skip", True]
+    for _ in range(400):
+        opened.keyboard.press("Tab")
+        kind, shown = opened.evaluate(FOCUSED)
+        assert shown, f"nobody sees that the focus is on {kind}"
+        wanted.discard(kind)
+        if not wanted:
+            break
+    assert not wanted
+
+
+def test_the_picker_works_by_keyboard(opened):
+    budget = opened.locator(".picker select[name=budget]")
+    before = budget.input_value()
+    budget.focus()
+    opened.keyboard.press("ArrowDown")
+    opened.wait_for_function(
+        "before => document.querySelector('.picker select[name=budget]').value !== before", arg=before
+    )
+    assert opened.locator(".pick:visible").get_attribute("data-budget") == budget.input_value()
+
+
 def test_a_legend_fades_the_others_by_keyboard_and_charts_have_names(opened):
     opened.wait_for_function("document.querySelector('.chart').dataset.drawn === 'yes'")
     figure = opened.locator("figure").first

@@ -108,6 +108,20 @@ def test_pages_are_well_formed_and_load_nothing_and_all_their_links_lead_somewhe
                 assert not anchor or anchor in found[page or name].ids, (name, link)
 
 
+def test_every_board_row_and_method_has_a_link_that_stays(built):
+    """Links are made of names, not of places in the page, and each thing that has one shows it."""
+    found = read(built)
+    text = (built / "report.html").read_text()
+    boards = re.findall(r'class="board" id="([^"]+)"', text)
+    rows = re.findall(r'<tr id="([^"]+)"', text)
+    assert len(boards) >= 3 and len(rows) > 20
+    assert all(row.startswith(tuple(boards)) for row in rows)
+    assert {f"#{name}" for name in (*boards, *rows)} <= set(found["report.html"].links)
+    assert any(row.endswith("--spectral") for row in rows)
+    methods = set(re.findall(r'href="methods.html#([^"]+)"', text))
+    assert "method-spectral" in methods <= set(found["methods.html"].ids)
+
+
 def test_the_library_is_in_the_page_once_and_the_page_is_small(built):
     text = (built / "report.html").read_text()
     assert len(re.findall(r"window\.vegaEmbed ?=", unpacked(text, "library"))) == 1
