@@ -24,6 +24,7 @@ from methods.unstructured.synflow import SynFlowSelection
 from methods.unstructured.wanda import WandaSelection
 from secateurs.presets import pruner_of
 
+pytestmark = pytest.mark.cpu("the numbers come from programs that ran on a CPU")
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "authors_scores.json").read_text(encoding="utf-8"))
 
 

@@ -16,6 +16,7 @@ from methods.network.graph import NetworkGraph
 from methods.selection import largest_mask
 from secateurs.presets import pruner_of
 
+pytestmark = pytest.mark.cpu("followed by hand in tensors of the CPU")
 DATA = Calibration(torch.zeros(4, 8), torch.zeros(4, dtype=torch.long))
 PLACES = (0, 2)
 SIZE = 6 * 8 + 5 * 6
