@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -178,11 +179,18 @@ def test_a_paper_is_read_and_its_number_is_never_somebody_elses(said, paper):
 
 
 def test_a_card_has_options_with_defaults_and_meanings():
-    text = markdown(card_of("spectral"))
+    card = card_of("spectral")
+    text = markdown(card)
     assert "`selection.theta=0.5`: share of the input information loss" in text  # beside the option, in the preset
     assert "compensation `least_squares`" in text and "`compensation=as_published`" in text
     assert "https://arxiv.org/abs/1808.08558" in text
+    training = replace(card.needs, training="trains from scratch")
+    assert "trains: its cost is that of its training; choosing once takes" in markdown(replace(card, needs=training))
+    assert "trains: its cost is that of its training\n" in markdown(replace(card, needs=training, cost=None))
+    assert "**Verified by:** brute force: `tests/methods/spectral/" in text
+    assert "**Claim:** better than thinet, after fine-tuning: " in text and "(arXiv 1808.08558v1, as tabulated" in text
     text = markdown(card_of("kron_obs"))
+    assert "**Claim:** none that a board can look at: a step towards EigenDamage" in text
     assert "`selection.damping=0.001`: added to the Fisher" in text  # of the class that KronOBS refers to
     assert ":class:" not in text
 
