@@ -84,6 +84,7 @@ def both(folder, *words):
 
 
 @pytest.mark.parametrize("storage", ["cached", "streamed"])
+@pytest.mark.cpu("two processes of the CPU share a training")
 def test_two_processes_read_disjoint_shares_by_seed_and_epoch_also_after_a_stop(storage, tmp_path):
     source = images(tmp_path / "set")
     data = data_of(source, tmp_path / "cache", storage)

@@ -54,6 +54,7 @@ def layers(model, samples):
 
 
 @pytest.mark.verifies("hap", by="brute force")
+@pytest.mark.cpu("compared with whole Hessians by autograd, on the CPU")
 def test_mean_over_many_probes_is_the_trace_of_each_block_within_three_standard_errors():
     model, samples, probes = network(), calibration(), 400
     exact, full = exact_traces(model, samples)
