@@ -136,6 +136,9 @@ def _moved(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def install() -> list[torch.library.Library]:
     """Makes the device known to PyTorch, once a process."""
     backend_registration._setup_privateuseone_for_python_backend(NAME)
+    own_module = torch.get_device_module(NAME)  # its random numbers are the CPU's
+    own_module.get_rng_state = lambda *_: torch.get_rng_state()
+    own_module.set_rng_state = lambda *_: None
     everything = torch.library.Library("_", "IMPL")
     everything.fallback(lambda function, *arguments, **options: compute(function, arguments, options), "PrivateUse1")
     own = torch.library.Library("aten", "IMPL")
