@@ -137,10 +137,10 @@ def test_exact_obs_ends_with_the_authors_masks_and_weights(kind):
     """Numbers of TrueOBS, as in test_authors, by way of the allocation."""
     if kind == "linear":
         layer, inputs = nn.Linear(8, 4, bias=False), numbers(40, 8, step=0.11, phase=0.3)
-        layer.weight.data = numbers(4, 8, step=0.37)
+        layer.weight = nn.Parameter(numbers(4, 8, step=0.37))
     else:
         layer, inputs = nn.Conv2d(4, 3, 3, padding=1, bias=False), numbers(20, 4, 5, 5, step=0.07, phase=0.9)
-        layer.weight.data = numbers(3, 4, 3, 3, step=0.23)
+        layer.weight = nn.Parameter(numbers(3, 4, 3, 3, step=0.23))
     samples = Calibration(inputs, torch.zeros(len(inputs), dtype=torch.long))
     allocation = NM(2, 4)
     pruner = Pruner(
