@@ -104,8 +104,9 @@ def stored_page(folder: Path) -> str:
     outcome = stored.read(folder)
     drawn = sorted(path for path in folder.iterdir() if path.suffix.removeprefix(".") in FORMS)
     figures = [path for path in drawn if path.suffix == ".svg" or path.with_suffix(".svg") not in drawn]
+    short = in_short(outcome, agreement(folder / stored.TABLE))
     brief = module.brief(outcome) if hasattr(module, "brief") else None
-    return document(folder.name, module.PAPER, summary(module), outcome, figures, brief)
+    return document(folder.name, module.PAPER, summary(module), outcome, figures, short, brief)
 
 
 def document(
@@ -114,6 +115,7 @@ def document(
     what: str,
     outcome: Outcome,
     figures: Sequence[Path] = (),
+    short: str = "",
     brief: tuple[str, pd.DataFrame] | None = None,
 ) -> str:
     """The reproduction as a Markdown page: claims, figures, and the whole table.
@@ -124,11 +126,11 @@ def document(
         what: it reproduces, in a line.
         outcome: what was found.
         figures: files beside the page.
+        short: what agrees and what does not, in a sentence.
         brief: a sentence and a short table of numbers that a figure would not show better.
     """
     lines = [f"# {name}", "", what, "", f"Paper: {paper}", "", f"Command: `python -m benchmarks.reproduce {name}`", ""]
-    if outcome.setting:
-        lines += [outcome.setting, ""]
+    lines += [text for part in (short, outcome.setting) if part for text in (part, "")]
     if outcome.claims:
         lines += ["| claim | seen here | evidence |", "|---|---|---|"]
         lines += [f"| {claim.text} | {MARKS[claim.seen]} | {claim.evidence} |" for claim in outcome.claims]
@@ -138,6 +140,16 @@ def document(
     if brief is not None:
         lines += [brief[0], "", _markdown(brief[1]), ""]
     return "\n".join([*lines, _markdown(outcome.table)]) + "\n"
+
+
+def in_short(outcome: Outcome, agreed: str) -> str:
+    """How many claims were seen and how many published numbers agree, in a sentence."""
+    counts = [sum(claim.seen is mark for claim in outcome.claims) for mark in MARKS]
+    numbers = "no published number may be compared" if agreed == "none to compare" else f"published numbers: {agreed}"
+    if not outcome.claims:
+        return f"In short: {numbers}."
+    words = ", ".join(f"{count} {word}" for count, word in zip(counts, MARKS.values(), strict=True))
+    return f"In short: of {len(outcome.claims)} claims {words}; {numbers}."
 
 
 def title_of(figure: Path) -> str:

@@ -203,14 +203,13 @@ def figures(outcome: Outcome) -> dict[str, Sheet]:
     radius, accuracy = table["radius at the end"], table["accuracy"]
     name = min((name for name in PENALISED if name in radius.index), key=lambda each: float(radius[each]))
     sheet = Sheet(
-        f"The penalty makes minima flatter, not better: radius {radius['mu = 0']:.1f} to {radius[name]:.1f}, accuracy "
-        f"{accuracy['mu = 0']:.1f} to {accuracy[name]:.1f} %",
+        f"Spectral radius and accuracy: {radius['mu = 0']:.1f} and {accuracy['mu = 0']:.1f} % without the penalty; "
+        f"where it makes the radius least, {radius[name]:.1f} and {accuracy[name]:.1f} %",
         height=3.1,
         note=f"Means over {table['n'].max():g} seeds, bars: sample standard deviation. All but the unpruned network "
         f"have {100 * KEEP:g} % of their neurons left. Our reconstruction from an abstract, not the paper's algorithm.",
     )
     panel = sheet.panel(title="LeNet-300-100 on MNIST, pruned while it trains")
-    panel.log("x")
     for method, (label, own) in SHOWN.items():
         if method in table.index:
             row = table.loc[[method]]

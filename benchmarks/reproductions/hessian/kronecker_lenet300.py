@@ -148,8 +148,8 @@ def figures(outcome: Outcome) -> dict[str, Sheet]:
     own = table[table["neurons pruned"] == sizes[-1]].set_index("method")
     before, after = own["before fine-tuning"], own["fine-tuned"]
     sheet = Sheet(
-        f"Fine-tuning levels the methods: with {sizes[-1]} of the neurons pruned accuracies lie between "
-        f"{before.min():.0f} and {before.max():.0f} % before it, {after.min():.0f} and {after.max():.0f} % after",
+        f"With {sizes[-1]} of the neurons pruned, accuracies of the methods lie between {before.min():.0f} and "
+        f"{before.max():.0f} % before fine-tuning, and between {after.min():.0f} and {after.max():.0f} % after it",
         columns=2,
         height=3.6,
         share_x="all",

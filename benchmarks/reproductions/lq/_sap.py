@@ -342,15 +342,11 @@ LOOKS = {
 
 
 def headline(outcome: Outcome) -> str:
-    """How many weights each rule leaves after the last step, and how accurate the networks are, in words."""
+    """How many weights each rule leaves after the last step, in words."""
     table = outcome.table[outcome.table["scope"] == "global"]
-    last = table[table["t"] == table["t"].max()].set_index("method")
-    left = ", ".join(
-        f"{method} {last.loc[method, 'ours']:.0f} %" for method in ("SAP(.5,1)", "SAP(1,2)", "lottery ticket")
-    )
-    start = float(table[table["t"] == 0]["accuracy"].mean())
-    low, high = last["accuracy"].min() - start, last["accuracy"].max() - start
-    return f"weights left after {table['t'].max()} prunings: {left}; accuracy {low:+.1f} to {high:+.1f} points"
+    last = table[table["t"] == table["t"].max()].set_index("method")["ours"]
+    left = [f"{method} {last[method]:.0f} %" for method in ("SAP(.5,1)", "SAP(1,2)", "lottery ticket")]
+    return f"weights left after {table['t'].max()} prunings: {', '.join(left)}"
 
 
 def board(outcome: Outcome, title: str) -> Sheet:

@@ -246,8 +246,8 @@ def figures(outcome: Outcome) -> dict[str, Sheet]:
     shown = {"one layer: its error": "bound", "outputs: bounded layer by layer": "recursion, bound"}
     loose = [float((table[name] / table["ours"]).median()) for name in shown.values()]
     sheet = Sheet(
-        f"The bounds hold and are loose: {loose[0]:.0f} times the error of a layer, {loose[1]:.0f} times that of the "
-        "outputs (medians)",
+        f"The lq bounds are {loose[0]:.0f} times the error of a layer, and {loose[1]:.0f} times that of the outputs, "
+        "where layers add up (medians)",
         columns=2,
         height=3.4,
         share_x="all",
