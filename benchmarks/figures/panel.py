@@ -219,8 +219,7 @@ class Panel:
         self.axes.set_ylabel(self.words[1] if show else "")
 
     def settle(self) -> None:
-        """Draw the error bars and fix the limits: nothing that is drawn later may move them."""
-        self._draw_error_bars()
+        """Fix the limits: nothing that is drawn later may move them."""
         self.axes.set_xlim(self.axes.get_xlim())
         self.axes.set_ylim(self.axes.get_ylim())
 
@@ -286,8 +285,8 @@ class Panel:
         if known:
             self._wanted.append((which, look.colour, known))
 
-    def _draw_error_bars(self) -> None:
-        """Once scales and bounds are known; a bar that would reach 0 on a logarithmic axis ends at half the value."""
+    def draw_error_bars(self) -> None:
+        """Draw the bars, once scales and bounds are known; one that would reach 0 on a logarithmic axis ends at half the value."""
         for which, colour, known in self._wanted:
             low, high = self.bounds if which == "y" else self.x_bounds
             scale = self.axes.get_yscale() if which == "y" else self.axes.get_xscale()

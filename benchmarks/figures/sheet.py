@@ -129,6 +129,8 @@ class Sheet:
         self._join()
         live = [panel for line in self.panels for panel in line if not panel.empty]
         for panel in live:
+            panel.draw_error_bars()
+        for panel in live:  # panels that share axes have all their bars by now
             panel.settle()
         self.figure.draw_without_rendering()  # now it is known how large the axes are
         self.figure.set_layout_engine("none")

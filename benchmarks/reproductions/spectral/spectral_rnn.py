@@ -178,6 +178,6 @@ def figures(outcome: Outcome) -> dict[str, Sheet]:
     panel.rows([f"{name} states" if name == DENSE else name for name in named])
     panel.level(10, "chance 10 %", vertical=True)
     dense = percent[shown[1]][DENSE]
-    panel.level(dense, f"dense {dense:.1f} %", vertical=True)
+    panel.level(dense, f"dense {dense:.1f} %", below=True, vertical=True)
     panel.label("test accuracy, %", "")
     return {"spectral_rnn": sheet}

@@ -90,6 +90,16 @@ def test_error_bars_end_at_what_the_quantity_can_be(scale):
     assert low <= min(end[0] for end in ends) and high >= 100
 
 
+def test_panels_that_share_an_axis_have_room_for_the_bars_of_all():
+    made = Sheet("Bars", columns=2, height=1.5, share_y="all")
+    for column, spread in enumerate((0.1, 40)):
+        panel = made.panel(0, column)
+        panel.line([1, 2], [50, 51], nth(0), std=[spread, spread])
+        panel.label("size", "error, %", bounds=(0, 100))
+    made.finish()
+    assert made.panels[0][0].axes.get_ylim()[0] <= 10
+
+
 def test_panels_that_share_axes_are_labelled_at_the_edge_and_above_words():
     made = Sheet("Shared", rows=2, columns=2, height=1.2, share_x="all", share_y="all")
     for row, column in ((0, 0), (0, 1), (1, 0)):
