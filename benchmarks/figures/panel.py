@@ -286,7 +286,10 @@ class Panel:
             self._wanted.append((which, look.colour, known))
 
     def draw_error_bars(self) -> None:
-        """Draw the bars, once scales and bounds are known; one that would reach 0 on a logarithmic axis ends at half the value."""
+        """Draw the bars, once scales and bounds are known.
+
+        On a logarithmic axis a bar that would reach 0 ends at half the value.
+        """
         for which, colour, known in self._wanted:
             low, high = self.bounds if which == "y" else self.x_bounds
             scale = self.axes.get_yscale() if which == "y" else self.axes.get_xscale()
