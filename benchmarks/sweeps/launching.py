@@ -204,7 +204,7 @@ def run_job(config: DictConfig) -> float | tuple[float, ...] | None:
 
 
 def place() -> tuple[int, int, float] | None:
-    """Which cell of its sweep this job is, of how many, and how long the sweep has run, in seconds.
+    """Which cell of its sweep this job is, of how many, and when the sweep began, in seconds since 1970.
 
     None outside of a sweep of several cells, and for a cell that is tried again after the others.
     """
@@ -214,15 +214,15 @@ def place() -> tuple[int, int, float] | None:
     if not since or int(total) < 2:
         return None
     number = int(HydraConfig.get().job.num) + 1
-    return (number, int(total), time.time() - float(since)) if number <= int(total) else None
+    return (number, int(total), float(since)) if number <= int(total) else None
 
 
 def progress(at: tuple[int, int, float] | None) -> tuple[str, str]:
-    """What stands before and after the line of a cell: ``[3/8] `` and how long the others will take at that pace."""
+    """What stands before and after the line of a cell that has ended: ``[3/8] `` and the time left at that pace."""
     if at is None:
         return "", ""
-    number, total, elapsed = at
-    left = elapsed / number * (total - number)
+    number, total, since = at
+    left = (time.time() - since) / number * (total - number)
     return f"[{number}/{total}] ", f", about {duration(left)} left" if number < total else ""
 
 

@@ -287,3 +287,9 @@ def test_a_cell_on_two_devices_is_the_cell_on_one(tmp_path):
         first, second = getattr(one.metrics, stage), getattr(two.metrics, stage)
         assert first.loss == pytest.approx(second.loss, rel=1e-3)
         assert first.parameters == second.parameters
+
+
+def test_the_time_left_counts_the_cell_that_has_just_ended(monkeypatch):
+    monkeypatch.setattr(launching.time, "time", lambda: 1600.0)
+    assert launching.progress((1, 4, 1000.0)) == ("[1/4] ", ", about 30 min left")
+    assert launching.progress((4, 4, 1000.0)) == ("[4/4] ", "") and launching.progress(None) == ("", "")
