@@ -117,7 +117,7 @@ def test_every_board_row_and_method_has_a_link_that_stays(built):
     assert len(boards) >= 3 and len(rows) > 20
     assert all(row.startswith(tuple(boards)) for row in rows)
     assert {f"#{name}" for name in (*boards, *rows)} <= set(found["report.html"].links)
-    assert any(row.endswith("--spectral") for row in rows)
+    assert any("--" in row and "spectral" in row for row in rows)
     methods = set(re.findall(r'href="methods.html#([^"]+)"', text))
     assert "method-spectral" in methods <= set(found["methods.html"].ids)
 
