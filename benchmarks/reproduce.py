@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from benchmarks.boards.stats import Spread
 from benchmarks.boards.tables import NONE, Table
 from benchmarks.figures.files import FORMS
+from benchmarks.figures.sheet import RuleBroken
 from benchmarks.reproductions import NotStored, Outcome, Workplace, module_of, names, stored, summary
 from benchmarks.reproductions.published import TOLERANCE, agrees
 from benchmarks.storage.console import output_console
@@ -61,37 +62,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if again:
             missing += not _again(given.results / "reproductions" / name, given.draw, console)
         else:
-            _run(name, given, console)
+            missing += not _run(name, given, console)
     return 1 if missing else 0
 
 
 def _again(folder: Path, draw: bool, console: Console) -> bool:
     """Whether the page, and the figures before it, could be made from what is stored."""
-    if draw:
-        try:
-            for path in stored.draw(folder):
-                console.print(f"drawn: {path}", markup=False)
-        except NotStored as problem:
-            remedy = f"Run it again: python -m benchmarks.reproduce {folder.name}"
-            console.print(f"cannot be drawn: {folder.name}: {problem}. {remedy}", markup=False)
-            return False
+    if draw and not _drawn(folder, console):
+        return False
     write_atomically(folder / PAGE, stored_page(folder))
     console.print(f"written: {folder / PAGE}", markup=False)
     return True
 
 
-def _run(name: str, given: argparse.Namespace, console: Console) -> None:
+def _drawn(folder: Path, console: Console) -> bool:
+    """Whether the figures could be drawn from what is stored; where not, it is said why."""
+    try:
+        for path in stored.draw(folder):
+            console.print(f"drawn: {path}", markup=False)
+    except NotStored as problem:
+        remedy = f"Run it again: python -m benchmarks.reproduce {folder.name}"
+        console.print(f"cannot be drawn: {folder.name}: {problem}. {remedy}", markup=False)
+        return False
+    except RuleBroken as problem:
+        console.print(f"cannot be drawn: {folder.name}: {problem}. Its numbers are in {folder}", markup=False)
+        return False
+    return True
+
+
+def _run(name: str, given: argparse.Namespace, console: Console) -> bool:
+    """Run it and write its page; whether its figures could be drawn, too."""
     root = given.cache / "quick" if given.quick else given.results
     work = Workplace(root / "reproductions" / name, root, given.cache, given.quick)
     work.folder.mkdir(parents=True, exist_ok=True)
     module = module_of(name)
     console.print(f"{name}: {summary(module)}", highlight=False)
     stored.write(module.run(work), work.folder)
-    stored.draw(work.folder)
+    drawn = _drawn(work.folder, console)
+    if not drawn:  # those of earlier numbers would stand beside these
+        stored.remove_figures(work.folder)
     text = stored_page(work.folder)
     write_atomically(work.folder / PAGE, text)
     console.print(text, markup=False, highlight=False)
     console.print(f"stored in {work.folder}", highlight=False)
+    return drawn
 
 
 def stored_page(folder: Path) -> str:

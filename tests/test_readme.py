@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.boards.excerpts import renewed
+from benchmarks.boards.excerpts import renew, renewed
 from methods.errors import BadInput
 
 ROOT = Path(__file__).parents[1]
@@ -88,6 +88,19 @@ def test_excerpts_follow_the_boards_and_a_wrong_name_is_refused():
         renewed(page.replace("d, a", "d, e"), board)
     with pytest.raises(BadInput, match="0 reviewed boards"):
         renewed(page.replace('"digits"', '"letters"'), board)
+
+
+def test_boards_of_other_results_change_no_page(tmp_path):
+    board = "# Leaderboard\n\n## digits: x\n\n| a |\n| --: |\n| 1 |\n"
+    page = '<!-- board "digits": 1 rows -->\n\n| a |\n| --: |\n| 0 |\n'
+    (tmp_path / "README.md").write_text(page)
+    for results in ("mine", "results"):
+        file = tmp_path / results / "boards/reviewed/leaderboard.md"
+        file.parent.mkdir(parents=True)
+        file.write_text(board)
+        assert renew(file, tmp_path) == ([] if results == "mine" else ["README.md"])
+        assert ("| 1 |" in (tmp_path / "README.md").read_text()) == (results == "results")
+        assert renew(file, tmp_path) == []
 
 
 def rows_of(model, budget, value):

@@ -15,6 +15,7 @@ from benchmarks.storage.paths import write_atomically
 from methods.errors import BadInput
 
 PAGES = ("README.md", "docs/findings.md")
+BOARD = "results/boards/reviewed/leaderboard.md"  # whose rows they show
 MARK = re.compile(
     r'^<!-- board "(?P<title>[^"]+)": (?P<rows>\d+) rows(?: of (?P<columns>[^>]+?))? -->\n\n(?:\|.*\n)*', re.M
 )
@@ -33,11 +34,15 @@ def renewed(page: str, board: str) -> str:
 def renew(board: Path, root: Path, write: bool = True) -> list[str]:
     """Renew the excerpts in the pages below ``root`` from the file ``board``; returns which pages that changes.
 
+    They show the project's reviewed boards; those of another folder of results beside it change no page.
+
     Args:
         board: the reviewed boards as Markdown.
         root: folder of the project; pages that are not there are left out.
         write: whether to change the pages, or only to say which would change.
     """
+    if board.resolve() != (root / BOARD).resolve():
+        return []
     text, changed = board.read_text(encoding="utf-8"), []
     for name in PAGES:
         if not (path := root / name).is_file():

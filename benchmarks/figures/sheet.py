@@ -41,6 +41,10 @@ class Sign:
     filled: bool = True
 
 
+class RuleBroken(ValueError):
+    """A figure would break a rule of the house, such as one text over another: no fault of whoever asks for it."""
+
+
 class Sheet:
     """One figure.
 
@@ -121,7 +125,7 @@ class Sheet:
         """The figure with everything in its place.
 
         Raises:
-            ValueError: it breaks a rule of the house.
+            RuleBroken: it breaks a rule of the house.
         """
         if self._finished:
             return self.figure
@@ -139,7 +143,7 @@ class Sheet:
         self.figure.draw_without_rendering()
         problems = self.problems()
         if problems:
-            raise ValueError(f"figure {self.title!r}: {'; '.join(problems)}")
+            raise RuleBroken(f"figure {self.title!r}: {'; '.join(problems)}")
         return self.figure
 
     def save(self, folder: Path, name: str) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 
@@ -56,13 +57,19 @@ def draw(folder: Path) -> list[Path]:
 
     Raises:
         NotStored: a number that they need is not there; nothing is drawn then.
+        RuleBroken: a figure of these numbers would break a rule of the house; nothing is drawn then, either.
         BadInput: it has not been run.
     """
     sheets = module_of(folder.name).figures(read(folder))
     for sheet in sheets.values():
         sheet.finish()
     written = [path for name, sheet in sheets.items() for path in sheet.save(folder, name)]
-    for path in folder.iterdir():
-        if path.suffix.removeprefix(".") in FORMS and path not in written:
-            path.unlink()
+    remove_figures(folder, written)
     return written
+
+
+def remove_figures(folder: Path, but: Collection[Path] = ()) -> None:
+    """Remove figures of earlier numbers, or all."""
+    for path in folder.iterdir():
+        if path.suffix.removeprefix(".") in FORMS and path not in but:
+            path.unlink()

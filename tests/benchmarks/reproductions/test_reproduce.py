@@ -175,6 +175,31 @@ def test_figures_of_an_earlier_version_go(tmp_path, monkeypatch):
     assert page.endswith("| 0.3333 |\n")
 
 
+def test_numbers_whose_figure_would_break_a_rule_have_a_page_without_figures(tmp_path, monkeypatch, capsys):
+    """What was computed for hours is not lost because two words of its figure would lie over each other."""
+
+    def figures(outcome):
+        sheet = tiny(outcome.table["ours"])
+        for word in ("here", "there"):
+            sheet.panel().note(0, 1 / 3, word)
+        return {"new": sheet}
+
+    outcome = Outcome(pd.DataFrame({"ours": [1 / 3]}))
+    module = SimpleNamespace(__doc__="What it is.", PAPER="paper", run=lambda _: outcome, figures=figures)
+    for where in (reproduce, stored):
+        monkeypatch.setattr(where, "module_of", lambda _name: module)
+    folder = tmp_path / "reproductions" / "dpp_mnist"
+    folder.mkdir(parents=True)
+    (folder / "old.svg").touch()
+    words = ["dpp_mnist", "--results", str(tmp_path)]
+    assert reproduce.main([*words, "--cache", str(tmp_path / "cache")]) == 1
+    said = " ".join(capsys.readouterr().out.split())
+    assert "cannot be drawn: dpp_mnist: figure 'Thirds'" in said and "'here' lies over 'there'" in said
+    assert {path.name for path in folder.iterdir()} == {"table.csv", "outcome.json", "README.md"}
+    assert "| 0.3333 |" in (folder / "README.md").read_text()
+    assert reproduce.main([*words, "--draw"]) == 1 and "cannot be drawn" in capsys.readouterr().out
+
+
 def test_cells_without_a_record_stop_a_reproduction(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, "launch", lambda *_: ["a worker died"])
     work = Workplace(tmp_path, tmp_path / "results", tmp_path / "cache")
