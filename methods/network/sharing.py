@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from methods.network.kinds.grouped import gathered
 from methods.network.kinds.registry import find_kind, kind_of
 from methods.network.nodes import NodeGroup
 
@@ -73,8 +74,9 @@ def _nodes_of(model: nn.Module, group: NodeGroup, path: str, name: str) -> Tenso
             nodes = nodes + _along(parameter.shape, 0, rows)
     for reader in group.readers:
         if reader.name == path and name == "weight":
-            matrix = kind_of(module).matrix(module)
-            nodes = nodes + kind_of(module).as_stored(_along(matrix.shape, 1, reader.columns))
+            out, inputs, *kernel = kind_of(module).matrix(module).shape
+            whole = torch.Size((out, inputs * reader.groups, *kernel))  # the columns are those of all groups
+            nodes = nodes + kind_of(module).as_stored(gathered(_along(whole, 1, reader.columns), reader.groups))
     return nodes
 
 

@@ -133,6 +133,15 @@ def test_widths_that_the_groups_do_not_divide_are_left_alone_with_a_reason():
     assert graph.left_alone["first"] == "the 2 groups of second would not lose as many channels each"
 
 
+def test_a_weight_that_two_of_them_share_is_left_whole():
+    """The places of a node in a shared weight are those inside of its groups."""
+    model = made(16, 2)
+    model.second = nn.Conv2d(16, 16, 1, groups=2, bias=False)
+    model.second.weight = model.first.weight
+    graph = NetworkGraph(model, X, residual=True)
+    assert not graph.groups and graph.left_alone["stem"]
+
+
 def test_blocks_of_a_weight_are_read_and_written_group_by_group():
     convolution, read = nn.Conv2d(6, 4, 1, groups=2, bias=False), noise(2, 6, 3, 3, seed=5)
     weight = convolution.weight.detach().clone()
