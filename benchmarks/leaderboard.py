@@ -1,4 +1,4 @@
-"""Leaderboards: one table per (data set, model, budget), and over networks, rendered from nothing but the records.
+"""Render leaderboards from the records alone: one table per (data set, model, budget), and tables over networks.
 
     python -m benchmarks.leaderboard
     python -m benchmarks.leaderboard --where "dataset == 'mnist' and budget == 'speedup'" --baseline random

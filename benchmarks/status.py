@@ -1,4 +1,4 @@
-"""What is done, running, failed, collapsed, skipped and missing, and how long the rest will take.
+"""Show which cells are done, running, failed, collapsed, skipped or missing, and how long the rest will take.
 
     python -m benchmarks.status
     python -m benchmarks.status NAME              only the sweep NAME
@@ -122,7 +122,7 @@ def reasons(records: Sequence[Known]) -> list[list[str]]:
 
 
 def tables(found: State, now: float) -> list[Table]:
-    """The counts, who runs what, and the reasons, as far as there are any."""
+    """Tables of the counts, of running cells with their workers, and of the reasons; empty ones are left out."""
     table = counts(found.records, found.manifests, found.running)
     states = [name for name in STATES if name != "running" or found.running]
     rows = [[*group, *(str(number[name] or "·") for name in states)] for group, number in table.items()]

@@ -58,7 +58,7 @@ def resized(images: Tensor, box: Tensor, window: Sequence[int]) -> Tensor:
         window: height and width of the result.
 
     Returns:
-        (B, C, height, width) uint8; pixels beyond the box's edge, which interpolation looks at, are the image's.
+        (B, C, height, width) uint8; interpolation at the box's edge also reads the image's pixels beyond it.
     """
     height, width = window
     top, left, tall, wide = box.to(images.device, torch.float32).unbind(1)
@@ -166,7 +166,7 @@ class Augmentation:
         return Draws(top, left, flip, box, colours)
 
     def apply(self, images: Tensor, draws: Draws, window: Sequence[int]) -> Tensor:
-        """Images (B, C, H, W) as ``draws`` say, cut to ``window`` (height, width)."""
+        """Augment images (B, C, H, W) as ``draws`` say, cropped to ``window`` (height, width)."""
         if draws.box is not None:
             images = resized(images, draws.box, window)
             mirrored = draws.flip.to(images.device)

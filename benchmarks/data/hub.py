@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, or of what was downloaded from it before where it does not answer."""
+"""Data sets of the Hugging Face hub, or earlier downloads where the hub does not answer."""
 
 from __future__ import annotations
 

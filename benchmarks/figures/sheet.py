@@ -121,7 +121,7 @@ class Sheet:
         """The figure with everything in its place.
 
         Raises:
-            ValueError: it breaks a rule of the house.
+            ValueError: it breaks a rule of the house style.
         """
         if self._finished:
             return self.figure

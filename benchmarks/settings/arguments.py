@@ -1,4 +1,4 @@
-"""Whether what a section of the configuration gives to a class or function fits its signature, before it is called."""
+"""Check that a section of the configuration fits the signature of the class or function that it names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Running the missing cells of a sweep with one of Hydra's launchers, until nothing more can be done.
+"""Run the missing cells of a sweep with one of Hydra's launchers, until nothing more can be done.
 
 Who is at a cell holds a lease under ``<runs>/.running``: sweeps that share a folder, on one machine or on a cluster, do
 no cell twice. A cell that another process is at is left for later; only when nothing else is left is it waited for.
@@ -111,7 +111,7 @@ def _fault(result: JobReturn) -> BaseException | None:
 
 
 def refuse_unwritable(paths: Paths) -> None:
-    """Look, before any work, whether records can be written.
+    """Check, before any work, that records can be written.
 
     Raises:
         BadInput: they cannot.
@@ -285,7 +285,7 @@ def _leases(paths: Paths) -> set[str]:
 
 
 def status_line(record: Record) -> str:
-    """One line on one cell: what it was and how it ended."""
+    """One line about a cell: what it was and how it ended."""
     from rich.markup import escape
 
     from benchmarks.boards.labels import label

@@ -1,4 +1,4 @@
-"""Distillation: what the dense network thinks of all classes is learned beside the labels.
+"""Distillation: the pruned network also learns the dense network's outputs for all classes.
 
 Source: Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network" (arXiv 1503.02531), section 2. With
 logits v of the teacher and z of the student, softmax at temperature T and a weight w, the loss of a sample is
