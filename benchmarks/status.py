@@ -12,8 +12,8 @@
                                                   and the other cells of the old code are stale no more
     python -m benchmarks.status --forget failed   drops the records of failed cells, after a question
 
-A cell is missing when a sweep set out to compute it and no record of it exists yet. A cell is running while the process
-that is at it shows signs of life; times left are estimated from what like cells took.
+A cell is missing when a sweep set out to compute it and no record of it exists yet. A cell is running while its
+process shows signs of life; times left are estimated from similar cells.
 
 What counts as a change is what the classes of a method's parts and the files of ours that they import say, without
 comments and docstrings. Records that do not tell what their code was are unknown, and not stale.

@@ -361,7 +361,7 @@ class Record(Part):
 
 
 def checksum(content: Mapping[str, Any]) -> str:
-    """Of a record's content: a digit that a bad disk has turned into another one still makes a number."""
+    """The checksum of a record's content, since a digit that a bad disk has changed still reads as a number."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

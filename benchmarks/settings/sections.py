@@ -38,7 +38,7 @@ class Dense(Section):
 
 
 class Folders(Section):
-    """Where things lie."""
+    """The folders of results, caches and data."""
 
     results: Text
     cache: Text
