@@ -68,7 +68,7 @@ def curves_of(
         sizes: of each layer below the whole.
 
     Raises:
-        BadInput: the method's selection looks at neither nodes nor single weights.
+        BadInput: the method's selection is for neither nodes nor single weights.
         Skipped: the network has none that can be pruned.
     """
     work, selection, streams = copy.deepcopy(model), pruner.selection, derive(seed, 0)

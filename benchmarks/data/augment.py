@@ -133,7 +133,7 @@ class Augmentation:
         crop: pixels of zeros (black, as in the raw image) around an image before a window is cut out of it.
         flip: mirror every second image.
         resized_crop: least and largest share of the image's area that a crop has, which is then scaled to the window,
-            with a random ratio of its sides (Szegedy et al. 2015, section 6); in the place of ``crop``. A box that
+            with a random ratio of its sides (Szegedy et al. 2015, section 6); in place of ``crop``. A box that
             would be larger than the image is clipped to it.
         jitter: factors of brightness, contrast and saturation are drawn between 1 - jitter and 1 + jitter.
     """

@@ -117,7 +117,7 @@ class Streamed:
         """(B, C, H, W) uint8 pixels of some rows.
 
         Raises:
-            BadInput: an image cannot be had.
+            BadInput: an image cannot be read.
         """
         parts = rows.split(max(FEW, -(-len(rows) // (4 * max(1, self._processes)))))
         return torch.cat(list(self.stream(parts))) if len(parts) > 1 else self._whole(self.decoder(rows.tolist()))

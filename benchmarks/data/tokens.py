@@ -193,7 +193,7 @@ def tokenizer_of(name: str, texts: Iterable[str], padded: bool) -> Tokenizer:
     """The tokenizer ``dataset.tokenizer``.
 
     Args:
-        name: ``characters``, or where a tokenizer of others lies.
+        name: ``characters``, or the place of a pretrained tokenizer.
         texts: whose characters make up the alphabet.
         padded: whether sequences will be padded.
     """

@@ -25,7 +25,7 @@ class Times:
         ratio: median over the pairs of ours / theirs.
         low, high: 95 % bootstrap interval of the ratio.
         pairs: how many pairs.
-        megabytes: of memory at most, of a process of its own, where that was looked at.
+        megabytes: peak memory of a process of its own, where that was measured.
     """
 
     ours: float

@@ -38,7 +38,7 @@ class Block(nn.Module):
     """x + attention(norm1(x)), and then x + mlp(norm2(x)).
 
     Args:
-        attention: ``forward`` passes its further arguments on to it.
+        attention: what else it is told beside x, ``forward`` hands over.
         dim: width of the residual stream.
         hidden: width of the MLP.
     """

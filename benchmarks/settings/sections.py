@@ -1,6 +1,6 @@
 """Check types and ranges of every value of a cell's configuration before any work is done.
 
-What a part of a method (selection, allocation, compensation, schedule), a network or a reader of one's own takes is
+What a part of a method (selection, allocation, compensation, schedule), a network or a user's own reader takes is
 declared by its signature: :mod:`benchmarks.settings.arguments`. Ranges that depend on the data are checked there.
 """
 

@@ -27,7 +27,7 @@ FEWEST = 2
 
 
 def with_trials(config: dict[str, Any], conf: Path | None = None) -> dict[str, Any]:
-    """``config`` with the trials in the place of their number (``tune=4``); as it is where that is no number.
+    """``config`` with the trials in place of their number (``tune=4``); unchanged where ``tune`` is no number.
 
     Raises:
         BadInput: the method's grid has fewer trials than are asked for.

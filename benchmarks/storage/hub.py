@@ -1,7 +1,7 @@
 """Check whether the Hugging Face hub can be reached.
 
 Its libraries ask a hub that does not answer six times, for half a minute, and would do so for every cell. So it is
-looked at once per process and repository; where it does not answer, only what was downloaded before is taken.
+tried once per process and repository; where it does not answer, only earlier downloads are used.
 """
 
 from __future__ import annotations
