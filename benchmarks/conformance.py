@@ -1,8 +1,8 @@
-"""Whether a method keeps the promises that all methods keep: ``python -m benchmarks.conformance method=mine``.
+"""Check that a method does what every method must: ``python -m benchmarks.conformance method=mine``.
 
 The method is a preset of ``conf/method``, or of the folder that ``SECATEURS_CONF`` names. Its options may follow as for
 ``python run.py``, and ``stochastic=true`` (another seed has to give another result) or ``stochastic=false``. The exit
-code is 0 if nothing is broken.
+code is 0 if every check passes.
 """
 
 from __future__ import annotations

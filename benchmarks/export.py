@@ -1,4 +1,4 @@
-"""The pruned network of a cell as a file to deploy, checked against the network itself.
+"""Export the pruned network of a cell as a file to deploy, checked against the network itself.
 
     python run.py method=spectral budget.speedup=4 save=true
     python -m benchmarks.export key=1f0c format=onnx
@@ -169,7 +169,7 @@ def find_network(results: Path, key: str) -> Path:
 
 
 def _words(results: Path, key: str) -> str:
-    """What was typed for the cell ``key``, where a sweep remembers it."""
+    """The command-line words of the cell ``key``, where a sweep has stored them."""
     from benchmarks.records.manifest import read_manifests
 
     manifests, _ = read_manifests(results / "runs")

@@ -1,4 +1,4 @@
-"""The named grids (``conf/experiment``): what is done, what is missing, for how long, and what goes on with it.
+"""Show the named grids (``conf/experiment``): what is done, what is missing, the time left, the command to continue.
 
     python -m benchmarks.grids                      all of them
     python -m benchmarks.grids digits char_gpt      these
@@ -64,7 +64,7 @@ class Grid:
 
 
 def names() -> list[str]:
-    """All experiments that are there."""
+    """The names of all experiments."""
     return sorted(path.stem for path in (Path(CONF) / "experiment").glob("*.yaml"))
 
 

@@ -1,4 +1,4 @@
-"""What can be pruned of a network, before any training: ``python -m benchmarks.groups model=lenet5 dataset=mnist``.
+"""Show what can be pruned in a network before training: ``python -m benchmarks.groups model=lenet5 dataset=mnist``.
 
 Every group of nodes with its units and its share of the network's parameters and MACs; and every layer that is left
 alone, with the reason; as a table, and as a picture under results/groups. The words are those of run.py. No data is

@@ -1,10 +1,10 @@
-"""Leaderboards: one table per (data set, model, budget), and over networks, rendered from nothing but the records.
+"""Render leaderboards from the records alone: one table per (data set, model, budget), and tables over networks.
 
     python -m benchmarks.leaderboard
     python -m benchmarks.leaderboard --where "dataset == 'mnist' and budget == 'speedup'" --baseline random
     python -m benchmarks.leaderboard --committed      the boards under version control, from the committed records only
-    python -m benchmarks.leaderboard --reviewed       prints reviewed records beside your own
-    python -m benchmarks.leaderboard --check          whether those are up to date
+    python -m benchmarks.leaderboard --reviewed       also prints reviewed records
+    python -m benchmarks.leaderboard --check          whether the boards under version control are up to date
     python -m benchmarks.leaderboard --theory         which theory predicts the damage best
 
 n, mean and sample standard deviation over seeds; every pair is better, equal or undecided. The same records

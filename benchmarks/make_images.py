@@ -1,4 +1,4 @@
-"""Synthetic images to learn from: a folder of class folders that needs no download.
+"""Make synthetic training images: a folder of class folders that needs no download.
 
     python -m benchmarks.make_images FOLDER                     20,000 training and 2,000 test images, ten classes
     python -m benchmarks.make_images FOLDER --images 200        fewer, for trying out
@@ -6,7 +6,7 @@
 Then: python run.py dataset=shapes dataset.source=FOLDER model=resnet18
 
 A class is a shape with a texture (a disc with stripes, a star with dots, ...). Everything else is nuisance and says
-nothing of the class: the size of the image, where the shape lies, how large it is and how it is turned, its two
+nothing about the class: the size of the image, where the shape lies, how large it is and how it is turned, its two
 colours, the background and its gradient, small plain shapes, brightness, blur, noise and compression. An image is
 decided by the seed, its split and its number alone.
 """

@@ -1,4 +1,4 @@
-"""The page of all methods, docs/methods.md, made from the presets, their classes and what they are seen to look at.
+"""Write the page of all methods, docs/methods.md, from the presets, their classes and the inputs they are seen to use.
 
 python -m benchmarks.methods              write docs/methods.md; about a minute
 python -m benchmarks.methods --check      whether it is up to date

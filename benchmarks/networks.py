@@ -1,4 +1,4 @@
-"""The page of all networks, docs/networks.md: what can be pruned of small networks of many architectures.
+"""Write the page of all networks, docs/networks.md: what can be pruned in small networks of many architectures.
 
 python -m benchmarks.networks                  write docs/networks.md; about a minute
 python -m benchmarks.networks --check          whether it is up to date

@@ -42,9 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--quick", action="store_true", help="a small version, to try out; nothing is stored in results/"
     )
     parser.add_argument(
-        "--page", action="store_true", help="run nothing, only write the page (or all) anew from what is stored"
+        "--page", action="store_true", help="run nothing, only write the page (or all pages) again from stored results"
     )
-    parser.add_argument("--draw", action="store_true", help="the same, with its figures drawn anew")
+    parser.add_argument("--draw", action="store_true", help="the same, and draw its figures again")
     given = parser.parse_args(arguments)
     console = output_console()
     again = given.page or given.draw

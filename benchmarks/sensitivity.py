@@ -1,4 +1,4 @@
-"""What a network loses when one layer alone is pruned, size by size.
+"""Measure what a network loses when one layer alone is pruned, at several sizes.
 
     python -m benchmarks.sensitivity dataset=mnist model=lenet5 method=magnitude
 
@@ -62,13 +62,13 @@ def curves_of(
     Args:
         model: the dense network.
         pruner: whose selection and compensation are asked.
-        calibration: what these may look at.
+        calibration: the samples that these may use.
         samples: on which loss and accuracy are measured.
         seed: root of the method's random streams.
         sizes: of each layer below the whole.
 
     Raises:
-        BadInput: the method's selection looks at neither nodes nor single weights.
+        BadInput: the method's selection is for neither nodes nor single weights.
         Skipped: the network has none that can be pruned.
     """
     work, selection, streams = copy.deepcopy(model), pruner.selection, derive(seed, 0)

@@ -1,4 +1,4 @@
-"""The project as a static site: documents, method cards, reproductions, papers and the report, by MkDocs Material.
+"""Build the project's static site: documents, method cards, reproductions, papers and the report, by MkDocs Material.
 
     make site                        installs MkDocs beside the suite's packages and builds site/
     python -m benchmarks.site --sources FOLDER      only what the site is made from, without MkDocs

@@ -1,11 +1,11 @@
-"""Spectra of a dense network's layers: how much there is to prune, before anything is pruned.
+"""Show the spectra of a dense network's layers: how much can be pruned, before anything is pruned.
 
     python -m benchmarks.spectrum dataset=digits model=mlp
     python -m benchmarks.spectrum dataset=mnist model=lenet5 selection.lam=1e-4 prune_residual=true
 
-Takes the words of run.py, trains the dense network if it is not there yet, and draws per layer the eigenvalues of the
-covariance, the degrees of freedom against lambda, and the relative error of the network's output when this layer alone
-is pruned by spectral pruning and repaired. Writes a picture (PNG) and a page (HTML) that loads nothing.
+Takes the same arguments as run.py, trains the dense network if it is not there yet, and draws per layer the eigenvalues
+of the covariance, the degrees of freedom against lambda, and the relative error of the network's output when this
+layer alone is pruned by spectral pruning and repaired. Writes a picture (PNG) and a self-contained page (HTML).
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def examine(config: dict[str, Any], widths: int, samples: int) -> Found:
-    """Train (or load) the dense network of a configuration and look at its layers."""
+    """Train (or load) the dense network of a configuration and compute the spectra of its layers."""
     from benchmarks.cells.parts import build
     from benchmarks.cells.preparation import calibrate, trained_network
     from benchmarks.data.splits import load

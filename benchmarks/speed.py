@@ -1,4 +1,4 @@
-"""How fast the suite itself is: every claim measured side by side with what it is compared with, in one run.
+"""Measure how fast the suite itself is: every claim is timed side by side with its reference, in one run.
 
     python -m benchmarks.speed                  all claims, a few minutes on an otherwise idle machine
     python -m benchmarks.speed epoch kfac       only these

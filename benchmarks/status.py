@@ -1,4 +1,4 @@
-"""What is done, running, failed, collapsed, skipped and missing, and how long the rest will take.
+"""Show which cells are done, running, failed, collapsed, skipped or missing, and how long the rest will take.
 
     python -m benchmarks.status
     python -m benchmarks.status NAME              only the sweep NAME
@@ -12,8 +12,8 @@
                                                   and the other cells of the old code are stale no more
     python -m benchmarks.status --forget failed   drops the records of failed cells, after a question
 
-A cell is missing when a sweep set out to compute it and no record of it exists yet. A cell is running while the process
-that is at it shows signs of life; times left are estimated from what like cells took.
+A cell is missing when a sweep set out to compute it and no record of it exists yet. A cell is running while its
+process shows signs of life; times left are estimated from similar cells.
 
 What counts as a change is what the classes of a method's parts and the files of ours that they import say, without
 comments and docstrings. Records that do not tell what their code was are unknown, and not stale.
@@ -122,7 +122,7 @@ def reasons(records: Sequence[Known]) -> list[list[str]]:
 
 
 def tables(found: State, now: float) -> list[Table]:
-    """The counts, who runs what, and the reasons, as far as there are any."""
+    """Tables of the counts, of running cells with their workers, and of the reasons; empty ones are left out."""
     table = counts(found.records, found.manifests, found.running)
     states = [name for name in STATES if name != "running" or found.running]
     rows = [[*group, *(str(number[name] or "·") for name in states)] for group, number in table.items()]

@@ -2,7 +2,7 @@
 
     python -m benchmarks.submit
     python -m benchmarks.submit --where "dataset == 'mnist'"
-    python -m benchmarks.submit --refused     also cells that cannot be, such as a budget beyond a method's reach
+    python -m benchmarks.submit --refused     also cells that cannot be run, such as a budget beyond a method's reach
     python -m benchmarks.submit --networks    also the dense networks that took a minute or more to train
 
 A record is moved when its cell is finished, its file has a checksum, its configuration has the key it is filed under
@@ -10,8 +10,8 @@ and says what the record says of itself, and nothing in it names a folder of thi
 the cell is there already, the new one must repeat its result. The copy is complete before the original goes, so that an
 interruption loses nothing.
 
-Networks go from the cache to ``results/dense``, where every cell looks first: so that a cell is repeated by anybody
-without training anew, and with the very same weights on other processors. Together they may have 20 MB.
+Networks go from the cache to ``results/dense``, where every cell looks first: so that anybody can repeat a cell
+without training again, and with the very same weights on other processors. Together they may have 20 MB.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Numbers of 81 pruning papers beside ours: ``python -m benchmarks.survey FOLDER``.
+"""Show the numbers of 81 pruning papers next to ours: ``python -m benchmarks.survey FOLDER``.
 
 Blalock, Gonzalez Ortiz, Frankle & Guttag (What is the State of Neural Network Pruning?, MLSys 2020) collected what the
 papers report, and publish it in the repository JJGO/shrinkbench under the MIT licence. FOLDER is a clone of it, or the

@@ -1,6 +1,6 @@
-"""W&B after the fact: a finished store is uploaded, once and in order; a grid becomes a `wandb sweep` configuration.
+"""Upload finished results to W&B, once and in order, or turn a grid into a `wandb sweep` configuration.
 
-    python -m benchmarks.track push                     upload what is not there yet
+    python -m benchmarks.track push                     upload cells that are not there yet
     python -m benchmarks.track push --offline           the same into a folder, for `wandb sync` on another machine
     python -m benchmarks.track sweep digits > sweep.yaml && wandb sweep sweep.yaml
 

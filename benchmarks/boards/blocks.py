@@ -1,4 +1,4 @@
-"""Methods over networks, some of which lack some methods: ranks in incomplete blocks.
+"""Compare methods over networks when some networks lack some methods: ranks in incomplete blocks.
 
 A block is a network, its entries are the scores of the methods that were run on it. Friedman's test wants every method
 in every block; Skillings and Mack (Technometrics 23(2), 1981) let entries be missing. With k_i methods in block i,
@@ -41,7 +41,7 @@ class Ranked:
         found_in: in how many blocks it is.
         statistic, freedom, p: of the hypothesis that all methods are alike; p is 1 where nothing can be tested.
         z: for each pair, first before second in ``names``, the difference of the effects in standard errors.
-        common: for each pair the blocks that have both.
+        common: for each pair the number of blocks that have both.
     """
 
     names: tuple[str, ...]
@@ -55,7 +55,7 @@ class Ranked:
     common: Mapping[tuple[str, str], int]
 
     def adjusted(self) -> dict[tuple[str, str], float | None]:
-        """Of each pair the p of "they are alike", kept for all pairs together; None where they are not compared."""
+        """The p-value of "they are alike" for each pair, adjusted over all pairs; None where they are not compared."""
         import numpy as np
         from scipy.stats import studentized_range
 
@@ -64,7 +64,7 @@ class Ranked:
         return {pair: p if self.common[pair] >= COMMON else None for pair, p in zip(self.z, tails, strict=True)}
 
     def against(self, name: str) -> dict[str, float | None]:
-        """Of every other method the p of "it is like ``name``", with Holm's correction over these comparisons."""
+        """The p-value of "it is like ``name``" for every other method, after Holm's correction over them."""
         from scipy.special import ndtr
 
         from benchmarks.boards.stats import holm
@@ -153,7 +153,7 @@ def averaged(scores: Mapping[str, Mapping[Any, float]]) -> dict[str, float]:
 
 
 def _connected(scores: Mapping[str, Mapping[Any, float]]) -> dict[str, Mapping[Any, float]]:
-    """The largest set of methods that hang together by common tasks; of equal ones the first by name."""
+    """The largest set of methods that common tasks connect; of sets of equal size the first by name."""
     left = {name: own for name, own in sorted(scores.items()) if own}
     parts: list[dict[str, Mapping[Any, float]]] = []
     while left:

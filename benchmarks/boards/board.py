@@ -44,7 +44,7 @@ QUANTISED = ("int8_accuracy", "int8_top5", "int8_loss", "int8_bytes", "int8_byte
 
 @dataclass(frozen=True)
 class Question:
-    """What a board is asked for.
+    """What a user asks of a board.
 
     Attributes:
         metric: the quantity that ranks; None takes accuracy after fine-tuning, or loss where there is no accuracy.
@@ -118,7 +118,7 @@ class Board:
 
     @property
     def tasks(self) -> int:
-        """How many (data set, model, budget) it spans."""
+        """The number of (data set, model, budget) combinations that it spans."""
         return len({task_of(cell) for cell in self.cells})
 
     @property
@@ -373,7 +373,7 @@ def _compare(board: Board, baseline: str, prior: Prior) -> None:
 
 
 def _dense_networks(cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
-    """A cell for each dense network, and a note for each on which its cells disagree.
+    """A cell for each dense network, and a note for each network about which its cells disagree.
 
     The network of one configuration and seed has one accuracy. Where records tell several, it was trained on different
     machines, by different code, or somebody changed a record; that of most cells is shown, and who differs is said.
@@ -399,7 +399,7 @@ def _dense_networks(cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
 
 
 def _dense_value(cell: Cell) -> str:
-    """What a cell says of its dense network, as far as other hardware and rounding leave it alone."""
+    """A cell's numbers of its dense network as text, rounded so that other hardware gives the same."""
     accuracy, loss = cell.get("dense_accuracy"), cell.get("dense_loss")
     figures = [f"{100 * accuracy:.2f} %"] if accuracy is not None else [f"loss {loss:.3g}"] if loss is not None else []
     if (parameters := cell.get("dense_parameters")) is not None:

@@ -1,4 +1,4 @@
-"""What a pruning comparison ought to show, checked on the records.
+"""Check the records against what a comparison of pruning methods should report.
 
 After Blalock, Gonzalez Ortiz, Frankle & Guttag, "What is the State of Neural Network Pruning?" (MLSys 2020): their
 recommendations and checklist, in our words and as far as records can tell. Items that only prose can answer (are the
@@ -227,7 +227,7 @@ def _author(cells: Sequence[Cell]) -> tuple[State, str, Iterable[Cell]]:
 
 
 def _given(evidence: str) -> Predicate:
-    """An item that every record meets by construction."""
+    """An item that every record meets by design."""
 
     def predicate(cells: Sequence[Cell]) -> tuple[State, str, Iterable[Cell]]:
         return _judge(bool(cells), evidence, cells)

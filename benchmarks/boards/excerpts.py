@@ -1,4 +1,4 @@
-"""Rows of the reviewed boards in pages: a comment names them, and the table after it is made from the board.
+"""Rows of the reviewed boards in pages: a comment names the rows, and the table below it is made from the board.
 
 A page asks for rows by a line of its own, which readers do not see::
 
@@ -26,7 +26,7 @@ def renewed(page: str, board: str) -> str:
     """The text ``page`` with its excerpts as the Markdown text ``board`` has them.
 
     Raises:
-        BadInput: if the page asks for a board or a column that there is not.
+        BadInput: the page asks for a board or a column that does not exist.
     """
     return MARK.sub(lambda found: _excerpt(found, board), page)
 

@@ -1,4 +1,4 @@
-"""Latencies that may stand beside each other: those of one kind of machine, and no others."""
+"""Select the latencies that may be compared: those of one kind of machine."""
 
 import json
 from collections import Counter

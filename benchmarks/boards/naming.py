@@ -1,4 +1,4 @@
-"""What cells are called on boards: methods by what is unusual about them, networks by how they differ from most.
+"""Names of cells on boards: methods are named by their unusual settings, networks by how they differ from most.
 
 A name stands for one setting at all budgets and seeds of a network, so that boards of different networks can be
 compared; a model of other widths, or trained otherwise, is another model.

@@ -1,6 +1,6 @@
-"""Options of cells as columns, under the names that one types: ``selection.theta``, or ``theta`` where that is enough.
+"""Options of cells as columns, named as on the command line: ``selection.theta``, or ``theta`` where that is enough.
 
-The boards' own columns (metrics, budget, names) go before options of the same name.
+The boards' own columns (metrics, budget, names) take precedence over options of the same name.
 """
 
 import re

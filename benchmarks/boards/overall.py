@@ -1,4 +1,4 @@
-"""All networks together: which methods are better over several data sets and architectures.
+"""Compare methods over all networks: which are better over several data sets and architectures.
 
 One network (a data set and a model) is one observation: budgets of one network are not independent, so a method's
 scores are averaged over them first. Then methods are ranked within each network, and compared over networks with the
@@ -40,7 +40,7 @@ class Overall:
         usual: whether it is of methods with their presets' own parts only.
         networks: for each network how many of its tasks (budgets) and how many seeds were run.
         scores: for each method its score by network, oriented so that larger is better.
-        ranks, verdicts: what they come to.
+        ranks, verdicts: the result of the comparison.
         single: settings with results on one network only, which cannot be compared over several.
         shown, repairs: of each setting its name with its mark, and how the survivors made up for the removed.
         unusual: settings in other surroundings, which are not ranked here.

@@ -20,7 +20,7 @@ PUBLISHED = REPOSITORY / "benchmarks" / "reproductions" / "published_numbers" / 
 
 
 def provenance(board: Board) -> list[str]:
-    """What was run; nothing for boards of several networks.
+    """Describe what was run; empty for boards of several networks.
 
     Of the trainings on a board that of most cells is told; names of rows say what differs from it.
     """

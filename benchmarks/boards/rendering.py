@@ -1,4 +1,4 @@
-"""Boards as documents: which files there are, in which formats, and what stands in each."""
+"""Render boards as files: which there are, in which formats, and what each contains."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def _print_own(
 
 
 def command_for(shown: Sequence[Board]) -> str:
-    """What to type to see reviewed records beside those of the boards ``shown``: of one board, that one alone."""
+    """The command that also shows reviewed records for the boards ``shown``; for a single board, only that one."""
     command = "python -m benchmarks.leaderboard --reviewed"
     group = shown[0].group if len(shown) == 1 else {}
     known = {name: group[name] for name in ("dataset", "budget", "value") if group.get(name) is not None}

@@ -1,4 +1,4 @@
-"""The theory board: which theory predicts best what pruning does.
+"""The theory board: which theory best predicts the damage of pruning.
 
     python -m benchmarks.leaderboard --theory
 

@@ -114,7 +114,7 @@ def pairs_of(
 
 @dataclass(frozen=True)
 class Prior:
-    """What other pairs say of a variance: scaled inverse chi-square with ``freedom`` degrees of freedom.
+    """What other pairs tell about a variance: scaled inverse chi-square with ``freedom`` degrees of freedom.
 
     ``freedom`` 0 says nothing: the test is then Student's paired t. ``smallest`` is the variance of rounding.
     """

@@ -1,1 +1,1 @@
-"""A card for each method: what its preset and its class say, and what it was seen to look at."""
+"""A card for each method: what its preset and its class say, and which inputs it was seen to use."""

@@ -1,4 +1,4 @@
-"""What a method needs, by observation: a small network is pruned with other data, with other labels, under a watch.
+"""What a method needs, by observation: a small network is pruned with other data and with other labels, and watched.
 
 Nothing is declared, so that nothing can be declared wrongly. Data count as needed if other inputs lead to another
 network, labels if other labels do, gradients if anything is propagated backward through the network.
@@ -33,7 +33,7 @@ HALF = Budget("keep", 0.5)
 
 @dataclass(frozen=True)
 class Needs:
-    """What a method looks at to prune.
+    """The inputs that a method uses to prune.
 
     Attributes:
         data: the pruned network depends on the calibration inputs.

@@ -29,16 +29,17 @@ WATCHED = {"exact": ["selection.low=-20", "selection.high=20"]}  # what fits the
 OPENING = """\
 # Methods
 
-Made by `python -m benchmarks.methods` from the presets in `conf/method`, their classes and their docstrings; not edited
-by hand. What a method needs is observed: a small network is pruned by it with other inputs and with other labels.
-*Data* or *labels* are needed if that leads to another network, *gradients* if anything is propagated backward through
-it. *Training* is what belongs to the method, beside the training of the dense network and the fine-tuning that all
-have; it has labels and gradients, whatever the pruning looks at. Any part can be swapped for another of its folder in
-`conf/`. *Cost* is the processor time of pruning half of ResNet-20 once, with {samples} samples and each method's
-defaults, repair included ({machine}); `python -m benchmarks.cost` measures it, and – says that nobody has. A method
-that trains costs what its training does. *Verified by* names the tests that compare scores, masks or weights with what
-the authors' own program gave, with brute force on small cases, or with a closed form. *Claims* are those of the paper
-against methods that are here; `python -m benchmarks.leaderboard` says under each board which are seen there.
+Made by `python -m benchmarks.methods` from the presets in `conf/method`, their classes and their docstrings; not
+edited by hand. What a method needs is observed: it prunes a small network with different inputs and with different
+labels. It needs *data* or *labels* if that changes the pruned network, and *gradients* if anything is propagated
+backward through the network. *Training* is the method's own, in addition to the training of the dense network and the
+fine-tuning that all methods have; it uses labels and gradients, whatever the pruning itself needs. Any part can be
+swapped for another from its folder in `conf/`. *Cost* is the processor time of pruning half of ResNet-20 once, with
+{samples} samples and each method's defaults, repair included ({machine}); `python -m benchmarks.cost` measures it,
+and – means that it has not been measured. A method that trains costs what its training does. *Verified by* names the
+tests that compare scores, masks or weights with the output of the authors' own program, with brute force on small
+cases, or with a closed form. *Claims* are what the paper claims against methods compared here;
+`python -m benchmarks.leaderboard` says under each board which claims are seen there.
 """
 TRAINS = "trains: its cost is that of its training"
 

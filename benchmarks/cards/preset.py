@@ -1,4 +1,4 @@
-"""What is written down of a method: in its preset, in its class, and in the module of that class."""
+"""Read what is written about a method: in its preset, in its class, and in the module of that class."""
 
 from __future__ import annotations
 

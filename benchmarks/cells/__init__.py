@@ -1,1 +1,1 @@
-"""The story of one cell: data, dense network, pruning, fine-tuning, measuring."""
+"""The steps of one cell: data, dense network, pruning, fine-tuning, measuring."""

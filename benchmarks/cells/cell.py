@@ -1,4 +1,4 @@
-"""The story of one cell: one data set, one network, one method, one budget, one seed, one record."""
+"""Run one cell: one data set, one network, one method, one budget, one seed, one record."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ from methods.sparse_training import SparseTraining
 
 
 def run(config: Mapping[str, Any], holds: Callable[[], bool] | None = None) -> Record:
-    """Run the cell that ``config`` (plain, resolved) describes, unless its record is there; returns the record.
+    """Run the cell that ``config`` (plain, resolved) describes, unless it already has a record; returns the record.
 
     A cell that does not end well is a record, too: ``collapsed`` or ``skipped``, which are results, or ``failed``
     with its traceback. What is wrong with the command, or with a part of the user's own, says nothing of a method, and
@@ -69,7 +69,7 @@ def run(config: Mapping[str, Any], holds: Callable[[], bool] | None = None) -> R
         holds: whether this worker still holds the cell's lease; nothing is written where it does not.
 
     Raises:
-        Lost: the cell became another worker's while this one was at it, and has no result yet.
+        Lost: another worker took over the cell while this one ran it, and it has no result yet.
         BadInput: the cell is refused.
     """
     paths = Paths.of(config["paths"])
@@ -191,7 +191,7 @@ def _pipeline(
 
 @dataclass
 class _Attempt:
-    """One way from the dense network to a pruned and trained one, and the configuration that it was gone with."""
+    """One run from the dense network to a pruned and trained one, and the configuration that was used for it."""
 
     config: Mapping[str, Any]
     pruned: Pruned
@@ -291,12 +291,12 @@ def _prune(
 
 
 def _recalibrated(config: Mapping[str, Any], data: Data, pruned: nn.Module) -> nn.Module | None:
-    """The network right after pruning with batch norms that have seen its own activations; None without any."""
+    """The network right after pruning with batch-norm statistics of its own activations; None without batch norms."""
     return recalibrated(pruned, calibrate(data, config["calibration"], config["seed"])) if batch_norms(pruned) else None
 
 
 def _found(pruned: Pruned, budget: Mapping[str, Any]) -> dict[str, Any]:
-    """What pruning came to, and what one should know of it."""
+    """The result of pruning, and remarks on it."""
     return {
         "unit": pruned.unit,
         "budget": {**budget, "achieved": pruned.achieved, "note": note_of(pruned.note, pruned.left_alone)},
@@ -356,7 +356,7 @@ def _teacher(config: Mapping[str, Any], dense: nn.Module) -> Teacher | None:
 
 
 def _collapsed(dense: nn.Module, model: nn.Module, data: Data, tuning: History) -> tuple[str | None, str | None]:
-    """Why what is left is no network, and a note: its training broke off, or it is no better than guessing.
+    """Why the network has collapsed, and a note: its training broke off, or it is no better than guessing.
 
     Where the dense network is no better than guessing either, pruning has destroyed nothing; then a note says so.
     """
@@ -372,7 +372,7 @@ def _collapsed(dense: nn.Module, model: nn.Module, data: Data, tuning: History) 
 
 
 def _rewind(config: Mapping[str, Any], data: Data, point: str | int) -> nn.Module | None:
-    """The network whose weights survivors take: as initialised, anew, or after some epochs of the dense training."""
+    """The network whose weights the remaining units take: as initialised, drawn again, or after some dense epochs."""
     if point == "none":
         return None
     own = derive_seed(config["seed"], "scratch") if point == "new" else config["seed"]
@@ -409,7 +409,7 @@ def _peak_memory_mb() -> float:
 
 
 def _without_nonsense(result: dict[str, Any]) -> dict[str, Any]:
-    """``collapsed`` where the network that is left computes no numbers."""
+    """``collapsed`` where the pruned network's outputs are not finite."""
     tuned = result["metrics"]["tuned"]
     if result["status"] == "done" and not tuned["loss"] < float("inf"):
         result |= {"status": "collapsed", "reason": "the pruned network's loss is not finite"}

@@ -1,4 +1,4 @@
-"""What a network that has learned nothing would score: the line below which a result is no network."""
+"""The score of a network that has learned nothing; a network that does no better has collapsed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Methods with a training of their own, during or before the pruning: their schedule is a hook of the trainer."""
+"""Run methods that train during or before the pruning: their schedule is a hook of the trainer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def prunes_while_training(schedule: object) -> bool:
 def train_sparsely(
     pruner: Pruner, config: Mapping[str, Any], data: Data, dense: nn.Module, folder: Path, rate: float
 ) -> tuple[Pruned, list[dict[str, Any]]]:
-    """Let the pruner's schedule train the initialised or the dense network, and make a pruned one of it.
+    """Let the pruner's schedule train the initialised or the dense network, and prune the result.
 
     Args:
         pruner: its schedule is a :class:`methods.sparse_training.SparseTraining`.

@@ -1,4 +1,4 @@
-"""From a cell's configuration to the objects it names."""
+"""Build the objects that a cell's configuration names."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def trained_network(config: Mapping[str, Any], data: Data, paths: Paths) -> dens
 
 
 def calibrate(data: Data, section: Mapping[str, Any], seed: int) -> Calibration:
-    """The training samples that pruning may look at: drawn by ``seed``, never from the validation or test split.
+    """The training samples that pruning may use: drawn by ``seed``, never from the validation or test split.
 
     Padded sequences come in batches of about one length, the batches in random order.
     """

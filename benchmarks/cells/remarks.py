@@ -1,4 +1,4 @@
-"""What a reader should know of a cell that ended well, beside what pruning remarks: numbers, but strange ones."""
+"""Remarks on a cell that ended well but has unusual numbers, in addition to what pruning itself remarks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +21,7 @@ def note_of(note: str | None, left_alone: Mapping[str, str]) -> str | None:
 
 
 def remarks(dense: nn.Module, tuned: nn.Module, metrics: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Sentences on what is strange; none usually.
+    """Sentences on unusual results; usually there are none.
 
     Args:
         dense: the network before pruning.

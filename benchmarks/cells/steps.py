@@ -1,4 +1,4 @@
-"""What an iterative schedule passes through: one row per state of the network, from the dense one to the last.
+"""The steps of an iterative schedule: one row per state of the network, from the dense one to the last.
 
 State t has been pruned t times and trained after each. Its row says how much remains, the accuracy and the loss on the
 validation split (right after pruning, before training: ``pruned_accuracy``, ``pruned_loss``), the PQ index (0.5, 1) and

@@ -1,4 +1,4 @@
-"""The trials of a cell that is tuned: several ways from the dense network to a fine-tuned one, of which one is kept.
+"""The trials of a cell that is tuned: several runs from the dense network to a fine-tuned one, of which one is kept.
 
 All rates are tried with the preset's options, then each option at the best rate. The best has the highest accuracy on
 the validation split (a regression: the lowest loss), then the lowest loss, then it came first. The test split is not
@@ -20,7 +20,7 @@ Outcome = TypeVar("Outcome")
 
 @dataclass(frozen=True)
 class Trial:
-    """One of the ways.
+    """One trial.
 
     Attributes:
         number: from 0.
@@ -48,7 +48,7 @@ def search(
     attempt: Callable[[Trial], Outcome],
     score: Callable[[Outcome], Score],
 ) -> tuple[Outcome, dict[str, Any]]:
-    """Try all trials; returns what the best one came to, and the record's account of all.
+    """Try all trials; returns the outcome of the best one, and the record's list of all.
 
     Args:
         tune: ``rates``, multiples of the fine-tuning rate, and ``options``, settings of the method's own.

@@ -119,8 +119,8 @@ class Mapped:
     def _shared_out(self, work: Callable[[Iterator[range]], None], count: int) -> None:
         """Have ``work`` done on parts of ``range(count)`` by this thread, and by others as far as they get to it.
 
-        Who is free takes the next part, and nobody is waited for who has not begun: on a busy machine waiting can take
-        longer than the work.
+        A free thread takes the next part, and nothing waits for threads that have not begun: on a busy machine waiting
+        can take longer than the work.
         """
         parts = iter([range(first, min(first + PART, count)) for first in range(0, count, PART)])  # one for all threads
         helpers = min(torch.get_num_threads(), -(-count // PART)) - 1
@@ -161,7 +161,7 @@ def mirrored(pixels: np.ndarray) -> np.ndarray:
 
 
 def room(*shape: int) -> Tensor:
-    """An uninitialised float32 tensor, in large pages where it is large, which come back when nobody uses it any more.
+    """An uninitialised float32 tensor; a large one gets large memory pages, which are reused when it is freed.
 
     The allocator gets large blocks from the system each time, and that takes as long as filling them.
     """
@@ -238,7 +238,7 @@ def decoded_arrays(folder: Path, sources: Mapping[str, Streamed], skip: bool) ->
         skip: go on where an image cannot be decoded; else that is refused.
 
     Raises:
-        BadInput: an image cannot be had, or the disk has not enough room.
+        BadInput: an image cannot be read, or the disk has not enough room.
     """
     found = open_arrays(folder)
     label = f"decoding {folder.name}"
@@ -288,7 +288,7 @@ def _no_room(folder: Path, why: str) -> BadInput:
 
 
 def _progress(work: Path) -> dict[str, Any]:
-    """What an interrupted decoding has finished: checksums and faults of each split."""
+    """The finished part of an interrupted decoding: checksums and faults of each split."""
     try:
         facts = json.loads((work / PROGRESS).read_text(encoding="utf-8"))
         if facts["layout"] == LAYOUT:
@@ -333,7 +333,7 @@ def _decode_part(work: Path, name: str, source: Streamed, skip: bool, progress: 
 
 
 def _note(work: Path, file: Any, progress: Mapping[str, Any]) -> None:
-    """Say how far the decoding is, once that much is on the disk."""
+    """Note how far the decoding is, once that much is on the disk."""
     file.flush()
     os.fsync(file.fileno())
     write_atomically(work / PROGRESS, json.dumps({"layout": LAYOUT, "parts": progress}))

@@ -58,7 +58,7 @@ def resized(images: Tensor, box: Tensor, window: Sequence[int]) -> Tensor:
         window: height and width of the result.
 
     Returns:
-        (B, C, height, width) uint8; pixels beyond the box's edge, which interpolation looks at, are the image's.
+        (B, C, height, width) uint8; interpolation at the box's edge also reads the image's pixels beyond it.
     """
     height, width = window
     top, left, tall, wide = box.to(images.device, torch.float32).unbind(1)
@@ -133,7 +133,7 @@ class Augmentation:
         crop: pixels of zeros (black, as in the raw image) around an image before a window is cut out of it.
         flip: mirror every second image.
         resized_crop: least and largest share of the image's area that a crop has, which is then scaled to the window,
-            with a random ratio of its sides (Szegedy et al. 2015, section 6); in the place of ``crop``. A box that
+            with a random ratio of its sides (Szegedy et al. 2015, section 6); in place of ``crop``. A box that
             would be larger than the image is clipped to it.
         jitter: factors of brightness, contrast and saturation are drawn between 1 - jitter and 1 + jitter.
     """
@@ -166,7 +166,7 @@ class Augmentation:
         return Draws(top, left, flip, box, colours)
 
     def apply(self, images: Tensor, draws: Draws, window: Sequence[int]) -> Tensor:
-        """Images (B, C, H, W) as ``draws`` say, cut to ``window`` (height, width)."""
+        """Augment images (B, C, H, W) as ``draws`` say, cropped to ``window`` (height, width)."""
         if draws.box is not None:
             images = resized(images, draws.box, window)
             mirrored = draws.flip.to(images.device)

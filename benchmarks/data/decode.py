@@ -89,7 +89,7 @@ def _decode_file(path: Path, columns: Columns) -> tuple[Tensor, Tensor]:
 
 
 def unreadable_parquet(path: Path, error: Exception) -> BadInput:
-    """That a file is no Parquet, and what to do."""
+    """The error for a file that is not Parquet, with what to do."""
     return BadInput(
         f"{path} cannot be read as Parquet: {first_line(error)}\nIt is truncated or something else; download it again."
     )

@@ -1,7 +1,7 @@
-"""Labels of images that lie in one folder without a folder per class, as ILSVRC and Tiny ImageNet have them.
+"""Labels of images in one folder without a folder per class, as in ILSVRC and Tiny ImageNet.
 
 Three files are known: ``val_annotations.txt`` of Tiny ImageNet (name and class, separated by tabs),
-``LOC_val_solution.csv`` of ILSVRC as Kaggle hands it out (name, then the class and boxes), and the pair
+``LOC_val_solution.csv`` of ILSVRC as Kaggle distributes it (name, then the class and boxes), and the pair
 ``ILSVRC2012_validation_ground_truth.txt`` (a number a line, in the order of the images' names) and ``meta.mat`` (which
 number is which class) of ILSVRC's development kit.
 """

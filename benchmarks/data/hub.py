@@ -1,4 +1,4 @@
-"""Data sets of the Hugging Face hub, or of what was downloaded from it before where it does not answer."""
+"""Data sets of the Hugging Face hub, or earlier downloads where the hub does not answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def rows_of(repository: str, subset: str | None, split: str, revision: str | Non
     """One split of a repository, downloaded by ``datasets`` into its own cache, or from there.
 
     Raises:
-        BadInput: it cannot be had; says where it may come from instead.
+        BadInput: it cannot be loaded; says where it may come from instead.
     """
     found: Dataset = _loaded(repository, subset, split, revision, streaming=False)
     return found
@@ -27,7 +27,7 @@ def stream_of(repository: str, subset: str | None, split: str, revision: str | N
     """The same, row by row as they come over the network; nothing is kept of them.
 
     Raises:
-        BadInput: it cannot be had; says where it may come from instead.
+        BadInput: it cannot be loaded; says where it may come from instead.
     """
     found: IterableDataset = _loaded(repository, subset, split, revision, streaming=True)
     return found

@@ -45,7 +45,7 @@ def find(root: Path) -> dict[str, Files]:
     ``test`` whose labels are not public is left out.
 
     Raises:
-        BadInput: no such layout, a class that ``train`` has not, or a link that leads out of ``root``.
+        BadInput: there is no such layout, a class is missing from ``train``, or a link that leads out of ``root``.
     """
     base = next((root / place for place in INSIDE if (root / place / "train").is_dir()), root)
     folders = _folders(base, root)
@@ -101,7 +101,7 @@ def _part(folder: Path, names: Sequence[str], root: Path) -> Files:
 
 
 def _unlabelled(folder: Path, root: Path) -> bool:
-    """Whether a folder holds images and no folders of classes: those whose labels a competition keeps to itself."""
+    """Whether a folder holds images but no folders of classes: a test split whose labels are not public."""
     children = [child.name for child in _folders(folder, root)]
     return label_file(folder, root) is None and children in ([], ["images"])
 

@@ -110,10 +110,10 @@ def tables(cfg: Mapping[str, Any], cache: Path) -> Collection:
 
 
 def gathered(cfg: Mapping[str, Any], cache: Path) -> Collection:
-    """The images of a named data set in whatever form they lie in its folder; without a folder those of the hub.
+    """The images of a named data set, in any supported form in its folder; without a folder, those of the hub.
 
     Raises:
-        BadInput: there is no such folder, or nothing in it that is known.
+        BadInput: there is no such folder, or it has no known layout.
     """
     folder = folder_or_hub(cfg)
     if folder is None or any(folder.rglob("*.parquet")):

@@ -1,4 +1,4 @@
-"""Images that do not lie in memory, handled like a tensor of them: indexed, counted, asked for their shape."""
+"""Images that are not in memory but can be used like a tensor: indexed, counted, asked for their shape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A data set as its reader has read it, before a cell's splits are made of it."""
+"""A data set as its reader returns it, before a cell's splits are made from it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from methods.seeds import stream
 
 @dataclass(frozen=True)
 class Text:
-    """What inputs that are ids of tokens stand for.
+    """What token ids stand for, where inputs are token ids.
 
     Attributes:
         tokens: what a network has to know of them.

@@ -54,7 +54,7 @@ def imagefolder(cfg: Mapping[str, Any], cache: Path) -> Raw:
 
 
 def collection(cfg: Mapping[str, Any], cache: Path) -> Raw:
-    """Images in whatever form they lie in ``dataset.source``, else below $SECATEURS_DATA, else on the hub."""
+    """Images in any supported form in ``dataset.source``, else below $SECATEURS_DATA, else on the hub."""
     from benchmarks.data import pictures, storage
 
     return storage.read(pictures.gathered(cfg, cache), cfg, cache)

@@ -19,7 +19,7 @@ WIDTH = 2048  # values that a token may stand for, where it is asked how large a
 
 @dataclass(eq=False)
 class TokenSplit(Split):
-    """Ids of tokens (N, T) int32, and targets (N,) or (N, T) int64; batches of inputs are int64.
+    """Token ids (N, T) int32, and targets (N,) or (N, T) int64; batches of inputs are int64.
 
     Args:
         tokens: what the ids are.

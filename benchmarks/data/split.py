@@ -67,7 +67,7 @@ class Split:
             generator: on the CPU; shuffles, and draws the augmentation. ``None`` keeps the order.
             augment: apply the split's augmentation, if it has one; needs a generator.
             device: where batches are wanted. The whole split moves there at the first call and stays.
-            share: number of this process, and of all processes of one training. Each gets every so manieth sample of
+            share: number of this process, and of all processes of one training. Each gets every n-th sample of
                 every batch; all draw the same. A batch with fewer samples than processes is left out.
 
         Yields:

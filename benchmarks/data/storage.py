@@ -137,7 +137,7 @@ def _tell_of_faults(faults: Mapping[str, list[Fault]]) -> None:
 
 
 def _tell_of_change(folder: Path, cfg: Mapping[str, Any]) -> None:
-    """Say that images were decoded before which are others by now; those arrays stay, and may be deleted."""
+    """Say that images have changed since they were decoded; the old arrays stay, and may be deleted."""
     if (folder / MANIFEST).is_file():
         return
     for other in sorted(folder.parent.glob(f"{cfg['name']}-*/{MANIFEST}")):

@@ -34,7 +34,7 @@ FEW = 8  # rows that are decoded at once, in this process
 
 
 class Fault(NamedTuple):
-    """An image that could not be had: its row, ``corrupt``, ``size`` or ``gone``, and a sentence that says why."""
+    """An image that could not be read: its row, ``corrupt``, ``size`` or ``gone``, and a sentence that says why."""
 
     row: int
     kind: str
@@ -84,7 +84,7 @@ class Decoder:
 
 
 def refused(fault: Fault) -> BadInput:
-    """What is said of an image that cannot be had."""
+    """The error for an image that cannot be read."""
     advice = {
         "corrupt": "Mend or remove it, or leave such images out: dataset.corrupt=skip.",
         "size": "Set dataset.shape, or point dataset.source at the right data set; dataset=hub and dataset=imagefolder "
@@ -95,7 +95,7 @@ def refused(fault: Fault) -> BadInput:
 
 
 class Streamed:
-    """Pixels that are decoded anew each time they are asked for.
+    """Pixels that are decoded each time they are requested.
 
     Args:
         decoder: of the images.
@@ -117,7 +117,7 @@ class Streamed:
         """(B, C, H, W) uint8 pixels of some rows.
 
         Raises:
-            BadInput: an image cannot be had.
+            BadInput: an image cannot be read.
         """
         parts = rows.split(max(FEW, -(-len(rows) // (4 * max(1, self._processes)))))
         return torch.cat(list(self.stream(parts))) if len(parts) > 1 else self._whole(self.decoder(rows.tolist()))
@@ -130,13 +130,13 @@ class Streamed:
             pin: put them into page-locked memory, from which a GPU copies while it computes.
 
         Raises:
-            BadInput: an image cannot be had, or one worker after the other dies.
+            BadInput: an image cannot be read, or one worker after the other dies.
         """
         for found in self.decoded(batches, pin):
             yield self._whole(found)
 
     def decoded(self, batches: Sequence[Tensor], pin: bool = False) -> Iterator[tuple[Tensor, list[Fault]]]:
-        """The same with what could not be had beside the pixels, in the place of a refusal."""
+        """As :meth:`stream`, but lists the images that could not be read instead of raising an error."""
         rows = [batch.tolist() for batch in batches]
         done, deaths = 0, 0
         while done < len(rows):
@@ -212,7 +212,7 @@ def _without_its_signal(loader: DataLoader[Any]) -> Iterator[Any]:
     """The loader's batches; a dead worker is noticed when a batch of its is asked for.
 
     ``DataLoader`` also has itself told by SIGCHLD and then raises wherever the process happens to be, in the midst of a
-    training step for instance, where nobody can make good for it.
+    training step for instance, where nobody can recover from it.
     """
     first = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGCHLD) if first else None

@@ -1,4 +1,4 @@
-"""Texts as they lie in files: plain ones, also in a zip archive, Parquet with a column of text, or the hub.
+"""Read texts from files: plain ones, also in a zip archive, Parquet with a column of text, or the hub.
 
 Only what is named is read, and nothing is unpacked on disk.
 """

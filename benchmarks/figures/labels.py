@@ -1,4 +1,4 @@
-"""Where the names of lines go: as near to their lines as they can without lying over each other."""
+"""Place the names of lines as near to their lines as possible without overlap."""
 
 from __future__ import annotations
 
@@ -40,6 +40,6 @@ def spread_out(wanted: Sequence[float], heights: Sequence[float]) -> list[float]
 
 
 def overlapping(texts: Sequence[Text]) -> list[tuple[str, str]]:
-    """Pairs of texts that lie over each other by more than a pixel."""
+    """Pairs of texts that overlap by more than a pixel."""
     boxes = [(text.get_text(), text.get_window_extent().padded(-1)) for text in texts if text.get_text()]
     return [(one, other) for (one, a), (other, b) in combinations(boxes, 2) if a.overlaps(b)]

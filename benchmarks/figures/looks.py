@@ -1,4 +1,4 @@
-"""One colour, one symbol and one dash for every method, the same on every chart, page, diagram and figure.
+"""One colour, one symbol and one dash pattern for every method, the same on every chart, page, diagram and figure.
 
 Every colour has a contrast of at least 3:1 to white and to the dark paper of the report. Methods are told apart without
 colour, too: no two of the suite's own share both symbol and dash. A method that is not in the list below gets a look

@@ -256,7 +256,7 @@ class Panel:
             )
 
     def problems(self) -> list[str]:
-        """Which rules of the house its content breaks."""
+        """The rules of the house style that its content breaks."""
         found = []
         if self.series > LINES and not self.named:
             found.append(f"{self.series} lines, more than {LINES}")
@@ -265,7 +265,7 @@ class Panel:
         return found
 
     def collisions(self) -> list[str]:
-        """Which rules its drawing breaks, once everything is in its place."""
+        """The rules that the drawing breaks, once everything is in its place."""
         limits = {"x": sorted(self.axes.get_xlim()), "y": sorted(self.axes.get_ylim())}
         outside = any(low < limits[which][0] or high > limits[which][1] for which, low, high in self._bars)
         over = overlapping([*(label.text for label in self._labels), *self._texts])

@@ -125,7 +125,7 @@ class Sheet:
         """The figure with everything in its place.
 
         Raises:
-            RuleBroken: it breaks a rule of the house.
+            RuleBroken: it breaks a rule of the house style.
         """
         if self._finished:
             return self.figure

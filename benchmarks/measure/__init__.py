@@ -1,1 +1,1 @@
-"""What is measured of a network beside accuracy: counts, latency, size."""
+"""Measurements of a network besides accuracy: counts, latency, size, memory."""

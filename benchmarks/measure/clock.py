@@ -1,4 +1,4 @@
-"""Clocks: how long a call takes on the processor, and on a GPU that works behind the processor's back."""
+"""Clocks: how long a call takes on the processor, and on a GPU that runs asynchronously."""
 
 import time
 from collections.abc import Callable

@@ -1,9 +1,9 @@
-"""Latency of a pruned network beside its dense original, in a way that can be believed.
+"""Measure the latency of a pruned network against its dense original, reliably.
 
 Both are timed in one process, in turn A B A B ..., after warm-up, without gradients, with a fixed number of threads.
 The figure is the median of the per-pair ratios dense / pruned, with a bootstrap interval: slow drifts of the machine
 hit both halves of a pair alike and cancel. Pairs are added until the interval is as narrow as asked for, or time is up;
-the row then says so. One process of a machine times at once.
+the row then says so. Only one process of a machine measures at a time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One measurement of time at once per machine: cells that run side by side must not time each other's noise."""
+"""Allow one time measurement at a time per machine, so that parallel cells do not disturb each other's measurements."""
 
 import os
 import tempfile

@@ -105,7 +105,7 @@ def measure_quantised(
     example: Tensor,
     timing: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """What the dense and the pruned network are worth in eight bits.
+    """Measure accuracy, size and latency of the dense and the pruned network in eight bits.
 
     Args:
         networks: ``dense`` and ``pruned``, the latter as it is after fine-tuning.
@@ -117,7 +117,7 @@ def measure_quantised(
     Returns:
         ``format``, for each network its scores and the bytes of its file in float32 and in eight bits, latency ratios
         of the dense network in float32 over the pruned one in eight bits, and a ``note`` where something is missing: a
-        network that ONNX Runtime cannot quantise has a reason in the place of figures.
+        network that ONNX Runtime cannot quantise has a reason in place of numbers.
     """
     found: dict[str, Any] = {"format": INT8, "note": None}
     files: dict[str, tuple[bytes, bytes]] = {}

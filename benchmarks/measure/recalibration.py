@@ -1,4 +1,4 @@
-"""Batch normalisation right after pruning: its running statistics are those of the network that is gone."""
+"""Recompute batch-norm statistics right after pruning, when they are still those of the dense network."""
 
 import copy
 

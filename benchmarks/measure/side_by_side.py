@@ -1,4 +1,4 @@
-"""Two implementations of one thing timed in turn, and a claim about their ratio that the figures keep or break."""
+"""Time two implementations of the same task in turn, and check a claim about their ratio."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Times:
         ratio: median over the pairs of ours / theirs.
         low, high: 95 % bootstrap interval of the ratio.
         pairs: how many pairs.
-        megabytes: of memory at most, of a process of its own, where that was looked at.
+        megabytes: peak memory of a process of its own, where that was measured.
     """
 
     ours: float
@@ -69,7 +69,7 @@ def alternate(ours: Work, *theirs: Work, pairs: int = 5, warm_up: int = 1) -> li
 
 
 def alone(ours: Work, runs: int = 3, warm_up: int = 1) -> Times:
-    """The median of several runs of one thing."""
+    """The median time of several runs of one implementation."""
     seconds = [clock(ours) for _ in range(warm_up + runs)][warm_up:]
     return Times(float(np.median(seconds)), pairs=runs)
 
@@ -102,7 +102,7 @@ class Promise:
     megabytes: float | None = None
 
     def holds(self, times: Times) -> bool:
-        """Whether the medians keep it."""
+        """Whether the medians meet the promise."""
         if self.ratio is not None:
             return times.ratio is not None and times.ratio <= self.ratio
         if self.spread is not None:

@@ -1,4 +1,4 @@
-"""Networks of the package ``transformers`` as this suite takes networks: ids in, logits out.
+"""Adapt networks of the package ``transformers`` to this suite: ids in, logits out.
 
 The mask of a sequence is derived from the id of padding, so that one tensor is all there is to hand over. Everything is
 read from this machine first: a folder, an installed package that holds one, or what the hub's cache has.

@@ -1,4 +1,4 @@
-"""Pruned networks on disk: weights beside a small JSON that says how they are to be read. No pickle.
+"""Pruned networks on disk: weights and a small JSON file that says how to read them. No pickle.
 
 A folder holds ``weights.safetensors`` and ``network.json``. The JSON names the architecture as the configuration does
 (``_target_`` and its arguments, the input shape and the number of classes) and then what pruning has changed in it: the
@@ -47,7 +47,7 @@ SMALLEST: dict[str, tuple[int, ...]] = {  # modules that can be described, with 
 
 
 def network_folder(results: Path, key: str) -> Path:
-    """Where the network of the cell ``key`` lies."""
+    """The folder of the network of the cell ``key``."""
     return results / "networks" / key
 
 
@@ -93,12 +93,12 @@ def save_network(
     """Write ``model`` to ``folder`` such that :func:`load_network` gives it back.
 
     Args:
-        folder: made if need be; a network in it is replaced.
+        folder: created if it does not exist; a network in it is replaced.
         model: a pruned network.
         model_cfg: the configuration from which its dense original was built.
         shape: of one input.
         classes: number of outputs.
-        facts: what else the JSON shall say.
+        facts: further entries of the JSON.
         tokens: what the inputs are where they are ids of tokens.
 
     Returns:

@@ -42,7 +42,8 @@ def digest(targets: Iterable[str]) -> str:
 def changed(recorded: str | None, targets: Iterable[str]) -> bool | None:
     """Whether the code behind ``targets`` has another digest than ``recorded``; None where that is None.
 
-    Code that was seen to repeat the results of the recorded one is no other code (:mod:`benchmarks.records.confirmed`).
+    Code that was seen to reproduce the results of the recorded code counts as the same
+    (:mod:`benchmarks.records.confirmed`).
     """
     if recorded is None:
         return None
@@ -51,7 +52,7 @@ def changed(recorded: str | None, targets: Iterable[str]) -> bool | None:
 
 
 def forget() -> None:
-    """Read the code anew at the next digest; within a process it is read once."""
+    """Read the code again at the next digest; otherwise a process reads it once."""
     _digest.cache_clear()
     _read.cache_clear()
 

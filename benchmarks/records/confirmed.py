@@ -1,8 +1,8 @@
-"""Code that was seen to give the same results as older code, so that a change of words is no change of a method.
+"""Code that was seen to give the same results as older code, so that a mere rewording does not mark records as stale.
 
 A record holds a digest of its method's code (:mod:`benchmarks.records.code`), and any edit below ``methods`` gives
-another one, be it only a new name. ``python -m benchmarks.status --confirm`` runs some of the cells again that were
-made with the old code. Where all of them end with the very figures of their records, the pair of digests is noted in
+another one, even if only a name changes. ``python -m benchmarks.status --confirm`` runs some of the cells again that
+were made with the old code. If all of them reproduce the numbers of their records, the pair of digests is noted in
 ``results/confirmed.json``, and records with the old one count as made by today's code.
 
 The note says as much as its cells: it is evidence on these, not a proof for all.
@@ -62,7 +62,7 @@ def note(pairs: Iterable[tuple[Pair, Sequence[str]]]) -> None:
 
 
 def forget() -> None:
-    """Read the file anew at the next question; within a process it is read once."""
+    """Read the file again at the next question; otherwise a process reads it once."""
     _pairs.cache_clear()
 
 

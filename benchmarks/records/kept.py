@@ -1,4 +1,4 @@
-"""The little that is asked of every record again and again, kept from look to look: who has changed is read anew.
+"""A cache of the few facts that are needed of every record; only records that have changed are read again.
 
 An entry counts while its file has the same time, size and number (inode), and all entries while the code and presets
 that they are made by are the same. Between processes they lie in one JSON file beside the records. It can be deleted at

@@ -4,7 +4,7 @@ Rules, each frozen by a test:
 
 * Sections that say where or how a cell is run (folders, tracker, launcher) are left out, and so are the place the data
   set is read from, how its images are kept meanwhile, the devices it is computed on and the memory it may take. Of a
-  network or a tokenizer of others that lies on this machine the last part of its path counts.
+  pretrained network or tokenizer on this machine only the last part of its path counts.
 * A value of null is left out, and so is a section with nothing left in it. A new option whose default is null therefore
   leaves every old key as it was.
 * Names of classes count as they were when records began (:mod:`benchmarks.records.names`).

@@ -1,4 +1,4 @@
-"""What a sweep set out to do: the list of its cells, from which the missing ones are known."""
+"""The planned cells of a sweep, by which missing ones are found."""
 
 from pathlib import Path
 

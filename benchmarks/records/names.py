@@ -1,8 +1,8 @@
-"""Names of parts that stand in records, as they were when records began, and where the parts live today.
+"""Names of classes in records: the original names, and where the classes are today.
 
 A record's key is a hash of its configuration, and a configuration names classes by their modules. When a module moves,
 the key must stay, so keys are computed with the frozen names, while records and configurations show today's. Old names
-in a configuration of one's own keep working.
+in a user's configuration keep working.
 """
 
 from __future__ import annotations

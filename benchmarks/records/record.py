@@ -206,7 +206,7 @@ class Layer(Part):
 
 
 class Texts(Part):
-    """The texts that pruning has looked at: how many, drawn by which seed from what, and a digest of their tokens."""
+    """The texts that pruning used: how many, drawn by which seed from what, and a digest of their tokens."""
 
     sequences: Count
     tokens: Count
@@ -271,7 +271,7 @@ class Record(Part):
     """The result of one cell.
 
     Attributes:
-        calibration: the texts that pruning has looked at; None for other data.
+        calibration: the texts that pruning used; None for other data.
         characters_per_token: of the test split's text, for bits per character.
         left_alone: what was not pruned, and why.
         warnings: what a reader should know of this result, in words: nearly everything of a layer removed, a weight
@@ -361,7 +361,7 @@ class Record(Part):
 
 
 def checksum(content: Mapping[str, Any]) -> str:
-    """Of a record's content: a digit that a bad disk has turned into another one still makes a number."""
+    """The checksum of a record's content, since a digit that a bad disk has changed still reads as a number."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

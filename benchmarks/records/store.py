@@ -1,4 +1,4 @@
-"""Where records lie: written whole or not at all, read with suspicion, this machine's runs beside the reviewed cells.
+"""Store records: writes are atomic, reads trust nothing; this machine's runs are kept apart from the reviewed cells.
 
 A record lies in ``<root>/<dataset>/<model>/<key>.json`` under one of two roots: ``runs`` (what this machine computed)
 and ``cells`` (reviewed, under version control).
@@ -43,7 +43,7 @@ class Unreadable(ValueError):
 
 
 def read(path: Path, named: bool = True) -> Record:
-    """The record in ``path``, which may be anybody's: whatever is wrong with the file, it is said.
+    """The record in ``path``, which may come from anybody: whatever is wrong with the file is reported.
 
     Args:
         path: the file.
@@ -133,7 +133,7 @@ class Store:
     ) -> Path:
         """Write the result of a cell under ``runs``, but never over a finished one, unless it is the one to replace.
 
-        A worker that was stopped for long goes on in the belief that the cell is its own, so it is asked before the
+        A worker that was stopped for long may still believe that it holds the cell, so it is asked before the
         write; and should it be stopped between that question and the write, the file system decides: a record is only
         placed where there is none, and only one that is seen to be no result is taken away before.
 
@@ -201,7 +201,7 @@ class Store:
     def find(self, key: str, committed: bool = False) -> Record | None:
         """The record ``key`` of this machine's runs (with ``committed`` also of the cells), if there is a sound one.
 
-        By default committed cells are not looked at, so that a sweep in a fresh clone really runs.
+        By default committed cells are ignored, so that a sweep in a fresh clone really runs.
         """
         roots = (self.runs, self.cells) if committed else (self.runs,)
         return self._best(path for root in roots for path in sorted(root.glob(f"*/*/{key}.json")))
@@ -237,7 +237,7 @@ class Store:
     def drop_second_names(self, keys: Container[str]) -> None:
         """Remove the temporary names of placed records ``keys``, whose writers ended between placing and removing.
 
-        Nobody needs the lease for it: a name of the very file that is in place has nothing left to do.
+        This needs no lease: a second name of the file that is in place is no longer needed.
         """
         for path in self.runs.glob("*/*/.*.json.*.tmp"):
             placed = path.with_name(path.name[1:].rpartition(".json.")[0] + ".json")

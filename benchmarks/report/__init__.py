@@ -1,4 +1,4 @@
-"""The report: pages that load nothing, and the figures as files, rendered from the records and nothing else.
+"""The report: self-contained pages, and the figures as files, rendered from the records alone.
 
     python -m benchmarks.report
 

@@ -1,6 +1,6 @@
-"""The three questions of a reader, each answered in a sentence made from the records.
+"""Answer three questions of a reader, each in a sentence made from the records.
 
-Which method at my budget? Which is really faster? Can I trust it? What the records do not say is said to be missing.
+Which method at my budget? Which is really faster? Can I trust it? If the records do not answer one, the page says so.
 """
 
 from collections import defaultdict

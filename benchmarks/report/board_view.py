@@ -1,4 +1,4 @@
-"""A board on the page: its anchors, its settings line, and what its columns and rows are to the script."""
+"""A board on the page: its anchors, its settings line, and what the script needs to know about columns and rows."""
 
 import re
 from collections import Counter
@@ -70,7 +70,7 @@ def slug(text: str) -> str:
 
 
 def anchor_of(board: Board, taken: Counter[str]) -> str:
-    """What the board is called in links, the same for the same task whatever else is on the page."""
+    """The anchor of the board in links; it depends on the task alone, not on the rest of the page."""
     parts = [str(value) for value in board.group.values() if value is not None]
     number = board.group.get("value")
     parts = [f"{number:g}" if isinstance(number, float) and part == str(number) else part for part in parts]

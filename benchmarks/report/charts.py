@@ -1,7 +1,7 @@
 """The charts, as Vega-Lite specifications made with Altair: axes with units, colours that most eyes tell apart.
 
 Methods have the looks of :mod:`benchmarks.figures.looks`. Text takes the page's colour. Every chart has the parameter
-``picked``: the names of the methods that a reader looks at, by which the page's own legend fades the others.
+``picked``: the names of the methods that a reader has picked, by which the page's own legend fades the others.
 """
 
 import math

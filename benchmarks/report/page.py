@@ -1,4 +1,4 @@
-"""The pages: the report with its boards, and one each for the theories, the methods and the papers; they load nothing.
+"""The pages, all self-contained: the report with its boards, and one each for the theories, the methods and the papers.
 
 The library that draws the charts and the specifications of all charts of a page lie in it, compressed.
 """

@@ -1,4 +1,4 @@
-"""The parts of the report: all there is on one network, and the charts of the theories."""
+"""The parts of the report: everything on one network, and the charts of the theories."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Named reproductions of published tables and figures, one file each, found by themselves in folders of related papers.
+"""Named reproductions of published tables and figures, one file each, discovered in folders of related papers.
 
 A module there has a docstring whose first line says what it reproduces, a ``PAPER``,
 ``run(work: Workplace) -> Outcome``, and ``figures(outcome: Outcome) -> dict[str, Sheet]``.

@@ -131,7 +131,7 @@ def layer_spectra(
 
     Args:
         model: a dense network; the same afterwards.
-        calibration: the samples to look at.
+        calibration: the calibration samples.
         selection: how nodes are chosen for the errors; the paper's lambda = 1e-6 of the trace and theta = 0.5 if None.
         residual: whether residual streams are layers, too.
         widths: per layer (none for a layer that is not named), or about how many in every layer.

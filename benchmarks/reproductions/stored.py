@@ -1,4 +1,4 @@
-"""What a reproduction leaves behind: tables and ``outcome.json``; its page and its figures are made from these."""
+"""The stored results of a reproduction: tables and ``outcome.json``, from which its page and figures are made."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether what a section of the configuration gives to a class or function fits its signature, before it is called."""
+"""Check that a section of the configuration fits the signature of the class or function that it names."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def fitted(
     """``given`` with words and numbers turned into what ``factory`` is annotated to take.
 
     Args:
-        factory: class or function; annotations that are not there or cannot be resolved are not looked at.
+        factory: class or function; missing annotations and those that cannot be resolved are ignored.
         given: arguments by name; Hydra's own, which begin with an underscore, pass.
         where: the section's name, for messages.
         free: further names that may be given.

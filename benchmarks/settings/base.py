@@ -1,4 +1,4 @@
-"""The base of all models of configuration, and the one writer of what is wrong with a value.
+"""The base class of all configuration models, and the code that explains what is wrong with a value.
 
 Models are strict: a boolean is no number, a number no text, and 2.0 no whole number.
 """
@@ -62,7 +62,7 @@ S = TypeVar("S", bound=Section)
 
 
 def checked(model: type[S], section: Any, where: str) -> S:
-    """``section`` as ``model`` has it.
+    """Check ``section`` against ``model``.
 
     Args:
         model: types and ranges.
@@ -102,7 +102,7 @@ def explained(error: ValidationError, model: type[Section], section: Any, where:
 
 
 def unknown_key(key: str, known: Sequence[str]) -> str:
-    """That there is no ``key``, and which of the ``known`` of its section may have been meant."""
+    """The message that there is no ``key``, with the ``known`` keys of its section that may have been meant."""
     section, _, name = key.rpartition(".")
     prefix = f"{section}." if section else ""
     near = difflib.get_close_matches(name, known, 1)

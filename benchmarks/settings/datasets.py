@@ -110,13 +110,13 @@ class Kept(Section):
 
 
 class ImageFolder(HeldOut, Kept):
-    """Images of the user's."""
+    """The user's own images."""
 
     source: Text | None = None
 
 
 class Shards(Dataset, Kept):
-    """Tar shards of the user's."""
+    """The user's own tar shards."""
 
     source: Text | None = None
 
@@ -137,7 +137,7 @@ class Images(Dataset, Kept):
 
 
 class Collected(Images):
-    """Images in whatever form they lie, or on the hub; held out where they have no test split."""
+    """Images in any supported form, or on the hub; held out where they have no test split."""
 
     test: float = Field(0.2, gt=0, lt=1)
 

@@ -1,6 +1,6 @@
-"""Types and ranges of every value of a cell's configuration, looked at before any work is done.
+"""Check types and ranges of every value of a cell's configuration before any work is done.
 
-What a part of a method (selection, allocation, compensation, schedule), a network or a reader of one's own takes is
+What a part of a method (selection, allocation, compensation, schedule), a network or a user's own reader takes is
 declared by its signature: :mod:`benchmarks.settings.arguments`. Ranges that depend on the data are checked there.
 """
 
@@ -22,7 +22,7 @@ OPTION = rf"^({'|'.join(PARTS)})\.\w+$"
 
 
 class Calibration(Section):
-    """How many samples pruning may look at."""
+    """The number of samples that pruning may use."""
 
     examples: ClassVar[Mapping[str, str]] = {"samples": "1000", "batch_size": "256", "memory": "1000000000"}
 
@@ -38,7 +38,7 @@ class Dense(Section):
 
 
 class Folders(Section):
-    """Where things lie."""
+    """The folders of results, caches and data."""
 
     results: Text
     cache: Text

@@ -1,4 +1,4 @@
-"""What is learned of a data set: the values of ``dataset.task``."""
+"""What a network learns from a data set: the values of ``dataset.task``."""
 
 CLASSIFICATION, REGRESSION = "classification", "regression"
 TEXT_CLASSIFICATION, LANGUAGE_MODEL = "text_classification", "language_model"

@@ -1,4 +1,4 @@
-"""Which trials a method gets: the same number for every method of a comparison, over grids that are declared in files.
+"""Choose the trials of a tuned method: the same number for every method, over grids that are declared in files.
 
 ``conf/tuning/rates.yaml`` has the multiples of the fine-tuning rate that every method tries, and beside it
 ``<method>.yaml`` has values of one or two of the method's own options. ``tune=N`` asks for N trials: the first four
@@ -27,7 +27,7 @@ FEWEST = 2
 
 
 def with_trials(config: dict[str, Any], conf: Path | None = None) -> dict[str, Any]:
-    """``config`` with the trials in the place of their number (``tune=4``); as it is where that is no number.
+    """``config`` with the trials in place of their number (``tune=4``); unchanged where ``tune`` is no number.
 
     Raises:
         BadInput: the method's grid has fewer trials than are asked for.

@@ -1,4 +1,4 @@
-"""How soon the command line answers: help, and a mistake; whole processes, beside an empty Python process."""
+"""How soon the command line answers: help, and a mistake; whole processes, compared with an empty Python process."""
 
 import subprocess
 import sys

@@ -1,9 +1,9 @@
-"""Reading images that do not lie in memory: decoded while training, and from arrays that were decoded once.
+"""Reading images that are not in memory: decoded while training, and from arrays that were decoded once.
 
 The images are JPEG files of 224 to 500 pixels, made here; they are scaled to 144 pixels, and batches of 128 are cut to
 128 pixels, mirrored and normalised. The plain ``DataLoader`` decodes with the same function, and cuts,
-mirrors and normalises each image in its workers. How much memory training takes is looked at in a process of its own,
-with its workers, for two numbers of images, and continued along the line through them.
+mirrors and normalises each image in its workers. The memory of training is measured in a process of its own,
+with its workers, for two numbers of images, and extrapolated linearly.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""One epoch of the common trainer beside a bare PyTorch loop over the same batches, to the same weights.
+"""One epoch of the common trainer compared with a bare PyTorch loop over the same batches, to the same weights.
 
 The trainer's time is that of the whole call, setting up Fabric and the optimizer included, without a validation split;
 the bare loop indexes one float tensor and does nothing but forward, backward and step.

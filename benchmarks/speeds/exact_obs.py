@@ -1,4 +1,4 @@
-"""ExactOBS on one layer: every row emptied weight by weight, beside down-dating row after row as published."""
+"""ExactOBS on one layer: every row emptied weight by weight, compared with down-dating row after row as published."""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Finding node groups: of the DenseNet, beside one layer after the other; of BERT, MiniLM, ResNet-50 and the zoo."""
+"""Finding node groups: of the DenseNet, against one layer after the other; of BERT, MiniLM, ResNet-50 and the zoo."""
 
 import time
 from collections.abc import Iterator

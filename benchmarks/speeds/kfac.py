@@ -1,4 +1,4 @@
-"""K-FAC factors of all layers of a ResNet-20, beside one forward and backward pass over the same samples."""
+"""K-FAC factors of all layers of a ResNet-20, compared with one forward and backward pass over the same samples."""
 
 from collections.abc import Iterator
 

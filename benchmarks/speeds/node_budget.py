@@ -1,4 +1,4 @@
-"""Meeting a whole-model speed-up for ResNet-56 with magnitude nodes, beside torch-pruning's iterative pruner.
+"""Meeting a whole-model speed-up for ResNet-56 with magnitude nodes, compared with torch-pruning's iterative pruner.
 
 Both rank the inner channels of every block by the L2 norm of their incoming weights and keep the same fraction
 everywhere; torch-pruning cannot aim at a speed-up, so its pruner steps on until the MACs are there.

@@ -1,4 +1,4 @@
-"""The greedy search of spectral pruning with rank-one updates, beside trying every candidate afresh.
+"""The greedy search of spectral pruning with rank-one updates, compared with trying every candidate afresh.
 
 Trying afresh means: for each of the k steps and each node that is left, solve for the reconstruction with that node
 added and take the one with the smallest information loss. Two references do so: one solve after the other, from the

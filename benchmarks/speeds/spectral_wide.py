@@ -1,4 +1,4 @@
-"""Spectral selection in a wide layer, beside forming the covariance that it starts from.
+"""Spectral selection in a wide layer, compared with forming the covariance that it starts from.
 
 The covariance is summed in chunks, the same chunk of samples again and again: its time does not depend on the numbers.
 """

@@ -1,4 +1,4 @@
-"""The pass that collects the second moments of every prunable layer of a VGG-16, beside its plain forward pass."""
+"""The pass that collects the second moments of every prunable layer of a VGG-16, against its plain forward pass."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""What it costs to look at the state of very many cells: ``python -m benchmarks.status`` and ``--watch``.
+"""The time to show the state of very many cells: ``python -m benchmarks.status`` and ``--watch``.
 
 A process of its own looks again and again at 20,000 generated records, of which one is new each time, and prints all
 tables; compared with looks that read every record. The first look, which reads them all, is not counted.

@@ -1,1 +1,1 @@
-"""Files, locks and the terminal: whole or not at all, one holder at a time, one console."""
+"""Files, locks and the terminal: atomic writes, one holder at a time, one console."""

@@ -1,8 +1,8 @@
 """State on disk that survives a kill at any moment: tensors as safetensors, everything else as JSON, never pickle.
 
 A checkpoint is a folder with one ``<name>.json`` and the tensors file that it names together with its SHA-256. The
-tensors are written first, under a name of their own; replacing the JSON is the one atomic act that makes the new state
-the valid one. Whatever is cut short before leaves the old pair untouched.
+tensors are written first, under a name of their own; replacing the JSON is the one atomic step that makes the new state
+valid. An interruption before it leaves the old pair untouched.
 """
 
 import hashlib

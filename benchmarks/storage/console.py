@@ -1,4 +1,4 @@
-"""The one console for results, and text that cannot steer it."""
+"""The console for results, which shows no control characters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STEERING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})  # categories of characters
 
 
 def printable(text: str) -> str:
-    """``text`` without the characters that steer a terminal: each becomes U+FFFD, but for line ends and tabs."""
+    """``text`` with every character that controls a terminal replaced by U+FFFD, except line ends and tabs."""
     if text.isascii() and text.isprintable():
         return text
     return "".join("\ufffd" if c not in "\n\t" and unicodedata.category(c) in STEERING else c for c in text)
@@ -30,7 +30,7 @@ def output_console(stderr: bool = False) -> Console:
 
 
 def _console(**options: Any) -> Console:
-    """A console on which no text, wherever it comes from, gets at the terminal behind it."""
+    """A console on which no text can send control characters to the terminal."""
     from rich.console import Console, ConsoleOptions, RenderableType
     from rich.segment import Segment
 

@@ -1,4 +1,4 @@
-"""How a command of the suite begins and ends: under a name that it has, with messages and an honest exit code."""
+"""Start and end a command of the suite: check its name, print messages, and return the right exit code."""
 
 import argparse
 import difflib
@@ -22,7 +22,7 @@ EXIT_CODES = "exit codes: 0 done; 1 it could not be done, or cells failed; 2 the
 
 
 class Parser(argparse.ArgumentParser):
-    """Options whose mistakes are said in a line, as all mistakes are, and without the list of all options before it."""
+    """An option parser that reports a mistake in one line, without the usage text."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"epilog": EXIT_CODES, **options})
@@ -51,7 +51,7 @@ def greet() -> None:
 
 
 def forget_output() -> None:
-    """Nobody reads the standard output any more, as behind ``head``: what is still to be written goes nowhere."""
+    """Discard further output, since nobody reads the standard output any more (as after ``head``)."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -1,7 +1,7 @@
-"""The Hugging Face hub, which may be out of reach.
+"""Check whether the Hugging Face hub can be reached.
 
 Its libraries ask a hub that does not answer six times, for half a minute, and would do so for every cell. So it is
-looked at once per process and repository; where it does not answer, only what was downloaded before is taken.
+tried once per process and repository; where it does not answer, only earlier downloads are used.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ SECONDS = 5.0  # for which an answer is waited for
 
 @functools.cache
 def unreachable(repository: str, kind: Literal["dataset", "model"] = "dataset") -> str | None:
-    """Why the hub does not answer questions about ``repository``; None where it does, were it only to say no."""
+    """Why the hub does not answer requests for ``repository``; None if it answers, even with a refusal."""
     if Path(repository).exists():  # a folder in the hub's layout is as good
         return None
     from huggingface_hub import HfApi

@@ -49,16 +49,16 @@ LATEST = 1e12  # seconds since 1970
 
 
 class Busy(Exception):
-    """Another worker is at it, and the caller would not wait."""
+    """Another worker is doing the work, and the caller did not want to wait."""
 
 
 class Lost(Exception):
-    """The work is another worker's by now, or done: what this one has made of it must not be written."""
+    """Another worker has taken over or finished the work: this worker's result must not be written."""
 
 
 @dataclass(frozen=True)
 class Lease:
-    """What a worker has of a piece of work; false where it has none of it, because it is done.
+    """A worker's lease of a piece of work; false if there is none, because the work is done.
 
     Attributes:
         path: of the file of its term; None where it has none.
@@ -84,7 +84,7 @@ class Lease:
 
 @dataclass(frozen=True)
 class Holder:
-    """Who is at a piece of work, on which machine, and since when (seconds since 1970 by that machine's clock)."""
+    """The worker of a piece of work, its machine, and since when (seconds since 1970 by that machine's clock)."""
 
     name: str
     label: str
@@ -347,7 +347,7 @@ def _holder(folder: Path, name: str) -> str:
 
 @contextmanager
 def _heartbeat(lease: Lease, seconds: float) -> Iterator[None]:
-    """Signs of life while the body runs, and a last one that says that it has ended.
+    """Give signs of life while the body runs, and a last one that says that it has ended.
 
     Another's term of the same number may lie there once this one was taken for dead, so each sign asks first.
     """

@@ -1,4 +1,4 @@
-"""Where results and caches lie, safe file names, and the one way a file is written: whole or not at all."""
+"""Folders of results and caches, safe file names, and atomic writing of files."""
 
 import errno
 import os
@@ -50,7 +50,7 @@ class Paths:
 
     @property
     def dense(self) -> Path:
-        """Dense networks of reviewed records that are dear to train, under version control."""
+        """Dense networks of reviewed records that are expensive to train, under version control."""
         return self.results / "dense"
 
     @property
@@ -98,7 +98,7 @@ def require_name(text: object, key: str) -> str:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what killed writers left there long ago; what is younger may be somebody's who is writing now."""
+    """Remove old files of killed writers; younger ones may belong to a process that is still writing."""
     for path in folder.glob(".*.tmp"):
         with suppress(OSError):
             if abs(time.time() - path.stat().st_mtime) > LONG_AGO:

@@ -1,4 +1,4 @@
-"""Where networks and tokenizers of others lie on this machine: a folder, or a package that holds one."""
+"""Find pretrained networks and tokenizers on this machine: in a folder, or in an installed package."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def folder_of(source: str) -> Path | None:
 def had(load: Callable[..., Any], source: str, **how: Any) -> Any:
     """``load(place, **how)``, a ``from_pretrained`` of transformers, of a folder, a package or a repository of the hub.
 
-    A hub that does not answer is looked at once; what was downloaded before serves then. A repository's own code is
+    A hub that does not answer is tried once; then earlier downloads are used. A repository's own code is
     never run.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Files from anywhere, read with suspicion: only plain files, of bounded size, that hold plain and shallow JSON."""
+"""Read untrusted files safely: only plain files of bounded size that hold plain and shallow JSON."""
 
 import json
 import os

@@ -1,1 +1,1 @@
-"""From words to cells: the command line, Hydra, what is missing, who runs it."""
+"""From a command line to cells: Hydra, planning, launching."""

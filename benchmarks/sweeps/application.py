@@ -1,6 +1,6 @@
 """The Hydra application, as `python run.py` and Python code call it.
 
-All that Hydra knows is simply there: its options, its launchers, its callbacks, sweepers of others. What is ours is the
+All features of Hydra are available: its options, launchers, callbacks, and third-party sweepers. What is ours is the
 task (:func:`benchmarks.sweeps.sweep.task`) and the sweeper ``secateurs``, which conf/config.yaml chooses.
 """
 

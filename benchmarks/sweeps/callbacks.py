@@ -1,6 +1,6 @@
 """What conf/config.yaml has Hydra call when a sweep begins.
 
-A sweeper of somebody else (``hydra/sweeper=optuna``) hands cells to the launcher by itself. Each job leaves a note, and
+A third-party sweeper (``hydra/sweeper=optuna``) hands cells to the launcher by itself. Each job leaves a note, and
 when Hydra is through, the notes become a sweep like any other: with a manifest, a board and an exit code.
 """
 
@@ -27,7 +27,7 @@ OURS = "secateurs_sweeper.SecateursSweeper"
 
 
 class Search(Callback):
-    """Concludes the sweeps of other sweepers than ours, which concludes its own."""
+    """Reports the sweeps of other sweepers than ours, which reports its own."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Name the search, and have it concluded when Hydra is through, however that ends."""

@@ -1,4 +1,4 @@
-"""From words to configurations, with Hydra's public functions.
+"""Compose configurations from command-line words, with Hydra's public functions.
 
 Composing takes Hydra a tenth of a second, most of which goes into finding and merging files. The cells of a sweep
 choose few combinations of files and differ in plain values. So each combination is composed once, by ``hydra.compose``,

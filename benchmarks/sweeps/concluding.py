@@ -1,4 +1,4 @@
-"""What is said of the cells of a call: which there are, how they ended, and what to type next."""
+"""Report on the cells of a call: which there are, how they ended, and what to type next."""
 
 from __future__ import annotations
 

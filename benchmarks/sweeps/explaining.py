@@ -61,7 +61,7 @@ def unread(error: YAMLError | UnicodeDecodeError, folder: Path | None) -> str:
 
 
 def without_keys(folder: Path, chosen: Iterable[str]) -> str | None:
-    """Which chosen file has no keys at its top, where Hydra would merge nothing, or a list in the place of a section.
+    """Which chosen file has no keys at its top, where Hydra would merge nothing, or has a list in place of a section.
 
     Args:
         folder: of the configurations.

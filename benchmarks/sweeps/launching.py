@@ -1,10 +1,10 @@
-"""Running the missing cells of a sweep with one of Hydra's launchers, until nothing more can be done.
+"""Run the missing cells of a sweep with one of Hydra's launchers, until nothing more can be done.
 
-Who is at a cell holds a lease under ``<runs>/.running``: sweeps that share a folder, on one machine or on a cluster, do
-no cell twice. A cell that another process is at is left for later; only when nothing else is left is it waited for.
-A worker that is killed takes Hydra's launcher down, and with joblib all that other workers are at. Then the rest is
-launched, and after it, one by one, the cells whose workers died, so that only the culprit dies again: it is named and
-given up.
+The process that runs a cell holds a lease under ``<runs>/.running``: sweeps that share a folder, on one machine or on
+a cluster, run no cell twice. A cell that another process runs is left for later, and waited for only when nothing else
+is left. A worker that is killed takes down Hydra's launcher, and with joblib the cells of all other workers. Then the
+rest is launched, and after it, one by one, the cells whose workers died, so that only the culprit dies again: it is
+named and given up.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _fault(result: JobReturn) -> BaseException | None:
 
 
 def refuse_unwritable(paths: Paths) -> None:
-    """Look, before any work, whether records can be written.
+    """Check, before any work, that records can be written.
 
     Raises:
         BadInput: they cannot.
@@ -285,7 +285,7 @@ def _leases(paths: Paths) -> set[str]:
 
 
 def status_line(record: Record) -> str:
-    """One line on one cell: what it was and how it ended."""
+    """One line about a cell: what it was and how it ended."""
     from rich.markup import escape
 
     from benchmarks.boards.labels import label

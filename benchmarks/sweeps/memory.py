@@ -1,4 +1,4 @@
-"""What planning has found before, since composing takes a hundred times longer than looking up.
+"""A cache of plans, since composing takes a hundred times longer than looking up.
 
 A plan is remembered under what the words resolve to: under the words together with the contents of all configuration
 files and the values of the variables of the environment that words and files refer to. Where they refer to anything

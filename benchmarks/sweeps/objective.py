@@ -1,4 +1,4 @@
-"""What a job returns to a sweeper that optimises: figures that are known without the test split.
+"""What a job returns to a sweeper that optimises: metrics that do not use the test split.
 
 `objective=validation_accuracy` is the default; `objective=[validation_accuracy,macs]` gives several.
 """

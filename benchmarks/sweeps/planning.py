@@ -1,4 +1,4 @@
-"""Which cells the words of a call ask for, which of them are missing, and whether they can be run at all."""
+"""Plan a call: which cells it asks for, which of them are missing, and whether they can be run."""
 
 from __future__ import annotations
 

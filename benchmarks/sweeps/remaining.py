@@ -1,4 +1,4 @@
-"""How long the missing cells will take, judged by what like cells took."""
+"""Estimate how long the missing cells will take from the times of similar cells."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""What one call of the command line asks for, and what came out of it."""
+"""The request of one call of the command line, and its outcome."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Request:
 
 @dataclass
 class Outcome:
-    """What came out of a call.
+    """The outcome of a call.
 
     Attributes:
         code: the exit code; 0 if every cell has a result, 1 if some failed or have no record.
@@ -88,7 +88,7 @@ _CURRENT: ContextVar[Call | None] = ContextVar("call", default=None)
 
 
 def current_call() -> Call | None:
-    """The call that this process carries out; None in a worker, and in an application of somebody else's."""
+    """The call that this process carries out; None in a worker, and in a third-party application."""
     return _CURRENT.get()
 
 

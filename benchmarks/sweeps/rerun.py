@@ -1,9 +1,9 @@
 """Running a cell again from its record, which may be somebody else's: `python run.py +from_record=FILE`.
 
 A record names the classes that its cell is built from, and whoever writes the name chooses the code. So before anything
-is built every name in it is looked at: each place has its own list of what may stand there (:data:`PLACES`), and at
+is built every name in it is checked: each place has its own list of what is allowed (:data:`PLACES`), and at
 any other place no class may be named. Functions are refused, since ``torch.hub.load`` or the writing of a file is a
-function like any other, but for the readers of the suite's own data sets. Code of one's own is allowed by its full
+function like any other, but for the readers of the suite's own data sets. A user's own code is allowed by its full
 name: `+allow_targets=[package.Class]`. Folders, files and the tracker are never taken from a record.
 """
 

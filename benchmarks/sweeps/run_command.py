@@ -1,4 +1,4 @@
-"""What happens between the words typed after `python run.py` and Hydra: flags, short forms, mistakes, the exit code.
+"""Handle the arguments of `python run.py` before Hydra does: flags, short forms, mistakes, the exit code.
 
 Nothing heavy is imported before it is needed, so that help and mistakes are answered at once.
 """

@@ -1,4 +1,4 @@
-"""Notes of the jobs of a search: a sweep whose cells a sweeper of somebody else chooses while it goes."""
+"""Notes of the jobs of a search: a sweep whose cells a third-party sweeper chooses as it runs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SEARCH = "SECATEURS_SEARCH"  # the name of the search, for its jobs; launchers h
 
 
 def note(paths: Paths, search: str, record: Record) -> None:
-    """Leave word that the cell of ``record`` is one of the search."""
+    """Note that the cell of ``record`` belongs to the search."""
     words = [word for word in HydraConfig.get().overrides.task if not word.startswith(("_sweep=", "_wait="))]
     head = record.model_dump(include={"key", "dataset", "model", "method", "seed"})
     cell = PlannedCell(**head, budget={kind: value for kind, value in record.budget.requested.items()}, overrides=words)

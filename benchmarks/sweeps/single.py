@@ -1,4 +1,4 @@
-"""The configuration of one network, for commands that look at a network and run no cell."""
+"""The configuration of one network, for commands that inspect a network and run no cell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A call in Hydra's hands: plan its cells, skip what is done, launch the rest, and say honestly how it ended.
+"""Carry out a call inside Hydra: plan its cells, skip finished ones, launch the rest, and report how they ended.
 
 Hydra calls :func:`sweep` through its plug-in point for sweepers (``-m``), and :func:`task` for every job: for each cell
 that a launcher was given, and for the only one of a call without ``-m``.
@@ -52,7 +52,7 @@ Run = Callable[[Plan, Sequence[PlannedCell]], list[str]]  # cells of a plan; ret
 
 
 class Sweeper(Protocol):
-    """What our sweeper is told by Hydra."""
+    """What Hydra passes to our sweeper."""
 
     hydra_context: HydraContext
     task_function: TaskFunction

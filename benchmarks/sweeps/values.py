@@ -1,4 +1,4 @@
-"""Setting values in a configuration as Hydra does, and knowing which of them nothing else depends on."""
+"""Set values in a configuration as Hydra does, and find those on which nothing else depends."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The words of a command, looked at one by one, with Hydra's own parser."""
+"""Parse the words of a command one by one with Hydra's own parser."""
 
 from __future__ import annotations
 

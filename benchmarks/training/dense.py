@@ -73,7 +73,7 @@ def dense_network(
             network is not used where its classes have changed, nor where it scores otherwise on the validation split
             than at the end of its training.
         checkpoint: a file of weights to use instead of training; see :func:`benchmarks.training.weights.load_weights`.
-        reviewed: folder of the networks that came with the project, one folder per key; looked at before the cache by
+        reviewed: folder of the networks that came with the project, one folder per key; searched before the cache by
             the same rules, and never written.
 
     Raises:
@@ -168,7 +168,7 @@ def _stored(model: nn.Module, folder: Path, code: str, data: "Data", owned: bool
 def _differs(model: nn.Module, data: "Data", history: History) -> str | None:
     """How far ``model`` is from the validation scores of its history; None where they agree or are unknown.
 
-    What other hardware, versions and number formats change of the scores of the same weights is far less than allowed
+    Other hardware, versions and number formats change the scores of the same weights by far less than is allowed
     here: half a percent of the samples, and two of them, or two percent of the loss.
     """
     rows = [{"epoch": 0.0, **(history.start or {})}, *history.epochs]

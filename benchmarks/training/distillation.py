@@ -1,12 +1,12 @@
-"""Distillation: what the dense network thinks of all classes is learned beside the labels.
+"""Distillation: the pruned network also learns the dense network's outputs for all classes.
 
 Source: Hinton, Vinyals and Dean, "Distilling the knowledge in a neural network" (arXiv 1503.02531), section 2. With
 logits v of the teacher and z of the student, softmax at temperature T and a weight w, the loss of a sample is
 
     (1 - w) CE(y, softmax(z)) + w T^2 KL(softmax(v / T) || softmax(z / T)).
 
-T^2 keeps the two parts' gradients of one size at every T. The paper has the cross-entropy with the soft targets in the
-place of KL; the two differ by the soft targets' own entropy, which no weight of the student changes.
+T^2 keeps the two parts' gradients of one size at every T. The paper has the cross-entropy with the soft targets instead
+of KL; the two differ by the soft targets' own entropy, which no weight of the student changes.
 """
 
 from __future__ import annotations

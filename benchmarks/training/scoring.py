@@ -1,4 +1,4 @@
-"""How good a network is on a split of the data."""
+"""Score a network on a split of the data."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING

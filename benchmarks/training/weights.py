@@ -1,4 +1,4 @@
-"""Weights from elsewhere: what ``torch.save`` or safetensors wrote, under names that may differ."""
+"""Load external weights: files of ``torch.save`` or safetensors, under names that may differ."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def refuse_missing(path: Path) -> None:
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a state dict from elsewhere into ``model``: a safetensors file, or one of ``torch.save``.
+    """Load an external state dict into ``model``: a safetensors file, or one of ``torch.save``.
 
     What ``torch.save`` wrote is read with ``weights_only=True``: tensors and plain values, no code. The state dict may
     lie under ``state_dict``, ``model`` or the like, and its names may begin with ``module.``.

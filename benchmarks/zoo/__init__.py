@@ -1,1 +1,1 @@
-"""Small networks of many architectures, and what is asked of each: the table in docs/networks.md."""
+"""Small networks of many architectures, and the checks of each for the table in docs/networks.md."""

@@ -1,4 +1,4 @@
-"""What the networks of the zoo are put together from."""
+"""Building blocks of the networks of the zoo."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Added(nn.Module):
-    """The sum of what several branches make of the same input."""
+    """The sum of the outputs of several branches for the same input."""
 
     def __init__(self, *branches: nn.Module) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class Added(nn.Module):
 
 
 class Multiplied(nn.Module):
-    """The product of what two branches make of the same input: a gate."""
+    """The product of the outputs of two branches for the same input: a gate."""
 
     def __init__(self, one: nn.Module, other: nn.Module) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Multiplied(nn.Module):
 
 
 class Joined(nn.Module):
-    """What several branches make of the same input, side by side in dimension 1."""
+    """The outputs of several branches for the same input, side by side in dimension 1."""
 
     def __init__(self, *branches: nn.Module) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Averaged(nn.Module):
 
 
 class Swapped(nn.Module):
-    """Two dimensions in each other's place."""
+    """Swaps two dimensions."""
 
     def __init__(self, one: int, other: int) -> None:
         super().__init__()

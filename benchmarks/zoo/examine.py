@@ -1,4 +1,4 @@
-"""What is asked of a network of the zoo: what can be pruned of it, and whether the pruned one is what it should be."""
+"""Examine a network of the zoo: what can be pruned, and whether the pruned network is correct."""
 
 from __future__ import annotations
 

@@ -13,16 +13,16 @@ from methods.progress import track
 OPENING = """\
 # Networks
 
-Made by `python -m benchmarks.networks`; not edited by hand. Small networks of many architectures, with random weights:
-written in `benchmarks/zoo`, or built from configurations of `transformers` (`pip install "secateurs[transformers]"`).
-`python -m benchmarks.groups` shows the same for a network of yours.
+Made by `python -m benchmarks.networks`; not edited by hand. The table shows small networks of many architectures,
+with random weights. They are written in `benchmarks/zoo`, or built from configurations of `transformers` (`pip
+install "secateurs[transformers]"`). `python -m benchmarks.groups` shows the same for a network of yours.
 
-*Prunable* is the share of the parameters that belongs to nodes that can be removed (rows and columns of weight
-matrices, entries of biases and norms), *with streams* the same with `prune_residual=true`. From each network half of
-the nodes of every group is removed. *Same as masked*: with 1 and with 5 samples the outputs are those of the network in
-which these nodes are closed off, to 1e-5 of the largest one in single precision. *Cost*: parameters and MACs that were
-claimed beforehand are those that are counted. *Trains*: a step of gradient descent moves it. *Reads back*: saved and
-loaded, it computes the same.
+*Prunable* is the share of the parameters that belongs to removable nodes (rows and columns of weight matrices,
+entries of biases and norms), *with streams* the same with `prune_residual=true`. Half of the nodes of every group are
+removed from each network. *Same as masked*: with 1 and with 5 samples the outputs equal those of the network in which
+these nodes are masked, to 1e-5 of the largest output in single precision. *Cost*: the predicted parameters and MACs
+equal the counted ones. *Trains*: a step of gradient descent changes the pruned network. *Reads back*: after saving
+and loading, it computes the same.
 """
 HEADER = "| network | what is particular | parameters | groups | prunable, % | with streams, % | same as masked | "
 HEADER += "cost | trains | reads back |\n| :-- | :-- | --: | --: | --: | --: | :-- | :-- | :-- | :-- |\n"

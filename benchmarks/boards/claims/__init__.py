@@ -1,4 +1,4 @@
-"""What the papers claim, looked at on every board: seen, not seen, undecided.
+"""Check on every board what the papers claim: seen, not seen, undecided.
 
 A preset says in its comments what the paper of its method claims of other methods that are here, one line for each:
 

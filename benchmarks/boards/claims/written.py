@@ -1,4 +1,4 @@
-"""The claims that presets write down, read."""
+"""Read the claims that presets contain."""
 
 import re
 from dataclasses import dataclass

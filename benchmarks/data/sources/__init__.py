@@ -1,1 +1,1 @@
-"""Where encoded images lie: files, Parquet, tar shards, the hub, and a flat file in the cache."""
+"""Sources of encoded images: files, Parquet, tar shards, the hub, and a flat file in the cache."""

@@ -1,4 +1,4 @@
-"""Encoded images one after the other in a flat file of the cache: what Parquet and the hub cannot give at random.
+"""Encoded images one after the other in a flat file of the cache, since Parquet and the hub allow no random access.
 
 A folder holds ``images.bin``, ``ends.npy`` (where each image ends) and ``labels.npy``, and ``manifest.json``, written
 last. It is made beside its place and renamed whole; a process that was killed before begins again.

@@ -1,4 +1,4 @@
-"""What can execute a network: one file each, imported when it is asked for. Adding one is a file and a line below."""
+"""Runtimes that can execute a network: one file each, imported when used. To add one, add a file and a line below."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ class OnnxRuntime(Runtime):
     install = 'pip install "secateurs[onnx]"'
 
     def prepare(self, model: nn.Module, inputs: Tensor, conditions: Conditions) -> Run:
-        """A run of the exported network with inputs that lie ready."""
+        """A run of the exported network on prepared inputs."""
         model, inputs = placed(model, inputs, conditions)
         session = open_session(to_onnx(model, inputs), conditions.threads)
         feed = {session.get_inputs()[0].name: inputs.numpy()}
@@ -37,7 +37,7 @@ def to_onnx(model: nn.Module, inputs: Tensor, any_batch: bool = False) -> bytes:
     Args:
         model: a network in evaluation mode.
         inputs: example inputs.
-        any_batch: whether the file shall take any number of inputs at once, not just that of the example.
+        any_batch: whether the file should accept any batch size, not just that of the example.
     """
     if any_batch and len(inputs) < 2:
         inputs = torch.cat([inputs, inputs])  # the exporter takes a size of 1 for a constant

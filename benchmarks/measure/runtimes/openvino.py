@@ -19,7 +19,7 @@ class OpenVino(Runtime):
     precisions: ClassVar[tuple[str, ...]] = tuple(HINTS)
 
     def prepare(self, model: nn.Module, inputs: Tensor, conditions: Conditions) -> Run:
-        """A run of the converted network with inputs that lie ready."""
+        """A run of the converted network on prepared inputs."""
         sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it calls home at import
         import openvino
 

@@ -1,4 +1,4 @@
-"""PyTorch's sparse matrices for linear layers: what unstructured zeros are worth, and from which sparsity on."""
+"""PyTorch's sparse matrices for linear layers: how much unstructured zeros gain, and from which sparsity on."""
 
 from __future__ import annotations
 
