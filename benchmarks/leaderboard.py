@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     question = Question(chosen.metric, chosen.baseline, tuple(chosen.group_by.split(",")))
     choices: Mapping[str, Any] = {
         **{"where": chosen.where, "question": question},
-        **{"committed": chosen.committed, "reviewed": chosen.reviewed},
+        **{"committed": chosen.committed, "reviewed": chosen.reviewed or chosen.baseline is not None},
     }
     count = render(store, out, console, formats=formats, interval=chosen.interval, **choices)
     if count == 0:
@@ -123,7 +123,7 @@ def _parser() -> Parser:
     )
     parser.add_argument("--group-by", default=",".join(TASK), help=f"columns of one board each ({','.join(TASK)})")
     parser.add_argument("--metric", default=None, help="what ranks (tuned_accuracy; tuned_loss where there is none)")
-    parser.add_argument("--baseline", default=None, help="method that the others are compared with, e.g. random")
+    parser.add_argument("--baseline", default=None, help="method that the others, reviewed ones too, are compared with")
     parser.add_argument("--interval", action="store_true", help="95 %% intervals instead of standard deviations")
     parser.add_argument("--format", default=",".join(USUAL), help=f"of {','.join(FORMATS)}, separated by commas")
     parser.add_argument("--committed", action="store_true", help="only committed records, no runs of this machine")

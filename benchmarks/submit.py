@@ -14,7 +14,8 @@ Networks go from the cache to ``results/dense``, where every cell looks first: s
 without training again, and with the very same weights on other processors. Together they may have 20 MB.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from methods.errors import BadInput
 
 SAME_ACCURACY = 0.01  # another machine's rounding leads training elsewhere, by less than a percentage point or so
 SAME_COUNT = 0.01  # of parameters and MACs, in proportion
+SAME_LOSS = 1e-5  # in proportion; records round to seven digits
 DEAR = 60.0  # seconds of training from which a network is kept
 ROOM = 20_000_000  # bytes of all kept networks
 STAGES, COUNTS = ("dense", "pruned", "tuned"), ("parameters", "nonzero", "macs")
@@ -86,6 +88,9 @@ def submit(store: Store, where: str | None = None, refused: bool = False) -> tup
 def keep_networks(store: Store, paths: Paths) -> tuple[list[Path], list[str]]:
     """Copy the dense networks of reviewed records that took long to train from the cache to ``paths.dense``.
 
+    Only the very network that a reviewed record began with: another machine's training of the same key gives other
+    weights, and its losses tell. A kept network that no reviewed record began with is replaced.
+
     Returns:
         The folders that are new, and why others were left out, in words.
     """
@@ -95,10 +100,15 @@ def keep_networks(store: Store, paths: Paths) -> tuple[list[Path], list[str]]:
     records, _ = Store(store.cells, store.cells).load()
     used = sum(path.stat().st_size for path in paths.dense.glob("*/*")) if paths.dense.is_dir() else 0
     kept, left = [], []
-    for key in dict.fromkeys(dense_key(record.config) for record in records):
+    trainings: dict[str, list[Record]] = {}
+    for record in records:
+        trainings.setdefault(dense_key(record.config), []).append(record)
+    for key, begun in trainings.items():
         source, target = paths.cache / "dense" / key, paths.dense / key
-        stored = None if (target / "dense.json").is_file() else checkpoint.load(source, NAME)
-        if stored is None or stored[1].get("seconds", 0.0) < DEAR:
+        there, stored = checkpoint.load(target, NAME), checkpoint.load(source, NAME)
+        if (there and _began_with(begun, there[1])) or stored is None or not _began_with(begun, stored[1]):
+            continue
+        if stored[1].get("seconds", 0.0) < DEAR:
             continue
         size = sum(path.stat().st_size for path in source.iterdir())
         if used + size > ROOM:
@@ -108,6 +118,23 @@ def keep_networks(store: Store, paths: Paths) -> tuple[list[Path], list[str]]:
         used += size
         kept.append(target)
     return kept, left
+
+
+def _began_with(records: Sequence[Record], facts: Mapping[str, Any]) -> bool:
+    """Whether the training of a network that ``facts`` tell of is the one that one of ``records`` tells of."""
+    losses = [row.get("train_loss") for row in (facts.get("history") or {}).get("epochs") or ()]
+    for record in records:
+        told = [row.get("train_loss") for row in (record.history or {}).get("train") or ()]
+        if (
+            told
+            and len(told) == len(losses)
+            and all(
+                a is not None and b is not None and math.isclose(a, b, rel_tol=SAME_LOSS)
+                for a, b in zip(told, losses, strict=True)
+            )
+        ):
+            return True
+    return False
 
 
 def _replaces(record: Record, store: Store) -> str | None:

@@ -167,17 +167,21 @@ def _carry_out(
     lease_seconds()  # refused before any work where it is none
     call.launched = True
     faults = _run_missing(run, plan, missing)
+    ran = bool(missing)
     if plan.controls:
         plan = with_controls(composer, plan, Store.of(plan.paths))
         found = records_of(plan)
         missing = sound_missing(composer, plan, found)
         console.print(f"{len(plan.cells)} cells with their controls: {len(missing)} to run")
         faults += _run_missing(run, plan, missing)
-    if missing:
+    if ran or missing:
         found = records_of(plan)
-        if len(plan.cells) > 1 and call.request.concluded:
-            log_board(plan, found, composer.cell(plan.cells[0].overrides)["track"])
-    return conclude(console, plan, faults, found) if call.request.concluded else outcome_of(plan, faults, found)
+    if not call.request.concluded:
+        return outcome_of(plan, faults, found)
+    outcome = conclude(console, plan, faults, found)
+    if (ran or missing) and len(plan.cells) > 1:  # last, since a service may be slow
+        log_board(plan, found, composer.cell(plan.cells[0].overrides)["track"])
+    return outcome
 
 
 def _run_missing(run: Run, plan: Plan, missing: Sequence[PlannedCell]) -> list[str]:

@@ -93,16 +93,22 @@ def test_a_heading_that_is_not_that_of_the_configuration_is_refused(section, nam
     assert said == (None if name == own else f"it says {section} {name}, but its configuration says {own}")
 
 
+def trained(seconds, *losses):
+    """What the file of a dense network says of its training."""
+    return {"seconds": seconds, "history": {"epochs": [{"train_loss": loss} for loss in losses]}}
+
+
 def reviewed_networks(tmp_path, seconds):
     """Reviewed records of as many seeds, and in the cache their dense networks, each with its seconds of training."""
     paths = Paths(tmp_path / "results", tmp_path / "cache")
     store, keys = Store.of(paths), []
     for seed, took in enumerate(seconds):
         config = made().config | {"seed": seed}
-        record = made(config=config, key=cell_key(config), seed=seed)
+        history = {"train": [{"train_loss": 0.5}, {"train_loss": 0.25}], "finetune": []}
+        record = made(config=config, key=cell_key(config), seed=seed, history=history)
         store.write(record, store.cells)
         keys.append(dense_key(record.config))
-        checkpoint.save(paths.cache / "dense" / keys[-1], "dense", {"a": torch.ones(1000)}, {"seconds": took})
+        checkpoint.save(paths.cache / "dense" / keys[-1], "dense", {"a": torch.ones(1000)}, trained(took, 0.5, 0.25))
     assert len(set(keys)) == len(seconds)
     return paths, store, keys
 
@@ -121,3 +127,14 @@ def test_networks_beyond_the_room_are_named_and_stay_where_they_are(tmp_path, mo
     kept, left = keep_networks(store, paths)
     assert len(kept) == 2 and len(left) == 1 and "with its 0.0 MB all would have more than 0 MB" in left[0]
     assert sum(path.stat().st_size for path in paths.dense.glob("*/*")) <= 10_000
+
+
+def test_only_the_network_that_a_reviewed_record_began_with_is_kept_and_it_replaces_another(tmp_path):
+    paths, store, keys = reviewed_networks(tmp_path, [100.0])
+    source, target = paths.cache / "dense" / keys[0], paths.dense / keys[0]
+    checkpoint.save(source, "dense", {"a": torch.zeros(1000)}, trained(100.0, 0.5, 0.26))  # another machine's training
+    assert keep_networks(store, paths) == ([], []) and not target.exists()
+    checkpoint.save(target, "dense", {"a": torch.zeros(1000)}, trained(100.0, 0.5, 0.26))
+    checkpoint.save(source, "dense", {"a": torch.ones(1000)}, trained(100.0, 0.5, 0.250000001))
+    assert keep_networks(store, paths) == ([target], [])
+    assert checkpoint.load(target, "dense")[0]["a"].sum() == 1000
