@@ -162,7 +162,7 @@ def as_if_downloaded(tmp_path_factory):
     root = tmp_path_factory.mktemp("downloaded")
     for name in ("tinyshakespeare", "sentence_polarity"):
         (root / name).mkdir()
-    for name in ("mnist", "cifar10", "cifar100", "shapes", "imagenet"):
+    for name in ("mnist", "fashion_mnist", "cifar10", "cifar100", "shapes", "imagenet"):
         (root / name).mkdir()
         for split in ("train", "test"):
             (root / name / f"{split}.parquet").touch()

@@ -221,7 +221,7 @@ def yaml_of(path: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
-    content = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+    content = loader(path.read_text(encoding="utf-8")).get_single_data()
     return content if isinstance(content, dict) else {}
 
 

@@ -33,7 +33,7 @@ def drawn(figure: Figure, form: str, salt: str, title: str | None = None, page: 
     buffer = io.BytesIO()
     with rc_context({"svg.hashsalt": salt, "svg.fonttype": "none" if page else "path", "font.family": "DejaVu Sans"}):
         if form == "svg":
-            metadata = {"Date": None, "Creator": None, "Title": title}
+            metadata = {"Date": None, "Creator": None} | ({"Title": title} if title else {})
             figure.savefig(buffer, format="svg", metadata=metadata, transparent=page)
             return buffer.getvalue()
         figure.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})

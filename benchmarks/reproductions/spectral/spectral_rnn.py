@@ -176,8 +176,11 @@ def figures(outcome: Outcome) -> dict[str, Sheet]:
         panel.points([values[1]], [row], style, x_std=[bars[1]], size=7)
     named = [textwrap.fill(name, 34) for name in table.index]
     panel.rows([f"{name} states" if name == DENSE else name for name in named])
-    panel.level(10, "chance 10 %", vertical=True)
     dense = percent[shown[1]][DENSE]
-    panel.level(dense, f"dense {dense:.1f} %", below=True, vertical=True)
+    if dense < 25:  # both names would stand at one place
+        panel.level(10, f"chance 10 %, dense {dense:.1f} %", vertical=True)
+    else:
+        panel.level(10, "chance 10 %", vertical=True)
+        panel.level(dense, f"dense {dense:.1f} %", below=True, vertical=True)
     panel.label("test accuracy, %", "")
     return {"spectral_rnn": sheet}

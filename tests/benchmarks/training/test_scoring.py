@@ -99,8 +99,8 @@ def test_a_prefix_is_taken_off_only_where_all_names_have_it(tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw"])
-@pytest.mark.parametrize("device,fused", [("cpu", True), ("meta", None)])
-def test_the_fused_optimizer_is_taken_only_on_devices_that_have_one(optimizer, device, fused):
-    weight = nn.Parameter(torch.empty(3, device=device))
+@pytest.mark.parametrize("place,fused", [("cpu", True), ("meta", None)])
+def test_the_fused_optimizer_is_taken_only_on_devices_that_have_one(optimizer, place, fused):
+    weight = nn.Parameter(torch.empty(3, device=place))
     built = build_optimizer([weight], TrainerSettings(epochs=1, optimizer=optimizer))
     assert built.defaults["fused"] is fused
