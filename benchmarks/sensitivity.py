@@ -25,7 +25,6 @@ from benchmarks.storage.paths import Paths, safe_name, write_atomically
 from methods.errors import BadInput
 from methods.layers.statistics import Calibration
 from methods.layers.views import edge_layers, edge_views, node_views
-from methods.network.graph import NetworkGraph
 from methods.pruner import Pruner, derive
 from methods.seeds import derive_seed
 from methods.selection import selects_edges, selects_nodes
@@ -74,7 +73,7 @@ def curves_of(
     work, selection, streams = copy.deepcopy(model), pruner.selection, derive(seed, 0)
     example = calibration.inputs[:2]
     if selects_nodes(selection):
-        graph = NetworkGraph(work, example, residual=pruner.prune_residual)
+        graph = pruner.graph_of(work, example)
         graph.require_groups()
         return measured(
             node_views(work, graph.groups, calibration, streams), selection, pruner.compensation, samples, sizes

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from methods.errors import BadInput
 from methods.layers.ridge import RidgeInverse, solve_ridge
-from methods.layers.seen import EdgeLayer, NodeLayer
+from methods.layers.seen import EdgeLayer, NodeLayer, several_units
+from methods.network.graph import NodeGroup
 from methods.network.kinds.registry import write_parameters
 from methods.progress import track
 
@@ -48,9 +49,15 @@ class Compensation:
 
     Attributes:
         units: the units of the selections whose survivors it can repair.
+        single_units: as of ``Selection``: whether it changes the output units of the writers one by one.
     """
 
     units: frozenset[str] = frozenset({"node", "edge", "eigen", "block", "exact", "rank"})
+    single_units: bool = False
+
+    def leaves_alone(self, group: NodeGroup) -> str | None:
+        """Why a group of nodes is left alone with this compensation; None if it is pruned."""
+        return several_units(group) if self.single_units else None
 
     def reconstruction(self, layer: NodeLayer, kept: Tensor, selection: OwnRidge) -> list[Reconstruction]:
         """For each reader, how the m nodes are rebuilt from the kept ones; an empty list leaves the weights alone."""

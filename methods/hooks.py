@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from methods.budgets.budget import Budget
+from methods.network.graph import NetworkGraph
 from methods.schedule import Schedule
 
 
@@ -60,6 +61,10 @@ class TrainingSchedule(TrainingHook, Schedule):
     method: str | None = None
     widths: dict[str, int]
     log: list[dict[str, Any]]
+
+    def graph_of(self, model: nn.Module, example: Tensor) -> NetworkGraph:
+        """The groups of nodes of a network that the schedule prunes; others are left alone, with the reason."""
+        return NetworkGraph(model, example)
 
     @abstractmethod
     def begin(self, model: nn.Module, example: Tensor, budget: Budget, epochs: int, seed: int = 0) -> None:

@@ -99,6 +99,12 @@ class Pruner:
         for target in self.schedule.targets(budget):
             self.selection.require_budget(target)
 
+    def graph_of(self, model: nn.Module, example: Tensor) -> NetworkGraph:
+        """The groups of nodes of a network that these parts prune; any others are left alone, with the reason."""
+        graph = NetworkGraph(model, example, residual=self.prune_residual)
+        graph.leave_alone(lambda group: self.selection.leaves_alone(group) or self.compensation.leaves_alone(group))
+        return graph
+
     def prune(
         self,
         model: nn.Module,
@@ -184,7 +190,7 @@ class Pruner:
         if self.selection.unit in RESTRUCTURED:
             assert isinstance(self.selection, Restructuring)
             return self.selection.dense_cost(model, example)
-        graph = NetworkGraph(model, example, residual=self.prune_residual)
+        graph = self.graph_of(model, example)
         graph.require_groups()
         result.groups, result.left_alone = graph.groups, graph.left_alone
         nodes = NodeCost(model, example, graph.groups)

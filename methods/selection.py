@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from methods.budgets.budget import Budget, Count
 from methods.errors import BadInput
-from methods.layers.seen import EdgeLayer, Layer, NodeLayer
+from methods.layers.seen import EdgeLayer, Layer, NodeLayer, several_units
 from methods.layers.statistics import Calibration
+from methods.network.graph import NodeGroup
 
 if TYPE_CHECKING:
     from methods.pruned import Pruned
@@ -34,6 +35,8 @@ class Selection(Generic[Seen]):
         joint: whether it heeds only the sum of the layers' counts and spreads the units by itself.
         additive: whether scores are increases of a loss, in units that all layers share and that add up over units, so
             that a global ranking may divide them by what a unit costs.
+        single_units: whether it scores output units one by one (``NodeLayer.writers``); groups whose nodes are several,
+            such as heads, are then left alone, and the rest of the network is pruned.
         share: the fraction of every layer that stays, whatever the budget asks for; None where the budget decides.
     """
 
@@ -41,6 +44,7 @@ class Selection(Generic[Seen]):
     order: str = "independent"
     joint: bool = False
     additive: bool = False
+    single_units: bool = False
     share: float | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -73,6 +77,10 @@ class Selection(Generic[Seen]):
     def has_own(self, method: str) -> bool:
         """Whether ``method`` of this base, such as ``scores``, is one of the subclass's own."""
         return getattr(type(self), method) is not getattr(Selection, method)
+
+    def leaves_alone(self, group: NodeGroup) -> str | None:
+        """Why this method leaves a group of nodes alone; None if it prunes it."""
+        return several_units(group) if self.single_units else None
 
     def require_budget(self, budget: Budget) -> None:
         """Refuse a budget that this selection meets in no network, because the fraction that stays is its own.

@@ -18,7 +18,6 @@ from benchmarks.training.trainer import fit
 from methods.budgets.budget import Budget, NodeCost
 from methods.errors import Collapsed
 from methods.hooks import TrainingSchedule
-from methods.network.graph import NetworkGraph
 from methods.pruned import Pruned, little_kept, warnings_of
 from methods.pruner import Pruner
 from methods.seeds import derive_seed
@@ -93,7 +92,7 @@ def train_and_prune(
     settings = TrainerSettings.from_config(config["trainer"]["train"], "trainer.train")
     model = build(config["model"], data.shape, data.classes, seed, data.tokens)
     example = data.train.to_inputs(slice(0, 2))
-    graph = NetworkGraph(model, example)
+    graph = schedule.graph_of(model, example)
     groups = graph.groups
     cost = NodeCost(model, example, groups)
     schedule.begin(model, example, budget, settings.epochs, derive_seed(seed, "prune"))

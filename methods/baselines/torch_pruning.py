@@ -27,6 +27,7 @@ from methods.errors import BadInput, Skipped
 from methods.layers.gradients import sample_losses
 from methods.layers.seen import NodeLayer
 from methods.layers.statistics import Calibration
+from methods.network.graph import NodeGroup
 from methods.progress import track
 from methods.selection import Selection
 
@@ -72,6 +73,12 @@ class TorchPruningSelection(Selection[NodeLayer]):
                 "type for instance selection.arguments={group_reduction:sum}"
             ) from error
 
+    def leaves_alone(self, group: NodeGroup) -> str | None:
+        """Groups whose nodes are several output units, such as heads."""
+        if group.width == 1:
+            return None
+        return f"torch-pruning scores single output units, its nodes have {group.width} each"
+
     def scores(self, layer: NodeLayer) -> Tensor:
         """The importance of each node, (m,) float64.
 
@@ -80,8 +87,8 @@ class TorchPruningSelection(Selection[NodeLayer]):
                 nothing in the group that the importance scores.
         """
         own = layer.group
-        if own.width > 1:
-            raise Skipped(f"{layer.name}: torch-pruning scores single output units, its nodes have {own.width} each")
+        if (reason := self.leaves_alone(own)) is not None:
+            raise Skipped(f"{layer.name}: {reason}")
         key = ("torch-pruning", self.importance, repr(sorted(self.arguments.items())))
         traced: _Traced = layer.once(key, lambda: _Traced(layer, self._build(), self.importance, self.time_limit))
         group = traced.group_of(layer)

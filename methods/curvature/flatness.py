@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from methods.curvature.hessian import HessianProduct, Radius, spectral_radius
+from methods.curvature.hessian import HessianProduct, Radius, spectral_radius, twice_differentiable
 from methods.curvature.kfac import Factors, outer_sum, patches, positions_last, recording, sample_labels
 from methods.layers.gradients import sample_losses
 from methods.network.graph import NodeGroup
@@ -74,7 +74,8 @@ def batch_radius(
     """
     vectors = TopVectors() if vectors is None else vectors
     modules = {name: model.get_submodule(name) for name in layers}
-    with evaluating(model), recording(modules) as calls, torch.enable_grad():
+    looking = twice_differentiable if differentiable else evaluating
+    with looking(model), recording(modules) as calls, torch.enable_grad():
         outputs = model(inputs)
         targets = labels if generator is None else sample_labels(outputs, labels, generator)
         reads, written = zip(*(calls[name][0] for name in layers), strict=True)
@@ -169,7 +170,7 @@ def hessian_radius(
 ) -> tuple[Radius, HessianProduct]:
     """Spectral radius of the mean loss's Hessian by all parameters, in evaluation mode, and the Hessian product."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    with evaluating(model), torch.enable_grad():
+    with twice_differentiable(model):
         product = HessianProduct(sample_losses(model(inputs), labels).mean(), parameters)
         if start is None or len(start) != product.size:
             start = torch.ones_like(product.gradient.detach())

@@ -11,14 +11,27 @@ given. Single-sample gradients and the Fisher matrix are in ``methods.layers.gra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from methods.errors import BadInput
+from methods.network.reading import evaluating
 from methods.progress import track
+
+
+@contextmanager
+def twice_differentiable(model: nn.Module) -> Iterator[None]:
+    """What ``model`` computes inside, in evaluation mode, can be differentiated twice.
+
+    Attention is computed step by step: PyTorch's fused kernels for it have no second derivative.
+    """
+    with evaluating(model), sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+        yield
 
 
 class HessianProduct:

@@ -50,6 +50,7 @@ class FilterOBD(Selection[NodeLayer]):
     """
 
     additive = True
+    single_units = True
 
     def __init__(self, labels: str = "sampled", batch_size: int = 64) -> None:
         self.labels = labels

@@ -35,6 +35,7 @@ from methods.curvature.kfac import Factors, factorable, kfac_radius, relatively_
 from methods.errors import BadInput, Collapsed
 from methods.hessian.kronecker import group_update, kron_obd_cost, kron_obs_cost
 from methods.hooks import TrainingSchedule
+from methods.layers.seen import several_units
 from methods.network.graph import NetworkGraph, NodeGroup
 from methods.network.kinds.registry import kind_of, write_parameters
 from methods.network.parameters import bias_of, weight_of
@@ -120,6 +121,12 @@ class FlatMinimum(TrainingSchedule):
         self.widths: dict[str, int] = {}
         self._forget()
 
+    def graph_of(self, model: nn.Module, example: Tensor) -> NetworkGraph:
+        """Groups of single output units; see :class:`methods.hooks.TrainingSchedule`."""
+        graph = NetworkGraph(model, example)
+        graph.leave_alone(several_units)
+        return graph
+
     def begin(self, model: nn.Module, example: Tensor, budget: Budget, epochs: int, seed: int = 0) -> None:
         """Say what the training is to end with; see :class:`methods.hooks.TrainingSchedule`.
 
@@ -129,7 +136,7 @@ class FlatMinimum(TrainingSchedule):
         """
         if epochs < 1:
             raise BadInput("flat_minimum prunes while it trains, for at least one epoch: type trainer.train.epochs=20")
-        graph = NetworkGraph(model, example[:2])
+        graph = self.graph_of(model, example[:2])
         graph.require_groups()
         cost = NodeCost(model, example[:2], graph.groups)
         self.budget, self.seed, self.example = budget, seed, example[:2].clone()
@@ -204,7 +211,7 @@ class FlatMinimum(TrainingSchedule):
         if epoch not in self.times:
             return False
         self.example = self.example.to(next(model.parameters()).device)
-        graph = NetworkGraph(model, self.example)
+        graph = self.graph_of(model, self.example)
         cost = NodeCost(model, self.example, graph.groups)
         target = self.budget.at(remaining_fraction(self.times[epoch], self.budget.remaining))
         if self.times[epoch] == 1:
@@ -309,6 +316,6 @@ class FlatMinimum(TrainingSchedule):
         self.gradients = parts.get("gradient", {})
         self.vectors = TopVectors(parts.get("top_a", {}), parts.get("top_g", {}))
         self.direction = parts.get("direction", {}).get("")
-        graph = NetworkGraph(model, self.example.to(next(model.parameters()).device))
+        graph = self.graph_of(model, self.example.to(next(model.parameters()).device))
         for name, width in self.widths.items():
             graph.remove(graph.find(name), torch.arange(width))

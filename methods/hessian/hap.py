@@ -20,14 +20,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from methods.curvature.hessian import HessianProduct, hutchinson_diagonal
+from methods.curvature.hessian import HessianProduct, hutchinson_diagonal, twice_differentiable
 from methods.errors import BadInput
 from methods.hessian.filter_obs import shared_diagonal
 from methods.layers.gradients import sample_losses
 from methods.layers.seen import NodeLayer
 from methods.network.kinds.registry import is_layer, kind_of, matrix_of
 from methods.network.parameters import weight_of
-from methods.network.reading import evaluating
 from methods.seeds import stream
 from methods.selection import Selection
 
@@ -56,7 +55,7 @@ def hutchinson_traces(
     for weight in frozen:
         weight.requires_grad_(True)
     try:
-        with evaluating(model), torch.enable_grad():
+        with twice_differentiable(model):
             product = HessianProduct(sample_losses(model(inputs), labels).mean(), weights)
             diagonal = hutchinson_diagonal(product, product.gradient.detach(), probes, generator)
     finally:
@@ -81,6 +80,7 @@ class HAPSelection(Selection[NodeLayer]):
     """
 
     additive = True
+    single_units = True
 
     def __init__(self, curvature: str = "hessian", probes: int = 300, samples: int = 512, clip: bool = True) -> None:
         if curvature not in ("hessian", "fisher"):

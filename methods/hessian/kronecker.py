@@ -136,6 +136,7 @@ class KroneckerSelection(Selection[NodeLayer]):
     """Score of a node = sum over the layers that write it of the cost of its row."""
 
     additive = True
+    single_units = True
     cost: Callable[[Tensor, Factors], Tensor]
 
     def __init__(self, damping: float, labels: str = "sampled") -> None:
@@ -240,6 +241,7 @@ class KroneckerCompensation(Compensation):
     """
 
     units = frozenset({"node"})
+    single_units = True
     updates = {"group": group_update, "summed": summed_update}  # noqa: RUF012
 
     def __init__(self, damping: float = 1e-3, labels: str = "sampled", update: str = "group") -> None:

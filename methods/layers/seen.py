@@ -129,18 +129,9 @@ class NodeLayer(_Shown):
         Raises:
             Skipped: if a node is several output units (a head, a unit of an LSTM), or another one than its number says.
         """
-        if not self.group.plain:
-            raise Skipped(
-                f"{self.name}: its nodes are {self._what} of {self.group.width} output units each; this method scores "
-                "single output units (spectral, dpp, thinet, magnitude and random score these, too)"
-            )
+        if (reason := several_units(self.group)) is not None:
+            raise Skipped(f"{self.name}: {reason}")
         return self.group.writers
-
-    @property
-    def _what(self) -> str:
-        if any(reader.groups > 1 for reader in self.group.readers):
-            return "channels of several groups"
-        return "hidden units" if self.group.recurrent else "attention heads"
 
     @property
     def readers(self) -> tuple[str, ...]:
@@ -311,6 +302,23 @@ class EdgeLayer(_Shown):
 
 
 Layer = NodeLayer | EdgeLayer
+
+
+def several_units(group: NodeGroup) -> str | None:
+    """Why a method that scores output units one by one leaves a group alone; None where node i is output unit i."""
+    if group.plain:
+        return None
+    what = f"{group.width} output units each" if group.width > 1 else "output units in different orders"
+    if any(reader.groups > 1 for reader in group.readers):
+        what = f"channels of several groups, {what}"
+    elif group.recurrent:
+        what = f"hidden units of {what}"
+    elif group.product_macs:
+        what = f"attention heads of {what}"
+    return (
+        f"its nodes are {what}; this method scores single output units (spectral, dpp, thinet, magnitude and random "
+        "score these, too)"
+    )
 
 
 def _weight(model: nn.Module, name: str) -> Tensor:

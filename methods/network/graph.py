@@ -75,6 +75,12 @@ class NetworkGraph:
         share_again(self.model, shared)
         self.groups = [_shrunk(each, group, gone, (rows, lost, held)) for each in self.groups]
 
+    def leave_alone(self, reason: Callable[[NodeGroup], str | None]) -> None:
+        """Leave those groups alone for which there is a ``reason``."""
+        reasons = {group.name: reason(group) for group in self.groups}
+        self.groups = [group for group in self.groups if reasons[group.name] is None]
+        self.left_alone |= {name: own for name, own in reasons.items() if own is not None}
+
     def require_groups(self) -> None:
         """Raise :class:`Skipped` with the reasons if no group of nodes can be pruned."""
         if not self.groups:

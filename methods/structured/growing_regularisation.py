@@ -25,7 +25,7 @@ from methods.budgets.budget import Budget, Count
 from methods.errors import BadInput
 from methods.layers.seen import Layer, NodeLayer
 from methods.layers.statistics import Calibration
-from methods.network.graph import NetworkGraph
+from methods.network.graph import NodeGroup
 from methods.network.kinds.registry import kind_of, matrix_of
 from methods.pruned import Pruned
 from methods.pruner import Pruner
@@ -39,6 +39,10 @@ class _Chosen(Selection[Any]):
     def __init__(self, chooser: AnySelection, kept: Mapping[str, Tensor]) -> None:
         self.chooser, self.kept = chooser, kept
         self.unit, self.order = chooser.unit, chooser.order
+
+    def leaves_alone(self, group: NodeGroup) -> str | None:
+        """What who chose leaves alone."""
+        return self.chooser.leaves_alone(group)
 
     def select(self, layer: Layer, k: Count) -> Tensor:
         """What is known of the layer."""
@@ -93,7 +97,7 @@ class GrowingRegularisation(SparseTraining):
                 "type schedule=one_shot, or choose method=magnitude"
             )
         self.kept, self.goes = first.kept, {}
-        for group in NetworkGraph(model, calibration.inputs, residual=pruner.prune_residual).groups:
+        for group in pruner.graph_of(model, calibration.inputs).groups:
             gone = torch.ones(group.size, dtype=torch.bool)
             gone[self.kept[group.name].cpu()] = False
             for path, rows in zip(group.writers, group.rows, strict=True):

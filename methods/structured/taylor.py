@@ -41,6 +41,7 @@ class TaylorSelection(Selection[NodeLayer]):
         if batch < 1:
             raise BadInput(f"selection.batch={batch} is not a number of samples; expected 1 or more: type 32")
         self.gates, self.batch = gates, batch
+        self.single_units = not gates
 
     additive = True  # changes of the loss, to first order
 

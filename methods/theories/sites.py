@@ -14,7 +14,6 @@ from methods.layers.seen import NodeLayer
 from methods.layers.statistics import Calibration, collect_moments
 from methods.layers.views import given
 from methods.network.coupling import Reader
-from methods.network.graph import NetworkGraph
 from methods.network.kinds.registry import kind_of, matrix_of, write_parameters
 from methods.network.parameters import bias_of
 from methods.network.reading import evaluating, listening, patch_rows
@@ -94,7 +93,7 @@ def _edge_sites(dense: nn.Module, pruned: Pruned, calibration: Calibration) -> I
 
 
 def _node_sites(dense: nn.Module, pruned: Pruned, pruner: Pruner, calibration: Calibration) -> Iterator[Site]:
-    groups = NetworkGraph(dense, calibration.inputs[:2], residual=pruner.prune_residual).groups
+    groups = pruner.graph_of(dense, calibration.inputs[:2]).groups
     views = {f"{g.name}/{r.name}": (r.name, r.rows) for g in groups for r in g.readers}
     moments = collect_moments(dense, views, calibration)
     shared: dict[Hashable, Any] = {}

@@ -20,12 +20,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from methods.curvature.hessian import twice_differentiable
 from methods.errors import BadInput
 from methods.layers.gradients import sample_losses
 from methods.layers.seen import EdgeLayer
 from methods.network.kinds.registry import kind_of
 from methods.network.parameters import weight_of
-from methods.network.reading import evaluating
 from methods.selection import Selection
 
 
@@ -41,7 +41,7 @@ def gradient_flow(layers: Sequence[EdgeLayer], temperature: float) -> dict[str, 
     try:
         for weight in weights:
             weight.requires_grad_(True)
-        with evaluating(first.model), torch.enable_grad():
+        with twice_differentiable(first.model):
             for inputs, labels in first.calibration.batches():
                 loss = sample_losses(first.model(inputs) / temperature, labels).sum() / size
                 for mean, gradient in zip(means, torch.autograd.grad(loss, weights), strict=True):

@@ -12,7 +12,6 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from methods.baselines.magnitude import MagnitudeSelection
 from methods.budgets.budget import Budget, NodeCost, count_macs
-from methods.errors import Skipped
 from methods.hessian.hap import HAPSelection
 from methods.layers.statistics import Calibration
 from methods.network.graph import NetworkGraph, gated
@@ -349,9 +348,10 @@ def test_heads_are_nodes_of_queries_keys_values_and_projection():
     assert group.product_macs == 2 * 9 * 9 * 3
 
 
-def test_a_method_that_scores_single_output_units_says_that_it_cannot_score_heads():
+def test_a_method_that_scores_single_output_units_leaves_heads_alone_and_says_so():
     data = Calibration(X, torch.zeros(3, dtype=torch.int64), torch.arange(3))
     pruned = Pruner(MagnitudeSelection()).prune(made(Heads), data, Budget("speedup", 1.5))
     assert pruned.achieved["speedup"] > 1.2
-    with pytest.raises(Skipped, match="query: its nodes are attention heads of 3"):
-        Pruner(HAPSelection(probes=1)).prune(made(Heads), data, Budget("keep", 0.5))
+    pruned = Pruner(HAPSelection(probes=1)).prune(made(Heads), data, Budget("keep", 0.5))
+    assert "its nodes are attention heads of 3 output units each" in pruned.left_alone["query"]
+    assert {row["name"]: row["kept"] for row in pruned.layers} == {"patch": 6, "project": 6}
