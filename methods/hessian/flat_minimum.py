@@ -224,7 +224,7 @@ class FlatMinimum(TrainingSchedule):
             self._update_writers(model, graph.groups, kept)
         self._cut_statistics(model, graph.groups, kept)
         remove_in_training(graph, kept, optimizer)
-        self.widths = {name: len(nodes) for name, nodes in kept.items()}
+        self.widths |= {name: len(nodes) for name, nodes in kept.items()}  # a layer of one node is no group any more
         row = {"epoch": epoch + 1, "live": sum(self.widths.values()), "widths": dict(self.widths), "note": note}
         self.log.append(row | {"radius_before": before, "radius_after": kfac_radius(self.factors)})
         return True

@@ -282,6 +282,17 @@ def test_training_ends_with_the_requested_number_of_neurons_and_survives(score, 
     assert bool(torch.isfinite(model(x)).all())
 
 
+def test_a_layer_that_was_left_with_one_neuron_keeps_it_and_its_width_is_still_known():
+    model, (x, y) = mlp(hidden=(3, 12)), batch(40, (5,))
+    with torch.no_grad():
+        model[0].weight[1:].mul_(1e-6)  # of the first layer only one neuron is worth anything
+    hook = FlatMinimum(mu=0.0, every=2, score="magnitude", floor=0.0)
+    hook.begin(model, x, Budget("keep", 0.4), epochs=8)
+    run(hook, model, x, y, epochs=8)
+    assert len(hook.log) > 2 and hook.log[0]["widths"]["0"] == hook.log[-1]["widths"]["0"] == model[0].out_features == 1
+    assert hook.widths == {"0": 1, "2": model[2].out_features}
+
+
 @pytest.mark.parametrize("budget", [Budget("compression", 2), Budget("speedup", 2)])
 def test_convolutions_meet_a_budget_in_parameters_or_macs(budget):
     model, (x, y) = cnn(), batch(20, (2, 4, 4))
