@@ -216,10 +216,11 @@ def command_for(shown: Sequence[Board]) -> str:
     """The command that also shows reviewed records for the boards ``shown``; for a single board, only that one."""
     command = "python -m benchmarks.leaderboard --reviewed"
     group = shown[0].group if len(shown) == 1 else {}
-    known = {name: group[name] for name in ("dataset", "budget", "value") if group.get(name) is not None}
+    known = {name: group[name] for name in ("dataset", "model", "budget", "value") if group.get(name) is not None}
     if not known:
         return command
-    words = " and ".join(f"{name} == {f'{v:g}' if isinstance(v, float) else repr(v)}" for name, v in known.items())
+    exact = {name: int(v) if isinstance(v, float) and v.is_integer() else v for name, v in known.items()}
+    words = " and ".join(f"{name} == {value!r}" for name, value in exact.items())
     return f'{command} --where "{words}"'
 
 

@@ -3,6 +3,7 @@
 import io
 import re
 import shlex
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -11,7 +12,7 @@ from sample_records import made
 
 from benchmarks.boards.frame import rows_of
 from benchmarks.boards.options import named_in, quoted, with_options
-from benchmarks.boards.rendering import asked, render
+from benchmarks.boards.rendering import asked, command_for, render
 from benchmarks.leaderboard import main
 from benchmarks.records.store import Store
 from methods.errors import BadInput
@@ -176,3 +177,11 @@ def test_boards_fit_terminals_of_any_kind_and_keep_the_unit(tmp_path, width, ter
     assert any("edge" in line and "lamp" in line for line in plain)
     if term == "dumb":
         assert "\x1b[3" not in raw, "no colours"
+
+
+@pytest.mark.parametrize("value, typed", [(16.0, "16"), (1.2345678, "1.2345678")])
+def test_the_command_for_reviewed_rows_names_one_board_and_its_whole_budget(value, typed):
+    group = {"dataset": "digits", "model": "mlp", "budget": "speedup", "value": value}
+    asked = f"dataset == 'digits' and model == 'mlp' and budget == 'speedup' and value == {typed}"
+    assert command_for([SimpleNamespace(group=group)]).endswith(f'--reviewed --where "{asked}"')
+    assert command_for([]) == "python -m benchmarks.leaderboard --reviewed"
