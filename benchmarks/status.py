@@ -38,7 +38,7 @@ from benchmarks.records.code import digest
 from benchmarks.records.confirmed import Pair, note, samples
 from benchmarks.records.kept import Kept, Known
 from benchmarks.records.manifest import RUNNING, Manifest, PlannedCell, read_manifests
-from benchmarks.records.record import Record
+from benchmarks.records.schema import Record
 from benchmarks.records.store import Problem, Store, Unreadable, read
 from benchmarks.storage.console import output_console
 from benchmarks.storage.entry_point import Parser, end

@@ -23,7 +23,7 @@ from benchmarks.boards.frame import select
 from benchmarks.records.agreement import first_difference
 from benchmarks.records.keys import cell_key, dense_key
 from benchmarks.records.manifest import RUNNING
-from benchmarks.records.record import Record
+from benchmarks.records.schema import Record
 from benchmarks.records.store import Problem, Store, Unreadable, read
 from benchmarks.storage.console import output_console
 from benchmarks.storage.entry_point import Parser, end

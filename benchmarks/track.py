@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.cells.tracker import BOARD, JOB, checked_online, inside, options_of, start, summary_of, tags_of
 from benchmarks.records.cell_fields import title_of
-from benchmarks.records.record import Record
+from benchmarks.records.schema import Record
 from benchmarks.records.store import Store
 from benchmarks.storage.console import output_console
 from benchmarks.storage.entry_point import Parser, end

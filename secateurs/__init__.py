@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from benchmarks.records.record import Record
+    from benchmarks.records.schema import Record
     from methods.allocation import Allocation
     from methods.budgets.budget import Budget
     from methods.compensation import Compensation
@@ -43,7 +43,7 @@ _HOMES = {
     "NodeLayer": "methods.layers.seen",
     "PrunedNetwork": "secateurs.result",
     "Pruner": "methods.pruner",
-    "Record": "benchmarks.records.record",
+    "Record": "benchmarks.records.schema",
     "Schedule": "methods.schedule",
     "Selection": "methods.selection",
     "Skipped": "methods.errors",

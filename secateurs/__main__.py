@@ -1,6 +1,6 @@
 """``python -m secateurs``: what the command ``secateurs`` does."""
 
-from secateurs.command import start
+from secateurs.console_script import start
 
 if __name__ == "__main__":
     start()

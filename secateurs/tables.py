@@ -16,7 +16,7 @@ from methods.progress import track
 if TYPE_CHECKING:
     import pandas as pd
 
-    from benchmarks.records.record import Record
+    from benchmarks.records.schema import Record
 
 LOG = logging.getLogger(__name__)
 ELSEWHERE = ("paths", "track", "hydra")  # of a machine or a user, not of a cell
@@ -39,7 +39,7 @@ def records(results: Path | str = "results") -> pd.DataFrame:
     """
     import pandas as pd
 
-    from benchmarks.records.record import flat
+    from benchmarks.records.schema import flat
     from benchmarks.records.store import Store
     from benchmarks.storage.console import printable
     from benchmarks.storage.paths import Paths

@@ -1,7 +1,7 @@
 """Records for tests."""
 
 from benchmarks.records.keys import cell_key
-from benchmarks.records.record import Record
+from benchmarks.records.schema import Record
 
 
 def made(seed=0, status="done", **fields):

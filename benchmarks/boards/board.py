@@ -183,7 +183,7 @@ def boards(cells: Sequence[Cell], question: Question | None = None) -> list[Boar
     groups: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
     if "model" in question.group_by:
         cells = with_networks(cells, finetuning=True)
-    for cell in with_names(cells, apart=False):
+    for cell in with_names(cells, separate=False):
         groups[tuple(cell[name] for name in question.group_by)].append(cell)
     keys: dict[tuple[Any, ...], set[str]] = defaultdict(set)
     for cell in cells:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmarks.boards import labels
-from benchmarks.boards.commands import surroundings
+from benchmarks.boards.board_command import surroundings
 from benchmarks.records import code
 from benchmarks.records.cell_fields import BUDGETS
 from benchmarks.records.fingerprint import pace
 from benchmarks.records.keys import dense_key, dense_part, identity, variant_key
-from benchmarks.records.record import FINISHED, Record, flat
+from benchmarks.records.schema import FINISHED, Record, flat
 from benchmarks.records.store import Problem, Store, once, read
 from benchmarks.settings.home import PARTS
 from benchmarks.settings.tuning import trials_of
@@ -38,12 +38,12 @@ STAMP = ("_committed", "_file", "_time", "_size")
 MADE_BY = (
     "boards/frame",
     "boards/labels",
-    "boards/commands",
+    "boards/board_command",
     "settings/tuning",
     "records/code",
     "records/keys",
     "records/names",
-    "records/record",
+    "records/schema",
     "records/store",
     "records/fingerprint",
 )
@@ -81,7 +81,7 @@ def row_of(record: Record) -> Row:
         "warnings": BETWEEN.join(record.warnings or ()) or None,
         "trials": trials_of(config),
         "untuned": labels.label(record, tuned=False),
-        "predicted": bool(record.predictions),
+        "has_predictions": bool(record.predictions),
         "curve_steps": len(record.curve or []),
         RUN: json.dumps(_run(config) | {"parts": code.targets_of(config)}),
     }

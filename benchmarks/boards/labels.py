@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.records.keys import canonical
-from benchmarks.records.record import Record
+from benchmarks.records.schema import Record
 from benchmarks.settings.home import CONF, PARTS
 from benchmarks.settings.tuning import trials_of
 from benchmarks.storage.paths import safe_name

@@ -12,7 +12,7 @@ from benchmarks.boards.provenance import provenance
 from benchmarks.boards.stats import ALPHA, spread
 from benchmarks.boards.tables import NONE, Table, csv_text, plus_minus, probability, seconds, short, times, whole
 from benchmarks.boards.verdicts import MOST_SEEDS, Standing, Verdicts
-from benchmarks.records.record import LEFT_ALONE
+from benchmarks.records.schema import LEFT_ALONE
 from methods.errors import one_line
 
 NUMBER = re.compile(r"\d[\d.]*")

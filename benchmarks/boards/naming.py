@@ -22,7 +22,7 @@ def task_of(cell: Cell) -> tuple[Any, ...]:
     return cell["dataset"], cell["model"], cell["budget"] or "", cell["value"] or 0.0
 
 
-def with_names(cells: Sequence[Cell], apart: bool = True) -> list[Cell]:
+def with_names(cells: Sequence[Cell], separate: bool = True) -> list[Cell]:
     """The cells with their ``name``: the label, and where the surroundings of the method are unusual, what is unusual.
 
     Usual, on a (data set, model), are the fine-tuning, calibration and other surroundings that most labels share. So a
@@ -34,11 +34,11 @@ def with_names(cells: Sequence[Cell], apart: bool = True) -> list[Cell]:
 
     Args:
         cells: rows of the frame.
-        apart: whether networks of other widths or training are other models (:func:`with_networks`); if not, the names
+        separate: whether networks of other widths or training are other models (:func:`with_networks`); if not, names
             say how they differ.
     """
     cells = [_judged(cell) for cell in cells]
-    if apart:
+    if separate:
         cells = with_networks(cells)
     usual = _usual(cells, "context")
     settings: dict[tuple[Any, ...], Cell] = {}

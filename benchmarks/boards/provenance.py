@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 
 from benchmarks.boards.board import Board
-from benchmarks.boards.commands import command
+from benchmarks.boards.board_command import command
 from benchmarks.boards.frame import Row as Cell
 from benchmarks.boards.frame import run_of
 from benchmarks.settings.tasks import TEXT_TASKS

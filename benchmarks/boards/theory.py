@@ -23,7 +23,7 @@ from benchmarks.boards.frame import select
 from benchmarks.boards.labels import label
 from benchmarks.boards.tables import NONE, Table, csv_text
 from benchmarks.records.keys import variant_key
-from benchmarks.records.record import Metrics, Record
+from benchmarks.records.schema import Metrics, Record
 from benchmarks.records.store import Store
 from benchmarks.storage.paths import write_atomically
 from methods.errors import BadInput

@@ -34,7 +34,7 @@ from benchmarks.records.cell_fields import cell_fields, title
 from benchmarks.records.code import FIELD, digest, targets_of
 from benchmarks.records.fingerprint import fingerprint
 from benchmarks.records.keys import cell_key
-from benchmarks.records.record import Record, short_traceback
+from benchmarks.records.schema import Record, short_traceback
 from benchmarks.records.store import Store
 from benchmarks.settings.base import checked
 from benchmarks.settings.trainer import Distillation
@@ -284,9 +284,11 @@ def _prune(
         model = _rewind(config, data, "init") or model
     pruned = pruner.prune(model, calibration, budget, derive_seed(seed, "prune"), train, rewind)
     if config["measure"].get("theory"):
-        from methods.theories.predictions import Theories
+        from methods.theories.evaluation import TheoryEvaluation
 
-        pruned.predictions += Theories(model, pruned, pruner, calibration).rows(lambda net: states.score(net).accuracy)
+        pruned.predictions += TheoryEvaluation(model, pruned, pruner, calibration).rows(
+            lambda net: states.score(net).accuracy
+        )
     return pruned, states
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from benchmarks.records.record import LEFT_ALONE
+from benchmarks.records.schema import LEFT_ALONE
 
 GROWTH = 10.0  # of the largest weight
 NAMED = 3  # layers in a note

@@ -24,7 +24,7 @@ from benchmarks.records.keys import cell_key, recordable
 from methods.errors import BadInput, first_line
 
 if TYPE_CHECKING:
-    from benchmarks.records.record import Record
+    from benchmarks.records.schema import Record
 
 MODES = ("offline", "online", "disabled")
 PROBE_SECONDS = 4.0

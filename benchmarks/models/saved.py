@@ -27,7 +27,7 @@ from methods.network.reading import evaluating
 from methods.seeds import stream
 
 if TYPE_CHECKING:
-    from benchmarks.records.record import Record
+    from benchmarks.records.schema import Record
 
 LOG = logging.getLogger(__name__)
 FORMAT = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from benchmarks.records.record import Metrics, Record
+from benchmarks.records.schema import Metrics, Record
 
 STAGES = ("dense", "pruned", "recalibrated", "tuned")
 COUNTS = ("parameters", "nonzero", "macs", "macs_effective")

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from benchmarks.records.record import Record
+    from benchmarks.records.schema import Record
 
 BUDGETS = ("keep", "compression", "speedup", "latency")
 DEFAULTS = (("compression", "default_compression"), ("keep", "default_keep"))  # the second in older configurations

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.records.code import FIELD, changed, targets_of
-from benchmarks.records.record import Record
+from benchmarks.records.schema import Record
 from benchmarks.records.store import Problem, Store, once
 from benchmarks.settings.home import CONF
 from benchmarks.storage.paths import REPOSITORY, write_atomically
@@ -25,7 +25,7 @@ FILE = ".status.json"
 LONGEST = 500_000_000  # bytes; an entry has some three hundred
 MADE_BY = (
     "records/kept",
-    "records/record",
+    "records/schema",
     "records/store",
     "records/keys",
     "records/names",

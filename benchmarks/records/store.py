@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
 
-from benchmarks.records.record import SCHEMA, UNSIGNED, Record, checksum
+from benchmarks.records.schema import LATEST_VERSION, UNSIGNED, Record, checksum
 from benchmarks.storage.console import printable
 from benchmarks.storage.lease import Lost
 from benchmarks.storage.paths import Paths, safe_name, write_atomically, write_first
@@ -63,8 +63,10 @@ def read(path: Path, named: bool = True) -> Record:
     version = content.get("version") if isinstance(content, dict) else None
     if type(version) is not int or "key" not in content:
         raise Unreadable("foreign: not a record of this benchmark")
-    if version > SCHEMA:
-        raise Unreadable(f"written by a later version (schema {version}, this version reads {SCHEMA})", keep=True)
+    if version > LATEST_VERSION:
+        raise Unreadable(
+            f"written by a later version (schema {version}, this version reads {LATEST_VERSION})", keep=True
+        )
     record, ahead = _sound(content)
     if ahead:
         # Perhaps it is this machine's clock that is wrong, so the file stays.

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from benchmarks.boards.frame import load, records_mark
 from benchmarks.boards.rendering import asked
-from benchmarks.records.record import Record
+from benchmarks.records.schema import Record
 from benchmarks.records.store import Store
 from benchmarks.storage.console import output_console
 from benchmarks.storage.entry_point import Parser, end

@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.boards.frame import Row as Cell
 from benchmarks.boards.latencies import latency_columns
 from benchmarks.boards.stats import Spread, spread
-from benchmarks.records.record import Record
+from benchmarks.records.schema import Record
 from benchmarks.storage.paths import safe_name
 
 Point = dict[str, Any]

@@ -20,7 +20,7 @@ from benchmarks.boards.layout import RULE
 from benchmarks.boards.naming import task_of, with_names
 from benchmarks.boards.tables import Table
 from benchmarks.figures.looks import PATHS, Look, look
-from benchmarks.records.record import Record
+from benchmarks.records.schema import Record
 from benchmarks.records.store import Problem
 from benchmarks.report import answers, charts, gather
 from benchmarks.report.board_view import common_notes

@@ -9,7 +9,7 @@ from benchmarks.boards.board import Board, Question, boards
 from benchmarks.boards.frame import Row as Cell
 from benchmarks.boards.latencies import of_one_machine
 from benchmarks.figures.looks import Look
-from benchmarks.records.record import Record
+from benchmarks.records.schema import Record
 from benchmarks.report import charts, gather
 from benchmarks.report.board_view import BoardView, anchor_of, anchors_by_row, view
 from benchmarks.storage.paths import safe_name

@@ -22,7 +22,7 @@ from methods.errors import BadInput
 if TYPE_CHECKING:
     import pandas as pd
 
-    from benchmarks.records.record import Record
+    from benchmarks.records.schema import Record
     from benchmarks.sweeps.composition import Composer
 
 FINE_TUNING = (

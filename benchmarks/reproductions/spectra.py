@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from methods.layers.seen import NodeLayer
 from methods.layers.statistics import Calibration, collect_moments, pooled
-from methods.layers.views import given
+from methods.layers.views import precomputed
 from methods.network.graph import NetworkGraph
 from methods.network.parameters import weight_of
 from methods.network.reading import evaluating
@@ -55,7 +55,7 @@ def node_layers(model: nn.Module, calibration: Calibration, residual: bool = Fal
         own = [moments[f"{group.name}/{reader.name}"] for reader in group.readers]
         own = [pooled(own)] * len(own) if group.recurrent else own
         generator = stream(calibration.seed, "spectra", group.name)
-        layers.append(NodeLayer(group, model, calibration, generator, given(own)))
+        layers.append(NodeLayer(group, model, calibration, generator, precomputed(own)))
     return layers
 
 

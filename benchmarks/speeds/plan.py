@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 from benchmarks.measure.side_by_side import Finding, Promise, alone
 from benchmarks.records.cell_fields import cell_fields
-from benchmarks.records.record import Record
+from benchmarks.records.schema import Record
 from benchmarks.records.store import Store
 from benchmarks.settings.home import CONF
 from benchmarks.storage.paths import REPOSITORY

@@ -17,7 +17,7 @@ from typing import Any
 from benchmarks.measure.side_by_side import Finding, Promise, Times, as_seconds
 from benchmarks.records.cell_fields import cell_fields
 from benchmarks.records.keys import cell_key
-from benchmarks.records.record import Record
+from benchmarks.records.schema import Record
 from benchmarks.records.store import Store
 from benchmarks.speeds._settings import composed
 from benchmarks.storage.paths import REPOSITORY, Paths

@@ -20,7 +20,7 @@ from methods.errors import BadInput, one_line
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from benchmarks.records.record import Record
+    from benchmarks.records.schema import Record
 
 SHOWN = 20  # missing cells that are named one by one
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.boards.labels import control_of, label
-from benchmarks.records.record import Record
+from benchmarks.records.schema import Record
 from benchmarks.records.store import Store, Unreadable, read
 from benchmarks.settings.home import PARTS
 from benchmarks.settings.tuning import with_trials

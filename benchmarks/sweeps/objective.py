@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from benchmarks.records.record import Record
+from benchmarks.records.schema import Record
 from methods.errors import BadInput
 
 DEFAULT = "validation_accuracy"

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from benchmarks.records.cell_fields import cell_fields
 from benchmarks.records.keys import cell_key, variant_key
 from benchmarks.records.manifest import PlannedCell
-from benchmarks.records.record import Record
+from benchmarks.records.schema import Record
 from benchmarks.records.store import Store
 from benchmarks.settings.sections import check_types
 from benchmarks.storage.paths import Paths

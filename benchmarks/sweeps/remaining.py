@@ -6,7 +6,7 @@ from statistics import median
 
 from benchmarks.records.kept import Known
 from benchmarks.records.manifest import PlannedCell
-from benchmarks.records.record import Record
+from benchmarks.records.schema import Record
 
 
 def seconds_left(records: Sequence[Record | Known], missing: Iterable[PlannedCell], workers: int = 1) -> float | None:

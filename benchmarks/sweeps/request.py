@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from benchmarks.records.manifest import PlannedCell
-    from benchmarks.records.record import Record
+    from benchmarks.records.schema import Record
 
 
 @dataclass(frozen=True)

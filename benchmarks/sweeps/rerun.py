@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.records.keys import cell_key, recordable
-from benchmarks.records.record import Record
+from benchmarks.records.schema import Record
 from benchmarks.records.store import Unreadable, read
 from benchmarks.storage.paths import require_name
 from benchmarks.sweeps.composition import Composer

@@ -8,7 +8,7 @@ from contextlib import suppress
 from hydra.core.hydra_config import HydraConfig
 
 from benchmarks.records.manifest import FOLDER, PlannedCell
-from benchmarks.records.record import Record
+from benchmarks.records.schema import Record
 from benchmarks.storage.paths import Paths, write_atomically
 
 SEARCH = "SECATEURS_SEARCH"  # the name of the search, for its jobs; launchers hand the environment on to their workers

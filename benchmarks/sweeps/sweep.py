@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from benchmarks.records.cell_fields import title
 from benchmarks.records.keys import cell_key
 from benchmarks.records.manifest import Manifest, PlannedCell, write_manifest
-from benchmarks.records.record import Record
+from benchmarks.records.schema import Record
 from benchmarks.records.store import Store
 from benchmarks.settings.home import CONF
 from benchmarks.storage.console import output_console

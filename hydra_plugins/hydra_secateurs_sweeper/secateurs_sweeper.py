@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hydra.types import HydraContext, TaskFunction
     from omegaconf import DictConfig
 
-    from benchmarks.records.record import Record
+    from benchmarks.records.schema import Record
 
 
 class SecateursSweeper(Sweeper):

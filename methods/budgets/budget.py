@@ -2,8 +2,8 @@
 
 Conventions: ``compression`` = dense / remaining parameters of the whole model, ``speedup`` = dense / remaining MACs of
 the whole model, ``keep`` = remaining fraction of the prunable units, ``latency`` = dense / remaining time of a forward
-pass, measured (:mod:`methods.budgets.stopwatch`). MACs are multiply-accumulates of matrix products and convolutions for
-one sample (:mod:`methods.network.counting`).
+pass, measured (:mod:`methods.budgets.latency_cost`). MACs are multiply-accumulates of matrix products and convolutions
+for one sample (:mod:`methods.network.counting`).
 """
 
 from __future__ import annotations

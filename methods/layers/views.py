@@ -95,7 +95,7 @@ def node_views(model: nn.Module, groups: Sequence[NodeGroup], calibration: Calib
     return layers
 
 
-def given(moments: list[Moments]) -> Callable[[], list[Moments]]:
+def precomputed(moments: list[Moments]) -> Callable[[], list[Moments]]:
     """What a view is handed for moments that are there already."""
     return lambda: moments
 

@@ -37,7 +37,7 @@ class Answer:
         return next((each for each in self.obstacles if each is not None), None)
 
 
-class Folded(Exception):
+class BatchRearranged(Exception):
     """Copies of the sample do not lie side by side in what a module reads."""
 
 
@@ -51,7 +51,7 @@ def answers(mockup: Mockup, chosen: Mapping[str, Tensor], whole: bool) -> Answer
             operations between the layers must take any number of samples.
 
     Raises:
-        Folded: if a reshape or another operation does not leave the samples side by side.
+        BatchRearranged: if a reshape or another operation does not leave the samples side by side.
         Exception: whatever the forward pass raises.
     """
     every = mockup.layers if whole else chosen
@@ -84,10 +84,10 @@ def _run(mockup: Mockup, chosen: Mapping[str, Tensor], whole: bool) -> Answer:
         if not whole and read.shape == before.shape and _same(read, before):
             return  # outside of what the units reach
         if read.shape != (copies * len(before), *before.shape[1:]):
-            raise Folded(reader)  # a reshape has put the copies elsewhere
+            raise BatchRearranged(reader)  # a reshape has put the copies elsewhere
         entries = read.reshape(copies, *before.shape)
         if not _same(entries[0], before):
-            raise Folded(reader)
+            raise BatchRearranged(reader)
         dimension = mockup.dimension(reader) % before.dim() if reader in mockup.channelled else before.dim() - 1
         changed = _changed(entries, 1 + dimension)
         if reader in mockup.others:

@@ -58,16 +58,18 @@ def find_groups(model: nn.Module, example: Tensor, residual: bool) -> tuple[list
 Found = tuple[list[NodeGroup], dict[str, str]]
 
 
-def _found(model: nn.Module, example: Tensor, residual: bool, apart: Collection[str] = ()) -> tuple[Found, set[str]]:
+def _found(
+    model: nn.Module, example: Tensor, residual: bool, groupwise: Collection[str] = ()
+) -> tuple[Found, set[str]]:
     """Groups and reasons, and the convolutions of several groups that are in the way of groups."""
     borrowed = borrowed_weights(model)
-    mockup = Mockup(model, example, apart=apart)
+    mockup = Mockup(model, example, groupwise=groupwise)
     less = reduced(mockup)
     if less is not None and not product_macs(less):
         less, influences = _looked_at(less)
         with less.standing():
             found, crossing = _tried(less, influences, residual, borrowed)
-        whole = Mockup(model, example, less.inside, apart) if less.inside else mockup
+        whole = Mockup(model, example, less.inside, groupwise) if less.inside else mockup
         whole.hold(less.held.values())
         if each_without(whole, [together([_half(whole, group) for group in found[0]])]) == [None]:
             return found, crossing
@@ -87,7 +89,7 @@ def _looked_at(mockup: Mockup) -> tuple[Mockup, dict[str, Influence]]:
     inside = [path for path in mockup.passing if _mixes(mockup, path) and _sees_several(influences, path)]
     if not inside:
         return mockup, influences
-    mockup = Mockup(mockup.model, mockup.example, inside, mockup.apart)
+    mockup = Mockup(mockup.model, mockup.example, inside, mockup.groupwise)
     mockup.hold(find_held(mockup).values())
     return mockup, find_influences(mockup)
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from methods.network.changes import Answer, Folded, answers
+from methods.network.changes import Answer, BatchRearranged, answers
 from methods.network.codes import NONE, SEVERAL, meant, patterns
 from methods.network.held import feeding
 from methods.network.mockup import Held, Mockup
@@ -82,7 +82,7 @@ def _reached(mockup: Mockup, path: str) -> dict[str, Influence]:
     """
     found = _together(mockup, [path], whole=False)
     if not found[path].pairs and not found[path].leaks and found[path].obstacle is None:
-        raise Folded(path)
+        raise BatchRearranged(path)
     return found
 
 
@@ -90,7 +90,7 @@ def _alone(mockup: Mockup, path: str) -> Influence:
     try:
         return _together(mockup, [path], whole=True)[path]
     except Exception as error:  # as above
-        if path not in mockup.lookups and not isinstance(error, Folded):
+        if path not in mockup.lookups and not isinstance(error, BatchRearranged):
             raise
     # what is looked up once for all samples has no dimension for copies: one run for each pattern
     layer = Held(path, mockup.dimension(path), mockup.units(path))

@@ -67,7 +67,7 @@ class Mockup:
         model: left as it is; its layers are stubbed only inside :meth:`standing` and while one of the methods runs.
         example: inputs; one sample is run.
         inside: paths of norms that work as they are.
-        apart: paths of convolutions of several groups that are layers, each of whose groups can lose some channels,
+        groupwise: paths of convolutions of several groups that are layers, each of whose groups can lose some channels,
             and not carriers that lose whole groups.
 
     Attributes:
@@ -83,12 +83,12 @@ class Mockup:
     """
 
     def __init__(
-        self, model: nn.Module, example: Tensor, inside: Collection[str] = (), apart: Collection[str] = ()
+        self, model: nn.Module, example: Tensor, inside: Collection[str] = (), groupwise: Collection[str] = ()
     ) -> None:
-        self.model, self.example, self.inside, self.apart = model, fewest(model, example), inside, apart
+        self.model, self.example, self.inside, self.groupwise = model, fewest(model, example), inside, groupwise
         self.modules = modules = dict(model.named_modules())
         carriers = {path for path, module in modules.items() if find_carrier(module)}
-        self.passing = carriers.difference(inside, apart)
+        self.passing = carriers.difference(inside, groupwise)
         layers = [path for path, module in modules.items() if find_kind(module) is not None]
         called = _outputs(model, self.example, layers)
         self.layers = [path for path in called if path not in self.passing]

@@ -23,7 +23,7 @@ def reduced(mockup: Mockup) -> Mockup | None:
         return None
     corner = example[(slice(None), slice(None), *(slice(SIDE) for _ in example.shape[2:]))]
     try:
-        less = Mockup(mockup.model, corner, apart=mockup.apart)
+        less = Mockup(mockup.model, corner, groupwise=mockup.groupwise)
     except Exception:  # a user's forward pass may fail in any way
         return None
     return less if _sizes(less) == _sizes(mockup) and less.output.shape == mockup.output.shape else None

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from methods.budgets.budget import Budget, Cost, Count, NodeCost
+from methods.budgets.latency_cost import LatencyCost
 from methods.budgets.meeting import meet
-from methods.budgets.stopwatch import TimedCost
 from methods.compensation import Reconstruction
 from methods.layers.seen import NodeLayer
 from methods.layers.statistics import Calibration
@@ -60,11 +60,11 @@ def prune_nodes(
     graph = NetworkGraph.of(model, result.groups)
     groups = result.groups
     counted = NodeCost(model, example, groups)
-    cost: NodeCost | TimedCost = counted
+    cost: NodeCost | LatencyCost = counted
     if target.measured:
         assert result.dense is not None
         timed = NetworkGraph.of(original, groups)
-        cost = TimedCost(timed, counted, result.dense, calibration.inputs[: target.batch])
+        cost = LatencyCost(timed, counted, result.dense, calibration.inputs[: target.batch])
     layers = node_views(original, groups, calibration, seed)
     family = parts.allocation.family_within(layers, selection, spend(counted, target, dense))
     with naming(result.left_alone):

@@ -19,8 +19,8 @@ Recomputing R M R costs O(m^3) a step. Instead T = R M R is carried along: with 
 
 Both updates are collected in panels of a few columns and applied as matrix products, so that a step reads O(m) numbers
 and the search runs at the speed of matrix multiplication. R and T, both symmetric, share one (m, m) array
-(``methods.spectral.folded``): with the covariance itself two are held, and at most a third comes and goes while T is
-computed or a panel is applied. Small layers, where memory does not matter, spend more.
+(``methods.spectral.packed_pair``): with the covariance itself two are held, and at most a third comes and goes while T
+is computed or a panel is applied. Small layers, where memory does not matter, spend more.
 
 T shrinks with the square of R, so its rounding errors do not stay relatively small. An estimate of them, ``drift``, is
 carried along; wherever it could change a choice the contenders' numerators are recomputed from R, and when that has
@@ -37,7 +37,7 @@ from torch import Tensor
 
 from methods.errors import BadInput, Skipped
 from methods.layers.ridge import LARGE
-from methods.spectral.folded import Folded
+from methods.spectral.packed_pair import PackedPair
 
 TIE = 1e-9
 """Gains within this relative distance of the best are ties; the lowest index among them is taken."""
@@ -119,7 +119,7 @@ def checked_metric(metric: AnyMetric) -> AnyMetric:
     return metric
 
 
-def _congruence(pair: Folded, metric: AnyMetric) -> float:
+def _congruence(pair: PackedPair, metric: AnyMetric) -> float:
     """Writes T = R M R and returns Tr[M R]; beside the pair it needs a block of rows and of products."""
     loss, theta = 0.0, metric.theta if isinstance(metric, Metric) else 1.0
     for number, own in enumerate(pair.blocks):
@@ -148,7 +148,7 @@ class _Search:
         if m < LARGE and isinstance(metric, Metric) and metric.count > m:
             metric = metric.times(torch.eye(m, dtype=covariance.dtype, device=covariance.device))
         self.ridge, self.metric = ridge, metric
-        self.pair = Folded(covariance, max(BLOCK, m // 8) if m >= LARGE else max(m, 1))  # R and T
+        self.pair = PackedPair(covariance, max(BLOCK, m // 8) if m >= LARGE else max(m, 1))  # R and T
         self.left = covariance.new_empty(PANEL, m)
         self.right = covariance.new_empty(PANEL, m)
         self.moments = covariance.diagonal().clone()

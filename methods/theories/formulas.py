@@ -1,6 +1,6 @@
 """The formulas with which theories predict the damage of pruning.
 
-:mod:`methods.theories.predictions` says whose they are.
+:mod:`methods.theories.evaluation` says whose they are.
 """
 
 import torch

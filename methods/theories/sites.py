@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from methods.compensation import Compensation
 from methods.layers.seen import NodeLayer
 from methods.layers.statistics import Calibration, collect_moments
-from methods.layers.views import given
+from methods.layers.views import precomputed
 from methods.network.coupling import Reader
 from methods.network.kinds.registry import kind_of, matrix_of, write_parameters
 from methods.network.parameters import bias_of
@@ -64,7 +64,7 @@ class Site:
 
 
 def sites_of(dense: nn.Module, pruned: Pruned, pruner: Pruner, calibration: Calibration) -> Iterator[Site]:
-    """The change of every layer, in the order of the network; arguments as for :class:`Theories`."""
+    """The change of every layer, in the order of the network; arguments as for :class:`TheoryEvaluation`."""
     if pruned.unit == "edge":
         return _edge_sites(dense, pruned, calibration)
     return _node_sites(dense, pruned, pruner, calibration)
@@ -101,7 +101,7 @@ def _node_sites(dense: nn.Module, pruned: Pruned, pruner: Pruner, calibration: C
         kept = pruned.kept[group.name]
         own = [moments[f"{group.name}/{reader.name}"] for reader in group.readers]
         generator = stream(calibration.seed, "theories", group.name)
-        layer = NodeLayer(group, dense, calibration, generator, given(own), shared)
+        layer = NodeLayer(group, dense, calibration, generator, precomputed(own), shared)
         if len(kept) == layer.size:
             continue
         site = Site(group.name)

@@ -12,7 +12,7 @@ import pytest
 
 import secateurs
 from benchmarks.storage.entry_point import command_names
-from secateurs.command import renamed
+from secateurs.console_script import renamed
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ from benchmarks.reproductions import Claim, Outcome, Workplace
 if TYPE_CHECKING:
     import pandas as pd
 
-    from benchmarks.records.record import Record
+    from benchmarks.records.schema import Record
 
 PAPER = "Wang, Grosse, Fidler & Zhang, EigenDamage, ICML 2019 (arXiv 1905.05934)"
 NAMES = {

@@ -21,7 +21,7 @@ from benchmarks.reproductions import Claim, Outcome, Workplace
 if TYPE_CHECKING:
     import pandas as pd
 
-    from benchmarks.records.record import Record
+    from benchmarks.records.schema import Record
 
 PAPER = (
     "W. Yang, G. Wang, J. Ding, Y. Yang, A Theoretical Understanding of Neural Network Compression from Sparse Linear "

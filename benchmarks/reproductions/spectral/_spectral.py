@@ -13,7 +13,7 @@ from benchmarks.reproductions import Claim, Outcome, Workplace
 if TYPE_CHECKING:
     import pandas as pd
 
-    from benchmarks.records.record import Record
+    from benchmarks.records.schema import Record
 
 COMMON = ("method=spectral", "compensation=as_published", "trainer.finetune.epochs=0", "measure=none", "track=none")
 DIGITS = ("dataset=digits", "model=mlp_digits", "seed=0,1,2,3,4")

@@ -18,7 +18,7 @@ from benchmarks.reproductions import Claim, Outcome, Workplace
 if TYPE_CHECKING:
     import pandas as pd
 
-    from benchmarks.records.record import Record
+    from benchmarks.records.schema import Record
 
 PAPER = "Suzuki et al., IJCAI 2020 (arXiv 1808.08558), section 5, taken apart; the grid itself is ours"
 SELECTIONS = ("spectral", "thinet", "magnitude", "random", "dpp")

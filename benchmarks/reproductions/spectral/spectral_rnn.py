@@ -19,7 +19,7 @@ from benchmarks.reproductions import Claim, Outcome, Workplace
 if TYPE_CHECKING:
     import pandas as pd
 
-    from benchmarks.records.record import Record
+    from benchmarks.records.schema import Record
 
 PAPER = "Furuya et al., AISTATS 2022 (arXiv 2105.10832), the Pixel-MNIST table; its design, not its numbers"
 HIDDEN, KEPT = 128, 42

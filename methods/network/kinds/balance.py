@@ -39,8 +39,8 @@ def joined(layers: Sequence[Classes]) -> dict[int, int]:
         changed = False
         for own in sorted(layers, key=len, reverse=True):  # what is in balance in halves need not be so in quarters
             found = [list(dict.fromkeys(find(label) for label in group.tolist())) for group in own]
-            apart = sum(map(len, found)) == len({label for group in found for label in group})
-            if not apart or len({len(group) for group in found}) > 1:
+            disjoint = sum(map(len, found)) == len({label for group in found for label in group})
+            if not disjoint or len({len(group) for group in found}) > 1:
                 continue  # in balance already, or it cannot be
             for together in zip(*found, strict=True):
                 first = min(together)

@@ -97,9 +97,11 @@ def windows(module: AnyConvolution, read: Tensor) -> Tensor:
     if any(padding):
         read = functional.pad(read, [side for size in reversed(padding) for side in (size, size)])
     dimensions = len(module.kernel_size)
-    for number, (size, step, apart) in enumerate(zip(module.kernel_size, module.stride, module.dilation, strict=True)):
-        # the window is a last dimension; of it every ``apart``-th entry
-        read = read.unfold(2 + number, apart * (size - 1) + 1, step)[..., ::apart]
+    for number, (size, step, dilation) in enumerate(
+        zip(module.kernel_size, module.stride, module.dilation, strict=True)
+    ):
+        # the window is a last dimension; of it every ``dilation``-th entry
+        read = read.unfold(2 + number, dilation * (size - 1) + 1, step)[..., ::dilation]
     order = [0, 1, *range(2 + dimensions, 2 + 2 * dimensions), *range(2, 2 + dimensions)]
     return read.permute(order)
 
@@ -122,7 +124,7 @@ def _sides(module: AnyConvolution) -> list[tuple[int, int]]:
         return [(size, size) for size in module.padding]
     if module.padding == "valid":
         return [(0, 0)] * len(module.kernel_size)
-    around = [apart * (size - 1) for size, apart in zip(module.kernel_size, module.dilation, strict=True)]
+    around = [dilation * (size - 1) for size, dilation in zip(module.kernel_size, module.dilation, strict=True)]
     return [(total // 2, total - total // 2) for total in around]
 
 

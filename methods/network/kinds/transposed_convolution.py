@@ -58,15 +58,15 @@ class _Transposed(Kind):
         """(n, in x kernel, T) with T output positions."""
         own = transposed(module)
         spread, sides = _between(read, own.stride), []
-        for apart, size, pad, more in zip(
+        for dilation, size, pad, more in zip(
             own.dilation, own.kernel_size, _padding(own), own.output_padding, strict=True
         ):
-            before = apart * (size - 1) - pad  # less than none where the padding takes more away
+            before = dilation * (size - 1) - pad  # less than none where the padding takes more away
             sides.append((before, before + more))
         view = functional.pad(spread, list(chain.from_iterable(reversed(sides))))
         dimensions = len(own.kernel_size)
-        for number, (apart, size) in enumerate(zip(own.dilation, own.kernel_size, strict=True)):
-            view = view.unfold(2 + number, apart * (size - 1) + 1, 1)[..., ::apart]
+        for number, (dilation, size) in enumerate(zip(own.dilation, own.kernel_size, strict=True)):
+            view = view.unfold(2 + number, dilation * (size - 1) + 1, 1)[..., ::dilation]
         order = [0, 1, *range(2 + dimensions, 2 + 2 * dimensions), *range(2, 2 + dimensions)]
         turned = view.permute(order).flip(list(range(2, 2 + dimensions)))
         return turned.reshape(len(read), read.shape[1] * prod(own.kernel_size), -1)
@@ -80,8 +80,8 @@ class _Transposed(Kind):
         own = transposed(module)
         geometry = zip(own.kernel_size, own.stride, _padding(own), own.output_padding, own.dilation, strict=True)
         sizes = (
-            (size - 1 - apart * (kernel - 1) + 2 * pad - more) // step + 1
-            for size, (kernel, step, pad, more, apart) in zip(written.shape[2:], geometry, strict=True)
+            (size - 1 - dilation * (kernel - 1) + 2 * pad - more) // step + 1
+            for size, (kernel, step, pad, more, dilation) in zip(written.shape[2:], geometry, strict=True)
         )
         return len(written) * prod(sizes)
 

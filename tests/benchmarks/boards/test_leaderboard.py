@@ -17,7 +17,7 @@ from benchmarks.boards.rendering import render
 from benchmarks.boards.stats import spread
 from benchmarks.boards.tables import Table, csv_text, plus_minus
 from benchmarks.leaderboard import main, outdated
-from benchmarks.records.record import Record
+from benchmarks.records.schema import Record
 from benchmarks.records.store import Store
 from benchmarks.report.__main__ import main as report
 from benchmarks.storage.paths import REPOSITORY, Paths

@@ -8,14 +8,14 @@ from rich.console import Console
 from sample_records import made
 
 from benchmarks.boards import board, labels, overall
-from benchmarks.boards.commands import command, surroundings
+from benchmarks.boards.board_command import command, surroundings
 from benchmarks.boards.frame import rows_of, run_of
 from benchmarks.boards.layout import CHANGED, RECONSTRUCTED, csv_of, table_of
 from benchmarks.leaderboard import unmarked
 from benchmarks.records import code
 from benchmarks.records.cell_fields import cell_fields
 from benchmarks.records.keys import cell_key
-from benchmarks.records.record import Record
+from benchmarks.records.schema import Record
 from benchmarks.settings.home import CONF
 from benchmarks.sweeps.composition import Composer
 from benchmarks.sweeps.planning import make_plan

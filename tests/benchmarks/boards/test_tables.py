@@ -60,7 +60,9 @@ def test_any_text_stays_text_in_latex(text):
     assert written.count("{") == written.count("}") or r"\{" in written or r"\}" in written
     commands = set(re.findall(r"\\[a-z]+", written))
     known = r"textbackslash textasciitilde textasciicircum textless textgreater textbar char ensuremath pm times cdot"
-    known += " geq leq Delta lambda theta rho tau chi textendash textemdash ldots rightarrow hookrightarrow dagger ddagger"
+    known += (
+        " geq leq Delta lambda theta rho tau chi textendash textemdash ldots rightarrow hookrightarrow dagger ddagger"
+    )
     assert commands <= {f"\\{name}" for name in known.split()}
 
 

@@ -15,7 +15,7 @@ from wandb_files import entries, name_of, runs
 from wandb_service import BROKEN, SILENT, WELL, Service
 
 from benchmarks.cells.tracker import tracking
-from benchmarks.records.record import flat
+from benchmarks.records.schema import flat
 from methods.errors import BadInput
 
 pytestmark = pytest.mark.slow

@@ -23,7 +23,7 @@ from benchmarks.measure.runtimes import RUNTIMES, Conditions, Runtime
 from benchmarks.measure.runtimes.runtime import as_tensor
 from benchmarks.measure.runtimes.sparse import SPARSITIES, SparseCsr, SparseLinear, break_even, with_sparse_layers
 from benchmarks.measure.runtimes.sparse_2_4 import Sparse24, layers_with_2_of_4
-from benchmarks.records.record import Latency
+from benchmarks.records.schema import Latency
 from benchmarks.storage.paths import REPOSITORY
 from methods.errors import BadInput
 

@@ -16,7 +16,7 @@ from benchmarks.measure import quantised
 from benchmarks.measure.quantised import Deployed, in_int8, measure_quantised
 from benchmarks.measure.runtimes.onnx import OnnxRuntime
 from benchmarks.records.keys import cell_key
-from benchmarks.records.record import Record
+from benchmarks.records.schema import Record
 from benchmarks.settings.home import CONF
 from benchmarks.sweeps.composition import Composer
 from benchmarks.training.scoring import evaluate

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 from filelock import FileLock
-from report_records import HOSTILE, records
+from report_fixtures import HOSTILE, records
 
 from benchmarks.records.store import Store
 from benchmarks.report.__main__ import main

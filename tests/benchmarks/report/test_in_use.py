@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from report_records import PATIENCE
+from report_fixtures import PATIENCE
 from sample_records import made
 
 from benchmarks.records.store import Store

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from report_records import PATIENCE, records
+from report_fixtures import PATIENCE, records
 
 from benchmarks.boards import theory
 from benchmarks.boards.frame import load

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from report_records import PATIENCE
+from report_fixtures import PATIENCE
 
 from benchmarks.site import main
 from benchmarks.storage.paths import REPOSITORY

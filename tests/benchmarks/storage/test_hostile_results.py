@@ -21,7 +21,7 @@ DEEP = "[" * 5000 + "]" * 5000
 
 def signed(record, **changes):
     """The text of ``record`` with ``changes`` that its checksum is right for: a stranger can compute one."""
-    from benchmarks.records.record import checksum
+    from benchmarks.records.schema import checksum
 
     content = {**json.loads(record.text()), **changes}
     del content["checksum"]

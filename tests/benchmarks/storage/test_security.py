@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from benchmarks.records.cell_fields import cell_fields
 from benchmarks.records.keys import cell_key
-from benchmarks.records.record import Record
+from benchmarks.records.schema import Record
 from benchmarks.records.store import Store
 from benchmarks.settings.home import CONF
 from benchmarks.sweeps.composition import Composer

@@ -8,7 +8,7 @@ from benchmarks.boards.frame import rows_of
 from benchmarks.boards.labels import control_of, label
 from benchmarks.cells.parts import build_pruner
 from benchmarks.records.keys import cell_key, variant_key
-from benchmarks.records.record import Record
+from benchmarks.records.schema import Record
 from benchmarks.records.store import Store
 from benchmarks.storage.paths import REPOSITORY
 from benchmarks.sweeps.application import run

@@ -18,7 +18,7 @@ from benchmarks.records import store as records
 from benchmarks.records.cell_fields import cell_fields
 from benchmarks.records.keys import cell_key
 from benchmarks.records.manifest import read_manifests
-from benchmarks.records.record import Record
+from benchmarks.records.schema import Record
 from benchmarks.records.store import Store
 from benchmarks.settings.home import CONF
 from benchmarks.storage.paths import Paths

@@ -13,8 +13,8 @@ from networks import calibration, make
 from methods.allocation import Rounded, Uniform
 from methods.baselines.magnitude import MagnitudeSelection
 from methods.budgets.budget import Budget, Cost, NodeCost, count_macs
+from methods.budgets.latency_cost import LatencyCost, forward_seconds, relative_time
 from methods.budgets.meeting import meet
-from methods.budgets.stopwatch import TimedCost, forward_seconds, relative_time
 from methods.errors import BadInput
 from methods.layers.statistics import Calibration
 from methods.network.graph import NetworkGraph
@@ -30,7 +30,7 @@ def by_macs(model, inputs, repeats):
 
 def timed(model):
     graph = NetworkGraph(model, DATA.inputs)
-    return TimedCost(graph, NodeCost(model, DATA.inputs, graph.groups), model, DATA.inputs, by_macs)
+    return LatencyCost(graph, NodeCost(model, DATA.inputs, graph.groups), model, DATA.inputs, by_macs)
 
 
 def test_the_search_finds_the_widths_that_take_the_time_asked_for():
@@ -75,7 +75,7 @@ def test_relative_time_is_the_median_of_pairs():
 
 
 def test_a_latency_budget_is_met_and_recorded_by_the_pruner(monkeypatch):
-    monkeypatch.setattr("methods.budgets.stopwatch.forward_seconds", by_macs)
+    monkeypatch.setattr("methods.budgets.latency_cost.forward_seconds", by_macs)
     pruned = Pruner(MagnitudeSelection()).prune(make("convolution"), DATA, Budget("latency", 1.5))
     assert pruned.achieved["latency"] == pytest.approx(1.5, rel=0.1)
     assert set(pruned.achieved) == {"keep", "compression", "speedup", "latency"}

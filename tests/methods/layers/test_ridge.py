@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from methods.layers import ridge
 from methods.layers.ridge import RidgeInverse, cholesky_, eigenvectors_, mirror_, solve_ridge, strips
-from methods.spectral.folded import Folded
+from methods.spectral.packed_pair import PackedPair
 
 
 def moments(seed: int, size: int, rank: int) -> torch.Tensor:
@@ -85,7 +85,7 @@ def test_two_folded_matrices_are_two_matrices(size, block, seed):
     """Every reading and every update of the pair, against the two matrices side by side."""
     generator = torch.Generator().manual_seed(seed)
     first, second = moments(seed, size, size), moments(seed + 1, size, size)
-    pair = Folded(first, block)
+    pair = PackedPair(first, block)
     for number, own in enumerate(pair.blocks):
         pair.set_second(number, second[own, own.start :])
     left, right = (torch.randn(3, size, generator=generator, dtype=torch.float64) for _ in range(2))

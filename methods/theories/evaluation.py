@@ -1,4 +1,4 @@
-r"""What the theories predict of one pruning, layer by layer, beside what it does.
+r"""Compare what theories predict of one pruning with what it does, layer by layer and for the whole network.
 
 For a network W that was pruned once, without training, every layer is looked at alone: only its change Delta is made,
 all others stay dense. Predicted from the dense network and the calibration samples:
@@ -55,8 +55,8 @@ CBS = "CBS objective"
 CALIBRATION_LOSS = "loss increase on the calibration samples"
 
 
-class Theories:
-    """All predictions for one pruned network.
+class TheoryEvaluation:
+    """Evaluates every theory that applies to one pruned network.
 
     Args:
         dense: the network before pruning.

@@ -17,6 +17,7 @@ from methods.network.graph import NetworkGraph, gated
 from methods.pruner import Pruner
 from methods.schedule import Iterative
 from methods.spectral.selection import SpectralSelection
+from methods.theories.evaluation import TheoryEvaluation, mean_loss
 from methods.theories.formulas import (
     diagonal_increase,
     fisher_increase,
@@ -25,7 +26,6 @@ from methods.theories.formulas import (
     negative_log_determinant,
     radius_increase,
 )
-from methods.theories.predictions import Theories, mean_loss
 from methods.theories.sites import output_errors
 
 
@@ -68,7 +68,7 @@ def test_quadratic_forms():
 
 def pruned_by(model, samples, pruner, keep=0.5):
     pruned = pruner.prune(model, samples, Budget("keep", keep), 0)
-    return pruned, Theories(model, pruned, pruner, samples)
+    return pruned, TheoryEvaluation(model, pruned, pruner, samples)
 
 
 @pytest.mark.parametrize("name", ["chain", "convolution", "batch_norm", "residual"])

@@ -16,7 +16,7 @@ from sample_records import made
 from benchmarks.records.fingerprint import comparable, fingerprint
 from benchmarks.records.keys import cell_key
 from benchmarks.records.manifest import RUNNING, Manifest, PlannedCell, read_manifests, write_manifest
-from benchmarks.records.record import Record, flat, short_traceback
+from benchmarks.records.schema import Record, flat, short_traceback
 from benchmarks.records.store import Store, Unreadable, read
 from benchmarks.storage.lease import Lost, first_come
 from benchmarks.storage.paths import safe_name, write_atomically
@@ -203,7 +203,7 @@ def test_traceback_names_no_folder_of_the_user():
         made(surprise=1)
     except ValidationError as error:
         text = short_traceback(error)
-    assert "test_records.py" in text and "surprise" in text
+    assert "test_record_files.py" in text and "surprise" in text
     assert str(Path(__file__).parents[3]) not in text
 
 

@@ -1,8 +1,8 @@
-"""The latency of a network with given layer sizes, measured on a physically built candidate beside the dense network.
+"""Measure what a latency budget is about: how long the network takes once its layers have the proposed sizes.
 
-Both are timed in turn, and the figure is the median of the per-pair ratios, so that a slow machine slows both alike.
-The timings are short, since a search takes a dozen of them: enough to find a width, not the figure to report, which the
-benchmark measures at its end.
+A network of these sizes is built and timed in turn with the dense network. The result is the median ratio of the pairs,
+so that a slow machine slows both alike. The timings are short, since a search needs a dozen of them: they suffice to
+find the widths. The latency that is reported is measured again at the end of the benchmark.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ THREADS = 1
 Clock = Callable[[nn.Module, Tensor, int], float]
 
 
-class TimedCost:
+class LatencyCost:
     """Cost of a network whose groups keep given numbers of nodes, with its latency relative to the dense network.
 
     Args:

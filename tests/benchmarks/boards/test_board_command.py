@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks.boards.commands import surroundings
+from benchmarks.boards.board_command import surroundings
 from benchmarks.settings.home import CONF
 from benchmarks.sweeps.composition import Composer
 

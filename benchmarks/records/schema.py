@@ -24,7 +24,7 @@ from benchmarks.records.keys import recordable
 from benchmarks.settings.tasks import LANGUAGE_MODEL
 from benchmarks.storage.paths import LONGEST_NAME, NAME, REPOSITORY
 
-SCHEMA = 3
+LATEST_VERSION = 3
 UNSIGNED = 1  # the last version whose records may lack a checksum
 SINCE_2 = ("left_alone", "warnings", "tuning")
 SINCE_3 = ("calibration", "characters_per_token")

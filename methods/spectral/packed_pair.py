@@ -1,21 +1,22 @@
-"""Two symmetric matrices in the memory of one.
+"""Store two symmetric matrices in the memory of one.
 
-A symmetric (m, m) matrix is known from the blocks on and below its diagonal, and another one from those on and above.
-Both fit into one (m, m) array but for the diagonal blocks of the second, (m, block) numbers, which stand apart:
+The blocks on and below the diagonal determine a symmetric (m, m) matrix, and so do the blocks on and above it. One
+(m, m) array therefore holds two such matrices, except for the diagonal blocks of the second, (m, block) numbers, which
+are stored separately:
 
-    array          R_11  T_12  T_13        apart    T_11
-                   R_21  R_22  T_23                 T_22
-                   R_31  R_32  R_33                 T_33
+    array          R_11  T_12  T_13        diagonal_blocks    T_11
+                   R_21  R_22  T_23                           T_22
+                   R_31  R_32  R_33                           T_33
 
-Updates touch one triangle each and therefore cost half of what they would on whole matrices.
+An update touches one triangle of one matrix and costs half of what it would on the whole matrix.
 """
 
 import torch
 from torch import Tensor
 
 
-class Folded:
-    """R, the first matrix, and T, the second, both (m, m), symmetric and of one dtype; R starts as a copy, T undefined.
+class PackedPair:
+    """Holds R and T, two symmetric (m, m) matrices of one dtype. R starts as a copy of ``first``; T starts undefined.
 
     Args:
         first: R, (m, m), symmetric up to rounding; only the blocks on and below the diagonal are taken.
@@ -26,7 +27,7 @@ class Folded:
         m = len(first)
         self.array = first.clone()
         self.blocks = [slice(start, min(start + block, m)) for start in range(0, m, block)]
-        self.apart = [first.new_empty(each.stop - each.start, each.stop - each.start) for each in self.blocks]
+        self.diagonal_blocks = [first.new_empty(each.stop - each.start, each.stop - each.start) for each in self.blocks]
         self.width = block
         self.number = torch.arange(m, device=first.device) // block
 
@@ -36,9 +37,9 @@ class Folded:
 
     def second_diagonal(self) -> Tensor:
         """(m,) the diagonal of T, a copy."""
-        if not self.apart:
+        if not self.diagonal_blocks:
             return self.array.new_empty(0)
-        return torch.cat([each.diagonal() for each in self.apart])
+        return torch.cat([each.diagonal() for each in self.diagonal_blocks])
 
     def first_rows(self, nodes: Tensor) -> Tensor:
         """(c, m) rows of R."""
@@ -64,7 +65,7 @@ class Folded:
     def second_row(self, node: int) -> Tensor:
         """(m,) one row of T."""
         own = self.blocks[node // self.width]
-        middle = self.apart[node // self.width][node - own.start]
+        middle = self.diagonal_blocks[node // self.width][node - own.start]
         if len(self.blocks) == 1:
             return middle
         return torch.cat([self.array[: own.start, node], middle, self.array[node, own.stop :]])
@@ -85,12 +86,12 @@ class Folded:
 
     def add_to_second(self, left: Tensor, right: Tensor, alpha: float) -> None:
         """T += alpha left^T right, with (c, m) factors whose product is symmetric."""
-        for own, diagonal in zip(self.blocks, self.apart, strict=True):
+        for own, diagonal in zip(self.blocks, self.diagonal_blocks, strict=True):
             diagonal.addmm_(left[:, own].T, right[:, own], alpha=alpha)
             self.array[own, own.stop :].addmm_(left[:, own].T, right[:, own.stop :], alpha=alpha)
 
     def set_second(self, number: int, rows: Tensor) -> None:
         """One block of rows of T, (block, m - start): the columns from the block on the diagonal on."""
-        own, diagonal = self.blocks[number], self.apart[number]
+        own, diagonal = self.blocks[number], self.diagonal_blocks[number]
         diagonal.copy_(rows[:, : len(diagonal)])
         self.array[own, own.stop :] = rows[:, len(diagonal) :]
