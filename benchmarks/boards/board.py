@@ -14,32 +14,28 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from benchmarks.boards.frame import Row as Cell
-from benchmarks.boards.frame import code_changed
-from benchmarks.boards.labels import distinctions
 from benchmarks.boards.latencies import latency_columns, of_one_machine
-from benchmarks.boards.naming import dense_setting, task_of, with_names, with_networks
-from benchmarks.boards.stats import Spread, spread
-from benchmarks.boards.verdicts import MARGIN, Pairs, Prior, Standing, Verdict, Verdicts, family, prior_of, verdicts
-from methods.errors import BadInput, one_line
+from benchmarks.boards.naming import task_of, with_names, with_networks
+from benchmarks.boards.rows import (
+    ORDER,
+    QUANTISED,
+    QUANTITIES,
+    RECALIBRATED,
+    Row,
+    dense_networks,
+    dense_rows,
+    named_groups,
+    row_of,
+    with_sizes,
+)
+from benchmarks.boards.verdicts import MARGIN, Pairs, Prior, Verdicts, family, prior_of, verdicts
+from methods.errors import BadInput
 
-ORDER = ("done", "missed", "collapsed", "skipped", "failed")
 TASK = ("dataset", "model", "budget", "value")
-LONGEST_NAME = 34
-NAMED = 3  # rows that a note names
-LONGEST_REASON = 240
-OF_LANGUAGE = ("tuned_perplexity", "tuned_bits_per_character")  # of language models; functions of their loss
 SMALLER_IS_BETTER = (
     *("loss", "perplexity", "bits_per_character", "parameters", "nonzero", "macs", "seconds", "memory", "bytes"),
     "reason",
 )
-SIZES = ("parameters", "nonzero", "macs", "macs_effective")
-QUANTITIES = (  # what a row summarises, beside the latency ratios
-    *(f"{stage}_{name}" for stage in ("pruned", "tuned") for name in ("accuracy", "top5", "loss")),
-    *SIZES,
-    *("compression", "speedup", "keep", "prune_seconds", "tune_seconds", "peak_memory_mb"),
-)
-RECALIBRATED = ("recalibrated_accuracy", "recalibrated_loss")  # where networks have batch norms
-QUANTISED = ("int8_accuracy", "int8_top5", "int8_loss", "int8_bytes", "int8_bytes_float")  # where that was asked for
 
 
 @dataclass(frozen=True)
@@ -57,47 +53,6 @@ class Question:
     baseline: str | None = None
     group_by: tuple[str, ...] = TASK
     margin: float | None = MARGIN
-
-
-@dataclass
-class Row:
-    """One line of a board: cells that differ in nothing but the seed (or the task) and share a status.
-
-    Attributes:
-        name: short enough for a column; ``full`` says everything.
-        scores: the metric by unit of comparison (task and seed).
-        counted: the scores that verdicts rest on: those of collapsed cells of the same setting among them.
-        standing: its place among the rows of its unit.
-        versus: the verdict on it against the baseline, Holm's correction over the rows that are compared with that.
-        donor: of a control, the label of the method whose layer sizes it has.
-        against: the verdict on a control against that method, Holm's correction over all controls of the board.
-        repair: how the survivors made up for the removed.
-        family: what it is ranked with: its unit and, where it was tuned, the number of trials.
-        label, beside: its method and parts, and those of the row that it is shown beside, if any: a control has its
-            layer sizes from that one, a tuned row is that one with its usual options.
-        changed: whether the code of its method has changed since some of its cells were run.
-    """
-
-    name: str
-    full: str
-    method: str
-    unit: str | None
-    status: str
-    n: int
-    values: dict[str, Spread]
-    scores: dict[Hashable, float] = field(default_factory=dict)
-    reason: str | None = None
-    counted: dict[Hashable, float] = field(default_factory=dict)
-    standing: Standing | None = None
-    versus: Verdict | None = None
-    control: bool = False  # the dense network, as it is or trained on: shown, not ranked
-    repair: str | None = None
-    family: str = ""
-    label: str = ""
-    beside: str | None = None
-    donor: str | None = None
-    against: Verdict | None = None
-    changed: bool = False
 
 
 @dataclass
@@ -224,13 +179,13 @@ def _sortable(value: Any) -> tuple[bool, Any]:
 
 def _board(group: dict[str, Any], cells: list[Cell], question: Question) -> Board:
     cells = of_one_machine(cells)  # it may span tasks that were timed on different ones
-    cells = sorted((_with_sizes(cell) for cell in cells), key=lambda cell: (task_of(cell), cell["seed"], cell["key"]))
+    cells = sorted((with_sizes(cell) for cell in cells), key=lambda cell: (task_of(cell), cell["seed"], cell["key"]))
     metric = question.metric or default_metric(cells)
     footnotes: dict[str, str] = {}
     latencies = [name for name in latency_columns(cells) if any(cell.get(name) is not None for cell in cells)]
     renewed = [name for name in (*RECALIBRATED, *QUANTISED) if any(cell.get(name) is not None for cell in cells)]
     quantities = tuple(dict.fromkeys((*QUANTITIES, *renewed, *latencies, metric)))
-    rows = [_row(name, full, members, metric, quantities) for name, full, members in _named_groups(cells, footnotes)]
+    rows = [row_of(name, full, members, metric, quantities) for name, full, members in named_groups(cells, footnotes)]
     board = Board(group, metric, rows, cells, footnotes=footnotes, latencies=latencies)
     _count_collapsed(rows)
     before = metric.replace("tuned", "pruned")
@@ -242,9 +197,9 @@ def _board(group: dict[str, Any], cells: list[Cell], question: Question) -> Boar
         )
     )
     board.rows = _beside(rows)
-    dense, board.dense_differs = _dense_networks(cells)
+    dense, board.dense_differs = dense_networks(cells)
     across = len({(cell["dataset"], cell["model"]) for cell in cells}) > 1
-    board.rows[:0] = _dense_rows(dense, across, metric, footnotes)
+    board.rows[:0] = dense_rows(dense, across, metric, footnotes)
     return board
 
 
@@ -279,74 +234,6 @@ def _merit(row: Row, metric: str, board: Board) -> tuple[bool, float]:
     return mean is None, 0.0 if mean is None else -mean if board.larger_is_better else mean
 
 
-def _named_groups(cells: Sequence[Cell], footnotes: dict[str, str]) -> list[tuple[str, str, list[Cell]]]:
-    """Cells of one name and status, under a short name and the full one."""
-    groups: dict[str, list[Cell]] = defaultdict(list)
-    for cell in cells:
-        groups[cell["name"]].append(cell)
-    named = []
-    for full, members in sorted(groups.items()):
-        first = members[0]
-        short = _short(first["label"], full, first["method"], footnotes)
-        for status in ORDER:
-            some = [cell for cell in members if cell["status"] == status]
-            if some:
-                named.append((short, full, some))
-    return named
-
-
-def _short(label: str, full: str, method: str, footnotes: dict[str, str]) -> str:
-    """A name that fits a column; where it leaves something out, a letter leads to the footnote that says it."""
-    if full == label and len(label) <= LONGEST_NAME:
-        return label
-    mark = _letters(len(footnotes))
-    footnotes[mark] = full
-    stem = label if len(label) + len(mark) + 3 <= LONGEST_NAME else method[: LONGEST_NAME - len(mark) - 3]
-    return f"{stem} [{mark}]"
-
-
-def _letters(number: int) -> str:
-    """Footnote marks: a, b, …, z, aa, ab and so on."""
-    text = ""
-    number += 1
-    while number:
-        number, digit = divmod(number - 1, 26)
-        text = chr(ord("a") + digit) + text
-    return text
-
-
-def _row(name: str, full: str, cells: list[Cell], metric: str, quantities: Sequence[str]) -> Row:
-    values = {quantity: spread(cell.get(quantity) for cell in cells) for quantity in (*quantities, *OF_LANGUAGE)}
-    by_unit: dict[Hashable, list[float]] = defaultdict(list)
-    for cell in cells:
-        if cell.get(metric) is not None:
-            by_unit[*task_of(cell), cell["seed"]].append(cell[metric])
-    scores: dict[Hashable, float] = {unit: sum(found) / len(found) for unit, found in by_unit.items()}
-    reason = "; ".join(sorted({one_line(cell["reason"], LONGEST_REASON) for cell in cells if cell["reason"]})) or None
-    first = cells[0]
-    trained_on = first["control_of"] == "dense"  # larger than what it stands beside
-    row = Row(
-        *(name, full, first["method"], None if trained_on else first["unit"], first["status"], len(cells), values),
-        *(scores, reason),
-        control=trained_on,
-    )
-    row.repair, row.label = None if trained_on else first["repair"], first["label"]
-    row.family = (row.unit or "") + (f", {first['trials']} trials" if first["trials"] else "")
-    row.donor = None if trained_on else first["control_of"]
-    row.beside = first["control_of"] or (first["untuned"] if first["trials"] else None)
-    row.changed = any(code_changed(cell) for cell in cells)
-    return row
-
-
-def _with_sizes(cell: Cell) -> Cell:
-    """With the size of the final network: fine-tuning changes no size, so either stage tells it."""
-    sizes = {}
-    for name in SIZES:
-        tuned = cell.get(f"tuned_{name}")
-        sizes[name] = cell.get(f"pruned_{name}") if tuned is None else tuned
-    return {**cell, **sizes}
-
-
 def _count_collapsed(rows: Sequence[Row]) -> None:
     """Let the collapsed cells of a setting count with those that are done."""
     collapsed = {row.full: row.scores for row in rows if row.status == "collapsed"}
@@ -370,74 +257,3 @@ def _compare(board: Board, baseline: str, prior: Prior) -> None:
     said = verdicts(*_scores(rows), prior, board.margin, board.larger_is_better, pairs)
     for (name, _), verdict in said.pairs.items():
         rows[name].versus = verdict
-
-
-def _dense_networks(cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
-    """A cell for each dense network, and a note for each network about which its cells disagree.
-
-    The network of one configuration and seed has one accuracy. Where records tell several, it was trained on different
-    machines, by different code, or somebody changed a record; that of most cells is shown, and who differs is said.
-    """
-    networks: dict[str, list[Cell]] = defaultdict(list)
-    for cell in sorted(cells, key=lambda cell: cell["key"]):
-        if any(cell.get(f"dense_{name}") is not None for name in ("accuracy", "loss", "parameters")):
-            networks[cell["dense_key"]].append(cell)
-    chosen, notes = [], []
-    for members in networks.values():
-        values: dict[str, list[Cell]] = defaultdict(list)
-        for cell in members:
-            values[_dense_value(cell)].append(cell)
-        (value, usual), *others = sorted(values.items(), key=lambda item: (-len(item[1]), item[0]))
-        chosen.append(usual[0])
-        if others:
-            other = "; ".join(f"{v} in {len(own)} ({_names(own)})" for v, own in others)
-            notes.append(
-                f"dense, seed {usual[0]['seed']}: records disagree on this network, so that what was pruned of it is "
-                f"not quite comparable: {value} in {len(usual)} of {len(members)} records, which is shown; {other}"
-            )
-    return chosen, notes
-
-
-def _dense_value(cell: Cell) -> str:
-    """A cell's numbers of its dense network as text, rounded so that other hardware gives the same."""
-    accuracy, loss = cell.get("dense_accuracy"), cell.get("dense_loss")
-    figures = [f"{100 * accuracy:.2f} %"] if accuracy is not None else [f"loss {loss:.3g}"] if loss is not None else []
-    if (parameters := cell.get("dense_parameters")) is not None:
-        figures.append(f"{parameters:,} parameters")
-    return ", ".join(figures)
-
-
-def _names(cells: Sequence[Cell]) -> str:
-    names = sorted({str(cell["name"]) for cell in cells})
-    return ", ".join(names[:NAMED]) + (", ..." if len(names) > NAMED else "")
-
-
-def _dense_rows(dense: Sequence[Cell], across: bool, metric: str, footnotes: dict[str, str]) -> list[Row]:
-    """The networks before pruning, all in one row where the board is ``across`` data sets or models."""
-    variants: dict[str, dict[str, Cell]] = defaultdict(dict)
-    for cell in dense:
-        variants["" if across else cell["dense_variant"]][cell["dense_key"]] = cell
-    suffixes = {}
-    if len(variants) > 1:
-        first = {variant: next(iter(members.values())) for variant, members in variants.items()}
-        suffixes = distinctions({variant: dense_setting(cell) for variant, cell in first.items()})
-    rows = []
-    for variant, members in sorted(variants.items(), key=lambda item: suffixes.get(item[0], "")):
-        values = {quantity: spread([]) for quantity in (*QUANTITIES, metric)}
-        for name in ("accuracy", "top5", "loss", *SIZES):
-            summary = spread(cell.get(f"dense_{name}") for cell in members.values())
-            values |= {target: summary for target in (name, f"pruned_{name}", f"tuned_{name}") if target in values}
-        full = f"dense [{suffixes[variant]}]" if suffixes else "dense"
-        rows.append(
-            Row(
-                _short("dense", full, "dense", footnotes),
-                full,
-                "dense",
-                None,
-                "done",
-                len(members),
-                values,
-                control=True,
-            )
-        )
-    return rows

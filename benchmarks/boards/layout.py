@@ -5,10 +5,11 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.boards.board import LONGEST_REASON, QUANTISED, QUANTITIES, RECALIBRATED, Board, Row
+from benchmarks.boards.board import Board
 from benchmarks.boards.frame import BETWEEN
 from benchmarks.boards.labels import reconstruction
 from benchmarks.boards.provenance import provenance
+from benchmarks.boards.rows import LONGEST_REASON, QUANTISED, QUANTITIES, RECALIBRATED, Row
 from benchmarks.boards.stats import ALPHA, spread
 from benchmarks.boards.tables import NONE, Table, csv_text, plus_minus, probability, seconds, short, times, whole
 from benchmarks.boards.verdicts import MOST_SEEDS, Standing, Verdicts

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from benchmarks.boards import checklist
-from benchmarks.boards.board import Board, Row
+from benchmarks.boards.board import Board
 from benchmarks.boards.frame import Row as Cell
 from benchmarks.boards.naming import task_of
+from benchmarks.boards.rows import Row
 from benchmarks.boards.stats import ALPHA, Spread
 from benchmarks.boards.tables import NONE, probability
 from benchmarks.boards.verdicts import Verdict, Verdicts

@@ -5,8 +5,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.boards.board import Board, Row
+from benchmarks.boards.board import Board
 from benchmarks.boards.layout import STAGES, table_of
+from benchmarks.boards.rows import Row
 from benchmarks.figures.looks import Look, look
 from benchmarks.report.answers import budget_words
 from benchmarks.report.gather import CONTROLS
