@@ -10,9 +10,9 @@ unexport PYTHONDONTWRITEBYTECODE
 # One worker more than the cores of a small machine, since some tests wait.
 WORKERS ?= 3
 # One thread per test worker: several would fight for the same cores.
-test suite fast chaos: export OMP_NUM_THREADS = 1
+test suite fast chaos explore: export OMP_NUM_THREADS = 1
 
-.PHONY: demo test suite fast chaos mutate lint check setup speed site clean
+.PHONY: demo test suite fast chaos explore mutate lint check setup speed site clean
 
 demo: $(READY)
 	$(RUN) run.py -m method=spectral,dpp,magnitude,random compensation=none
@@ -31,6 +31,10 @@ fast: $(READY)
 # The faults of tests/chaos in full length: dozens of kills, refused writes and restarts, a quarter of an hour.
 chaos: $(READY)
 	$(RUN) -m pytest tests/chaos --long
+
+# The property tests on examples that no run has tried; all other runs try the same ones. Again for yet others.
+explore: $(READY)
+	$(RUN) -m pytest -n $(WORKERS) --dist worksteal -m hypothesis --hypothesis-profile explore
 
 # Small faults, one at a time: which does no test notice? Half an hour and more; FILES="a.py b.py" restricts it.
 mutate: $(READY)

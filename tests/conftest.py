@@ -1,4 +1,4 @@
-"""What holds for every test: where it computes, how long the chaos tests go on, which gaps are allowed."""
+"""What holds for every test: where it computes, which examples it tries, which gaps are allowed."""
 
 import os
 import sys
@@ -11,6 +11,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # no test asks the Hugging Face hub
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import property_profiles
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 
@@ -38,18 +39,18 @@ def pytest_addoption(parser):
     )
 
 
+@pytest.hookimpl(tryfirst=True)  # the plugin of Hypothesis chooses among the profiles
 def pytest_configure(config):
     """Before any file of tests is read: what files make on top is made where they compute, too."""
     name = config.getoption("--device")
+    # where tests compute elsewhere, what is asked is where, and not of which values
+    property_profiles.load(config.getoption("--hypothesis-profile"), **({} if name == "cpu" else {"max_examples": 5}))
     if name == "cpu":
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # cells choose a GPU by themselves where there is one
         return
     import torch
-    from hypothesis import settings
     from placing import Placing
 
-    settings.register_profile("elsewhere", max_examples=5)  # what is asked is where, and not of which values
-    settings.load_profile("elsewhere")
     if name == "emulated":
         import emulated
 

@@ -115,10 +115,6 @@ def run_pytest(folder: Path, tests: Sequence[str], plugin: object) -> int:
             del sys.modules[name]
     sys.path[:] = [path for path in sys.path if Path(path or ".").resolve() not in (ROOT, ROOT / "tests")]
     os.chdir(folder)
-    import hypothesis
-
-    hypothesis.settings.register_profile("planted", deadline=None, derandomize=True, database=None)
-    hypothesis.settings.load_profile("planted")
     options = ["-c", str(folder / "pyproject.toml"), "-o", "addopts=", "-s", "--continue-on-collection-errors"]
     left_out = [f"-pno:{name}" for name in ("cacheprovider", "xdist", "terminal", "faulthandler")]
     return int(pytest.main([*options, *left_out, *tests], plugins=[plugin]))

@@ -47,7 +47,7 @@ VALUES = [
 
 
 @pytest.mark.slow
-@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.sampled_from(CHOICES), max_size=2), st.lists(st.sampled_from(VALUES), max_size=5), st.randoms())
 def test_random_words_give_what_hydra_gives(choices, values, random):
     words = [*choices, *values]

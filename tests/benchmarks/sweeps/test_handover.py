@@ -35,7 +35,7 @@ def requests(draw):
     return [f"{key}={draw(st.sampled_from(SWEPT[key]))}" for key in keys]
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(words=requests())
 def test_a_launched_process_makes_the_planned_cell_of_its_words(words, tmp_path):
     folders = [f"paths.results={tmp_path}/r", f"paths.cache={tmp_path}/c"]
