@@ -9,8 +9,10 @@ from safetensors.torch import save_file
 from benchmarks.data.splits import Data, Split
 from benchmarks.models import MLP, ResNet
 from benchmarks.reproductions import module_of
+from benchmarks.reproductions.hessian import _resnet20
 from benchmarks.reproductions.hessian._obs import OneShot, group_obs, kept_weights, published_weights
-from benchmarks.reproductions.hessian.obs_resnet20 import RENAMED, block_convolutions, renamed
+from benchmarks.reproductions.hessian._resnet20 import block_convolutions
+from benchmarks.reproductions.hessian.obs_resnet20 import RENAMED, renamed
 from methods.allocation import Global, Uniform
 from methods.baselines.magnitude import MagnitudeSelection
 from methods.budgets.budget import Budget
@@ -138,29 +140,34 @@ def test_published_weights_are_pruned_where_they_are_at_hand(tmp_path, workplace
     network, module = ResNet(20, shape=(3, 32, 32), classes=10), module_of("obs_resnet20")
     save_file(theirs(network), tmp_path / "resnet20_cifar10.safetensors")
     monkeypatch.setenv("SECATEURS_CHECKPOINTS", str(tmp_path))
-    data, model = module.dense_network(workplace, 0)
-    assert not model.training and len(data.test) == 60
+    (as_is, data, model), (after, _, other) = module.dense_networks(workplace)
+    assert not model.training and not other.training and len(data.test) == 60
     for name, value in network.state_dict().items():
         assert torch.equal(model.state_dict()[name], value)
-    monkeypatch.setattr(module, "gradually", lambda *_: [])
+    assert not torch.equal(other.state_dict()["classifier.weight"], network.classifier.weight)
     monkeypatch.setattr(
-        module, "methods", lambda _: {"magnitude": (MagnitudeSelection(unit="edge"), Global(), Compensation())}
+        _resnet20, "methods", lambda _: {"magnitude": (MagnitudeSelection(unit="edge"), Global(), Compensation())}
     )
     outcome = module.run(workplace)
-    assert "published weights" in outcome.setting and list(outcome.table["method"]) == ["magnitude"]
+    assert "published weights" in outcome.setting and list(outcome.table["method"]) == ["magnitude"] * 2
+    assert list(outcome.table["network"]) == [as_is, after] and not outcome.claims
+    level = outcome.level(f"dense, {after}")
+    assert outcome.level("dense") == level
+    row = outcome.table.iloc[1]
+    assert row["our change"] == pytest.approx(row["ours"] - level)
+    assert row["difference"] == pytest.approx(row["our change"] - (78.79 - 91.36))
     drawn("obs_resnet20", outcome)
 
 
 @needs_images
-def test_resnet(workplace, drawn, monkeypatch):
-    monkeypatch.delenv("SECATEURS_CHECKPOINTS", raising=False)
-    outcome = module_of("obs_resnet20").run(workplace)
+def test_resnet(workplace, drawn):
+    outcome = module_of("obs_resnet20_trained").run(workplace)
     table = outcome.table.set_index(["schedule", "method"])
     assert set(table.loc["one shot"].index) == {"magnitude", "WoodFisher", "WoodFisher set + group update", "CBS"}
     assert table.loc["one shot", "published"].notna().sum() == 3 and table.loc["gradual", "published"].isna().all()
     assert table["ours"].between(0, 100).all()
-    assert "published weights" not in outcome.setting
-    drawn("obs_resnet20", outcome)
+    assert "published weights" not in outcome.setting and set(outcome.table["network"]) == {"common trainer"}
+    drawn("obs_resnet20_trained", outcome)
 
 
 @pytest.mark.parametrize(
