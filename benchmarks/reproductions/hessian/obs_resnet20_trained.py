@@ -116,8 +116,8 @@ def _setting(dense: float, samples: int, train: int, test: int, quick: bool) -> 
         f"epochs along a cosine, bf16, the best epoch by validation), one per seed, {dense:.2f} % on {test:,} test "
         f"images; the published network, which obs_resnet20 prunes, has {PUBLISHED_DENSE} %. {samples} gradients "
         f"(papers: 1,000) from these images; {ONE_SHOT} Two seeds. Gradual, one seed: all weights but biases and batch "
-        f"norm, {STEPS} steps on a cubic schedule with an epoch of these training images after each (rate 0.005, bf16); "
-        "the last line is the dense network with as many epochs. The papers train for 100 epochs."
+        f"norm, {STEPS} steps on a cubic schedule with an epoch of these training images after each (rate 0.005, "
+        "bf16); the last line is the dense network with as many epochs. The papers train for 100 epochs."
     )
 
 
