@@ -24,6 +24,7 @@ MOST_DIFFERENCES = 3
 RECONSTRUCTION = "# Reconstruction:"  # how the comment of a preset begins that boards repeat
 COST = "# Cost:"  # how the one begins that says why the method takes long
 AS_PUBLISHED = "# As published:"  # how the one begins that has the words for what its paper does otherwise
+NO_PAPER = "# Paper: none;"  # how the one begins that says why no paper is named
 CLAIM = "# Claim:"  # how each begins that says what its paper claims, for boards to look at
 
 
@@ -108,6 +109,11 @@ def expense(method: str) -> str | None:
     return _said(CONF, method, COST)
 
 
+def unpublished(method: str) -> str | None:
+    """Why ``method`` names no paper: the words behind ``# Paper: none;``; None where its preset has no such line."""
+    return _said(CONF, method, NO_PAPER)
+
+
 def claim_lines(method: str) -> tuple[str, ...]:
     """What the paper of ``method`` claims, a line each, as its preset writes it (:mod:`benchmarks.boards.claims`)."""
     lines = _comments(CONF, method)
@@ -116,7 +122,7 @@ def claim_lines(method: str) -> tuple[str, ...]:
 
 def description(method: str) -> str:
     """What else the comments of a preset say: the idea and its paper; empty where there is no such preset."""
-    marks = ("# @package", RECONSTRUCTION, AS_PUBLISHED, COST, CLAIM)
+    marks = ("# @package", RECONSTRUCTION, AS_PUBLISHED, COST, NO_PAPER, CLAIM)
     return " ".join(line.lstrip("# ").strip() for line in _comments(CONF, method) if not line.startswith(marks))
 
 

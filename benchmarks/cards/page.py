@@ -9,8 +9,8 @@ from benchmarks.boards.claims.written import claims_of, unclaimed
 from benchmarks.boards.labels import expense, leaves, yaml_of
 from benchmarks.cards.costs import SAMPLES, Cost, known
 from benchmarks.cards.needs import Needs, needs_of
-from benchmarks.cards.preset import Paper, Preset, preset, yaml_text
-from benchmarks.cards.verified import Verification, told, verifications
+from benchmarks.cards.preset import Preset, preset, yaml_text
+from benchmarks.cards.verified import TESTS, Verification, told, verifications
 from benchmarks.cells.parts import build_pruner
 from benchmarks.settings.home import CONF
 from methods.progress import track
@@ -46,13 +46,17 @@ TRAINS = "trains: its cost is that of its training"
 
 @dataclass(frozen=True)
 class Card:
-    """All that the page says of one method; ``unit`` is a key of :data:`UNITS`, ``cost`` None where not measured."""
+    """All that the page says of one method.
+
+    ``unit`` is a key of :data:`UNITS`, ``cost`` None where not measured, ``verified`` None where there are no tests
+    beside the code, as in an installation, so that nothing can be said.
+    """
 
     preset: Preset
     unit: str
     needs: Needs
     cost: Cost | None
-    verified: tuple[Verification, ...] = ()
+    verified: tuple[Verification, ...] | None = ()
 
 
 def card_of(name: str) -> Card:
@@ -66,8 +70,8 @@ def card_of(name: str) -> Card:
     parts = (pruner.selection, pruner.schedule, pruner.allocation, pruner.compensation)
     written = preset(name, config["selection"], [type(part) for part in parts])
     watched = build_pruner(configuration([f"method={name}", *WATCHED[name]])) if name in WATCHED else pruner
-    cost, verified = known()[1].get(name), verifications().get(name, ())
-    return Card(written, pruner.selection.unit, needs_of(watched), cost, verified)
+    verified = verifications().get(name, ()) if TESTS.is_dir() else None
+    return Card(written, pruner.selection.unit, needs_of(watched), known()[1].get(name), verified)
 
 
 def page_of(names: Sequence[str]) -> str:
@@ -91,11 +95,11 @@ def markdown(card: Card) -> str:
     if written.more:
         lines += [written.more, ""]
     lines += [
-        f"- **Paper:** {_paper(written.paper)}",
+        f"- **Paper:** {_paper(written)}",
         f"- **Unit:** {UNITS[card.unit]}",
         f"- **Needs:** {needed(card.needs)}",
         f"- **Cost on ResNet-20:** {_cost(card)}",
-        f"- **Verified by:** {told(card.verified)}",
+        *([] if card.verified is None else [f"- **Verified by:** {told(card.verified)}"]),
         *(f"- **Claim:** {words}" for words in _claims(written.name)),
         f"- **Parts:** {', '.join(f'{part} `{name}`' for part, name in written.parts.items())}",
         f"- **Options:** {'none' if not written.options else ''}".rstrip(),
@@ -115,9 +119,10 @@ def needed(needs: Needs) -> str:
     return f"{looks}; {needs.training or 'no training of its own'}"
 
 
-def _paper(paper: Paper | None) -> str:
+def _paper(written: Preset) -> str:
+    paper = written.paper
     if paper is None:
-        return "none is named"
+        return f"none; {written.unpublished}" if written.unpublished else "none is named"
     words = f'{paper.citation}: "{paper.title}"' if paper.title else paper.citation
     return f"[{words}]({paper.link})" if paper.link else words
 
@@ -143,7 +148,7 @@ def _cost(card: Card) -> str:
         return f"{TRAINS}{f'; choosing once takes {card.cost.told()}' if card.cost and once else ''}"
     if card.cost is None:
         return "not measured"
-    why = card.cost.refused if card.cost.seconds is None else expense(card.preset.name)
+    why = card.cost.refused or (expense(card.preset.name) if card.cost.long else None)
     return f"{card.cost.told()}{f' ({why})' if why else ''}"
 
 

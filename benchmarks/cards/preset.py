@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.boards.labels import as_published, choices_of, description, leaves, reconstruction
+from benchmarks.boards.labels import as_published, choices_of, description, leaves, reconstruction, unpublished
 from benchmarks.settings.home import CONF
 from benchmarks.storage.paths import safe_name
 from methods.errors import BadInput
@@ -55,6 +55,7 @@ class Preset:
         sentence: the idea.
         more: what else its comments say; may be empty.
         paper: None where none is named.
+        unpublished: why there is none; None where there is one, or nothing is said.
         parts: the names of its allocation, compensation and schedule.
         options: of its selection.
         published: words for what the paper does otherwise; None where none are noted.
@@ -65,6 +66,7 @@ class Preset:
     sentence: str
     more: str
     paper: Paper | None
+    unpublished: str | None
     parts: Mapping[str, str]
     options: tuple[Option, ...]
     published: str | None
@@ -100,6 +102,7 @@ def preset(name: str, selection: Mapping[str, Any], kinds: Sequence[type]) -> Pr
         sentence.rstrip(".") + ".",
         " ".join(more),
         paper_of(said, "\n\n".join(modules)),
+        unpublished(name),
         choices_of(CONF, name),
         options,
         as_published(name),

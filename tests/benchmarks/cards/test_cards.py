@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from benchmarks import methods as command
-from benchmarks.boards.labels import as_published, description, reconstruction
+from benchmarks.boards.labels import as_published, description, expense, reconstruction, unpublished
+from benchmarks.cards import page
+from benchmarks.cards.costs import Cost, known
 from benchmarks.cards.needs import needs_of
 from benchmarks.cards.page import card_of, markdown, needed, page_of
 from benchmarks.cards.preset import Paper, method_names, paper_of
@@ -133,6 +135,29 @@ def test_the_page_has_what_the_preset_says(path):
         assert option == "_target_" or f"`selection.{option}=" in section
 
 
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_every_card_names_a_paper_or_says_why_there_is_none(path):
+    section = PAGE.partition(f"\n### {path.stem}\n")[2].partition("\n### ")[0]
+    paper = re.search(r"^- \*\*Paper:\*\* (.+)$", section, re.M)[1]
+    assert paper != "none is named"
+    why = unpublished(path.stem)
+    assert paper == f"none; {why}" if why else not paper.startswith("none")
+
+
+def test_a_card_says_why_a_method_takes_more_than_a_minute():
+    long = [name for name, cost in known()[1].items() if cost.long]
+    assert [name for name in long if not expense(name)] == []
+    card = card_of("cbs")
+    assert f"> 120 s ({expense('cbs')})" in markdown(replace(card, cost=Cost(120, more=True)))
+    assert "Cost on ResNet-20:** 12 s\n" in markdown(replace(card, cost=Cost(12)))
+
+
+def test_where_there_are_no_tests_a_card_says_nothing_of_them(monkeypatch, tmp_path):
+    assert "**Verified by:**" in markdown(card_of("random"))
+    monkeypatch.setattr(page, "TESTS", tmp_path / "tests")
+    assert "Verified by" not in markdown(card_of("random"))
+
+
 @pytest.mark.slow
 def test_the_page_is_up_to_date():
     assert page_of(method_names()) == PAGE, "docs/methods.md is out of date: python -m benchmarks.methods"
@@ -217,16 +242,16 @@ def test_cards_are_shown_and_a_page_of_other_presets_is_not_written(capsys, monk
 def test_check_says_whether_the_page_is_what_the_presets_give(capsys, monkeypatch, tmp_path):
     import benchmarks.cards.preset as presets
 
-    page = tmp_path / "docs" / "methods.md"
-    page.parent.mkdir()
+    written = tmp_path / "docs" / "methods.md"
+    written.parent.mkdir()
     monkeypatch.setattr(presets, "method_names", lambda: ["fpgm", "lamp"])
-    monkeypatch.setattr(command, "PAGE", page)
+    monkeypatch.setattr(command, "PAGE", written)
     assert command.main(["--check"]) == 1
     assert "python -m benchmarks.methods" in capsys.readouterr().out
     monkeypatch.setattr(command, "REPOSITORY", tmp_path)
     monkeypatch.setattr(command, "CONF", tmp_path / "conf")
     assert command.main([]) == 0 and command.main(["--check"]) == 0
-    page.write_text(page.read_text(encoding="utf-8").replace("lamp", "lump"), encoding="utf-8")
+    written.write_text(written.read_text(encoding="utf-8").replace("lamp", "lump"), encoding="utf-8")
     assert command.main(["--check"]) == 1
 
 
