@@ -75,6 +75,8 @@ class TorchPruningSelection(Selection[NodeLayer]):
 
     def leaves_alone(self, group: NodeGroup) -> str | None:
         """Groups whose nodes are several output units, such as heads."""
+        if group.partial:
+            return "torch-pruning scores whole layers, its nodes are a part of the units of one"
         if group.width == 1:
             return None
         return f"torch-pruning scores single output units, its nodes have {group.width} each"

@@ -315,6 +315,8 @@ def several_units(group: NodeGroup) -> str | None:
         what = f"hidden units of {what}"
     elif group.product_macs:
         what = f"attention heads of {what}"
+    elif group.partial:
+        what = f"a part of the units that {group.writers[0]} gives, {what}"
     return (
         f"its nodes are {what}; this method scores single output units (spectral, dpp, thinet, magnitude and random "
         "score these, too)"

@@ -14,29 +14,31 @@ branches are added to what has passed by; the two are told apart by experiment t
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import replace
 from itertools import combinations
 
-import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
+from methods.network.components.component import Component, folds
+from methods.network.components.labels import block_of, components
+from methods.network.components.shared import apart_from_shared
 from methods.network.held import find_held
 from methods.network.influence import Influence, find_influences
-from methods.network.kinds.balance import classes, joined, relabelled, unbalanced
+from methods.network.kinds.balance import unbalanced
 from methods.network.kinds.carriers import find_carrier
-from methods.network.kinds.following import Attribute, followings
+from methods.network.kinds.following import Attribute, by_size, followings, number_of
 from methods.network.kinds.grouped import wide_groups
-from methods.network.mockup import Held, Mockup
-from methods.network.nodes import Entries, NodeGroup, Reader
+from methods.network.mockup import Mockup
+from methods.network.nodes import NodeGroup, Reader
 from methods.network.ownership import borrowed_weights
 from methods.network.reduced import reduced
-from methods.network.sharing import cut_alike, tied_tables
+from methods.network.sharing import cut_alike
 from methods.network.trials import Part, adds, each_without, product_macs, together, without
 from methods.seeds import stream
+
+__all__ = ["NodeGroup", "Reader", "find_groups"]
 
 
 def find_groups(model: nn.Module, example: Tensor, residual: bool) -> tuple[list[NodeGroup], dict[str, str]]:
@@ -102,164 +104,94 @@ def _sees_several(influences: Mapping[str, Influence], path: str) -> bool:
 def _tried(
     mockup: Mockup, influences: Mapping[str, Influence], residual: bool, borrowed: Mapping[str, str]
 ) -> tuple[Found, set[str]]:
-    influences, reasons = _apart_from_shared(mockup, influences)
-    candidates: list[NodeGroup] = []
+    influences, reasons = apart_from_shared(mockup, influences)
     crossing: set[str] = set()
-    for group, reason in _components(mockup, influences):
-        reason = _obstacle(mockup, group, influences, borrowed) or reason
+    parts: dict[str, list[NodeGroup]] = {}  # of each component, by its first writer
+
+    def refusal(group: NodeGroup) -> str | None:
+        reason = _obstacle(mockup, group, borrowed) or _cuts_blocks(mockup, group) or _tips_groups(mockup, group)
         if reason is not None:
             crossing.update(path for path in group.carriers if wide_groups(mockup.modules[path]))
-        if reason is None and not residual and _is_stream(mockup, group):
-            reason = "residual stream (prune it with prune_residual=true)"
-        reasons[group.name] = reason
-        if reason is None:
-            candidates.append(group)
+        elif not residual and _is_stream(mockup, group):
+            return "residual stream (prune it with prune_residual=true)"
+        return reason
+
+    found = list(components(mockup, influences))
+    for component in found:
+        groups = [group for group in component.groups(mockup) if group.readers]
+        if (reason := _closed(influences, component)) is not None:
+            crossing.update(path for path in component.channels if wide_groups(mockup.modules[path]))
+            reasons[component.writers[0]] = reason
+            groups = []
+        reasons |= {group.name: refusal(group) for group in groups}
+        parts[component.writers[0]] = groups
+    candidates = [group for groups in parts.values() for group in groups if reasons[group.name] is None]
     halves = [_half(mockup, group) for group in candidates]
     reasons |= zip((group.name for group in candidates), each_without(mockup, halves), strict=True)
+    tried = {group.name: (group, half) for group, half in zip(candidates, halves, strict=True)}
     macs = product_macs(mockup)
     groups, followed = [], set[Attribute]()
-    for group, half in zip(candidates, halves, strict=True):
-        if reasons[group.name] is not None:
-            group, half = _followed(mockup, group, half, followed)
-        if reasons[group.name] is None or group.follows:
+    for component in found:
+        names = [group.name for group in parts[component.writers[0]]]
+        good = []
+        for group, half in (tried[name] for name in names if name in tried):
+            own = (group, half) if reasons[group.name] is None else _followed(mockup, component, group, half, followed)
+            good += [] if own is None else [own]
+        if not good and not tried.keys().isdisjoint(names):
+            good = _folded(mockup, component, refusal, followed)
+            if names != [component.writers[0]]:  # one answer for all parts
+                first, *_ = [reasons.pop(name) for name in names]
+                reasons[component.writers[0]] = first
+        for group, half in good:
             reasons[group.name] = None
             followed.update(attribute for attribute, _ in group.follows)
-            gone = group.size - len(half.rows[group.name]) // group.width
-            groups.append(replace(group, product_macs=(macs - product_macs(mockup, half)) // gone if macs else 0))
+            each = (macs - product_macs(mockup, half)) // _lost(mockup, group, half) if macs else 0
+            groups.append(replace(group, product_macs=each))
     return (groups, {name: reason for name, reason in reasons.items() if reason is not None}), crossing
 
 
-def _apart_from_shared(
-    mockup: Mockup, influences: Mapping[str, Influence]
-) -> tuple[dict[str, Influence], dict[str, str | None]]:
-    """Influences without those of layers that all nodes share, and for each of these layers why it is left alone.
-
-    Where the heads of queries share one key and one value (Shazeer 2019), these tie all heads together. They have fewer
-    units than they reach channels, stay, and without them the heads are nodes.
-    """
-    units = _labels(mockup, influences)[0]
-    reasons: dict[str, str | None] = {}
-    for writers in _coupled(units):
-        shared = [path for path in writers if _fans_out(mockup, influences[path], path)]
-        if 0 < len(shared) < len(writers) and len(torch.cat([units[path] for path in writers]).unique()) == 1:
-            [first, *_] = (path for path in writers if path not in shared)
-            reasons |= dict.fromkeys(shared, f"all nodes of {first} share its units")
-    return {path: Influence() if path in reasons else own for path, own in influences.items()}, reasons
-
-
-def _fans_out(mockup: Mockup, own: Influence, path: str) -> bool:
-    return any(len(pairs[:, 1].unique()) > mockup.units(path) for pairs in own.pairs.values())
-
-
-def _followed(mockup: Mockup, group: NodeGroup, half: Part, taken: Container[Attribute]) -> tuple[NodeGroup, Part]:
-    """The group with the attributes that must follow a removal, and its half; as they are if it cannot be removed."""
-    kept = len(half.rows[group.name]) // group.width
-    for following in followings(mockup.model, group.writers, group.size):
-        part = half._replace(numbers={attribute: each * kept for attribute, each in following})
-        if not any(attribute in taken for attribute, _ in following) and without(mockup, part) is None:
+def _followed(
+    mockup: Mockup, component: Component, group: NodeGroup, half: Part, taken: Container[Attribute]
+) -> tuple[NodeGroup, Part] | None:
+    """The group with the attributes that must follow a removal, and its half; None if it cannot be removed."""
+    gone = _lost(mockup, group, half)
+    sizes = component.sizes(group)
+    for following in (
+        *followings(mockup.model, group.writers, group.size),
+        *by_size(mockup.model, group.writers, sizes),
+    ):
+        part = half._replace(less={attribute: each * gone for attribute, each in following})
+        # a number that counts other units, too, follows all of them
+        whole = [attribute for attribute, each in following if number_of(mockup.model, attribute) == each * group.size]
+        if not any(attribute in taken for attribute in whole) and without(mockup, part) is None:
             return replace(group, follows=following), part
-    return group, half
+    return None
+
+
+def _folded(
+    mockup: Mockup,
+    component: Component,
+    refusal: Callable[[NodeGroup], str | None],
+    taken: Container[Attribute],
+) -> list[tuple[NodeGroup, Part]]:
+    """The group of which a node is a unit of every piece of a layer, where its units are divided evenly; else none."""
+    for folded in folds(component):
+        [group] = folded.groups(mockup)
+        if refusal(group) is None:
+            half = _half(mockup, group)
+            own = (group, half) if without(mockup, half) is None else _followed(mockup, folded, group, half, taken)
+            if own is not None:
+                return [own]
+    return []
 
 
 def _is_stream(mockup: Mockup, group: NodeGroup) -> bool:
     """Whether branches are added to the nodes; not so for heads, hidden states, and gates, which meet in products."""
     grouped = any(mockup.groups(path) > 1 for path in (*group.writers, *(reader.name for reader in group.readers)))
-    heads = group.width > 1 and not grouped and all(_block(mockup, path) == 1 for path in group.carriers)
+    heads = group.width > 1 and not grouped and all(block_of(mockup, path) == 1 for path in group.carriers)
     if len(group.writers) < 2 or heads or group.recurrent:
         return False
     return any(adds(mockup, one, other) for one, other in combinations(group.writers, 2))
-
-
-def _components(mockup: Mockup, influences: Mapping[str, Influence]) -> Iterator[tuple[NodeGroup, str | None]]:
-    """Groups of layers whose output units meet, and why they cannot be pruned, where that shows already."""
-    units, channels, entries = _labels(mockup, influences)
-    seen = {path: set(own[:, 1].tolist()) for path, own in channels.items()}
-    for writers in _coupled(units):
-        labels = torch.cat([units[path] for path in writers])
-        node_of = {label: node for node, label in enumerate(dict.fromkeys(labels.tolist()))}
-        rows = {path: _by_node(units[path], torch.arange(len(units[path])), node_of) for path in writers}
-        near = [path for path in channels if not seen[path].isdisjoint(node_of)]
-        reached = {path: _by_node(channels[path][:, 1], channels[path][:, 0], node_of) for path in near}
-        held = {n: _by_node(own, torch.arange(len(own)), node_of) for n, own in entries.items()}
-        uneven = [path for path, own in {**rows, **reached, **held}.items() if own is None]
-        blank = torch.zeros(len(node_of), 0, dtype=torch.int64)
-        parts = {path: blank if own is None else own for path, own in reached.items() if own is None or len(own)}
-        group = NodeGroup(
-            writers[0],
-            len(node_of),
-            tuple(writers),
-            tuple(Reader(p, parts[p], mockup.dimension(p) == 1, mockup.groups(p)) for p in mockup.layers if p in parts),
-            tuple(path for path in parts if path in mockup.passing),
-            tuple(blank if own is None else own for own in rows.values()),
-            tuple(parts[path] for path in parts if path in mockup.passing),
-            held=tuple(
-                Entries(name, mockup.dimension(name), own)
-                for name, own in held.items()
-                if own is not None and own.numel()
-            ),
-        )
-        if group.readers or any(influences[path].obstacle for path in writers):
-            reason = f"{uneven[0]} does not treat all nodes alike" if uneven else _cuts_blocks(mockup, group)
-            yield group, reason or (None if uneven else _tips_groups(mockup, group))
-
-
-def _labels(
-    mockup: Mockup, influences: Mapping[str, Influence]
-) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-    """For each layer the node (m,) of each output unit, and for each reader or carrier (n, 2) its channels and nodes.
-
-    Output units and the input channels they reach are the two sides of a graph; its connected components are the nodes.
-    The last mapping is the node of each entry of what is held.
-    """
-    sizes = {path: mockup.units(path) for path in mockup.layers}
-    sizes |= {name: held.size for name, held in mockup.held.items()}
-    feeding: dict[str, Influence | Held] = {**influences, **mockup.held}
-    starts, total = {}, 0
-    for path, size in sizes.items():
-        starts[path], total = total, total + size
-    reached, ends = {}, {}
-    for reader in [*mockup.layers, *sorted(mockup.passing)]:
-        pairs = [each.pairs[reader][:, 1] for each in feeding.values() if reader in each.pairs]
-        if pairs:
-            reached[reader] = torch.cat(pairs).unique()
-            ends[reader], total = total, total + int(reached[reader].max()) + 1
-    links = [
-        pairs + torch.tensor([starts[path], ends[reader]])
-        for path, each in feeding.items()
-        for reader, pairs in each.pairs.items()
-    ]
-    links += [_block_links(own, _block(mockup, path)) + ends[path] for path, own in reached.items()]
-    links += [
-        torch.stack([starts[table] + own, ends[head] + own], 1)
-        for table, head in tied_tables(mockup.model)
-        if table in starts and head in reached
-        for own in [torch.arange(mockup.units(table))[torch.isin(torch.arange(mockup.units(table)), reached[head])]]
-    ]
-    edges = torch.cat([*links, torch.zeros(0, 2, dtype=torch.int64)]).numpy()
-    graph = coo_matrix((np.ones(len(edges)), (edges[:, 0], edges[:, 1])), shape=(total, total))
-    label = torch.from_numpy(connected_components(graph, directed=False)[1]).long()
-    label = _balanced(mockup, label, starts, sizes, {path: (ends[path], own) for path, own in reached.items()})
-    own = {path: label[start : start + sizes[path]] for path, start in starts.items()}
-    units, entries = ({path: own[path] for path in paths} for paths in (mockup.layers, mockup.held))
-    return units, {reader: torch.stack([at, label[ends[reader] + at]], 1) for reader, at in reached.items()}, entries
-
-
-def _balanced(
-    mockup: Mockup,
-    label: Tensor,
-    starts: Mapping[str, int],
-    sizes: Mapping[str, int],
-    reached: Mapping[str, tuple[int, Tensor]],
-) -> Tensor:
-    """The labels, where those at the same place in each group of a convolution that is a layer are one."""
-    layers = []
-    for path in mockup.layers:
-        if (groups := mockup.groups(path)) > 1:
-            layers.append(classes(label[starts[path] : starts[path] + sizes[path]], groups))
-            end, own = reached.get(path, (0, label[:0]))
-            if len(own) == mockup.channels(path):
-                layers.append(classes(label[end + own], groups))
-    return relabelled(label, joined(layers))
 
 
 def _tips_groups(mockup: Mockup, group: NodeGroup) -> str | None:
@@ -279,22 +211,10 @@ def _mixes(mockup: Mockup, path: str) -> bool:
     return carrier is not None and carrier.mixes(mockup.modules[path])
 
 
-def _block(mockup: Mockup, path: str) -> int:
-    """How many channels that the module reads can only be removed together."""
-    carrier = find_carrier(mockup.modules[path]) if path in mockup.passing else None
-    return 1 if carrier is None else carrier.block(mockup.modules[path])
-
-
-def _block_links(channels: Tensor, block: int) -> Tensor:
-    """(n, 2) pairs of neighbouring ``channels`` (sorted) that lie in the same block."""
-    pairs = torch.stack([channels[:-1], channels[1:]], 1)
-    return pairs[pairs[:, 0] // block == pairs[:, 1] // block]
-
-
 def _cuts_blocks(mockup: Mockup, group: NodeGroup) -> str | None:
     """Which carrier would lose a part of a block."""
     for path, entries in zip(group.carriers, group.entries, strict=True):
-        block = _block(mockup, path)
+        block = block_of(mockup, path)
         inside = entries.sort(1).values.reshape(len(entries), -1, block) if entries.shape[1] % block == 0 else None
         if inside is None or bool(
             (inside != inside[..., :1] + torch.arange(block)).any() | (inside[..., 0] % block).any()
@@ -303,43 +223,20 @@ def _cuts_blocks(mockup: Mockup, group: NodeGroup) -> str | None:
     return None
 
 
-def _coupled(units: Mapping[str, Tensor]) -> list[list[str]]:
-    """Layers that share nodes, together; forward order within and between."""
-    found: list[tuple[list[str], set[int]]] = []
-    for path, labels in units.items():
-        own = set(labels.tolist())
-        meeting = [each for each in found if each[1] & own]
-        merged = ([*(p for paths, _ in meeting for p in paths), path], own.union(*(nodes for _, nodes in meeting)))
-        place = found.index(meeting[0]) if meeting else len(found)
-        found = [each for each in found if each not in meeting]
-        found.insert(place, merged)
-    order = list(units)
-    return [sorted(paths, key=order.index) for paths, _ in found]
-
-
-def _by_node(labels: Tensor, values: Tensor, node_of: Mapping[int, int]) -> Tensor | None:
-    """(m, r) the values of each node, ascending; None if nodes have different numbers, (0, 0) if none has any."""
-    nodes = torch.tensor([node_of.get(label, -1) for label in labels.tolist()])
-    if bool((nodes < 0).all()):
-        return torch.zeros(0, 0, dtype=torch.int64)
-    values, nodes = values[nodes >= 0], nodes[nodes >= 0]
-    counts = torch.bincount(nodes, minlength=len(node_of))
-    if bool((counts != counts[0]).any()):
-        return None
-    return values[torch.argsort(nodes, stable=True)].reshape(len(node_of), -1)  # values ascend already
-
-
-def _obstacle(
-    mockup: Mockup, group: NodeGroup, influences: Mapping[str, Influence], borrowed: Mapping[str, str]
-) -> str | None:
-    """Why the nodes cannot be removed, as far as single modules tell."""
-    for path in group.writers:
+def _closed(influences: Mapping[str, Influence], component: Component) -> str | None:
+    """Why none of the nodes can be removed, as far as the layers that write them tell."""
+    for path in component.writers:
         if influences[path].obstacle:
             return (
                 f"{influences[path].obstacle} takes in all nodes together, so that closing some off changes the others"
             )
         if influences[path].leaks:
             return f"the network returns what {path} computes"
+    return component.confused()
+
+
+def _obstacle(mockup: Mockup, group: NodeGroup, borrowed: Mapping[str, str]) -> str | None:
+    """Why the nodes cannot be removed, as far as single modules tell."""
     if group.size < 2:
         return "its units all depend on each other: they are one node, and a layer must keep one"
     together = cut_alike(mockup.model, group)
@@ -358,10 +255,17 @@ def _half(mockup: Mockup, group: NodeGroup) -> Part:
     gone = torch.ones(group.size, dtype=torch.bool)
     gone[kept] = False
     lost = gone.nonzero().flatten()
-    rows = group.of_nodes(kept)[0]
+    rows, columns = group.of_nodes(lost)
+    rows = {path: _others(mockup.units(path), own) for path, own in rows.items()}
     rows |= {name: _others(mockup.held[name].size, own) for name, own in group.held_of(lost).items()}
-    columns = {path: _others(mockup.channels(path), own) for path, own in group.of_nodes(lost)[1].items()}
-    return Part(rows, columns, {attribute: each * len(kept) for attribute, each in group.follows})
+    columns = {path: _others(mockup.channels(path), own) for path, own in columns.items()}
+    return Part(rows, columns, {attribute: each * len(lost) for attribute, each in group.follows})
+
+
+def _lost(mockup: Mockup, group: NodeGroup, half: Part) -> int:
+    """How many nodes are not in the half."""
+    first = group.writers[0]
+    return (mockup.units(first) - len(half.rows[first])) // group.width
 
 
 def _others(size: int, gone: Tensor) -> Tensor:

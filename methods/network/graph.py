@@ -71,7 +71,7 @@ class NetworkGraph:
         for each in group.held:
             path, _, name = each.name.rpartition(".")
             take(self.model.get_submodule(path), (name,), each.dimension, held[each.name])
-        follow(self.model, {attribute: each * len(kept) for attribute, each in group.follows})
+        follow(self.model, {attribute: each * (group.size - len(kept)) for attribute, each in group.follows})
         share_again(self.model, shared)
         self.groups = [_shrunk(each, group, gone, (rows, lost, held)) for each in self.groups]
 
@@ -108,7 +108,8 @@ def _shrunk(
     """
     rows, channels, held = lost
     own = each.name == removed.name
-    if not own and channels.keys().isdisjoint(each.channels) and held.keys().isdisjoint(h.name for h in each.held):
+    touched = {*rows, *channels, *held}
+    if not own and touched.isdisjoint((*each.writers, *each.channels, *(h.name for h in each.held))):
         return each
     stays = ~gone if own else torch.ones(each.size, dtype=torch.bool)
 
@@ -121,7 +122,7 @@ def _shrunk(
         each,
         size=int(stays.sum()),
         readers=readers,
-        rows=tuple(shifted(p, rows[path] if own else None) for path, p in zip(each.writers, each.rows, strict=True)),
+        rows=tuple(shifted(p, rows.get(path)) for path, p in zip(each.writers, each.rows, strict=True)),
         entries=tuple(shifted(p, channels.get(path)) for path, p in zip(each.carriers, each.entries, strict=True)),
         held=tuple(replace(h, places=shifted(h.places, held.get(h.name))) for h in each.held),
     )

@@ -73,7 +73,7 @@ class NodeGroup:
     """Nodes that are removed together; see the module's text.
 
     Attributes:
-        name: path of the first writer in forward order.
+        name: path of the first writer in forward order, such as ``fc``; ``fc[0:6]`` where only these units are meant.
         size: number of nodes m.
         writers: paths of the modules whose output units the nodes are, in forward order.
         readers: the modules that read the nodes, in forward order.
@@ -83,6 +83,8 @@ class NodeGroup:
         product_macs: multiply-accumulates per node in products of activations (attention).
         held: parameters and buffers with numbers per node outside of layers: position embeddings, scales of branches.
         follows: attributes of modules that must follow a removal, such as ``num_heads``, and how much is a node's.
+        partial: whether writers have other output units, too, which belong to another group or stay; the name then says
+            which ones are meant.
     """
 
     name: str
@@ -95,12 +97,13 @@ class NodeGroup:
     product_macs: int = 0
     held: tuple[Entries, ...] = ()
     follows: Following = ()
+    partial: bool = False
 
     @property
     def plain(self) -> bool:
-        """Whether node i is output unit i of every writer."""
+        """Whether node i is output unit i of every writer, and these have no other units."""
         own = torch.arange(self.size)[:, None]
-        return all(rows.shape == own.shape and bool((rows == own).all()) for rows in self.rows)
+        return not self.partial and all(rows.shape == own.shape and bool((rows == own).all()) for rows in self.rows)
 
     @property
     def recurrent(self) -> bool:

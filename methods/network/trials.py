@@ -64,12 +64,12 @@ class Part(NamedTuple):
     Attributes:
         rows: output units of layers.
         columns: channels of readers.
-        numbers: what attributes of modules then are.
+        less: how much less attributes of modules then are.
     """
 
     rows: Mapping[str, Tensor]
     columns: Mapping[str, Tensor]
-    numbers: Mapping[Attribute, int] = MappingProxyType({})
+    less: Mapping[Attribute, int] = MappingProxyType({})
 
 
 def without(mockup: Mockup, part: Part) -> str | None:
@@ -91,7 +91,7 @@ def without(mockup: Mockup, part: Part) -> str | None:
             raise _Unlike(reader or "the network's output")
 
     try:
-        with resized(mockup.model, part.numbers):
+        with resized(mockup.model, part.less):
             mockup.run(_only(mockup, part.rows), observe)
     except _Unlike as error:
         return f"{error} does not see the remaining nodes as before"
@@ -119,8 +119,11 @@ def each_without(mockup: Mockup, parts: Sequence[Part]) -> list[str | None]:
 
 def together(parts: Sequence[Part]) -> Part:
     """What is kept where all parts are left out at once."""
-    numbers = {attribute: value for part in parts for attribute, value in part.numbers.items()}
-    return Part(_common([part.rows for part in parts]), _common([part.columns for part in parts]), numbers)
+    less: dict[Attribute, int] = defaultdict(int)
+    for part in parts:
+        for attribute, each in part.less.items():
+            less[attribute] += each
+    return Part(_common([part.rows for part in parts]), _common([part.columns for part in parts]), less)
 
 
 def _common(kept: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -136,7 +139,7 @@ def product_macs(mockup: Mockup, part: Part | None = None) -> int:
     """MACs of the products of activations (attention), with only a part of the output units of some layers."""
     part = part or Part({}, {})
     change = _only(mockup, part.rows)
-    with mockup.standing(), mockup.trying(change, lambda _path, _read: None), resized(mockup.model, part.numbers):
+    with mockup.standing(), mockup.trying(change, lambda _path, _read: None), resized(mockup.model, part.less):
         found = products(mockup.model, mockup.example)
     return sum(product.macs for product in found if product.layer not in mockup.passing)
 

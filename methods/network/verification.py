@@ -49,7 +49,7 @@ def require_understood(
     for group in left.values():
         for reader in group.readers:
             readers.setdefault(reader.name, []).append(group.name)
-    rows = {path: own for group in left.values() for path, own in group.of_nodes(kept[group.name])[0].items()}
+    rows = _remaining(model, list(left.values()), kept)
     try:
         double = example.double() if example.is_floating_point() else example
         work, example, before = _started(copy.deepcopy(model).double(), readers, double)
@@ -70,6 +70,20 @@ def require_understood(
                     f"removing nodes of {', '.join(names)} does not equal closing them off; the network's structure is "
                     "not understood"
                 )
+
+
+def _remaining(model: nn.Module, groups: Sequence[NodeGroup], kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """For each layer that writes nodes the output units that stay; parts of them may belong to several groups."""
+    rows: dict[str, Tensor] = {}
+    for group in groups:
+        gone = torch.ones(group.size, dtype=torch.bool)
+        gone[kept[group.name].cpu()] = False
+        for path, own in group.of_nodes(gone.nonzero().flatten())[0].items():
+            left = rows.get(
+                path, torch.arange(len(kind_of(model.get_submodule(path)).matrix(model.get_submodule(path))))
+            )
+            rows[path] = left[~torch.isin(left, own)]
+    return rows
 
 
 def _started(

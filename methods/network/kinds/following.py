@@ -25,7 +25,8 @@ WIDTHS = (
 # queries for each key: follows where queries go and their key stays
 RATIOS = ("num_key_value_groups", "num_queries_per_kv", "n_rep", "queries_per_key")
 
-Attribute = tuple[str, str]  # path of a module, name
+MOST_ALONE = 6  # numbers that are tried one by one
+Attribute = tuple[str, str]  # path of a module, name; of a number in a list with its place
 Following = tuple[tuple[Attribute, int], ...]  # attributes, and how much of each belongs to a node
 
 
@@ -54,21 +55,55 @@ def followings(model: nn.Module, writers: Sequence[str], size: int) -> Iterator[
             return
 
 
+def by_size(model: nn.Module, writers: Sequence[str], sizes: Mapping[int, int]) -> Iterator[Following]:
+    """The same by what the numbers are, whatever they are called; they may lie in lists.
+
+    Args:
+        model: the network.
+        writers: paths of the layers that write the nodes.
+        sizes: numbers of output units, and how many of these belong to a node.
+    """
+    around = 0
+    for path in _around(writers):
+        found = [((path, name), sizes[value]) for name, value in _numbers(model.get_submodule(path)) if value in sizes]
+        if found:
+            yield tuple(found)
+            if len(found) > 1:
+                yield from ((each,) for each in found[:MOST_ALONE])
+            around += 1
+        if around == 2:
+            return
+
+
+def number_of(model: nn.Module, attribute: Attribute) -> int:
+    """The attribute's value."""
+    path, name = attribute
+    return dict(_numbers(model.get_submodule(path)))[name]
+
+
 @contextmanager
-def resized(model: nn.Module, numbers: Mapping[Attribute, int]) -> Iterator[None]:
-    """Inside, these attributes have these values."""
-    before = {(path, name): getattr(model.get_submodule(path), name) for path, name in numbers}
+def resized(model: nn.Module, less: Mapping[Attribute, int]) -> Iterator[None]:
+    """Inside, these attributes are less by so much."""
+    before = {(path, name): vars(model.get_submodule(path))[name.partition("[")[0]] for path, name in less}
     try:
-        follow(model, numbers)
+        follow(model, less)
         yield
     finally:
-        follow(model, before)
+        for (path, name), value in before.items():
+            setattr(model.get_submodule(path), name.partition("[")[0], value)
 
 
-def follow(model: nn.Module, numbers: Mapping[Attribute, int]) -> None:
-    """Set these attributes."""
-    for (path, name), value in numbers.items():
-        setattr(model.get_submodule(path), name, value)
+def follow(model: nn.Module, less: Mapping[Attribute, int]) -> None:
+    """Reduce these attributes by so much."""
+    for (path, name), each in less.items():
+        module = model.get_submodule(path)
+        name, _, place = name.partition("[")
+        value = vars(module)[name]
+        if place:  # a new list: other modules may have the same one
+            at = int(place.removesuffix("]"))
+            setattr(module, name, type(value)(number - each * (n == at) for n, number in enumerate(value)))
+        else:
+            setattr(module, name, value - each)
 
 
 def _around(paths: Sequence[str]) -> Iterator[str]:
@@ -87,3 +122,12 @@ def _number(module: nn.Module, name: str) -> int:
     """An attribute that is a whole number; 0 where it is none."""
     value = vars(module).get(name, 0)
     return value if type(value) is int else 0
+
+
+def _numbers(module: nn.Module) -> Iterator[tuple[str, int]]:
+    """Attributes that are whole numbers, and those in lists as ``name[place]``."""
+    for name, value in vars(module).items():
+        if type(value) is int:
+            yield name, value
+        elif type(value) in (list, tuple):
+            yield from ((f"{name}[{place}]", each) for place, each in enumerate(value) if type(each) is int)
