@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import copy
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,7 +46,8 @@ class Part:
     """A group of nodes, or a layer that is in none.
 
     Attributes:
-        name: path of the group's first writer, or of the layer; empty for the network itself.
+        name: path of the group's first writer, or of the layer, with its units where only some are meant (``fc[0:6]``);
+            empty for the network itself.
         layers: paths of the modules that write and carry the nodes.
         units: nodes, or output units of a layer that is left alone; None where it has none.
         parameters, macs: of ``layers``, for one sample; over all parts they add up to the network's.
@@ -92,23 +93,53 @@ def parts_on(model: nn.Module, example: Tensor, residual: bool) -> list[Part]:
     # a residual stream that is left alone is shown with all of its layers, too
     everything = graph if residual else NetworkGraph(model, example, residual=True)
     reasons = everything.left_alone | graph.left_alone
-    counts = {layer.name: layer for layer in count_layers(model, example)}
-    parts, inside = [], set[str]()
+    shares = _Shares(model, example)
+    parts: list[Part] = []
     for group in everything.groups:
         layers = tuple(dict.fromkeys((*group.writers, *group.carriers)))
-        own = [counts[path] for path in layers if path in counts and path not in inside]
-        inside.update(layers)
-        sums = sum(layer.parameters for layer in own), sum(layer.macs for layer in own)
-        parts.append(Part(group.name, layers, group.size, *sums, reasons.get(group.name, "")))
+        rows = {path: own.numel() for path, own in zip(group.writers, group.rows, strict=True)}
+        parts.append(Part(group.name, layers, group.size, *shares.taken(layers, rows), reasons.get(group.name, "")))
     last = [path for path in call_order(model, example) if find_kind(model.get_submodule(path)) is not None][-1:]
-    for path in dict.fromkeys((*counts, *reasons)):
-        if path not in inside:
-            module, own = model.get_submodule(path), [counts[path]] if path in counts else []
-            reason = reasons.get(path) or (OUTPUT if [path] == last else _reason(module))
-            sums = sum(layer.parameters for layer in own), sum(layer.macs for layer in own)
-            parts.append(Part(path, (path,), _units(module), *sums, reason))
+    for name in dict.fromkeys((*reasons, *shares.left)):
+        path = layer_of(model, name)
+        if path in shares.left or not any(path in part.layers for part in parts):
+            reason = reasons.get(name) or (OUTPUT if [path] == last else _reason(model.get_submodule(path)))
+            units = shares.units.get(path)
+            parts.append(Part(name, (path,), units, *shares.taken((path,), {}), reason))
     order = {path: place for place, (path, _) in enumerate(model.named_modules())}
-    return sorted(parts, key=lambda part: order[part.name])
+    return sorted(parts, key=lambda part: order[layer_of(model, part.name)])
+
+
+def layer_of(model: nn.Module, name: str) -> str:
+    """The path of the layer in the name of a group: ``fc`` of ``fc[0:6]``, of which only some units are meant."""
+    return name if name in dict(model.named_modules()) else name.rpartition("[")[0]
+
+
+class _Shares:
+    """Parameters and MACs of layers that no group has taken yet.
+
+    Attributes:
+        left: for each module its own ones.
+        units: for each layer how many of its output units are left.
+    """
+
+    def __init__(self, model: nn.Module, example: Tensor) -> None:
+        self.left = {layer.name: (layer.parameters, layer.macs) for layer in count_layers(model, example)}
+        self.units = {path: units for path in self.left if (units := _units(model.get_submodule(path))) is not None}
+
+    def taken(self, layers: Sequence[str], rows: Mapping[str, int]) -> tuple[int, int]:
+        """Parameters and MACs of some layers, which are then gone; of those in ``rows`` those of so many units."""
+        total = [0, 0]
+        for path in layers:
+            left, own = self.left.pop(path, (0, 0)), rows.get(path, 0)
+            if own < self.units.get(path, 0) and path in rows:
+                units = self.units[path]
+                taken = left[0] * own // units, left[1] * own // units
+                self.left[path] = left[0] - taken[0], left[1] - taken[1]
+                self.units[path] = units - own
+                left = taken
+            total = [total[0] + left[0], total[1] + left[1]]
+        return total[0], total[1]
 
 
 def _units(module: nn.Module) -> int | None:

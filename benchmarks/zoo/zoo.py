@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 
-from benchmarks.zoo import configured, convolutions, perceptrons, sequences
+from benchmarks.zoo import configured, convolutions, divided, perceptrons, sequences
 from benchmarks.zoo.specimen import Specimen
 
-EVERY = (*perceptrons.SPECIMENS, *convolutions.SPECIMENS, *sequences.SPECIMENS, *configured.SPECIMENS)
+EVERY = (
+    *perceptrons.SPECIMENS,
+    *convolutions.SPECIMENS,
+    *divided.SPECIMENS,
+    *sequences.SPECIMENS,
+    *configured.SPECIMENS,
+)
 
 
 def present() -> list[Specimen]:

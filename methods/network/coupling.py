@@ -14,21 +14,21 @@ branches are added to what has passed by; the two are told apart by experiment t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Container, Mapping
+from collections.abc import Callable, Collection, Container, Iterable, Mapping
 from dataclasses import replace
-from itertools import combinations
+from itertools import chain, combinations
 
 import torch
 from torch import Tensor, nn
 
-from methods.network.components.component import Component, folds
+from methods.network.components.component import PIECES, Component, cuts, folds
 from methods.network.components.labels import block_of, components
 from methods.network.components.shared import apart_from_shared
 from methods.network.held import find_held
 from methods.network.influence import Influence, find_influences
 from methods.network.kinds.balance import unbalanced
 from methods.network.kinds.carriers import find_carrier
-from methods.network.kinds.following import Attribute, by_size, followings, number_of
+from methods.network.kinds.following import Attribute, by_size, dividing, followings, number_of
 from methods.network.kinds.grouped import wide_groups
 from methods.network.mockup import Mockup
 from methods.network.nodes import NodeGroup, Reader
@@ -38,6 +38,7 @@ from methods.network.sharing import cut_alike
 from methods.network.trials import Part, adds, each_without, product_macs, together, without
 from methods.seeds import stream
 
+DRAWS = 20  # of a half that no even division fits by chance
 __all__ = ["NodeGroup", "Reader", "find_groups"]
 
 
@@ -138,10 +139,10 @@ def _tried(
             own = (group, half) if reasons[group.name] is None else _followed(mockup, component, group, half, followed)
             good += [] if own is None else [own]
         if not good and not tried.keys().isdisjoint(names):
-            good = _folded(mockup, component, refusal, followed)
-            if names != [component.writers[0]]:  # one answer for all parts
-                first, *_ = [reasons.pop(name) for name in names]
-                reasons[component.writers[0]] = first
+            good = _divided(mockup, component, refusal, followed)
+            told, *_ = [reasons.pop(name) for name in names] if good or len(names) > 1 else [None]
+            if not good and told is not None:  # one answer for all parts
+                reasons[component.writers[0]] = told
         for group, half in good:
             reasons[group.name] = None
             followed.update(attribute for attribute, _ in group.follows)
@@ -168,20 +169,25 @@ def _followed(
     return None
 
 
-def _folded(
+def _divided(
     mockup: Mockup,
     component: Component,
     refusal: Callable[[NodeGroup], str | None],
     taken: Container[Attribute],
 ) -> list[tuple[NodeGroup, Part]]:
-    """The group of which a node is a unit of every piece of a layer, where its units are divided evenly; else none."""
-    for folded in folds(component):
-        [group] = folded.groups(mockup)
-        if refusal(group) is None:
-            half = _half(mockup, group)
-            own = (group, half) if without(mockup, half) is None else _followed(mockup, folded, group, half, taken)
-            if own is not None:
-                return [own]
+    """Groups of the nodes of a component that a forward pass divides, evenly or where attributes say; else none."""
+    places: Iterable[tuple[int, ...]] = ()
+    if not bool(component.sorts.any()):
+        places = dividing(mockup.model, component.writers, mockup.units(component.writers[0]))
+    for divided in chain(folds(component), cuts(component, places)):
+        groups = [group for group in divided.groups(mockup) if refusal(group) is None]
+        halves = [_half(mockup, group) for group in groups]
+        found = [
+            (group, half) if without(mockup, half) is None else _followed(mockup, divided, group, half, taken)
+            for group, half in zip(groups, halves, strict=True)
+        ]
+        if any(found):
+            return [each for each in found if each is not None]
     return []
 
 
@@ -249,7 +255,11 @@ def _obstacle(mockup: Mockup, group: NodeGroup, borrowed: Mapping[str, str]) -> 
 
 def _half(mockup: Mockup, group: NodeGroup) -> Part:
     """Half of the nodes: the output units of its writers, and the channels that its readers and carriers then see."""
-    kept = torch.randperm(group.size, generator=stream(0, "half", group.name))[: (group.size + 1) // 2].sort().values
+    generator = stream(0, "half", group.name)
+    for _ in range(DRAWS):
+        kept = torch.randperm(group.size, generator=generator)[: (group.size + 1) // 2].sort().values
+        if not any(_even(kept, group.size, pieces) for pieces in PIECES):
+            break
     if group.size > 3 and bool((kept.diff() == kept.diff()[0]).all()):
         kept = torch.cat([kept[:1], kept[-1:]])  # a regular half could fit a structure by chance
     gone = torch.ones(group.size, dtype=torch.bool)
@@ -260,6 +270,11 @@ def _half(mockup: Mockup, group: NodeGroup) -> Part:
     rows |= {name: _others(mockup.held[name].size, own) for name, own in group.held_of(lost).items()}
     columns = {path: _others(mockup.channels(path), own) for path, own in columns.items()}
     return Part(rows, columns, {attribute: each * len(lost) for attribute, each in group.follows})
+
+
+def _even(kept: Tensor, size: int, pieces: int) -> bool:
+    """Whether a division of the nodes into equal pieces could also be one of those that are kept."""
+    return size % pieces == 0 and int((kept < size // pieces).sum()) == -(len(kept) // -pieces)
 
 
 def _lost(mockup: Mockup, group: NodeGroup, half: Part) -> int:

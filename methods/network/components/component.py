@@ -9,8 +9,8 @@ the same place in each piece are then one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 
@@ -36,6 +36,7 @@ class Component:
         size: number of nodes, in the order of the writers' output units.
         rows, channels, held: what belongs to which node: output units of writers, input channels of readers and
             carriers, entries of what is held.
+        pieces: of each node the number of the piece of its layer that it is in, where these count as different sorts.
     """
 
     writers: tuple[str, ...]
@@ -43,11 +44,13 @@ class Component:
     rows: Members
     channels: Members
     held: Members
+    pieces: Tensor | None = None
 
     @cached_property
     def sorts(self) -> Tensor:
         """(size,) numbers from 0: those of two nodes are equal if every module has as many members of either."""
         counts = [torch.bincount(own[:, 1], minlength=self.size) for own in self._members()]
+        counts += [] if self.pieces is None else [self.pieces]
         found = torch.stack(counts, 1).unique(dim=0, return_inverse=True)[1]
         first = {sort: number for number, sort in enumerate(dict.fromkeys(found.tolist()))}
         return torch.tensor([first[sort] for sort in found.tolist()])
@@ -124,6 +127,21 @@ def folds(component: Component) -> Iterator[Component]:
             folded = component.folded(pieces)
             if not bool(folded.sorts.any()):
                 yield folded
+
+
+def cuts(component: Component, places: Iterable[Sequence[int]]) -> Iterator[Component]:
+    """The same nodes, told apart by where they are in the first layer.
+
+    Args:
+        component: of nodes of a single sort.
+        places: each time the output units at which a piece ends and another one begins.
+    """
+    own = component.rows[component.writers[0]]
+    first = torch.full((component.size,), len(own)).scatter_reduce(0, own[:, 1], own[:, 0], "amin")
+    for each in places:
+        pieces = torch.bucketize(first, torch.tensor(each), right=True)
+        if len(pieces.unique()) > 1:
+            yield replace(component, pieces=pieces)
 
 
 def runs(sorts: Sequence[int], sort: int) -> dict[int, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 
 from torch import nn
 
@@ -73,6 +74,20 @@ def by_size(model: nn.Module, writers: Sequence[str], sizes: Mapping[int, int]) 
             around += 1
         if around == 2:
             return
+
+
+def dividing(model: nn.Module, writers: Sequence[str], units: int) -> Iterator[tuple[int, ...]]:
+    """Where a forward pass may divide ``units`` output units: lists that add up to them, or a number below them."""
+    for path in list(_around(writers))[:2]:
+        module = model.get_submodule(path)
+        numbers = dict(_numbers(module))
+        whole = [name for name in vars(module) if f"{name}[1]" in numbers]
+        for name in whole:
+            value = vars(module)[name]
+            if all(type(each) is int and each > 0 for each in value) and sum(value) == units:
+                yield tuple(accumulate(value[:-1]))
+        single = dict.fromkeys(value for name, value in numbers.items() if 0 < value < units and "[" not in name)
+        yield from ((value,) for value in list(single)[:MOST_ALONE])
 
 
 def number_of(model: nn.Module, attribute: Attribute) -> int:
