@@ -22,7 +22,7 @@ from methods.network.parameters import bias_of, weight_of
 
 
 class Kind(ABC):
-    """One kind of layer; objects have no state, modules are passed in.
+    """One kind of layer; modules are passed in, and objects hold nothing but what the layout of a weight depends on.
 
     Attributes:
         channel: dimension of the channels in what a module reads and returns.
@@ -37,6 +37,10 @@ class Kind(ABC):
     def owns(self, module: nn.Module) -> bool:
         """Whether ``module`` is of this kind. A subclass with a ``forward`` of its own is not: it is opaque."""
 
+    def of(self, module: nn.Module) -> Kind:
+        """The kind as it is for ``module``, where layouts differ within a kind."""
+        return self
+
     # --- the weight --------------------------------------------------------------------------------------------------
 
     def as_matrix(self, stored: Tensor) -> Tensor:
@@ -48,7 +52,7 @@ class Kind(ABC):
         return matrix
 
     def matrix(self, module: nn.Module) -> Tensor:
-        """(out, in / groups, *kernel) view of the weight: writing into it writes the weight."""
+        """(out, in / groups, *kernel) view of the weight; writing into it writes the weight unless it is a copy."""
         return self.as_matrix(weight_of(module))
 
     def stored_like(self, module: nn.Module, matrix: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ class Convolution(Kind):
         Raises:
             ValueError: if not every group loses as many output units.
         """
-        _in_groups(gone, self.units(module), self.groups(module), "output units")
+        in_groups(gone, self.units(module), self.groups(module), "output units")
         super().cut_outputs(module, gone)
 
     def cut_inputs(self, module: nn.Module, gone: Tensor) -> None:
@@ -81,7 +81,7 @@ class Convolution(Kind):
             ValueError: if not every group loses as many input channels.
         """
         groups = self.groups(module)
-        stays = _in_groups(gone, self.inputs(module), groups, "input channels")
+        stays = in_groups(gone, self.inputs(module), groups, "input channels")
         if groups == 1:
             take(module, ("weight",), 1, gone)
         else:
@@ -128,7 +128,7 @@ def _sides(module: AnyConvolution) -> list[tuple[int, int]]:
     return [(total // 2, total - total // 2) for total in around]
 
 
-def _in_groups(gone: Tensor, size: int, groups: int, what: str) -> list[Tensor]:
+def in_groups(gone: Tensor, size: int, groups: int, what: str) -> list[Tensor]:
     """For each group the indices that stay, counted within it."""
     stays = torch.ones(size, dtype=torch.bool)
     stays[gone.cpu()] = False

@@ -32,7 +32,7 @@ def _below(kind: type) -> set[type]:
 
 def find_kind(module: nn.Module) -> Kind | None:
     """The kind of ``module``; None if it is no layer, or one that computes something of its own."""
-    return next((kind for kind in all_kinds() if kind.owns(module)), None)
+    return next((kind.of(module) for kind in all_kinds() if kind.owns(module)), None)
 
 
 def kind_of(module: nn.Module) -> Kind:
@@ -54,7 +54,10 @@ def is_layer(module: nn.Module) -> bool:
 
 
 def matrix_of(module: nn.Module) -> Tensor:
-    """(out, in / groups, *kernel) view of a layer's weight, whatever its kind; writing into it writes the weight."""
+    """(out, in / groups, *kernel) view of a layer's weight, whatever its kind.
+
+    Writing into it writes the weight, but for transposed convolutions of several groups.
+    """
     return kind_of(module).matrix(module)
 
 

@@ -19,7 +19,8 @@ from torch.nn.utils import skip_init
 
 from methods.network.kinds.base import Kind, runs
 from methods.network.kinds.convolution import CLASSES as PLAIN
-from methods.network.kinds.cutting import take
+from methods.network.kinds.convolution import in_groups
+from methods.network.kinds.cutting import replace, take
 from methods.network.parameters import weight_of
 
 AnyTransposed = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
@@ -30,12 +31,18 @@ FUNCTIONS: tuple[Callable[..., Tensor], ...] = (
 
 
 class _Transposed(Kind):
-    """Transposed convolutions of one group, whose weight is stored as (in, out, *kernel).
+    """Transposed convolutions, whose weight is stored as (in, out / groups, *kernel).
 
-    Of several groups they are carriers only (:mod:`methods.network.kinds.grouped`).
+    Where nodes are removed those of several groups are carriers (:mod:`methods.network.kinds.grouped`).
+
+    Args:
+        number: of groups, which the layout of the weight depends on.
     """
 
     channel = 1
+
+    def __init__(self, number: int = 1) -> None:
+        self.number = number
 
     @property
     @abstractmethod
@@ -43,16 +50,32 @@ class _Transposed(Kind):
         """Of the kernel."""
 
     def owns(self, module: nn.Module) -> bool:
-        """Those of one group and subclasses that compute the same."""
-        return runs(module, CLASSES[self.dimensions - 1]) and transposed(module).groups == 1
+        """Those of the class and of subclasses that compute the same."""
+        return runs(module, CLASSES[self.dimensions - 1])
+
+    def of(self, module: nn.Module) -> Kind:
+        """The kind with the module's number of groups."""
+        groups = transposed(module).groups
+        return self if groups == self.number else type(self)(groups)
+
+    def groups(self, module: nn.Module) -> int:
+        """Those of the convolution."""
+        return transposed(module).groups
 
     def as_matrix(self, stored: Tensor) -> Tensor:
-        """(..., out, in, *kernel)."""
-        return stored.transpose(-2 - self.dimensions, -1 - self.dimensions)
+        """(..., out, in / groups, *kernel); a copy where there are several groups."""
+        return self._turned(stored)
 
     def as_stored(self, matrix: Tensor) -> Tensor:
-        """(..., in, out, *kernel)."""
-        return matrix.transpose(-2 - self.dimensions, -1 - self.dimensions)
+        """(..., in, out / groups, *kernel)."""
+        return self._turned(matrix)
+
+    def _turned(self, weight: Tensor) -> Tensor:
+        """Inputs and outputs of each group change places."""
+        first, second = -2 - self.dimensions, -1 - self.dimensions
+        if self.number == 1:
+            return weight.transpose(first, second)
+        return weight.unflatten(first, (self.number, -1)).transpose(first, second).flatten(first - 1, first)
 
     def patches(self, module: nn.Module, read: Tensor) -> Tensor:
         """(n, in x kernel, T) with T output positions."""
@@ -90,7 +113,7 @@ class _Transposed(Kind):
         own = transposed(module)
         convolve = FUNCTIONS[len(own.kernel_size) - 1]
         weight = self.as_stored(matrix)
-        return convolve(read, weight, None, own.stride, own.padding, own.output_padding, 1, own.dilation)
+        return convolve(read, weight, None, own.stride, own.padding, own.output_padding, own.groups, own.dilation)
 
     @torch.no_grad()
     def like(self, module: nn.Module, matrix: Tensor, bias: Tensor | None, *, pointwise: bool = False) -> nn.Module:
@@ -106,19 +129,31 @@ class _Transposed(Kind):
             made, inputs, out, tuple(kernel), bias=bias is not None, device=old.device, dtype=old.dtype,
             **({} if pointwise else geometry),
         )  # fmt: skip
-        weight_of(layer).copy_(matrix if pointwise else self.as_stored(matrix))
+        weight_of(layer).copy_(matrix if pointwise else matrix.transpose(0, 1))
         if isinstance(layer.bias, Tensor) and bias is not None:
             layer.bias.copy_(bias)
         return layer.train(module.training)
 
     def cut_outputs(self, module: nn.Module, gone: Tensor) -> None:
-        """The second dimension of the stored weight."""
-        take(module, ("weight",), 1, gone)
+        """The second dimension of the stored weight; each group loses its own.
+
+        Raises:
+            ValueError: if not every group loses as many output units.
+        """
+        stays = in_groups(gone, self.units(module), self.number, "output units")
+        parts = weight_of(module).detach().chunk(self.number)
+        left = [part[:, kept.to(part.device)] for part, kept in zip(parts, stays, strict=True)]
+        replace(module, "weight", torch.cat(left))
         take(module, ("bias",), 0, gone)
         self.resize(module)
 
     def cut_inputs(self, module: nn.Module, gone: Tensor) -> None:
-        """The first dimension of the stored weight."""
+        """The first dimension of the stored weight.
+
+        Raises:
+            ValueError: if not every group loses as many input channels.
+        """
+        in_groups(gone, self.inputs(module), self.number, "input channels")
         take(module, ("weight",), 0, gone)
         self.resize(module)
 

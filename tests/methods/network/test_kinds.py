@@ -106,19 +106,25 @@ def test_a_convolution_of_any_geometry_is_its_matrix_times_its_patches(
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.booleans(),
+    st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.integers(1, 3), st.booleans(),
     st.lists(st.tuples(*[st.integers(1, 3)] * 3, st.integers(0, 2), st.integers(0, 2)), min_size=3, max_size=3),
     st.integers(0, 2**31),
 )  # fmt: skip
 def test_a_transposed_convolution_of_any_geometry_is_its_matrix_times_its_patches(
-    dimensions, inputs, outputs, bias, geometry, seed
+    dimensions, groups, inputs, outputs, bias, geometry, seed
 ):
     torch.manual_seed(seed)
     kernel, stride, dilation, padding, more = (tuple(each[:dimensions]) for each in zip(*geometry, strict=True))
     more = tuple(min(extra, max(one, other) - 1) for extra, one, other in zip(more, stride, dilation, strict=True))
-    module = TRANSPOSED[dimensions - 1](inputs, outputs, kernel, stride, padding, more, 1, bias, dilation)
-    read = seeded(2, inputs, *[5, 6, 7][:dimensions], seed=seed)
+    channels = groups * inputs, groups * outputs
+    module = TRANSPOSED[dimensions - 1](*channels, kernel, stride, padding, more, groups, bias, dilation)
+    read = seeded(2, channels[0], *[5, 6, 7][:dimensions], seed=seed)
     assert_contract(module, read)
+    before, kind = module.weight.clone(), kind_of(module)
+    matrix = kind.matrix(module).clone()
+    module.weight.zero_()
+    kind.write(module, matrix.flatten(1))
+    assert torch.equal(module.weight, before)
     assert kind_of(module).positions(module, module(read.double())) == len(read) * read[0, 0].numel()
 
 
