@@ -76,7 +76,7 @@ def parts_of(
     """
     random = stream(seed, "groups")
     example = torch.randn(2, *shape, generator=random) if tokens is None else tokens.probe(2, shape[0], random)
-    return parts_on(model, example, residual)
+    return parts_on(model, example.to(next(model.parameters()).device), residual)
 
 
 def parts_on(model: nn.Module, example: Tensor, residual: bool) -> list[Part]:

@@ -119,8 +119,8 @@ def pytest_collection_modifyitems(config, items):
         emulated = config.getoption("--device") == "emulated"
 
         def applies(item):
-            trains = "accelerator" in item.fixturenames
-            return "device" in item.fixturenames and not (emulated and trains) and not item.get_closest_marker("cpu")
+            real = "accelerator" in item.fixturenames or item.get_closest_marker("hardware")
+            return "device" in item.fixturenames and not (emulated and real) and not item.get_closest_marker("cpu")
 
         left = [item for item in items if not applies(item)]
         items[:] = [item for item in items if applies(item)]

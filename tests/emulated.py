@@ -8,6 +8,7 @@ all operators.
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 from typing import Any
 
@@ -61,6 +62,15 @@ class Elsewhere(Tensor):
     def __repr__(self, **options):
         return f"{type(self).__name__}({self.raw})"
 
+    @property
+    def data(self):
+        return self.detach()
+
+    @data.setter
+    def data(self, value):
+        Tensor.data.__set__(self, value)
+        self.raw = value.raw
+
     def tolist(self):
         return self.raw.tolist()
 
@@ -86,7 +96,7 @@ def compute(function: Any, arguments: tuple, options: dict) -> Any:
     flat = pytree.tree_leaves((arguments, options))
     there = [value for value in flat if isinstance(value, Elsewhere)]
     name = function._schema.name
-    checked = pytree.tree_leaves((arguments[2:3],)) if name in INDEXING and there[:1] == [arguments[0]] else flat
+    checked = pytree.tree_leaves((arguments[2:3],)) if name in INDEXING and there and there[0] is arguments[0] else flat
     left = [v for v in checked if isinstance(v, Tensor) and not isinstance(v, Elsewhere) and v.ndim]
     if left and there and name not in MOVING:
         shape = tuple(left[0].shape)
@@ -148,4 +158,10 @@ def install() -> list[torch.library.Library]:
     torch.tensor, torch.as_tensor = _moved(torch.tensor), _moved(torch.as_tensor)
     # Module.double() would put the new numbers behind the same tensor, which this class cannot follow
     torch.__future__.set_overwrite_module_params_on_conversion(True)
+    # inference mode counts versions of views where no Python can follow; what else it refuses is seen on the CPU
+    torch.inference_mode = _without_gradients
     return [everything, own]
+
+
+def _without_gradients(mode: Any = True) -> Any:
+    return torch.no_grad()(mode) if callable(mode) else torch.no_grad() if mode else nullcontext()

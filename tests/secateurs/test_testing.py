@@ -29,7 +29,7 @@ class Sound(secateurs.Selection[secateurs.NodeLayer]):
 
 class NotFinite(Sound):
     def scores(self, layer):
-        return super().scores(layer).index_fill(0, torch.tensor([0]), torch.nan)
+        return super().scores(layer).index_fill(0, torch.tensor([0], device=layer.incoming.device), torch.nan)
 
 
 class WrongShape(Sound):

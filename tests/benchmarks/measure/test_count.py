@@ -96,6 +96,7 @@ class Attention(nn.Module):
         return self.out(functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
+@pytest.mark.hardware("an emulated device has no fused attention")
 def test_attention_products():
     layers = by_name(Attention(), 5, 8)
     assert {name: layer.macs for name, layer in layers.items()} == {
@@ -117,6 +118,7 @@ def test_transformer_layers_in_spite_of_their_fast_path():
     assert torch.backends.mha.get_fastpath_enabled()
 
 
+@pytest.mark.hardware("an emulated device has no fused recurrent cells")
 @pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
 def test_recurrent_steps(kind, gates):
     network = kind(4, 6, batch_first=True)

@@ -76,6 +76,7 @@ class TwoLayers(torch.nn.Module):
         return self.two(self.one(x).relu())
 
 
+@pytest.mark.cpu("the zoo is examined on the CPU")
 def test_an_examination_finds_what_is_wrong(tmp_path, monkeypatch):
     """Columns of a reader that are cut at the wrong place are seen in the outputs, a missing bias in the cost."""
     specimen = Specimen("two layers", "", TwoLayers, vectors(6))

@@ -39,7 +39,8 @@ def chain(widths, positions):
 @given(sizes, st.integers(0, 10_000), st.floats(-7, 0), st.lists(st.sampled_from([1, 4, 9]), min_size=4, max_size=4))
 def test_the_best_counts_are_those_of_all_allocations(sizes, seed, exponent, positions):
     generator = torch.Generator().manual_seed(seed)
-    gains = [torch.rand(m, generator=generator, dtype=torch.float64).pow(3).sort(descending=True).values for m in sizes]
+    drawn = [torch.rand(m, generator=generator, dtype=torch.float64) for m in sizes]
+    gains = [gain.cpu().pow(3).sort(descending=True).values for gain in drawn]  # counting is done on the CPU
     names, least = [str(number) for number in range(len(sizes))], [1] * len(sizes)
     prices = CoupledPrices(names, gains, least, chain(sizes, positions))
     every = list(itertools.product(*(range(1, m + 1) for m in sizes)))

@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
-from torch.func import functional_call, hessian
+from torch.autograd.functional import hessian
+from torch.func import functional_call
 
 from methods.curvature.hessian import HessianProduct, hutchinson_diagonal, spectral_radius, spectral_radius_gradient
 from methods.errors import BadInput
@@ -199,8 +200,8 @@ def test_sampled_labels_estimate_the_gauss_newton_matrix():
     repeated = Calibration(inputs.repeat(5000, 1), torch.zeros(20_000, dtype=torch.long), torch.arange(20_000))
     h = fisher_diagonal(model, [""], repeated, Samples(labels="sampled"))[""]
     labels = torch.zeros(4, dtype=torch.long)
-    exact = hessian(lambda w: sample_losses(functional_call(model, {"weight": w}, (inputs,)), labels).mean())(
-        model.weight.detach()
+    exact = hessian(
+        lambda w: sample_losses(functional_call(model, {"weight": w}, (inputs,)), labels).mean(), model.weight.detach()
     )
     torch.testing.assert_close(h.flatten(), exact.reshape(9, 9).diagonal(), rtol=0.1, atol=0.005)
 
@@ -220,7 +221,7 @@ def small_loss():
         return nn.functional.cross_entropy(functional_call(model, named, (inputs,)), labels)
 
     flat = torch.cat([parameter.detach().flatten() for parameter in parameters])
-    return nn.functional.cross_entropy(model(inputs), labels), parameters, hessian(of)(flat)
+    return nn.functional.cross_entropy(model(inputs), labels), parameters, hessian(of, flat)
 
 
 def test_products_equal_the_explicit_hessian():
@@ -288,7 +289,7 @@ def test_radius_gradient_equals_finite_differences(sign):
         return sign * ((w[0] * w[1]).sin() * w[2] ** 2 + 3 * w[0] ** 4 + w[1] ** 2 * w[2])
 
     def radius_at(w):
-        return torch.linalg.eigvalsh(hessian(loss_at)(w)).abs().max()
+        return torch.linalg.eigvalsh(hessian(loss_at, w)).abs().max()
 
     w = torch.tensor([0.7, -0.4, 0.9], dtype=torch.float64, requires_grad=True)
     product = HessianProduct(loss_at(w), [w])

@@ -41,7 +41,8 @@ def samples(width=4, count=20, seed=3):
 
 
 def box(width=4):
-    return torch.zeros(width, dtype=torch.float64), torch.ones(width, dtype=torch.float64)
+    """Bounds are found on the CPU."""
+    return torch.zeros(width, dtype=torch.float64, device="cpu"), torch.ones(width, dtype=torch.float64, device="cpu")
 
 
 def points(width=4, count=4000, seed=9):
@@ -77,7 +78,7 @@ def test_bounds_hold_everywhere_and_relaxation_is_never_wider(seed):
     for number, layer in enumerate(layers):
         wide = interval(layer, after_relu(wide) if number else box())
         tight = relaxed(layers[: number + 1], boxes, box())
-        reached = forward(layers[: number + 1], points())
+        reached = forward(layers[: number + 1], points().cpu())
         for low, high in (wide, tight):
             assert bool((low <= reached.min(0).values + 1e-9).all()) and bool(
                 (high >= reached.max(0).values - 1e-9).all()
@@ -116,7 +117,7 @@ def test_the_integer_programme_finds_the_largest_value(seed):
     for unit in range(2):
         best = -float("inf")
         for pattern in itertools.product([0.0, 1.0], repeat=5):
-            sign = torch.tensor(pattern).double()
+            sign = torch.tensor(pattern).double().cpu()
             weight = (last.weight[unit] * sign) @ first.weight
             constant = float(last.bias[unit] + (last.weight[unit] * sign) @ first.bias)
             side = (1 - 2 * sign)[:, None] * first.weight  # open: -z <= 0; closed: z <= 0
@@ -129,7 +130,7 @@ def test_the_integer_programme_finds_the_largest_value(seed):
 def test_without_time_nothing_is_claimed():
     layers = chain_of(network(1, widths=(6, 30, 30, 3)), samples(6).inputs)
     boxes = [interval(layers[0], box(6))]
-    found = states_on(box(6), layers[:1], boxes, layers[1], Clock(0.0), samples(6).inputs[:1])
+    found = states_on(box(6), layers[:1], boxes, layers[1], Clock(0.0), samples(6).inputs[:1].cpu())
     assert UNKNOWN in found.states and found.proved["by_programme"] == 0
 
 
@@ -137,8 +138,8 @@ def test_without_time_nothing_is_claimed():
 def test_states_are_true(seed):
     layers = chain_of(network(seed, shift=2.0), samples().inputs)
     boxes = [interval(layers[0], box())]
-    found = states_on(box(), layers[:1], boxes, layers[1], Clock(60.0), samples().inputs)
-    reached = forward(layers[:2], points())
+    found = states_on(box(), layers[:1], boxes, layers[1], Clock(60.0), samples().inputs.cpu())
+    reached = forward(layers[:2], points().cpu())
     for unit, state in enumerate(found.states):
         low, high = float(reached[:, unit].min()), float(reached[:, unit].max())
         assert (state == CLOSED) <= (high <= 1e-6) and (state == OPEN) <= (low >= -1e-6)
@@ -237,13 +238,13 @@ def test_on_calibration_data_only_is_said_so_and_can_differ_elsewhere():
 
 def test_combinations_are_exact_or_not_made():
     weight = noise(3, 5, dtype=torch.float64)
-    rows = torch.cat([weight, (weight[0] + 2 * weight[1])[None], torch.zeros(1, 5, dtype=torch.float64)])
+    rows = torch.cat([weight, (weight[0] + 2 * weight[1])[None], torch.zeros(1, 5, dtype=torch.float64)]).cpu()
     basis, combined = dependent(rows, range(5))
     assert len(basis) == 3 and set(basis) | set(combined) == set(range(5))
     for unit, coefficients in combined.items():
         assert torch.allclose(coefficients @ rows[basis], rows[unit], atol=1e-9)
     assert dependent(rows, []) == ([], {})
-    near = torch.cat([weight, weight[:1] + 1e-6 * noise(1, 5, seed=1, dtype=torch.float64)])
+    near = torch.cat([weight, weight[:1] + 1e-6 * noise(1, 5, seed=1, dtype=torch.float64)]).cpu()
     assert dependent(near, range(4))[1] == {}  # independent, if hardly
 
 

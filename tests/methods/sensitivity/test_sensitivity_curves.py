@@ -176,7 +176,7 @@ def test_no_other_counts_of_weights_cost_no_more_and_lose_less():
     damages, members = spent(layers, MagnitudeSelection(unit="edge"), lambda counts: cost(counts).of("keep"))
     first, second = (damages[layer.name] for layer in layers)
     total = first[1:, None] + second[1:]
-    weights = torch.arange(1, len(first))[:, None] + torch.arange(1, len(second))
+    weights = (torch.arange(1, len(first))[:, None] + torch.arange(1, len(second))).cpu()  # as the tables are
     assert len(members) > 3
     for counts in members:
         own = sum(float(damages[name][k]) for name, k in counts.items())

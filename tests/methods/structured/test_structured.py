@@ -52,9 +52,9 @@ def read_of(model, index, data):
 @pytest.mark.verifies("fpgm", by="brute force")
 def test_fpgm_sums_the_distances_between_filters():
     for layer in views():
-        rows = layer.incoming.numpy()
+        rows = layer.incoming.cpu().numpy()
         wanted = [sum(numpy.linalg.norm(a - b) for b in rows) for a in rows]
-        assert FPGMSelection().scores(layer).numpy() == pytest.approx(wanted)
+        assert FPGMSelection().scores(layer).cpu().numpy() == pytest.approx(wanted)
 
 
 def test_equal_filters_are_at_distance_zero():
@@ -143,7 +143,7 @@ def test_channel_independence_is_the_nuclear_norm_that_a_row_adds(seed, m, p, n)
     for i in range(m):
         without = maps.clone()
         without[:, i] = 0
-        norms = [numpy.linalg.norm(a.numpy(), "nuc") - numpy.linalg.norm(b.numpy(), "nuc")
+        norms = [numpy.linalg.norm(a.cpu().numpy(), "nuc") - numpy.linalg.norm(b.cpu().numpy(), "nuc")
                  for a, b in zip(maps, without, strict=True)]  # fmt: skip
         wanted.append(sum(norms) / n)
     assert independence(maps).tolist() == pytest.approx(wanted, abs=1e-5)
@@ -172,7 +172,7 @@ def test_hrank_averages_the_ranks_of_the_maps():
         (second, read_of(model, 6, data).view(-1, 4, 3, 3)),
         (third, read_of(model, 8, data)[:, :, None, None]),
     ):
-        ranks = numpy.mean([[numpy.linalg.matrix_rank(one.numpy()) for one in sample] for sample in read], 0)
+        ranks = numpy.mean([[numpy.linalg.matrix_rank(one.cpu().numpy()) for one in sample] for sample in read], 0)
         assert HRankSelection().scores(layer).tolist() == pytest.approx(ranks)
     scores = HRankSelection().scores(first)
     assert scores[1] == 1 and scores[2] == 0
