@@ -16,6 +16,7 @@ from methods.errors import BadInput, Unreachable
 from methods.selection import AnySelection, Seen, Selection, require_exact
 
 RESTRUCTURED = ("eigen", "block", "exact", "rank")  # units of selections that make the smaller network by themselves
+MOST_REASONS, MOST_NAMES = 6, 8  # that an error names
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,21 @@ def naming(left_alone: Mapping[str, str]) -> Iterator[None]:
     except Unreachable as error:
         if not left_alone:
             raise
-        first, *others = left_alone.items()
-        more = f", and {len(others)} more" if others else ""
-        hint = f"left alone: {first[0]} ({first[1]}){more}; see python -m benchmarks.groups"
+        hint = f"left alone: {told(left_alone)}; see python -m benchmarks.groups"
         raise Unreachable(f"{error}\n{hint}") from None
+
+
+def told(left_alone: Mapping[str, str]) -> str:
+    """Layer by layer why it was left alone, layers with the same reason together; in one line."""
+    by_reason: dict[str, list[str]] = {}
+    for path, reason in left_alone.items():
+        by_reason.setdefault(reason, []).append(path)
+    parts = []
+    for reason, (first, *others) in list(by_reason.items())[:MOST_REASONS]:
+        names = ", ".join(others[:MOST_NAMES]) + (f" and {len(others) - MOST_NAMES} more" * (len(others) > MOST_NAMES))
+        parts.append(f"{first} ({reason})" + (f", as are {names}" if others else ""))
+    rest = sum(len(paths) for paths in list(by_reason.values())[MOST_REASONS:])
+    return "; ".join(parts) + (f"; and {rest} more" if rest else "")
 
 
 def exactly(

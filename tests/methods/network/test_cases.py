@@ -13,6 +13,7 @@ from methods.errors import BadInput, Skipped
 from methods.layers.statistics import Calibration
 from methods.network.graph import NetworkGraph, gated
 from methods.pruner import Pruner
+from methods.pruning.checks import told
 
 IMAGES = torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(3))
 
@@ -281,3 +282,9 @@ def test_a_budget_that_cannot_be_reached_names_what_is_left_alone():
     samples = Calibration(IMAGES, torch.zeros(len(IMAGES), dtype=torch.long), torch.arange(len(IMAGES)))
     with pytest.raises(BadInput, match=r"cannot be reached: .*\nleft alone: embed \(residual stream"):
         Pruner(MagnitudeSelection("node")).prune(made(gated_perceptron), samples, Budget("compression", 50))
+
+
+def test_all_layers_that_are_left_alone_are_named_with_the_reason_those_with_the_same_one_together():
+    assert told({"a": "why", "b": "other", "c": "why", "d": "why"}) == "a (why), as are c, d; b (other)"
+    assert told({f"{n}": "why" for n in range(11)}) == "0 (why), as are 1, 2, 3, 4, 5, 6, 7, 8 and 2 more"
+    assert told({f"{n}": f"why {n}" for n in range(8)}).endswith("; 5 (why 5); and 2 more")
