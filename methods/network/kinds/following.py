@@ -65,15 +65,13 @@ def by_size(model: nn.Module, writers: Sequence[str], sizes: Mapping[int, int]) 
         sizes: numbers of output units, and how many of these belong to a node.
     """
     around = 0
-    for path in _around(writers):
+    for path in (*_around(writers), *_unflattening(model)):
         found = [((path, name), sizes[value]) for name, value in _numbers(model.get_submodule(path)) if value in sizes]
-        if found:
+        if found and (around < 2 or isinstance(model.get_submodule(path), nn.Unflatten)):
             yield tuple(found)
             if len(found) > 1:
                 yield from ((each,) for each in found[:MOST_ALONE])
             around += 1
-        if around == 2:
-            return
 
 
 def dividing(model: nn.Module, writers: Sequence[str], units: int) -> Iterator[tuple[int, ...]]:
@@ -137,6 +135,11 @@ def _number(module: nn.Module, name: str) -> int:
     """An attribute that is a whole number; 0 where it is none."""
     value = vars(module).get(name, 0)
     return value if type(value) is int else 0
+
+
+def _unflattening(model: nn.Module) -> Iterator[str]:
+    """Paths of modules that bring a vector into a shape, behind the layer that writes it and not around it."""
+    yield from (path for path, module in model.named_modules() if isinstance(module, nn.Unflatten))
 
 
 def _numbers(module: nn.Module) -> Iterator[tuple[str, int]]:

@@ -147,3 +147,18 @@ def test_half_of_a_chunk_is_no_group_by_chance():
         [group] = NetworkGraph(model, X[:2]).groups
         assert (group.size, group.width) == (units // 2, 2)
         assert torch.equal(group.rows[0], torch.arange(units).view(2, -1).T)
+
+
+def test_the_shape_that_a_vector_is_brought_into_follows():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        layers = nn.Linear(8, 32), nn.Unflatten(1, (8, 2, 2)), nn.ReLU(), nn.ConvTranspose2d(8, 4, 2), nn.Flatten()
+        model = nn.Sequential(*layers, nn.Linear(36, 3)).eval()
+    graph = NetworkGraph(model, X[:2])
+    assert {group.name: (group.size, group.width) for group in graph.groups} == {"0": (8, 4), "3": (4, 1)}
+    kept = {"0": torch.tensor([0, 2, 3, 7, 5]).sort().values}
+    with torch.no_grad(), gated(model, graph.groups, kept):
+        masked = model(X)
+    graph.remove(graph.find("0"), kept["0"])
+    assert model[1].unflattened_size == (5, 2, 2)
+    assert torch.allclose(model(X), masked, atol=1e-5)
