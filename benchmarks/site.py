@@ -35,6 +35,9 @@ STYLE = """\
 .md-typeset a { text-decoration: underline; }
 [data-md-color-scheme] {
   --md-code-hl-comment-color: var(--md-code-fg-color);
+  --md-code-hl-operator-color: var(--md-code-fg-color);
+  --md-code-hl-punctuation-color: var(--md-code-fg-color);
+  --md-code-hl-variable-color: var(--md-code-fg-color);
   --md-footer-fg-color--light: #ffffff;
   --md-footer-fg-color--lighter: #dddddd;
 }

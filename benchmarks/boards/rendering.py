@@ -75,21 +75,32 @@ PAGE = """<!doctype html>
 <title>{title}</title>
 <style>
 :root {{ color-scheme: light dark; }}
-body {{ font: 15px/1.5 system-ui, sans-serif; margin: 1rem auto; max-width: 75rem; padding: 0 1rem; }}
-.scroll {{ overflow-x: auto; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
-.title {{ font-weight: 600; margin: 2rem 0 .25rem; }}
+body {{ font: 15px/1.5 system-ui, sans-serif; margin: 1rem auto; max-width: 84rem; padding: 0 1rem; }}
+.scroll {{ overflow: auto; max-height: 85vh; }}
+table {{ border-collapse: separate; border-spacing: 0; font-variant-numeric: tabular-nums; font-size: .9rem; }}
+.title {{ font-weight: 600; margin: 2rem 0 .25rem; overflow-wrap: anywhere; }}
 th, td {{ padding: .2rem .6rem; border-bottom: 1px solid color-mix(in srgb, currentColor 20%, transparent); }}
-.number {{ text-align: right; }}
-.words {{ text-align: left; }}
-.short {{ white-space: nowrap; }}
-.note {{ margin: .2rem 0; font-size: .85rem; }}
+thead th {{ position: sticky; top: 0; background: Canvas; white-space: nowrap; }}
+.number {{ text-align: right; white-space: nowrap; }}
+.words {{ text-align: left; min-width: 12rem; }}
+.short {{ min-width: 0; white-space: nowrap; }}
+.note {{ margin: .2rem 0; font-size: .85rem; overflow-wrap: anywhere; }}
+@media print {{
+  :root {{ color-scheme: light; }}
+  @page {{ size: A4 landscape; margin: 12mm; }}
+  .scroll {{ overflow: visible; max-height: none; }}
+  table {{ font-size: 7pt; }}
+  th, td {{ padding: .1rem .25rem; }}
+  tr {{ break-inside: avoid; }}
+}}
 </style>
 </head>
 <body>
+<main>
 <h1>{title}</h1>
 <p>{rule}</p>
 {sections}
+</main>
 </body>
 </html>
 """

@@ -119,7 +119,8 @@ class Table:
         notes = "".join(f'<p class="note">{html_text(note)}</p>\n' for note in self.notes)
         title = html_text(self.title)
         return (
-            f'<p class="title">{title}</p>\n<div class="scroll"><table aria-label="{title}">\n'
+            f'<p class="title">{title}</p>\n<div class="scroll" tabindex="0" role="group" aria-label="{title}">'
+            f'<table aria-label="{title}">\n'
             f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table></div>\n{notes}"
         )
 

@@ -284,7 +284,13 @@ def calibration(own: Sequence[Point]) -> str:
     if len(ratios) < FEWEST:
         return NONE
     low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-    return f"{middle:.2g} [{low:.2g}, {high:.2g}]"
+    return f"{_two_digits(middle)} [{_two_digits(low)}, {_two_digits(high)}]"
+
+
+def _two_digits(ratio: float) -> str:
+    """``ratio`` with two significant digits; numbers below a million without an exponent."""
+    text = f"{ratio:.2g}"
+    return f"{float(text):,.0f}" if 100 <= ratio < 1e6 else text
 
 
 def tables(every: Sequence[Point]) -> list[Table]:

@@ -146,6 +146,22 @@ class Sheet:
             raise RuleBroken(f"figure {self.title!r}: {'; '.join(problems)}")
         return self.figure
 
+    def _cut(self) -> list[str]:
+        """The texts of which a part lies outside of the sheet: titles, the note, words on axes, names of lines."""
+        from matplotlib.text import Text
+
+        axes = self.figure.axes
+        ticks = [tick for own in axes for axis in (own.xaxis, own.yaxis) for tick in axis.get_major_ticks()]
+        numbers = {id(label) for tick in ticks for label in (tick.label1, tick.label2)}  # some lie beyond the axes
+        whole = self.figure.bbox.padded(1)
+        found = []
+        for text in self.figure.findobj(Text):
+            if id(text) not in numbers and text.get_visible() and text.get_text().strip():
+                box = text.get_window_extent()
+                if not (whole.contains(*box.min) and whole.contains(*box.max)):
+                    found.append(f"{text.get_text()!r} is cut off")
+        return found
+
     def save(self, folder: Path, name: str) -> list[Path]:
         """Writes ``name``.svg and ``name``.png into the folder."""
         return write(self.finish(), folder, name, self.title)
@@ -160,6 +176,7 @@ class Sheet:
                 if not panel.empty:
                     own = panel.problems() + (panel.collisions() if self._finished else [])
                     found += [f"panel {row + 1}, {column + 1}: {problem}" for problem in own]
+        found += self._cut() if self._finished else []
         if not any(panel.series for line in self.panels for panel in line):
             found.append("nothing is drawn")
         return found

@@ -185,7 +185,7 @@ def heat(points: list[Point], y: str) -> Spec:
     )
     middle = "(domain('color')[0] + domain('color')[1]) / 2"
     numbers = place.mark_text(fontSize=13).encode(
-        text=alt.Text("mean:Q", format=".4~g"),
+        text=alt.Text("mean:Q", format=".4"),
         color=alt.condition(f"datum.mean > {middle}", alt.value("#111111"), alt.value("#ffffff")),
     )
     choices = (_choice("budget", budgets, budgets[0]), _stage_before())

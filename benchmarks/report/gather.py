@@ -151,7 +151,7 @@ def dense_level(cells: Sequence[Cell]) -> float | None:
 def heat(cells: Sequence[Cell]) -> list[Point]:
     """Selection × compensation: mean over seeds (and allocations) for every budget and stage.
 
-    None where no selection has been repaired in two ways: then the parts cannot be told apart.
+    A selection with a single compensation at a budget is left out there: it does not say which part matters.
     """
     name, factor, _ = quantity(cells)
     groups: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)
@@ -159,10 +159,10 @@ def heat(cells: Sequence[Cell]) -> list[Point]:
         part = compensation_name(cell)
         groups[cell["method"], part, cell["budget"] or "", cell["value"] or 0.0].append(cell)
     repairs = Counter((method, kind, value) for method, _part, kind, value in groups)
-    if max(repairs.values(), default=0) < 2:
-        return []
     points = []
     for (method, part, kind, value), members in sorted(groups.items()):
+        if repairs[method, kind, value] < 2:
+            continue
         for stage, words in STAGES.items():
             summary = spread(_scaled(members, f"{stage}_{name}", factor))
             if summary.mean is not None:

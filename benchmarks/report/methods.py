@@ -21,18 +21,28 @@ from benchmarks.storage.paths import REPOSITORY, safe_name
 
 @dataclass
 class Method:
-    """One method: ``about`` names the paper, ``formula`` is the opening of its module, ``settings`` its preset.
+    """One method: ``idea`` names the paper in a sentence, ``about`` says more.
+
+    ``formula`` is the opening of its module, ``settings`` its preset.
 
     ``claims`` are those of its paper with what each board says of them; None where no board looks at any.
     """
 
     name: str
+    idea: str
     about: str
     formula: str
     settings: str
     statuses: dict[str, int] = field(default_factory=dict)
     table: Table | None = None
     claims: Table | None = None
+
+    @property
+    def runs(self) -> str:
+        """How many runs it has, and how they ended where that was not always as usual."""
+        number = sum(self.statuses.values())
+        ends = ", ".join(f"{many} {status}" for status, many in self.statuses.items())
+        return f"{number} run{'' if number == 1 else 's'}" + (f": {ends}" if set(self.statuses) != {"done"} else "")
 
 
 def methods(cells: Sequence[Cell], boards: Sequence[Board]) -> list[Method]:
@@ -70,11 +80,10 @@ def _method(name: str, cells: Sequence[Cell], looked: Table | None) -> Method:
             comments.append(line.lstrip("# ").strip())
         elif line.strip():
             break
-    about = " ".join(comment for comment in comments if not comment.startswith("@package"))
+    idea, *more = [comment for comment in comments if not comment.startswith("@package")] or ["No preset of this name."]
     settings = "\n".join(line for line in lines if not line.startswith("#")).strip()
     statuses = dict(sorted(Counter(cell["status"] for cell in cells).items()))
-    about = about or "No preset of this name here."
-    return Method(name, about, _opening(text), settings, statuses, _table(name, cells), looked)
+    return Method(name, idea, " ".join(more), _opening(text), settings, statuses, _table(name, cells), looked)
 
 
 def _opening(preset: str) -> str:

@@ -7,6 +7,7 @@ import base64
 import gzip
 import json
 import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -33,6 +34,7 @@ from methods.progress import track
 HERE = Path(__file__).parent
 SEEN = {True: "yes", False: "no", None: "undecided"}
 TITLE = "Secateurs: pruning methods compared"
+LETTERS = 66  # of a line of a chart's title in a file
 
 
 @dataclass
@@ -242,7 +244,7 @@ def save_figures(report: Report, folder: Path) -> list[Path]:
     remove_temporaries(folder)
     written = []
     for figure in track(report.figures, "drawing figures"):
-        heading = {"text": figure.title, "anchor": "start", "fontSize": 14, "color": "#222222"}
+        heading = {"text": textwrap.wrap(figure.title, LETTERS), "anchor": "start", "fontSize": 14, "color": "#222222"}
         spec = {**figure.spec, "background": "white", "width": 560, "title": heading}
         for ending, content in (
             ("svg", _numbered_afresh(vl_convert.vegalite_to_svg(_black(spec))).encode()),

@@ -84,7 +84,7 @@ def section(
         made.figures += _of_unit(own, some, labels, known, (stem, ending, gather.UNITS[unit], title))
     points = gather.heat(done)
     if points:
-        caption = "Mean over seeds of each selection with each compensation."
+        caption = "Mean over seeds, for the selections that were run with two compensations or more."
         spec = charts.heat(points, title)
         made.figures.append(Figure(f"selection_x_compensation_{stem}", "Which part matters", caption, spec))
     training, _ = gather.curves([record for record in records if record.key in keys], labels)

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import scipy.stats
@@ -58,6 +59,7 @@ def test_bootstrap_resamples_cells_not_points():
 def test_calibration_is_the_ratio_of_measured_to_predicted():
     rows = [point(value, 2 * value, unit="loss") for value in (1.0, 2.0, 5.0)] + [point(0.0, 1.0), point(-1.0, 1.0)]
     assert theory.calibration(rows) == "2 [2, 2]"
+    assert theory.calibration([replace(row, measured=1234 * row.measured) for row in rows]) == "2,500 [2,500, 2,500]"
     assert theory.calibration(rows[:2]) == "–"
 
 

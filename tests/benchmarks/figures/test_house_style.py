@@ -42,6 +42,13 @@ def test_a_figure_that_breaks_a_rule_is_not_written(tmp_path, broken, rule):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("cut", [{"title": "W" * 90}, {"words": ("x" * 150, "error")}, {"words": ("size", "y" * 60)}])
+def test_a_title_or_a_word_on_an_axis_that_does_not_fit_is_not_cut_but_seen(tmp_path, cut):
+    with pytest.raises(ValueError, match="is cut off"):
+        sheet(**cut).save(tmp_path, "cut")
+    assert not list(tmp_path.iterdir())
+
+
 def test_texts_that_lie_over_each_other_are_seen():
     made = sheet()
     made.panels[0][0].note(2, 2, "here")
