@@ -93,5 +93,7 @@ def test_a_block_of_python_runs(page, block, tmp_path, monkeypatch):
     code = "\n".join(line.removeprefix(indent) for line in code.splitlines())
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(ROOT))
+    names = {"__name__": "block"}
     with contextlib.redirect_stdout(None):
-        exec(compile(code, page, "exec"), {"__name__": "block"})
+        exec(compile(code, page, "exec"), names)  # raises what it raises, its own asserts included
+    assert names.keys() - {"__name__", "__builtins__"}, "a block that defines and imports nothing shows nothing"

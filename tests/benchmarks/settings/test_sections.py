@@ -34,11 +34,21 @@ def put(config, key, value):
     return changed
 
 
+def refusal(config):
+    """What is said against the configuration, None if nothing is."""
+    try:
+        check_types(config)
+    except BadInput as error:
+        return str(error)
+    return None
+
+
 def test_every_reviewed_record_passes():
     files = sorted((REPOSITORY / "results" / "cells").glob("*/*/*.json"))
     old = json.loads((REPOSITORY / "tests/golden/old_cells.json").read_text())
-    for record in [*old, *(json.loads(file.read_text()) for file in files)]:
-        check_types({**ELSEWHERE, **with_todays(record["config"])})
+    records = [*old, *(json.loads(file.read_text()) for file in files)]
+    refused = [refusal({**ELSEWHERE, **with_todays(record["config"])}) for record in records]
+    assert len(records) > 1000 and set(refused) == {None}
 
 
 GROUPS = [
@@ -52,7 +62,7 @@ GROUPS = [
 @pytest.mark.parametrize("word", slow_but_for(GROUPS, "method=spectral", "dataset=mnist", "model=own"))
 def test_every_choice_passes(word):
     own = ["model._target_=benchmarks.models.MLP"] if word == "model=own" else []
-    check_types(Composer(CONF).cell([word, *own]))
+    assert refusal(Composer(CONF).cell([word, *own])) is None
 
 
 WRONG = [
@@ -108,7 +118,8 @@ def test_what_is_missing_is_named(cell, key):
 
 
 def test_a_reader_of_ones_own_may_have_keys_of_its_own(cell):
-    check_types(put(put(cell, "dataset.reader", "mine.read"), "dataset.extra", 1))
+    assert "dataset.extra" in refusal(put(cell, "dataset.extra", 1))
+    assert refusal(put(put(cell, "dataset.reader", "mine.read"), "dataset.extra", 1)) is None
 
 
 def test_checking_types_loads_no_torch():

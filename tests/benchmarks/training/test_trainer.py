@@ -209,7 +209,10 @@ def test_the_test_split_is_never_read():
 
     data = make_data()
     data.test = Untouchable()
-    fit(make_model(), data, some(epochs=1), 0)
+    history = fit(make_model(), data, some(epochs=1), 0)
+    assert history.best_epoch == 1 and isinstance(data.test, Untouchable)
+    with pytest.raises(AssertionError, match="was read"):
+        len(data.test)
 
 
 def test_zero_epochs_leave_everything_as_it_is():
