@@ -30,14 +30,13 @@ def made(dimensions, transposed, groups):
         torch.manual_seed(4)
         first = CLASSES[dimensions, False](2, 8, 1)
         second = CLASSES[dimensions, transposed](8, 16, 2, 2, 1, groups=groups)
-        return nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(1), nn.LazyLinear(3))
+        features = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(1))
+        width = features(torch.zeros(1, 2, *SIDES[:dimensions])).shape[1]
+        return features.append(nn.Linear(width, 3))
 
 
 def pruned(dimensions, transposed, groups, selection, budget, allocation=None):
     model, inputs = made(dimensions, transposed, groups), noise(12, 2, *SIDES[:dimensions])
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        model(inputs)
     pruner = Pruner(allocation.imposed_on(selection), allocation) if allocation else Pruner(selection)
     return model, pruner.prune(model, Calibration(inputs, torch.arange(12) % 3), Budget(*budget)), inputs
 

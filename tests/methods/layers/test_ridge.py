@@ -54,12 +54,14 @@ def test_solution_is_that_of_numpy(large, seed, size, rank, tau):
         second = moments(seed, size, rank)
         target = second @ torch.randn(size, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
         found = solve_ridge(second, target, torch.full((size,), tau, dtype=torch.float64))
-    system = (second + tau * torch.eye(size, dtype=torch.float64)).numpy()
+    system = (second + tau * torch.eye(size, dtype=torch.float64)).cpu().numpy()
     scale = np.sqrt(system.diagonal())
-    expected = np.linalg.lstsq(system / np.outer(scale, scale), target.numpy() / scale[:, None], rcond=1e-11)[0]
+    expected = np.linalg.lstsq(system / np.outer(scale, scale), target.cpu().numpy() / scale[:, None], rcond=1e-11)[0]
     values = np.linalg.eigvalsh(system / np.outer(scale, scale))
     if not ((values > 1e-13 * values[-1]) & (values < 1e-8 * values[-1])).any():  # else the rank is a matter of taste
-        assert np.allclose(found.numpy() * scale[:, None], expected, rtol=1e-6, atol=1e-7 * np.abs(expected).max())
+        assert np.allclose(
+            found.cpu().numpy() * scale[:, None], expected, rtol=1e-6, atol=1e-7 * np.abs(expected).max()
+        )
 
 
 def test_the_inverse_serves_several_right_hand_sides():

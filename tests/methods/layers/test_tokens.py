@@ -137,7 +137,7 @@ LENGTHS = (5, 2, 1, 4, 3, 5)
 @pytest.mark.parametrize("batch", [1, 4, 6])
 def test_moments_count_tokens_and_no_padding(view, batch):
     model, x = tagger(pooled=True), ids(lengths=LENGTHS)
-    rows = patch_rows(model.first) if view == "patches" else node_rows(torch.arange(6)[:, None], False)
+    rows = patch_rows(model.first) if view == "patches" else node_rows(torch.arange(6)[:, None].cpu(), False)
     calibration = Calibration(x, torch.zeros(6, dtype=torch.long), batch_size=batch, padding=0)
     moments = collect_moments(model, {"m": ("first", rows), "end": ("last", patch_rows(model.last))}, calibration)
     tokens = torch.cat([model.embedding(x[row, :length]) for row, length in enumerate(LENGTHS)]).detach().double()
