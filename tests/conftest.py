@@ -44,7 +44,7 @@ def pytest_configure(config):
     """Before any file of tests is read: what files make on top is made where they compute, too."""
     name = config.getoption("--device")
     # where tests compute elsewhere, what is asked is where, and not of which values
-    property_profiles.load(config.getoption("--hypothesis-profile"), **({} if name == "cpu" else {"max_examples": 5}))
+    property_profiles.load(config.getoption("--hypothesis-profile"), most=None if name == "cpu" else 5)
     if name == "cpu":
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")  # cells choose a GPU by themselves where there is one
         return

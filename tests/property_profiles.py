@@ -1,5 +1,6 @@
 """Which examples the property tests try: the same each time, or, by hand (``make explore``), others each time."""
 
+import hypothesis
 from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, HypothesisProvider
 from hypothesis.internal.constants_ast import Constants
@@ -15,10 +16,16 @@ class SameExamples(HypothesisProvider):
     _local_constants = Constants()
 
 
-def load(profile: str | None, **options: object) -> None:
-    """Before any file of tests is read, since ``@settings`` of a test adds to the profile loaded then."""
+def load(profile: str | None, most: int | None = None) -> None:
+    """Before any file of tests is read, since ``@settings`` of a test adds to the profile loaded then.
+
+    ``most`` bounds the examples of each test, also of those that ask for more.
+    """
     slow = list({*settings.default.suppress_health_check, HealthCheck.too_slow})
-    common = {"deadline": None, "suppress_health_check": slow, **options}  # timing never decides a test
+    common = {"deadline": None, "suppress_health_check": slow}  # timing never decides a test
+    if most is not None:
+        common["max_examples"] = most
+        hypothesis.settings = lambda **asked: settings(**{**asked, "max_examples": most})
     settings.register_profile("same", derandomize=True, database=None, **common)
     settings.register_profile("explore", derandomize=False, print_blob=True, **common)
     name = profile or "same"
