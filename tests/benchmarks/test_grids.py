@@ -24,6 +24,7 @@ def shown(tmp_path, capsys, *words):
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_grid_tells_its_cells_what_is_left_and_the_command(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "160")
     said = shown(tmp_path, capsys, "digits_latency")

@@ -292,6 +292,7 @@ def test_a_stale_cell_that_no_sweep_asks_for_keeps_its_record(store, tmp_path, c
     assert path.read_bytes() == before
 
 
+@pytest.mark.slow
 def test_retrying_stale_runs_these_cells_again_and_no_others(tmp_path, capsys, monkeypatch):
     from benchmarks.sweeps.run_command import main as run
 
@@ -313,6 +314,7 @@ def test_retrying_stale_runs_these_cells_again_and_no_others(tmp_path, capsys, m
     assert main(["--results", str(tmp_path), "--stale"]) == 0 and "0 stale; 0 unknown" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault", [KeyError("broken"), BadInput("broken"), KeyboardInterrupt()], ids=["fault", "refusal", "interrupt"]
 )
@@ -365,6 +367,7 @@ def older(tmp_path, monkeypatch):
     confirmed.forget()
 
 
+@pytest.mark.slow
 def test_a_change_of_code_that_repeats_the_figures_makes_no_cell_stale(older, tmp_path, capsys):
     before = {path: path.read_bytes() for _, path in older.files()}
     assert main(["--results", str(tmp_path), "--stale"]) == 0 and "2 stale" in capsys.readouterr().out
@@ -379,6 +382,7 @@ def test_a_change_of_code_that_repeats_the_figures_makes_no_cell_stale(older, tm
     assert code.changed("0" * 16, parts) is False and code.changed("1" * 16, parts) is True
 
 
+@pytest.mark.slow
 def test_a_change_of_code_that_changes_a_figure_is_not_noted(older, tmp_path, capsys):
     for record in older.load()[0]:
         stages = record.metrics.model_copy(

@@ -58,6 +58,7 @@ def shown(found):
     return {row[place["method"]]: {name: row[place[name]] for name in place} for row in table.rows}, table
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

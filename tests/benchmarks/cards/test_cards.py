@@ -69,6 +69,7 @@ class ReportingNodes(Selection[NodeLayer]):
         return {"energy": float(layer.covariance.trace())}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "selection,data,labels,gradients",
     [

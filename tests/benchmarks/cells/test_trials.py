@@ -126,6 +126,7 @@ def test_a_trial_that_fails_is_told_and_where_all_fail_the_cell_does():
         search({"rates": [1.0], "options": [{"a.b": 1}]}, attempt, lambda trial: score(0.5))
 
 
+@pytest.mark.slow
 def test_methods_of_a_sweep_get_the_same_trials_and_the_best_on_validation_is_measured(tmp_path):
     accounts = {}
     for method in ("random", "spectral", "magnitude_edge"):

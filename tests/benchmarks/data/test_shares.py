@@ -83,6 +83,7 @@ def both(folder, *words):
     assert [process.exitcode for process in started] == [0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("storage", ["cached", "streamed"])
 @pytest.mark.cpu("two processes of the CPU share a training")
 def test_two_processes_read_disjoint_shares_by_seed_and_epoch_also_after_a_stop(storage, tmp_path):

@@ -145,6 +145,7 @@ class Seen(Exception):
     """The words of a reproduction's first sweep."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OF_PAPERS)
 def test_reproductions_have_the_papers_repair_and_allocation(name, tmp_path, monkeypatch, composed):
     def look(_, words):

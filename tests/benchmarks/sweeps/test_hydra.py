@@ -136,6 +136,7 @@ def timeless(text):
     return text.partition("Profiling")[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", SHOWN.values(), ids=SHOWN)
 def test_what_is_shown_is_what_ten_lines_show(both, words):
     ours, theirs = both(*words, MYSEED="4")
@@ -172,6 +173,7 @@ def logged(text):
     return re.findall(r"^LOG ((?:noted|noted\.deep|other) \w+)", text, re.M)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words,screen,file", LOGGED.values(), ids=LOGGED)
 def test_a_job_logs_as_one_of_ten_lines(both, words, screen, file, tmp_path):
     called = "+hydra.callbacks.noted._target_=noted.Noted"
@@ -203,6 +205,7 @@ def test_the_jobs_of_a_sweep_log_into_files_of_their_own(both, launcher, tmp_pat
     assert ours.pop("hydra").job == theirs.pop("hydra").job and ours == theirs
 
 
+@pytest.mark.slow
 def test_other_folders_and_roots_are_those_of_ten_lines(both, tmp_path):
     more = tmp_path / "more"
     (more / "dataset").mkdir(parents=True)
@@ -222,6 +225,7 @@ def test_other_folders_and_roots_are_those_of_ten_lines(both, tmp_path):
     assert ours.returncode == 2 and "no value" in ours.stderr  # as in Hydra, glob() looks into the main folders
 
 
+@pytest.mark.slow
 def test_completions_of_the_shell_are_those_of_ten_lines(both):
     for words in (["install=bash"], ["uninstall=bash"], ["install=zsh"], ["install=fish"]):
         ours, theirs = both("--shell-completion", *words)
@@ -287,6 +291,7 @@ def test_a_sweeper_of_ones_own_is_told_objectives_and_what_it_tried_is_concluded
     assert len(several) == 4 and [value for value, _ in several] == [value for _, value in trials]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["accuracy", "tuned.accuracy", "test_loss", "nonsense"])
 def test_no_objective_is_of_the_test_split(both, name, tmp_path):
     for mode in ([], ["-m"]):

@@ -311,6 +311,7 @@ def test_bad_input_gets_a_line_or_two_and_nothing_is_written(ask, tmp_path, word
     assert list((tmp_path / "results").rglob("*.json")) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["edge counts", "no scores", "pattern"])
 def test_parts_that_do_not_fit_are_known_at_a_dry_run(ask, name):
     words, wrong, hint = BAD[name]
@@ -356,6 +357,7 @@ def test_a_results_folder_that_cannot_be_written_is_named(command, tmp_path):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.slow
 def test_a_corrupt_record_is_set_aside_and_its_cell_runs_again(command):
     assert command("method=random", *TINY).returncode == 0
     [path] = command.results.glob("runs/*/*/*.json")

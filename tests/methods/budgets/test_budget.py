@@ -117,6 +117,7 @@ def chain_cost(positions):
     return cost
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(
     st.lists(st.integers(2, 40), min_size=1, max_size=4),

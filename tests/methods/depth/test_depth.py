@@ -114,6 +114,7 @@ def test_the_least_block_goes_first_and_scores_are_taken_anew():
         assert torch.equal(found.model(DATA.inputs), model(DATA.inputs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("score", SCORES)
 def test_budgets_are_met_as_nearly_as_whole_blocks_can(score):
     for kind, value in (("keep", 0.5), ("compression", 2.0), ("speedup", 3.0)):

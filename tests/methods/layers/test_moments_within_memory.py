@@ -50,6 +50,7 @@ def seconds(layer):
     return [each.second for each in layer.moments] if layer.unit == "node" else [layer.moments.second]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nodes", "edges"])
 @pytest.mark.parametrize("backwards", [False, True])
 @pytest.mark.parametrize("memory", [max(BYTES), BYTES[1] + BYTES[2], sum(BYTES) + 8 * 36])

@@ -21,6 +21,8 @@ from methods.spectral.greedy import greedy_selection
 from methods.spectral.selection import SpectralSelection, information_loss, output_metric, reconstruction_matrix
 from methods.spectral.theory import compression_bound, leverage_scores
 
+pytestmark = [pytest.mark.slow, pytest.mark.cpu("counts what the arrays on the CPU take")]
+
 M, OUT = 1280, 100
 STRIPS = (3 * strips(M)[0].stop + 10) / M
 """Three strips and ten vectors, in units of one (m, m) array."""
