@@ -27,7 +27,7 @@ from benchmarks.storage.console import output_console
 from benchmarks.storage.entry_point import Parser, end
 from benchmarks.storage.paths import Paths, safe_name, write_atomically
 from methods.errors import BadInput
-from methods.network.graph import NetworkGraph, call_order
+from methods.network.graph import NetworkGraph, NodeGroup, call_order
 from methods.network.kinds.registry import find_kind
 from methods.pruning.writing_out import write_out
 from methods.seeds import stream
@@ -52,6 +52,7 @@ class Part:
         units: nodes, or output units of a layer that is left alone; None where it has none.
         parameters, macs: of ``layers``, for one sample; over all parts they add up to the network's.
         reason: why the layer cannot be pruned; empty for a group.
+        note: what is particular about a group that can be pruned.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Part:
     parameters: int
     macs: int
     reason: str = ""
+    note: str = ""
 
 
 def parts_of(
@@ -98,7 +100,8 @@ def parts_on(model: nn.Module, example: Tensor, residual: bool) -> list[Part]:
     for group in everything.groups:
         layers = tuple(dict.fromkeys((*group.writers, *group.carriers)))
         rows = {path: own.numel() for path, own in zip(group.writers, group.rows, strict=True)}
-        parts.append(Part(group.name, layers, group.size, *shares.taken(layers, rows), reasons.get(group.name, "")))
+        own = shares.taken(layers, rows)
+        parts.append(Part(group.name, layers, group.size, *own, reasons.get(group.name, ""), _note(group)))
     last = [path for path in call_order(model, example) if find_kind(model.get_submodule(path)) is not None][-1:]
     for name in dict.fromkeys((*reasons, *shares.left)):
         path = layer_of(model, name)
@@ -113,6 +116,13 @@ def parts_on(model: nn.Module, example: Tensor, residual: bool) -> list[Part]:
 def layer_of(model: nn.Module, name: str) -> str:
     """The path of the layer in the name of a group: ``fc`` of ``fc[0:6]``, of which only some units are meant."""
     return name if name in dict(model.named_modules()) else name.rpartition("[")[0]
+
+
+def _note(group: NodeGroup) -> str:
+    """Why attention is pruned by heads: scores are sums over a head's dimensions, and no layer reads one of these."""
+    if not group.product_macs or group.width == 1:
+        return ""
+    return f"whole heads of {group.width} units; attention sums over the dimensions in a head, so that these stay"
 
 
 class _Shares:
@@ -163,7 +173,8 @@ def table_of(title: str, parts: Sequence[Part]) -> Table:
             NONE if part.units is None else f"{part.units:,}",
             _percent(part.parameters, parameters),
             _percent(part.macs, macs),
-            (part.reason or "yes") + (f"; with {', '.join(part.layers[1:])}" if part.layers[1:] else ""),
+            (part.reason or ", ".join(filter(None, ("yes", part.note))))
+            + (f"; with {', '.join(part.layers[1:])}" if part.layers[1:] else ""),
         ]
         for part in parts
     ]

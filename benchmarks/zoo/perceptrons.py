@@ -174,7 +174,7 @@ class PatchEncoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(n, 5) of (n, 3, 16, 16)."""
         x = self.patches(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.places
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.places
         return self.head(self.norm(self.blocks(x))[:, 0])
 
 

@@ -7,6 +7,7 @@ from torch import nn
 
 from benchmarks import groups
 from benchmarks.measure.count import count
+from benchmarks.zoo.divided import FusedMultiQuery
 from methods.errors import BadInput
 from methods.network.graph import NetworkGraph
 
@@ -124,3 +125,16 @@ def test_the_picture_shows_every_part_with_its_shares_its_units_and_its_reason()
 def test_bad_words_are_refused(words, said):
     with pytest.raises(BadInput, match=said):
         groups.main(words)
+
+
+def test_parts_of_a_layer_are_rows_of_their_own_and_heads_say_what_stays():
+    """Of 24 units 16 are queries of four heads; the key and the value that all of them share stay."""
+    model = FusedMultiQuery()
+    parts = groups.parts_on(model, torch.zeros(2, 6, dtype=torch.int64), residual=True)
+    found = {part.name: (part.units, part.parameters, part.reason, part.note) for part in parts}
+    dimensions = "whole heads of 4 units; attention sums over the dimensions in a head, so that these stay"
+    assert found["qkv[0:16]"] == (4, 16 * 17, "", dimensions)
+    assert found["qkv[16:24]"] == (8, 8 * 17, "all other nodes of qkv share these units", "")
+    assert sum(part.parameters for part in parts) == sum(parameter.numel() for parameter in model.parameters())
+    rows = {row[0]: row[4] for row in groups.table_of("", parts).rows}
+    assert rows["qkv[0:16]"] == f"yes, {dimensions}"

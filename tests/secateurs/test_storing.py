@@ -135,6 +135,27 @@ def test_onnx_takes_any_number_of_samples(tmp_path):
         assert torch.allclose(torch.from_numpy(found), outputs(pruned.model, DATA.inputs[:count]), atol=1e-5)
 
 
+class AsksForItsLength(nn.Module):
+    """A number of samples that PyTorch's exporter takes for a constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(6, 8), nn.Linear(8, 3)
+        self.token = nn.Parameter(torch.zeros(1, 8))
+
+    def forward(self, x):
+        return self.two(self.one(x).relu() + self.token.expand(len(x), -1))
+
+
+@pytest.mark.slow
+def test_onnx_of_one_number_of_samples_is_not_written_and_the_place_is_named(tmp_path):
+    inputs, labels = torch.randn(12, 6, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 3
+    pruned = secateurs.prune(AsksForItsLength(), inputs, labels, "magnitude", keep=0.5)
+    with pytest.raises(secateurs.BadInput, match=r"number of samples of x for the constant \d.* say x.shape\[0\]"):
+        pruned.to_onnx(tmp_path / "net.onnx")
+    assert not (tmp_path / "net.onnx").exists()
+
+
 def test_without_onnx_its_package_is_named(tmp_path, monkeypatch):
     from benchmarks.measure.runtimes.onnx import OnnxRuntime
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measure.runtimes.runtime import Conditions, Run, Runtime, placed
+from methods.errors import BadInput
 
 INPUT = "input"
 
@@ -38,10 +39,38 @@ def to_onnx(model: nn.Module, inputs: Tensor, any_batch: bool = False) -> bytes:
         model: a network in evaluation mode.
         inputs: example inputs.
         any_batch: whether the file should accept any batch size, not just that of the example.
+
+    Raises:
+        BadInput: with ``any_batch``, if the exporter took the batch size for a constant.
     """
-    if any_batch and len(inputs) < 2:
+    if not any_batch:
+        return exported(model, (inputs,), {}, None, [INPUT])
+    if len(inputs) < 2:
         inputs = torch.cat([inputs, inputs])  # the exporter takes a size of 1 for a constant
-    return exported(model, (inputs,), {}, ({0: torch.export.Dim.DYNAMIC},) if any_batch else None, [INPUT])
+    content = exported(model, (inputs,), {}, ({0: torch.export.Dim.DYNAMIC},), [INPUT])
+    require_any_batch(content)
+    return content
+
+
+def require_any_batch(content: bytes) -> None:
+    """Look whether an ONNX file takes any number of samples.
+
+    Where a forward pass asks for ``len(x)``, PyTorch's exporter can only answer with the example's number of samples,
+    and falls back to a graph for that number.
+
+    Raises:
+        BadInput: if it takes one number of samples only.
+    """
+    import onnx
+
+    sizes = {each.name: each.type.tensor_type.shape.dim for each in onnx.load_from_string(content).graph.input}
+    fixed = {name: own[0].dim_value for name, own in sizes.items() if len(own) and not own[0].dim_param}
+    if fixed:
+        name, size = next(iter(fixed.items()))
+        raise BadInput(
+            f"PyTorch's exporter took the number of samples of {name} for the constant {size}; where a forward pass "
+            f"says len({name}), say {name}.shape[0]"
+        )
 
 
 def exported(
