@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from benchmarks.measure.latency import time_pairs
 from benchmarks.measure.lock import one_at_a_time
 from benchmarks.measure.runtimes.eager import in_inference_mode
-from benchmarks.measure.runtimes.onnx import OnnxRuntime, open_session, to_onnx
+from benchmarks.measure.runtimes.onnx import OnnxRuntime, cause_of, open_session, to_onnx
 from benchmarks.measure.size import measure_size
 from benchmarks.models.saved import DESCRIPTION, WEIGHTS, load_network, network_folder, probe, read_network, tokens_in
 from benchmarks.storage.console import output_console
@@ -93,8 +93,9 @@ def export(folder: Path, kind: str, target: Path) -> Exported:
     except (BadInput, OSError):
         raise
     except Exception as error:  # whatever an exporter raises
-        reason = first_line(error)
-        raise BadInput(f"format={kind} cannot express this network: {type(error).__name__}: {reason}") from error
+        cause = cause_of(error)
+        reason = f"{type(cause).__name__}: {first_line(cause)}"
+        raise BadInput(f"format={kind} cannot express this network: {reason}") from error
     for number in (len(inputs), 1):  # an exporter may have taken the example's number of inputs for a constant
         expected = in_inference_mode(network, inputs[:number])()
         found = predict(inputs[:number]).detach()

@@ -111,7 +111,7 @@ def read(folder: Path, model: nn.Module | None) -> Stored:
 
 def to_onnx(model: nn.Module, example: Call, file: Path) -> Path:
     """Write a network as ONNX; see :meth:`secateurs.PrunedNetwork.to_onnx`."""
-    from benchmarks.measure.runtimes.onnx import OnnxRuntime, exported, require_any_batch
+    from benchmarks.measure.runtimes.onnx import OnnxRuntime, cause_of, exported, require_any_batch
 
     packages = [name for name in OnnxRuntime.missing() if name != "onnxruntime"]
     if packages:
@@ -123,7 +123,7 @@ def to_onnx(model: nn.Module, example: Call, file: Path) -> Path:
         with evaluating(model):
             content = exported(model.cpu(), args, kwargs, _any_batch(model, args, kwargs))
     except Exception as error:  # the exporter raises whatever a forward pass does, and much of its own
-        raise BadInput(f"{type(model).__name__} cannot be exported to ONNX: {first_line(error)}") from error
+        raise BadInput(f"{type(model).__name__} cannot be exported to ONNX: {first_line(cause_of(error))}") from error
     require_any_batch(content)
     write_atomically(file, content)
     return file

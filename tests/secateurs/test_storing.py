@@ -156,6 +156,21 @@ def test_onnx_of_one_number_of_samples_is_not_written_and_the_place_is_named(tmp
     assert not (tmp_path / "net.onnx").exists()
 
 
+def test_an_exporters_error_is_told_by_what_it_goes_back_to(tmp_path, monkeypatch):
+    def fails(*_args):
+        try:
+            raise ValueError("cannot view a tensor")
+        except ValueError as error:
+            raise RuntimeError("Failed to export. Next steps:\n- debug it") from error
+
+    monkeypatch.setattr("benchmarks.measure.runtimes.onnx.OnnxRuntime.missing", classmethod(lambda cls: []))
+    monkeypatch.setattr("benchmarks.measure.runtimes.onnx.exported", fails)
+    pruned = secateurs.prune(make("chain"), DATA.inputs, DATA.labels, "magnitude", keep=0.5)
+    with pytest.raises(secateurs.BadInput, match="cannot be exported to ONNX: cannot view a tensor"):
+        pruned.to_onnx(tmp_path / "net.onnx")
+    assert not (tmp_path / "net.onnx").exists()
+
+
 def test_without_onnx_its_package_is_named(tmp_path, monkeypatch):
     from benchmarks.measure.runtimes.onnx import OnnxRuntime
 

@@ -104,6 +104,13 @@ def exported(
     return program.model_proto.SerializeToString()
 
 
+def cause_of(error: BaseException) -> BaseException:
+    """What an error goes back to: PyTorch's exporter begins its own with advice on how to debug it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
 def open_session(content: bytes, threads: int = 1) -> Any:
     """An inference session of ONNX Runtime on the CPU that talks to nobody."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import; calling the function of that name later does not help
