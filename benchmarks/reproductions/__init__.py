@@ -120,11 +120,11 @@ class Workplace:
         """The configuration of the cell that the command-line ``words`` describe, fine-tuned as papers have it."""
         return self._composer.cell([*FINE_TUNING, *words, *self._folders])
 
-    def cells(self, words: Sequence[str]) -> list[Record]:
+    def cells(self, words: Sequence[str], recipe: Sequence[str] = FINE_TUNING) -> list[Record]:
         """Run the sweep that the command-line ``words`` ask for, as far as it is missing; its records in order.
 
-        Fine-tuning is as papers have it; a method's own repair and allocation, where these are not the preset's, stand
-        in the words (``# As published:`` in the method's file).
+        Fine-tuning is as papers have it unless ``recipe`` says otherwise; a method's own repair and allocation, where
+        these are not the preset's, stand in the words (``# As published:`` in the method's file).
 
         Raises:
             BadInput: a cell failed, or has no record: a table without it would be another table.
@@ -133,7 +133,7 @@ class Workplace:
         from benchmarks.sweeps.application import run
         from benchmarks.sweeps.request import Request
 
-        outcome = run(Request([*FINE_TUNING, *words, *self._folders], multirun=True, concluded=False))
+        outcome = run(Request([*recipe, *words, *self._folders], multirun=True, concluded=False))
         store = Store(self.results / "runs", self.results / "cells")
         found = [store.find(cell.key, committed=True) for cell in outcome.cells]
         records = [record for record in found if record is not None]

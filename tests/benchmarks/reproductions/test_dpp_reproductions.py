@@ -3,6 +3,7 @@
 import copy
 import os
 
+import pandas as pd
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from benchmarks.models import MLP
 from benchmarks.reproductions import module_of
 from benchmarks.reproductions.dpp._dpp_board import compare, tabulate
 from benchmarks.reproductions.dpp._dpp_real import edge_masks, first_layer, node_accuracies, node_sets, reweight_edges
+from benchmarks.reproductions.dpp.dpp_edge_controls import claim_over_boards
 from methods.allocation import Explicit
 from methods.budgets.budget import Budget
 from methods.compensation import Compensation, LeastSquares
@@ -140,3 +142,37 @@ def test_real_data(name, workplace, drawn):
     assert outcome.table["ours"].between(0, 100).all()
     assert len(set(outcome.table["method"])) == 8
     drawn(name, outcome)
+
+
+def test_edges_beside_others_with_the_same_counts(workplace, drawn):
+    module = module_of("dpp_edge_controls")
+    outcome = module.run(workplace)
+    table = outcome.table
+    assert set(zip(table["stage"], table["edges"], strict=True)) == {
+        (stage, edges) for stage in module.STAGES for edges in ("magnitude", "random")
+    }
+    assert set(table["network"]) == {"digits, MLP"} and set(table["n"]) == {2}
+    for _, row in table.iterrows():
+        assert row["advantage"] == pytest.approx(row["DPP"] - row["same counts"])
+        assert row["verdict"] in ("better", "equal", "worse", "undecided")
+        assert row["verdict"] != "better" or row["advantage"] > 0
+    drawn("dpp_edge_controls", outcome)
+
+
+@pytest.mark.parametrize(
+    ("words", "seen"),
+    [
+        (("better", "better"), True),
+        (("better", "undecided"), None),
+        (("better", "worse"), False),
+        (("undecided", "equal"), False),
+    ],
+)
+def test_a_claim_over_boards_fails_with_one_of_them(words, seen):
+    rows = [
+        {"edges": "magnitude", "stage": "after fine-tuning", "verdict": word, "advantage": float(place)}
+        for place, word in enumerate(words)
+    ]
+    claim = claim_over_boards(pd.DataFrame(rows), "magnitude", "after fine-tuning")
+    assert claim.seen is seen
+    assert "of 2 boards: " in claim.evidence and "advantages +0.00 to +1.00 points" in claim.evidence
