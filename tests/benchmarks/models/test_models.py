@@ -201,6 +201,15 @@ def test_vgg_depth_counts_two_more_linear_layers_than_there_are(depth):
     assert sum(isinstance(module, nn.Conv2d | nn.Linear) for module in model.modules()) + 2 == depth
 
 
+def test_vgg_pads_images_of_28_pixels_by_two_on_each_side():
+    padded = VGG(11, 0.125, shape=MNIST, classes=10).eval()
+    full = VGG(11, 0.125, shape=(1, 32, 32), classes=10).eval()
+    full.load_state_dict(padded.state_dict())
+    x = noise(2, *MNIST)
+    torch.testing.assert_close(padded(x), full(nn.functional.pad(x, (2, 2, 2, 2))))
+    assert macs(padded, MNIST) == macs(full, (1, 32, 32))
+
+
 # What pruning needs
 
 
@@ -374,7 +383,7 @@ def refuse(cfg, shape, classes, *expected):
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [("lenet5", DIGITS), ("lenet5", TABULAR), ("vgg16", MNIST), ("vgg11", TABULAR), ("resnet20", TABULAR)],
+    [("lenet5", DIGITS), ("lenet5", TABULAR), ("vgg16", (1, 27, 28)), ("vgg11", TABULAR), ("resnet20", TABULAR)],
 )
 def test_shape_that_a_model_cannot_take(name, shape):
     refuse(config(name), shape, 10, name, str(shape), "model=mlp")
