@@ -1,4 +1,4 @@
-"""DPP edges beside magnitude and random edges with the same counts in every layer, on every board that has them.
+"""DPP edges beside magnitude and random edges with the same counts in every layer, on the boards that have both.
 
 Which edges stay is all that differs: layers have the counts of DPP's, the kept edges are refitted alike, and training
 is the same. So this says whether a diverse set of edges is a better one. The records are those of the boards and their
@@ -111,9 +111,9 @@ def _setting(table: pd.DataFrame) -> str:
     return (
         f"{networks}. Accuracies in %, advantages and half of their 95 % intervals (Student's t over the seeds, one "
         "board at a time) in points. Verdicts are those of the boards: moderated t, Holm over the controls of a board, "
-        "equal within half a point. All have the least-squares repair of the preset of DPP edges, and every unit of a "
-        "layer keeps as many edges; magnitude and random edges have DPP's count in each layer and share it among units "
-        "as they like. The paper's networks have sigmoids; these have ReLUs."
+        "equal within half a point. All have the least-squares repair that the preset of DPP edges has, and DPP's "
+        "number of edges in each layer. DPP gives every unit of a layer the same number, the others share it among units as "
+        "they like, which may be part of the difference. The paper's networks have sigmoids; these have ReLUs."
     )
 
 
