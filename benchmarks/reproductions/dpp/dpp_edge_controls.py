@@ -112,8 +112,8 @@ def _setting(table: pd.DataFrame) -> str:
         f"{networks}. Accuracies in %, advantages and half of their 95 % intervals (Student's t over the seeds, one "
         "board at a time) in points. Verdicts are those of the boards: moderated t, Holm over the controls of a board, "
         "equal within half a point. All have the least-squares repair that the preset of DPP edges has, and DPP's "
-        "number of edges in each layer. DPP gives every unit of a layer the same number, the others share it among units as "
-        "they like, which may be part of the difference. The paper's networks have sigmoids; these have ReLUs."
+        "number of edges in each layer. DPP gives every unit of a layer the same number, the others share it among "
+        "units as they like, which may be part of the difference. The paper's networks have sigmoids; these have ReLUs."
     )
 
 
