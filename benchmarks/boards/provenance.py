@@ -34,16 +34,17 @@ def provenance(board: Board) -> list[str]:
     parts = [f"{limit:,} training {what}" if isinstance(limit, int) else f"all training {what}"]
     if isinstance(share, float):
         parts[0] += f", {share:.0%} of them for validation"
-    for name, words in (("train", "epochs"), ("finetune", "epochs of fine-tuning")):
+    for name, of in (("train", ""), ("finetune", " of fine-tuning")):
         if (epochs := run["epochs"][name]) is not None:
-            parts.append(f"{epochs} {words}")
+            parts.append(f"{epochs} {'epoch' if epochs == 1 else 'epochs'}{of}")
     if run["distil"]:
         said = ", ".join(f"{name} {value:g}" for name, value in run["distil"].items() if value is not None)
         parts.append(f"fine-tuned with the dense network as the teacher ({said})")
     marks = sorted({str(cell["data"]) for cell in board.cells if cell.get("data")})
     origin = [f"{IMAGES.get(mark, str(run['name']))} (checksum {mark[:8]})" for mark in marks] or ["unknown"]
     parts += [f"data {' or '.join(origin)}", *_dense(board.cells)]
-    parts.append(f"seeds {', '.join(map(str, sorted({cell['seed'] for cell in board.cells})))}")
+    seeds = sorted({cell["seed"] for cell in board.cells})
+    parts.append(f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}")
     typed = command(board.cells, run["words"], run["asked"])
     return ["run: " + "; ".join(parts), *([f"made by: {typed}"] if typed else [])]
 

@@ -1,6 +1,7 @@
 """What a method is, for the page: its paper and its settings from its preset, its formula from its module's opening."""
 
 import ast
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from benchmarks.boards.tables import NONE, Table, plus_minus, times
 from benchmarks.report.gather import budget_name
 from benchmarks.settings.home import CONF
 from benchmarks.storage.paths import REPOSITORY, safe_name
+
+SENTENCE = re.compile(r"(?<=\.) (?=[A-Z])")
 
 
 @dataclass
@@ -80,7 +83,8 @@ def _method(name: str, cells: Sequence[Cell], looked: Table | None) -> Method:
             comments.append(line.lstrip("# ").strip())
         elif line.strip():
             break
-    idea, *more = [comment for comment in comments if not comment.startswith("@package")] or ["No preset of this name."]
+    words = " ".join(comment for comment in comments if not comment.startswith("@package"))
+    idea, *more = SENTENCE.split(words or "No preset of this name.", maxsplit=1)
     settings = "\n".join(line for line in lines if not line.startswith("#")).strip()
     statuses = dict(sorted(Counter(cell["status"] for cell in cells).items()))
     return Method(name, idea, " ".join(more), _opening(text), settings, statuses, _table(name, cells), looked)

@@ -585,7 +585,7 @@ def test_what_was_run_and_left_alone_and_remarked_is_on_the_board(conf):
     notes = table_of(boards([record])[0]).notes
     assert notes[0] == (
         "run: 9,000 training images, 10% of them for validation; 7 epochs; "
-        "data CIFAR-10 (JPEG copies) (checksum bc3589f9); dense 98.00 %, published: none known; seeds 4"
+        "data CIFAR-10 (JPEG copies) (checksum bc3589f9); dense 98.00 %, published: none known; seed 4"
     )
     assert {"spectral, seed 4: left alone: conv1: residual stream", "spectral, seed 4: one layer stayed"} <= set(notes)
 

@@ -11,6 +11,7 @@ from benchmarks.boards import board, labels, overall
 from benchmarks.boards.board_command import command, surroundings
 from benchmarks.boards.frame import rows_of, run_of
 from benchmarks.boards.layout import CHANGED, RECONSTRUCTED, csv_of, table_of
+from benchmarks.boards.provenance import provenance
 from benchmarks.leaderboard import unmarked
 from benchmarks.records import code
 from benchmarks.records.cell_fields import cell_fields
@@ -59,6 +60,21 @@ def shown(found):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("epochs", "seeds", "middle", "end"),
+    [
+        (1, (3,), "; 1 epoch; 1 epoch of fine-tuning; ", "; seed 3"),
+        (2, (3, 4), "; 2 epochs; 2 epochs of fine-tuning; ", "; seeds 3, 4"),
+        (0, (3,), "; 1 epoch; 0 epochs of fine-tuning; ", "; seed 3"),
+    ],
+)
+def test_one_epoch_is_not_1_epochs(epochs, seeds, middle, end):
+    trained = [f"trainer.train.epochs={max(epochs, 1)}", f"trainer.finetune.epochs={epochs}"]
+    [found] = boards(*(recorded("dataset=digits", *trained, f"seed={seed}") for seed in seeds))
+    line = provenance(found)[0]
+    assert middle in line and line.endswith(end)
+
+
 @pytest.mark.parametrize(
     "words",
     [

@@ -192,6 +192,10 @@ def test_on_paper_all_boards_and_charts_are_there(opened):
     opened.emulate_media(media="print", color_scheme="dark")
     assert all(each.is_visible() for each in opened.locator(".board table").all())
     assert not any(each.is_visible() for each in opened.locator(".tools, nav, .filter").all())
+    places = opened.evaluate(
+        "[...document.querySelectorAll('.board th')].map((cell) => getComputedStyle(cell).position)"
+    )
+    assert set(places) == {"static"}, "a name that stays in view would lie over the rows below it"
     widths = opened.evaluate(WIDTHS)
     assert widths and all(0 < drawn <= place for place, drawn in widths)
     assert opened.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
