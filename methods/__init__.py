@@ -1,4 +1,4 @@
-"""What we compare: pruning methods as allocation + selection + compensation (+ schedule); never imports benchmarks.
+"""Pruning methods: allocation + selection + compensation (+ schedule). This package never imports benchmarks.
 
 ``from methods import Selection, NodeLayer`` and so on: what a method is written with. Nothing is imported before it is
 asked for.

@@ -1,4 +1,4 @@
-"""How many units each layer keeps.
+"""Allocations decide how many units each layer keeps.
 
 An allocation is a family of counts, monotone in one scalar s in [0, 1] with s = 1 keeping everything; the pruner finds
 the s at which the whole model meets its budget (``methods.budgets.budget.meet``). Every layer keeps at least one unit.
@@ -23,7 +23,7 @@ SAME_PRICE = 1e-9  # relative difference of prices that counts as none
 
 
 class Allocation:
-    """Base of all allocations.
+    """Base class of all allocations.
 
     Attributes:
         units: the units of the selections whose layers it can size.
@@ -38,7 +38,7 @@ class Allocation:
     steps: Mapping[str, Sequence[int]] | None = None
 
     def require_fitting(self, selection: Selection[Any]) -> None:
-        """Refuse a selection that this allocation cannot size layers for, whatever the network is.
+        """Refuse a selection with which this allocation cannot work, whatever the network is.
 
         Raises:
             BadInput: it removes other units, asks for the same fraction of every layer, or lacks what is needed of it.
@@ -61,7 +61,7 @@ class Allocation:
         raise NotImplementedError
 
     def family_within(self, layers: Sequence[Seen], selection: Selection[Seen], spend: Spend) -> Family:
-        """As :meth:`family`, for allocations that also heed what the units cost; ``spend`` is what the budget counts.
+        """As :meth:`family`, for allocations that also consider what units cost; ``spend`` is what the budget counts.
 
         The pruner calls this one. Most allocations do not look at costs.
         """
@@ -69,7 +69,7 @@ class Allocation:
 
 
 class Uniform(Allocation):
-    """The same fraction of units in every layer."""
+    """Keeps the same fraction of units in every layer."""
 
     even = True
 
@@ -80,7 +80,7 @@ class Uniform(Allocation):
 
 
 class Global(Allocation):
-    """One ranking of all units of the network by score; what lies above a common threshold stays.
+    """Ranks all units of the network by score and keeps those above a common threshold.
 
     With ``per_cost`` the ranking is by score per unit of what the budget counts (nodes, parameters, MACs). Where scores
     add up to a loss, that is the solution of
@@ -111,7 +111,7 @@ class Global(Allocation):
         self.per_cost = per_cost
 
     def require_fitting(self, selection: Selection[Any]) -> None:
-        """As for all allocations; and units are to have scores, or with ``per_cost`` gains that add up."""
+        """Also refuse a selection without scores or, with ``per_cost``, one without gains that add up."""
         super().require_fitting(selection)
         if not (selection.has_own("scores") or (self.per_cost and selection.additive and selection.has_own("gains"))):
             raise BadInput(selection.no_scores())
@@ -173,14 +173,14 @@ class Explaining(Protocol):
 
 
 class Information(Allocation):
-    """The fewest nodes per layer that explain a common ratio alpha of what the selection's loss measures.
+    """Keeps the fewest nodes per layer that explain a common ratio alpha of what the selection's loss measures.
 
     Spectral pruning's first version fixed alpha_l per layer (Suzuki et al., arXiv 1808.08558v1); here one alpha serves
     all layers and is found from the budget.
     """
 
     def require_fitting(self, selection: Selection[Any]) -> None:
-        """As for all allocations; and the selection is to know how much k nodes explain."""
+        """Also refuse a selection that does not know how much k nodes explain."""
         super().require_fitting(selection)
         if not isinstance(selection, Explaining):
             raise BadInput(
@@ -208,7 +208,7 @@ class Information(Allocation):
 
 
 class Explicit(Allocation):
-    """Counts given by layer, for instance to match a competitor's architecture. The budget is not consulted.
+    """Keeps counts that the user gives by layer, for instance a competitor's architecture. The budget is not consulted.
 
     Args:
         widths: units to keep for each layer path; layers not named keep everything.
@@ -226,7 +226,7 @@ class Explicit(Allocation):
         self.widths = dict(widths)
 
     def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
-        """The given counts, whatever s is."""
+        """Return the given counts, whatever s is."""
         sizes = {layer.name: layer.size for layer in layers}
         for name, width in self.widths.items():
             if name not in sizes:
@@ -242,10 +242,10 @@ class Explicit(Allocation):
 
 
 class Everything(Allocation):
-    """Nothing is removed; the budget is not consulted. For the control that trains the unpruned network on."""
+    """Removes nothing and does not consult the budget: for the control that trains the unpruned network on."""
 
     def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
-        """All units of every layer, whatever s is."""
+        """Return all units of every layer, whatever s is."""
         sizes: Counts = {
             layer.name: int(layer.live.sum()) if isinstance(layer, EdgeLayer) else layer.size for layer in layers
         }
@@ -253,7 +253,7 @@ class Everything(Allocation):
 
 
 class Copied(Allocation):
-    """The counts that another cell ended with: its layers under another selection, as a control.
+    """Takes the counts that another cell ended with: a control with the same layers and another selection.
 
     Args:
         widths: units to keep for every layer path.
@@ -281,7 +281,7 @@ class Copied(Allocation):
 
 
 class Rounded(Allocation):
-    """Another allocation whose layers get widths that are multiples of a number, because odd ones can be slow.
+    """Rounds another allocation's widths to multiples of a number, because odd widths can be slow.
 
     Widths are in output units (channels, neurons); of an attention head there are as many as it is wide. A layer may
     also keep everything. Our extension.
@@ -299,7 +299,7 @@ class Rounded(Allocation):
         self.inner, self.multiple, self.partial = inner, multiple, inner.partial
 
     def require_fitting(self, selection: Selection[Any]) -> None:
-        """As the inner allocation, of selections of nodes."""
+        """Refuse what the inner allocation refuses, and selections of edges."""
         self.inner.require_fitting(selection)
         if selection.unit != "node":
             raise BadInput(self._for_nodes())
@@ -311,11 +311,11 @@ class Rounded(Allocation):
         )
 
     def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
-        """The inner counts at the nearest allowed size, the larger one of two."""
+        """Return the inner counts, each at the nearest allowed size (of two equally near ones the larger)."""
         return self._rounded(layers, self.inner.family(layers, selection))
 
     def family_within(self, layers: Sequence[Seen], selection: Selection[Seen], spend: Spend) -> Family:
-        """The same for an inner allocation that heeds costs."""
+        """Do the same for an inner allocation that considers costs."""
         return self._rounded(layers, self.inner.family_within(layers, selection, spend))
 
     def _rounded(self, layers: Sequence[Seen], inner: Family) -> Family:

@@ -1,4 +1,4 @@
-"""How the survivors make up for the removed.
+"""Compensations repair the network: the units that stay make up for those that were removed.
 
 For nodes, what a reader takes in, phi in R^m, is approximated by A phi_J from the kept nodes J, and the reader's weight
 becomes W A. For edges, the kept weights of each output unit are refitted so that its pre-activation changes least.
@@ -23,7 +23,7 @@ from methods.progress import track
 
 
 class OwnRidge(Protocol):
-    """A selection as compensations see it; ``order`` is that of ``Selection``."""
+    """The part of a selection that compensations use; ``order`` is that of ``Selection``."""
 
     order: str
 
@@ -45,7 +45,7 @@ class Reconstruction:
 
 
 class Compensation:
-    """No compensation: survivors keep their weights. Base of all others.
+    """Changes nothing: the units that stay keep their weights. Base class of all compensations.
 
     Attributes:
         units: the units of the selections whose survivors it can repair.
@@ -83,7 +83,7 @@ class Compensation:
 
 
 class LeastSquares(Compensation):
-    """What the next layer reads is regressed on what remains; edges of a unit on its remaining edges.
+    """Fits the next layer's input to the nodes that stay by least squares; for edges, a unit's sum to its kept inputs.
 
     With the ridge tau of spectral pruning this is its reconstruction matrix A_J = S_FJ (S_JJ + diag tau)^-1 (Suzuki et
     al. 2020, section 2); with no ridge it is DIVNET's fusing (Mariet & Sra 2016) and, for edges, the reweighting of

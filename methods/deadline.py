@@ -1,4 +1,4 @@
-"""Work of others' code that may never end, ended after a time."""
+"""Run code of other packages that may never end, and stop waiting for it after a time."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ Result = TypeVar("Result")
 
 
 class _Enough(BaseException):
-    """Raised inside of work that has had its time; no handler of ordinary exceptions catches it."""
+    """Raised inside work whose time is over; no handler of ordinary exceptions catches it."""
 
 
 def within(seconds: float, work: Callable[[], Result]) -> Result:
-    """What ``work`` returns, from a daemon thread of its own.
+    """Run ``work`` in a daemon thread and return its result.
 
     Only work whose loops are Python's can be ended; other work goes on unseen until the process ends.
 

@@ -1,4 +1,4 @@
-"""Packages whose public names are imported from their homes when they are first asked for (PEP 562)."""
+"""Import the public names of a package from their modules when they are first used (PEP 562)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 def door(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """What a package calls ``__getattr__`` and ``__dir__``, so that its public names are imported late.
+    """Return a package's ``__getattr__`` and ``__dir__``, which import its public names when they are used.
 
     Args:
         package: its name.
@@ -17,7 +17,7 @@ def door(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], 
     """
 
     def get(name: str) -> Any:
-        """The public name ``name``, imported from its home.
+        """Import the public name ``name`` from its module.
 
         Raises:
             AttributeError: there is none of that name.
@@ -29,7 +29,7 @@ def door(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any], 
         return found
 
     def names() -> list[str]:
-        """The public names, imported or not, and whatever else is there."""
+        """List the public names, imported or not, and all other names of the package."""
         return sorted({*vars(sys.modules[package]), *homes})
 
     return get, names

@@ -1,4 +1,4 @@
-"""How a cell can end other than well, as exceptions with a message for the user; any error in one line."""
+"""Exceptions for the ways in which a cell can fail, with messages for the user, and any error in one line."""
 
 
 class BadInput(ValueError):
@@ -26,7 +26,7 @@ class Unreachable(Skipped, BadInput):
 
 
 def first_line(error: BaseException | str, limit: int = 300) -> str:
-    """The first line of an error's message that says anything, or the error's kind where it says nothing."""
+    """Return the first line of an error's message that is not empty, or the error's type if there is none."""
     lines = (line.strip() for line in str(error).splitlines())
     line = next(filter(None, lines), type(error).__name__ if isinstance(error, BaseException) else "")
     return one_line("".join(letter if letter.isprintable() else "?" for letter in line), limit)

@@ -1,4 +1,4 @@
-"""What a method that prunes *during* training may do at each point of it; the trainer calls these, methods derive."""
+"""Hooks for methods that prune *during* training: the trainer calls them, a method overrides those it needs."""
 
 from abc import abstractmethod
 from typing import Any
@@ -12,7 +12,7 @@ from methods.schedule import Schedule
 
 
 class TrainingHook:
-    """A visitor of the training loop. Every method does nothing by default; override those that the method needs.
+    """Base class of hooks of the training loop. Each of its functions does nothing unless a subclass overrides it.
 
     What the hook must remember across an interruption goes through ``state`` and ``restore``: after a restart the
     trainer first lets the hook bring the network into the shape it had, then loads the weights into it.

@@ -17,7 +17,7 @@ GROWTH = 10  # of the largest weight; a repair that needs more has fitted noise
 
 @dataclass
 class Pruned:
-    """A pruned network and how it came about.
+    """A pruned network and how it was made.
 
     Attributes:
         model: physically smaller for nodes, same shapes with zeros for edges.

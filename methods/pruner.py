@@ -1,4 +1,4 @@
-"""The loop that all methods share: allocate, select, compensate, remove, in one step or in several."""
+"""Run the loop that all methods share: allocate, select, compensate, remove, in one step or in several."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ Train = Callable[[nn.Module, Mapping[str, Tensor], int], None]
 
 @runtime_checkable
 class Restructured(Protocol):
-    """A module that a restructuring has put in the place of a layer, and that can take over that layer's weights."""
+    """A module that has replaced a layer and can take over that layer's weights."""
 
     def take_coordinates(self, source: nn.Module) -> None:
-        """Become, as nearly as its form allows, what ``source``, a layer of the old shape, is."""
+        """Take the weights that come nearest to ``source``, a layer of the old shape."""
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """As every module has them."""
@@ -50,7 +50,7 @@ class Restructured(Protocol):
 
 @runtime_checkable
 class Restructuring(Protocol):
-    """What a selection of unit ``eigen`` or ``block`` has beside the rest: it makes the smaller network by itself."""
+    """What a selection of unit ``eigen`` or ``block`` does in addition: it builds the smaller network itself."""
 
     def dense_cost(self, model: nn.Module, example: Tensor) -> Cost:
         """Cost of a network before it is pruned."""
@@ -214,7 +214,7 @@ def derive(seed: int, step: int) -> str:
 
 @torch.no_grad()
 def _take_weights(model: nn.Module, source: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Parameters of ``source`` into ``model``, off-mask weights zero; buffers such as batch-norm statistics stay.
+    """Copy parameters of ``source`` into ``model``, off-mask weights zero; buffers (batch-norm statistics) stay.
 
     A layer that was split in its eigenbasis keeps its directions and takes its coordinates in them.
     """
@@ -233,7 +233,7 @@ def _take_weights(model: nn.Module, source: nn.Module, masks: Mapping[str, Tenso
 
 @torch.no_grad()
 def _keep_scale(model: nn.Module, dense: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Weights drawn for the dense network get the spread that the inputs which are left call for.
+    """Rescale weights that were drawn for the dense network to the spread that suits the inputs that are left.
 
     Initial weights are drawn so that a unit's output has a fixed variance, with a variance that falls as the inputs'
     number d rises; k of d inputs (live weights of a masked unit, on average) therefore take sqrt(d / k) times as much.

@@ -1,4 +1,4 @@
-"""When units are removed: at once, or in steps with training in between."""
+"""Schedules decide when units are removed: at once, or in steps with training in between."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SHAPES = ("linear", "cubic", "exponential")
 
 
 class Schedule:
-    """One-shot: the whole budget in one step, no training in between.
+    """Prunes in one step to the whole budget, without training in between (one-shot).
 
     Attributes:
         rewind: ``none`` goes on training from the pruned weights, ``init`` puts the survivors back to their initial
@@ -45,7 +45,7 @@ class Schedule:
 
 
 class Iterative(Schedule):
-    """n steps whose remaining fraction falls from 1 to the budget.
+    """Prunes in n steps whose remaining fraction falls from 1 to the budget.
 
     Args:
         steps: number of steps n.
@@ -98,7 +98,7 @@ class Iterative(Schedule):
 
 
 class BeforeTraining(Iterative):
-    """The network as it was initialised is pruned, in ``steps`` rounds without training, and then trained in full.
+    """Prunes the network as it was initialised, in ``steps`` rounds without training, and then trains it in full.
 
     SNIP and GraSP prune in one round, SynFlow in a hundred (Tanaka et al., 2020); see ``methods.unstructured``.
 

@@ -1,4 +1,4 @@
-"""Which units stay: the base of every selection, in its two shapes, a score per unit or a set of k units."""
+"""Selections decide which units stay: this base class takes a score per unit or a set of k units."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHARE_TOLERANCE = 0.01  # between the fraction that a selection keeps of every l
 
 
 class Selection(Generic[Seen]):
-    """Base of all selections. A subclass gives ``scores`` or overrides ``select``.
+    """Base class of all selections. A subclass defines ``scores`` or overrides ``select``.
 
     The type in brackets is what a subclass can look at: ``Selection[NodeLayer]`` or ``Selection[EdgeLayer]`` for a
     method of one unit, ``Selection[Layer]`` for one of either, which then sets ``unit`` itself.
@@ -48,7 +48,7 @@ class Selection(Generic[Seen]):
     share: float | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Take the unit from what stands in the brackets.
+        """Take the unit from the type in the brackets.
 
         Raises:
             TypeError: if the class says otherwise.
@@ -68,7 +68,7 @@ class Selection(Generic[Seen]):
         raise BadInput(self.no_scores())
 
     def no_scores(self) -> str:
-        """What is said where a selection of sets is asked for scores."""
+        """Return the message for a user who asks a selection of sets for scores."""
         return (
             f"{type(self).__name__} chooses sets of units, it has no score per unit to rank globally; "
             "use allocation=uniform, or a selection with scores such as magnitude"
@@ -83,7 +83,7 @@ class Selection(Generic[Seen]):
         return several_units(group) if self.single_units else None
 
     def require_budget(self, budget: Budget) -> None:
-        """Refuse a budget that this selection meets in no network, because the fraction that stays is its own.
+        """Refuse a budget that this selection cannot meet in any network, because it fixes the fraction that stays.
 
         Of a whole-model cost at most the same fraction may stay of every layer, since what is not pruned costs too.
 
@@ -173,7 +173,7 @@ def checked_scores(selection: Selection[Seen], layer: Seen) -> Tensor:
 
 
 def require_exact(selection: Selection[Seen], layer: Seen, kept: Tensor, k: Count | None) -> Tensor:
-    """``kept`` as the selection chose it.
+    """Check ``kept``, the choice of a selection.
 
     Args:
         selection: who chose.

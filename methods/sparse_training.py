@@ -1,4 +1,4 @@
-"""Schedules with a training of their own: it makes the network sparse, or ready to be pruned.
+"""Base of schedules with a training of their own, which makes the network sparse or prepares it for pruning.
 
 A :class:`SparseTraining` visits the common trainer and goes with any selection, allocation and compensation. Who runs
 it (``benchmarks.cells.during_training``) calls :meth:`~SparseTraining.prepare` before that training and
@@ -24,7 +24,7 @@ from methods.schedule import Schedule
 
 @dataclass(frozen=True)
 class Length:
-    """Of a training: its epochs, and how many updates each has."""
+    """The length of a training: its epochs, and the updates in each."""
 
     epochs: int
     per_epoch: int

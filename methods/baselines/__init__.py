@@ -1,1 +1,1 @@
-"""Controls, and what every paper compares with."""
+"""Controls, and the baselines that most papers compare with."""

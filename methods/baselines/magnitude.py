@@ -1,4 +1,4 @@
-"""Magnitude pruning: small weights are taken to matter little.
+"""Magnitude pruning assumes that small weights matter little.
 
 Edges are ranked by |w| (Han et al., 2015); nodes by the L1 (Li et al., 2017) or L2 norm of their incoming weights.
 """

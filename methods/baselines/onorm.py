@@ -1,4 +1,4 @@
-r"""Importance pruning of nodes by their outgoing weights ("onorm").
+r"""Prune nodes with small outgoing weights ("onorm").
 
 T. He, Y. Fan, Y. Qian, T. Tan, K. Yu, "Reshaping deep neural network for fast decoding by node-pruning", ICASSP 2014;
 the importance baseline of DIVNET (Mariet & Sra, ICLR 2016) and of Acharyya et al. (UAI 2021):

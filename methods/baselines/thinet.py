@@ -45,7 +45,7 @@ def contribution_matrix(seconds: Sequence[Tensor], weights: Sequence[Tensor]) ->
 
 
 def least_contribution(contributions: Tensor, k: int) -> Tensor:
-    """The k nodes that stay, sorted, when the others are removed greedily by 1_T^T Q 1_T.
+    """Remove nodes greedily by 1_T^T Q 1_T until k are left; return these, sorted.
 
     Args:
         contributions: (m, m) Q.
@@ -85,7 +85,7 @@ def removals(contributions: Tensor, count: int) -> list[tuple[int, float]]:
 
 
 class ThiNetSelection(Selection[NodeLayer]):
-    """Keeps the k nodes left over when those of least joint contribution to the readers are removed."""
+    """Removes the nodes of least joint contribution to the readers and keeps the other k."""
 
     additive = True  # mean squared changes of the readers' outputs
 

@@ -1,4 +1,4 @@
-"""The importances of the package torch-pruning as selections: its own code scores the groups of nodes.
+"""Use the importances of the package torch-pruning as selections: its own code scores the groups of nodes.
 
 G. Fang, X. Ma, M. Song, M. B. Mi, X. Wang, "DepGraph: Towards any structural pruning", CVPR 2023; the package,
 whose importances follow further papers (Taylor: Molchanov et al., CVPR 2019; LAMP: Lee et al., ICLR 2021; FPGM: He et
@@ -131,7 +131,7 @@ class _Traced:
                 self.importance.accumulate_grad(self.model)  # type: ignore[attr-defined]
 
     def _traced(self, work: Callable[[], Any]) -> Any:
-        """What ``work`` gives within the time limit; any failure of torch-pruning's becomes :class:`Skipped`."""
+        """Return the result of ``work`` within the time limit; a failure of torch-pruning becomes :class:`Skipped`."""
 
         def quietly() -> Any:
             with warnings.catch_warnings():

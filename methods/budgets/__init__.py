@@ -1,1 +1,1 @@
-"""What a pruned network may cost, and how a size is found that meets it."""
+"""Budgets: what a pruned network may cost, and the search for sizes that meet it."""

@@ -1,4 +1,4 @@
-"""What a pruned network may cost, and what one with given layer sizes does cost, without building it.
+"""Compute what a pruned network may cost, and what a network with given layer sizes costs, without building it.
 
 Conventions: ``compression`` = dense / remaining parameters of the whole model, ``speedup`` = dense / remaining MACs of
 the whole model, ``keep`` = remaining fraction of the prunable units, ``latency`` = dense / remaining time of a forward

@@ -1,4 +1,4 @@
-"""Budgets of selections that spread the kept units over the layers by themselves and heed only how many there are.
+"""Meet a budget with a selection that distributes the kept units over the layers itself and only needs their number.
 
 A number of weights decides parameters, but not MACs: those depend on where the weights lie, which only the selection
 tells. So it is asked again, with other totals, until the cost is met.
@@ -55,5 +55,5 @@ def choose_jointly(
 
 
 def spread_of(names: Mapping[str, object], total: int) -> dict[str, int]:
-    """Counts by layer with this sum, for a selection that heeds nothing else."""
+    """Return counts by layer with this sum, for a selection that looks at nothing but the sum."""
     return {name: total if number == 0 else 0 for number, name in enumerate(names)}

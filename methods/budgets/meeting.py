@@ -1,4 +1,4 @@
-"""The sizes at which a whole network meets its budget: bisection along an allocation's family, then single units."""
+"""Find the sizes at which a network meets its budget: bisection along an allocation's family, then single units."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""What may be added to the diagonal of a curvature matrix."""
+"""Check what is added to the diagonal of a curvature matrix."""
 
 from methods.errors import BadInput
 
 
 def checked_damping(damping: float, part: str, positive: bool = False) -> float:
-    """``damping`` if the damped matrix can be inverted.
+    """Return ``damping`` if the damped matrix can be inverted.
 
     Args:
         damping: added to the diagonal.

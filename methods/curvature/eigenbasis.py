@@ -1,4 +1,4 @@
-"""A layer in the eigenbasis of its Kronecker factors, and as three layers with fewer directions.
+"""Write a layer in the eigenbasis of its Kronecker factors, and replace it by three layers with fewer directions.
 
 The mathematics of EigenDamage (Wang, Grosse, Fidler & Zhang, ICML 2019, section 4); ``methods.hessian.eigendamage``
 says what is done with it. W is (out, in, kernel positions), the Fisher G (x) A with A (in, in) and G (out, out).

@@ -1,4 +1,4 @@
-"""How flat a minimum is: spectral radius under K-FAC, differentiable, and how much of it goes with each node.
+"""Measure how flat a minimum is: the spectral radius under K-FAC (differentiable), and what each node adds to it.
 
 The K-FAC Fisher is block-diagonal with blocks G_l (x) A_l, so its spectral radius is
 

@@ -1,4 +1,4 @@
-"""Curvature of the loss without its matrix: Hessian products, spectral radius, Hutchinson traces.
+"""Compute curvature of the loss without forming the Hessian: products, spectral radius, Hutchinson traces.
 
 A product H v with the Hessian costs one more backward pass through the gradient's graph (Pearlmutter 1994):
 
@@ -26,7 +26,7 @@ from methods.progress import track
 
 @contextmanager
 def twice_differentiable(model: nn.Module) -> Iterator[None]:
-    """What ``model`` computes inside, in evaluation mode, can be differentiated twice.
+    """Within this context what ``model`` computes, in evaluation mode, can be differentiated twice.
 
     Attention is computed step by step: PyTorch's fused kernels for it have no second derivative.
     """

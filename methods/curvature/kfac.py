@@ -157,7 +157,7 @@ def _reads_and_gradients(
 
 @contextmanager
 def recording(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, list[tuple[Tensor, Tensor]]]]:
-    """Inside, every call of the modules appends (what it read, what it wrote) under its path.
+    """Within this context every call of the modules appends (what it read, what it wrote) under its path.
 
     What is written is passed on as a copy: an in-place activation after the layer would otherwise overwrite s.
     """

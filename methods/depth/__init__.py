@@ -1,1 +1,1 @@
-"""Depth: whole residual blocks, which a network can do without at unchanged shapes, as units."""
+"""Depth pruning: the units are whole residual blocks, which can be removed without changing any shape."""

@@ -1,4 +1,4 @@
-"""The residual blocks of a network, found by experiment: modules that pass on what they read once their weights are 0.
+"""Find residual blocks by experiment: modules that return what they read once their weights are 0.
 
 Such a block computes x + f(x), or an activation of it that what it really reads does not notice (a ReLU behind the
 addition, where all inputs are outputs of a ReLU). It can be replaced by the identity at unchanged shapes. Of blocks
@@ -26,7 +26,7 @@ ALIKE = 1e-6  # relative to the largest number read; zero weights leave rounding
 
 @dataclass(frozen=True)
 class Block:
-    """A residual block, by what the network pays for it.
+    """A residual block and what it costs.
 
     Attributes:
         path: of the module.
@@ -124,7 +124,7 @@ def cost_without(model: nn.Module, example: Tensor, blocks: Sequence[Block], rem
 
 @contextmanager
 def left_out(model: nn.Module, paths: Sequence[str]) -> Iterator[nn.Module]:
-    """Inside, the modules at ``paths`` pass on what they read."""
+    """Within this context the modules at ``paths`` return what they read."""
     before = {path: model.get_submodule(path) for path in paths}
     try:
         for path in paths:

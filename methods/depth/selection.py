@@ -1,4 +1,4 @@
-"""Which residual blocks a network does without: by what they change, by what the loss says, and by simpler rules.
+"""Choose residual blocks to remove: by how much they change, by the loss, or by simpler rules.
 
 Gromov, Tirumala, Shapourian, Glorioso and Roberts, "The Unreasonable Ineffectiveness of the Deeper Layers" (arXiv
 2403.17887; ICLR 2025), leave out the layers of a language model that turn what they read least. Scores of a block:
@@ -41,7 +41,7 @@ SCORES = ("angular", "influence", "loss", "magnitude", "random")
 
 
 class BlockSelection(Selection[Layer]):
-    """Leaves out whole residual blocks until the budget is met.
+    """Removes whole residual blocks until the budget is met.
 
     Args:
         score: what a block is worth; ``angular``, ``influence``, ``loss``, ``magnitude`` or ``random``.
@@ -62,7 +62,7 @@ class BlockSelection(Selection[Layer]):
     def restructure(
         self, model: nn.Module, calibration: Calibration, budget: Budget, dense: Cost | None = None
     ) -> tuple[nn.Module, Cost, list[dict[str, Any]], str | None]:
-        """A new network without blocks, which costs no more than ``budget`` allows and, of blocks, as little less.
+        """Return a new network without some blocks that costs at most what ``budget`` allows, and little less.
 
         Args:
             model: left as it is.
@@ -103,7 +103,7 @@ class BlockSelection(Selection[Layer]):
         calibration: Calibration,
         fits: Callable[[Sequence[Block]], bool],
     ) -> tuple[list[Block], dict[str, float]]:
-        """The blocks that go, and the score that each had when it went, or at last."""
+        """Return the removed blocks, and each block's score: when it was removed, or at the end."""
         removed: list[Block] = []
         scores = self.scores_of(model, blocks, calibration)
         while not fits(removed):
@@ -121,7 +121,7 @@ class BlockSelection(Selection[Layer]):
 
     @torch.no_grad()
     def scores_of(self, model: nn.Module, blocks: Sequence[Block], calibration: Calibration) -> dict[str, float]:
-        """What each block is worth in ``model``, larger = kept; by path."""
+        """Return each block's score in ``model`` by path; blocks with larger scores are kept."""
         if self.score == "random":
             draw = stream(calibration.seed, "blocks")
             return {block.path: float(torch.rand((), generator=draw)) for block in blocks}

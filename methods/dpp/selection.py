@@ -1,4 +1,4 @@
-r"""Pruning by determinantal point processes: a diverse set of nodes, or of edges per unit.
+r"""Prune by determinantal point processes: keep a diverse set of nodes, or of edges per unit.
 
 Nodes (DIVNET): Z. Mariet, S. Sra, "Diversity Networks: Neural Network Compression Using Determinantal Point Processes",
 ICLR 2016. With v_i the activations of node i after the nonlinearity over t samples, keep a draw from the k-DPP of
@@ -45,7 +45,7 @@ NEARLY_IDENTITY, NEARLY_CONSTANT = 1e-3, 0.99
 
 
 class DPPKernel:
-    """Which kernel a DPP selection uses; from second moments to L.
+    """Computes the kernel L of a DPP selection from second moments.
 
     Args:
         kernel: ``rbf`` (the papers') or ``linear`` (S itself, as in Acharyya et al.'s teacher-student simulations).

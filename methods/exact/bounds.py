@@ -1,4 +1,4 @@
-"""How small and large the inputs of a ReLU can become on a box of inputs: intervals, relaxation, integer programmes.
+"""Bound the inputs of ReLUs on a box of network inputs: by intervals, linear relaxation and integer programmes.
 
 - Intervals: each layer's box from the box before it (Moore's interval arithmetic).
 - Linear relaxation: every ReLU lies between two lines over its own interval, and a layer's input is bounded by putting
@@ -27,7 +27,7 @@ Box = tuple[Tensor, Tensor]  # smallest and largest values, (m,) float64 each
 
 
 def interval(layer: Affine, box: Box) -> Box:
-    """The box of a layer's results on a box of what it reads."""
+    """Bound a layer's results on a box of what it reads."""
     positive, negative = layer.weight.clamp(min=0), layer.weight.clamp(max=0)
     low = positive @ box[0] + negative @ box[1] + layer.bias
     high = positive @ box[1] + negative @ box[0] + layer.bias
@@ -35,7 +35,7 @@ def interval(layer: Affine, box: Box) -> Box:
 
 
 def after_relu(box: Box) -> Box:
-    """The box behind a ReLU."""
+    """Bound the results of a ReLU."""
     return box[0].clamp(min=0), box[1].clamp(min=0)
 
 
@@ -67,7 +67,7 @@ def _upper(layers: Sequence[Affine], boxes: Sequence[Box], domain: Box, sign: fl
 
 
 class Programme:
-    """The mixed-integer programme of a chain up to some layer, whose units are then asked for one by one.
+    """The mixed-integer programme of a chain up to some layer; it is solved for one unit of that layer at a time.
 
     Args:
         layers: those before the layer in question.
@@ -152,11 +152,11 @@ class Programme:
 
 
 class Clock:
-    """What is left of some seconds."""
+    """Counts down a number of seconds."""
 
     def __init__(self, seconds: float) -> None:
         self.end = time.monotonic() + seconds
 
     def left(self) -> float:
-        """Seconds, 0 once they are over."""
+        """The seconds that are left, at least 0."""
         return max(0.0, self.end - time.monotonic())

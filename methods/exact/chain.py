@@ -1,4 +1,4 @@
-"""A network as a chain of linear layers with ReLUs between them, if that is what it is; found by running it."""
+"""Read a network as a chain of linear layers with ReLUs between them, by running it."""
 
 from __future__ import annotations
 

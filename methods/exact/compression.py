@@ -1,4 +1,4 @@
-"""Compression that changes nothing: units whose ReLU is stable are removed, merged or folded.
+"""Compress a network without changing its function: remove, merge or fold units whose ReLU is stable.
 
 Serra, Yu, Kumar and Ramalingam, "Scaling Up Exact Neural Network Compression by ReLU Stability" (NeurIPS 2021, arXiv
 2102.07804), after Serra, Kumar and Ramalingam, "Lossless Compression of Deep Neural Networks" (CPAIOR 2020). On a box
@@ -52,7 +52,7 @@ OPEN, CLOSED, UNSTABLE, UNKNOWN = "open", "closed", "unstable", "unknown"
 
 @dataclass(frozen=True)
 class Found:
-    """What is known of one layer's units, and how.
+    """What is known of one layer's units, and how it was found out.
 
     Attributes:
         states: for each unit ``open``, ``closed``, ``unstable`` or ``unknown``.
@@ -155,7 +155,7 @@ class ExactCompression(Selection[Layer]):
     def _compressed(
         self, layers: Sequence[Affine], domain: Box, inputs: Tensor, seed: int
     ) -> tuple[list[Affine], list[dict[str, Any]], int]:
-        """Layer by layer from the input: the layers before the one in question are small already."""
+        """Compress layer by layer from the input, so that the layers before the current one are already small."""
         clock = Clock(self.seconds)
         todo, done = list(layers), list[Affine]()
         boxes: list[Box] = []
@@ -251,7 +251,7 @@ def _by_bounds(low: Tensor, high: Tensor) -> list[str]:
 
 
 def shrunk(layer: Affine, following: Affine, found: Found) -> tuple[Affine | None, Affine, Box, dict[str, int]]:
-    """A layer without the units that are not needed, the layer behind it, the box of what stays, and what was done.
+    """Remove the units of a layer that are not needed; return it, the next layer, the new box, and what was done.
 
     The layer is None where it was folded into the next one.
     """

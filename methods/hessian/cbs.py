@@ -42,7 +42,7 @@ Loss = Callable[[Tensor], float]  # of the network that keeps the weights in a m
 
 
 class Objective:
-    """obj(P) and the change of it by swaps.
+    """Computes obj(P) and how swaps change it.
 
     Args:
         gradients: G (N, d).

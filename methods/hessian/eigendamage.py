@@ -158,7 +158,7 @@ class EigenPlan:
         return rows
 
     def left_alone(self, counts: Counts) -> str | None:
-        """A note on the layers that keep all their directions because fewer would not make them smaller."""
+        """Name the layers that keep all their directions because fewer would not make them smaller."""
         names = [row["name"] for row in self.report(counts) if not row["split"] and row["kept"] < row["units"]]
         return f"not smaller as three layers, left as they are: {', '.join(names)}" if names else None
 

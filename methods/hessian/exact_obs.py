@@ -37,7 +37,7 @@ BATCH_BYTES = 2**26  # inverses of a batch of rows
 
 
 class Removals(NamedTuple):
-    """In which order each row loses its weights (or blocks of them).
+    """The order in which each row loses its weights (or blocks of them), and the losses.
 
     Attributes:
         order: (rows, steps) int64, the block removed at each step.
@@ -64,7 +64,7 @@ def removal_order(weight: Tensor, inverse: Tensor, block: int = 1, pattern: tupl
 
 
 class _Rows:
-    """A batch of rows on its way to empty; all rows have lost the same number of blocks.
+    """A batch of rows that lose one block after the other; all rows have lost the same number.
 
     Columns are the blocks that were left at the last clean-up. ``inverse`` is H^-1 as of then and V the vectors since,
     so that the current one is ``inverse - V^T V``; its diagonal blocks and the weights are always current.

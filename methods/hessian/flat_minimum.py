@@ -1,4 +1,4 @@
-"""Neuron pruning towards flat minima, while training from scratch. A RECONSTRUCTION.
+"""Prune neurons towards flat minima while the network trains from scratch. A RECONSTRUCTION.
 
 Paper: Ebrahimi & Klabjan, "Neuron-based Pruning of Deep Neural Networks with Better Generalization using Kronecker
 Factored Curvature Approximation" (arXiv 2111.08577; IJCNN 2023). Only its abstract was at hand: neurons are pruned
@@ -68,7 +68,7 @@ def pruning_times(epochs: int, start: float, end: float, period: int) -> dict[in
 
 
 class FlatMinimum(TrainingSchedule):
-    """Trains and prunes at once: a schedule that is a hook of the common trainer. :meth:`begin` comes before training.
+    """Prunes while the network trains: a schedule that is a hook of the common trainer. :meth:`begin` is called first.
 
     As a schedule of the pruner alone, without a training, it is one-shot.
 

@@ -69,7 +69,7 @@ def group_cost(weight: Tensor, factors: Factors, removed: Tensor) -> Tensor:
 
 
 def removal_path(layers: Sequence[tuple[Tensor, Factors]]) -> tuple[Tensor, Tensor]:
-    """The order in which rows go, each time the one by which the cost of all that have gone grows least.
+    """Return the order in which rows are removed: each time the row that adds least to the cost of all removed rows.
 
     With P = [G_KK]^-1 of the rows K that are left and W their weights after the exact update, row i costs
     1/2 w_i A w_i^T / P_ii more; then P loses P_{:,i} P_{i,:} / P_ii and W the rows P_{:,i} w_i / P_ii (block

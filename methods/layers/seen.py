@@ -24,7 +24,7 @@ Value = TypeVar("Value")
 
 
 class Forgotten(cached_property[Value]):
-    """A cached property of a layer that is computed anew each time where ``calibration.memory`` limits what is kept."""
+    """A cached property of a layer; with a limit ``calibration.memory`` it is not kept but computed each time."""
 
     def __get__(self, instance: Any, owner: type[Any] | None = None) -> Any:
         """The value, or for a class the property."""

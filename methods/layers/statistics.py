@@ -1,4 +1,4 @@
-"""Calibration data, and the second moments of what each layer reads: float64, in one pass over the network."""
+"""Hold calibration data and collect second moments of what each layer reads: float64, in one pass over the network."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ UNLABELLED = -100  # the label of a token of which nothing is to be predicted; P
 
 @dataclass(frozen=True)
 class Calibration:
-    """Training samples on which pruning may look; never validation or test data.
+    """Training samples that pruning may use; never validation or test data.
 
     Attributes:
         inputs: (n, ...) normalised network inputs, or (n, T) ids of tokens.

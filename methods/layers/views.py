@@ -1,4 +1,4 @@
-"""What a method is shown of a network: its groups of nodes or its layers, and moments collected when asked for."""
+"""Make the views that a method gets of groups of nodes or of layers; moments are collected when first asked for."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def node_views(model: nn.Module, groups: Sequence[NodeGroup], calibration: Calib
 
 
 def precomputed(moments: list[Moments]) -> Callable[[], list[Moments]]:
-    """What a view is handed for moments that are there already."""
+    """Return a function that returns these moments, for a view whose moments are known already."""
     return lambda: moments
 
 

@@ -1,4 +1,4 @@
-"""Which ranks the layers get: one relative error for all, the largest at which the network meets its budget.
+"""Choose the ranks of the layers: all get one relative error, the smallest with which the network meets its budget.
 
 ALDS (Liebenwein, Maalouf, Feldman and Rus, "Compressing Neural Networks: Towards Determining the Optimal Layer-wise
 Decomposition", NeurIPS 2021, arXiv 2107.11442; see :mod:`methods.lowrank.split`) asks for the least possible largest

@@ -1,4 +1,4 @@
-"""A layer as two: the channels that it reads in groups, each group's weights by their largest singular values.
+"""Split a layer in two: its input channels form groups, and each group's weights keep their largest singular values.
 
 Liebenwein, Maalouf, Feldman and Rus, "Compressing Neural Networks: Towards Determining the Optimal Layer-wise
 Decomposition" (ALDS, NeurIPS 2021, arXiv 2107.11442), section 2. The weight W (out, in x kernel) is cut into k slices
@@ -49,7 +49,7 @@ class LowRank(nn.Sequential):
 
     @torch.no_grad()
     def take_coordinates(self, source: nn.Module) -> None:
-        """Become the nearest of this rank to a layer of the old shape, and take over its bias."""
+        """Take the weights of this rank that are nearest to a layer of the old shape, and its bias."""
         read, write = factors(source, self.slices, len(matrix_of(self[0])) // self.slices)
         matrix_of(self[0]).copy_(read.reshape(matrix_of(self[0]).shape))
         matrix_of(self[1]).copy_(write.reshape(matrix_of(self[1]).shape))

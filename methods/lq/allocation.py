@@ -1,4 +1,4 @@
-"""Counts per neuron or per layer in proportion to how many weights (or nodes) its own norms say it needs.
+"""Give each neuron or layer a count in proportion to how many weights (or nodes) it needs according to its own norms.
 
 Papers: the ℓq count per neuron is a reconstruction from the theory of Yang, Wang, Ding and Yang (2022), see
 ``methods.lq.bounds``; the PQ count is Theorem 2 of Diao et al. (ICLR 2023). Meeting a prescribed budget with them is
@@ -32,7 +32,7 @@ EffectiveCount = Callable[[Tensor, Tensor | None], Tensor]  # (n, d) weights, li
 
 
 class SparseLq(Allocation):
-    """As many units as the ℓq norm says.
+    """Keeps as many units as the ℓq norm says are needed.
 
     Args:
         q: 0 < q < 1.
@@ -61,7 +61,7 @@ class SparseLq(Allocation):
 
 
 class PQ(Allocation):
-    """As many units as the PQ index asks to keep, r = d (1+η)^(-q/(q-p)) (1 - I_pq)^(qp/(q-p)).
+    """Keeps as many units as the PQ index asks for, r = d (1+η)^(-q/(q-p)) (1 - I_pq)^(qp/(q-p)).
 
     Args:
         p, q: exponents, 0 < p < q.

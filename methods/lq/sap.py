@@ -1,4 +1,4 @@
-"""SAP, sparsity-informed adaptive pruning: the PQ index of what is left decides how much more goes.
+"""SAP, sparsity-informed adaptive pruning: the PQ index of the remaining weights decides how many are removed next.
 
 Paper: Diao, Wang, Zhang, Yang, Ding and Tarokh, "Pruning deep neural networks from a sparsity perspective" (ICLR 2023),
 Algorithm 1 and its defaults, as the authors' code and poster have them. In step t a unit (a neuron, a layer, or the

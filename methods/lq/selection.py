@@ -1,4 +1,4 @@
-"""Which edges of a neuron stay: its largest weights, or those that sparse regression on its own output picks.
+"""Choose the edges of a neuron that stay: its largest weights, or those that sparse regression on its output picks.
 
 Reconstruction from the theory of sparse linear approximation (Yang, Wang, Ding and Yang, 2022; Gao, Ing and Yang,
 2013). Keeping the largest weights is thresholding. Orthogonal matching pursuit is Gao et al.'s Theorem 3: from nothing,

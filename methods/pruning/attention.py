@@ -1,4 +1,4 @@
-"""PyTorch's attention written out as four linear layers, and put together again where heads have been removed.
+"""Write PyTorch's attention out as four linear layers, and put it together again after heads have been removed.
 
 ``nn.MultiheadAttention`` holds the weights of queries, keys and values in one parameter, multiplies by them without
 calling a layer, and wants its heads to be as wide together as what it reads. :class:`SeparateAttention` computes the

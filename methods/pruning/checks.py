@@ -1,4 +1,4 @@
-"""What a step of a pruning asks of its parts, and what it says where they do not keep it."""
+"""Check what a pruning step requires of its parts, and report what they do not fulfil."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MOST_REASONS, MOST_NAMES = 6, 8  # that an error names
 
 @dataclass(frozen=True)
 class Parts:
-    """What a step of a pruning is made of: how many units stay, which, and how these make up for the others."""
+    """The parts of a pruning step: how many units stay, which ones, and how these make up for the others."""
 
     selection: AnySelection
     allocation: Allocation
@@ -30,7 +30,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Spending:
-    """What the budget counts, at given counts, and how much of it there may be."""
+    """What the budget counts for given numbers of units, and its limit."""
 
     cost: CountCost
     kind: str
@@ -42,14 +42,14 @@ class Spending:
 
 
 def spend(cost: CountCost, target: Budget, dense: Cost) -> Spend:
-    """What the budget counts, at given counts; a time of a forward pass is taken to go with the MACs."""
+    """Return what the budget counts for given numbers of units; latency is assumed to be proportional to MACs."""
     kind = "speedup" if target.measured else target.kind
     return Spending(cost, kind, target.remaining * dense.of(kind))
 
 
 @contextmanager
 def naming(left_alone: Mapping[str, str]) -> Iterator[None]:
-    """A budget that cannot be reached is said with what was left alone: that is often why."""
+    """Add what was left alone to the message that a budget cannot be reached: it is often the cause."""
     try:
         yield
     except Unreachable as error:
@@ -60,7 +60,7 @@ def naming(left_alone: Mapping[str, str]) -> Iterator[None]:
 
 
 def told(left_alone: Mapping[str, str]) -> str:
-    """Layer by layer why it was left alone, layers with the same reason together; in one line."""
+    """Say in one line why layers were left alone, layers with the same reason together."""
     by_reason: dict[str, list[str]] = {}
     for path, reason in left_alone.items():
         by_reason.setdefault(reason, []).append(path)
@@ -75,7 +75,7 @@ def told(left_alone: Mapping[str, str]) -> str:
 def exactly(
     selection: Selection[Seen], layers: Sequence[Seen], kept: Mapping[str, Tensor], counts: Mapping[str, Count]
 ) -> dict[str, Tensor]:
-    """What the selection kept in every layer, if it is as many units as ``counts`` says where that names the layer."""
+    """Return what the selection kept in every layer, checked against ``counts`` where that names the layer."""
     if missing := [layer.name for layer in layers if layer.name not in kept]:
         raise BadInput(
             f"{type(selection).__name__}.select_all has nothing for layer {missing[0]}; expected every layer"

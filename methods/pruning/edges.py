@@ -1,4 +1,4 @@
-"""One step of pruning edges: sizes that meet the budget, masks, repair of what is left."""
+"""Carry out one step of pruning edges: find sizes that meet the budget, choose masks, repair what is left."""
 
 from __future__ import annotations
 

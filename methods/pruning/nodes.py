@@ -1,4 +1,4 @@
-"""One step of pruning nodes: sizes that meet the budget, units, repair of the readers, removal."""
+"""Carry out one step of pruning nodes: find sizes that meet the budget, choose units, repair the readers, remove."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PyTorch's recurrent layers written out as linear layers, and put together again when nodes have been removed.
+"""Write PyTorch's recurrent layers out as linear layers, and put them together again after nodes have been removed.
 
 A hidden unit of an ``nn.LSTM`` is four rows of each of two matrices and a column of the second one, inside of one
 module that hides what lies between. Written out, the two matrices are linear layers whose common units are seen,
@@ -78,7 +78,7 @@ class _Recurrent(nn.Module):
         raise NotImplementedError
 
     def flatten_parameters(self) -> None:
-        """Nothing: parameters lie where they are."""
+        """Do nothing: the parameters stay where they are."""
 
 
 class WrittenOut(_Recurrent):

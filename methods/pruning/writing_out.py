@@ -1,4 +1,4 @@
-"""Layers of PyTorch that hide layers inside of them, written out before a pruning and put together after it.
+"""Write out layers of PyTorch that contain hidden layers before a pruning, and put them together after it.
 
 Recurrent layers (:mod:`methods.pruning.recurrent`) and attention (:mod:`methods.pruning.attention`) hold several
 matrices in one module, or in one parameter, and multiply by them out of sight. Written out as linear layers, these are

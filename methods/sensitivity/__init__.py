@@ -1,1 +1,1 @@
-"""What pruning each layer alone does to the network, and allocations that spend a budget by it: OWL, SPDY, curves."""
+"""Measure what pruning each layer alone does, and allocate budgets accordingly: OWL, SPDY, curves."""

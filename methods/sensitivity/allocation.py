@@ -1,4 +1,4 @@
-"""A budget spent along sensitivity curves: the sizes at which the layers' own losses add up to least.
+"""Spend a budget along sensitivity curves: find the sizes with the smallest sum of the layers' own losses.
 
 What each layer alone does to the network's loss is measured at a grid of sizes (:mod:`methods.sensitivity.curves`), and
 the increases are taken to add up over layers. With d_g(k) for group g at k units and C the budget's cost,
@@ -26,7 +26,7 @@ from methods.sensitivity.curves import hull, measured
 
 
 class Sensitivity(Allocation):
-    """Sizes at which the losses of pruning each layer alone add up to least.
+    """Finds the sizes with the smallest sum of the losses of pruning each layer alone.
 
     Args:
         compensation: of the method, so that the curves are those after its repair; None: none.

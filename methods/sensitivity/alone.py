@@ -1,4 +1,4 @@
-"""A network of which one layer alone, or some single layers, are pruned for a while, to see what that does."""
+"""Prune one layer alone, or some layers, for a while, to measure the effect."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def chosen(selection: Selection[Seen], layer: Seen, k: Count) -> Tensor:
 def kept_alone(
     layer: NodeLayer | EdgeLayer, kept: Tensor, compensation: Compensation, selection: Selection[Seen]
 ) -> Iterator[nn.Module]:
-    """Inside, ``layer.model`` has no other units of this layer than ``kept``, and is repaired; nothing else changes.
+    """Within this context ``layer.model`` has only the units ``kept`` of this layer and is repaired.
 
     Nodes are not cut out: their readers multiply them by zero, which comes to the same.
 

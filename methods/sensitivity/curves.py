@@ -1,4 +1,4 @@
-"""Sensitivity curves: what the network loses when one layer alone is pruned, at a grid of sizes.
+"""Measure sensitivity curves: the network's loss when one layer alone is pruned, at a grid of sizes.
 
 Li, Kadav, Durdanovic, Samet and Graf, "Pruning filters for efficient ConvNets" (ICLR 2017, section 3.2), prune each
 layer alone and look at the accuracy. Here it is any selection's units, with the method's own repair.

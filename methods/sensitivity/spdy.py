@@ -1,4 +1,4 @@
-"""SPDY: how sensitive each layer is, learned by trying out what a solver makes of it.
+"""SPDY learns how sensitive each layer is by trying the sizes that a solver finds with given sensitivities.
 
 Frantar and Alistarh, "SPDY: Accurate Pruning with Speedup Guarantees" (ICML 2022), section 3. The error of layer l at
 the i-th of the sizes 0, ..., n (0 the whole layer) is taken to be
@@ -45,7 +45,7 @@ SHARE = 0.1  # of the coefficients, drawn anew at first
 
 
 class SPDY(Allocation):
-    """Sizes of least total error under learned sensitivities.
+    """Finds the sizes of least total error under learned sensitivities.
 
     Args:
         compensation: of the method, for the weights of each layer at each size; None: none.

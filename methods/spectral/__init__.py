@@ -1,1 +1,1 @@
-"""Spectral pruning (Suzuki et al. 2020) and its kin."""
+"""Spectral pruning (Suzuki et al. 2020) and methods derived from it."""

@@ -1,4 +1,4 @@
-"""The greedy search of spectral pruning: which k nodes reconstruct what the next layer reads.
+"""Search greedily for the k nodes that best reconstruct what the next layer reads (spectral pruning).
 
 Suzuki, Abe, Murata, Horiuchi, Ito, Wachi, Hirai, Yukishima and Nishimura, "Spectral Pruning: Compressing Deep Neural
 Networks via Spectral Analysis and its Generalization Error", IJCAI 2020, arXiv 1808.08558.
@@ -245,7 +245,7 @@ class _Search:
 
 
 class _Purse:
-    """What the picks may cost: each node has a price, and the sum over all picks a limit.
+    """Limits the sum of the picked nodes' prices.
 
     Args:
         price: (m,); None leaves every open node allowed.
@@ -257,7 +257,7 @@ class _Purse:
         self.price, self.left, self.steps = price, limit * (1 + SLACK), picks
 
     def allowed(self, open_nodes: Tensor) -> Tensor:
-        """Nodes after which the cheapest of the others can still be paid for all remaining picks.
+        """Return the nodes that leave enough for the cheapest nodes in all remaining picks.
 
         Adding j costs at least max(price_j, the steps-th smallest price) + the sum of the steps - 1 smallest ones.
 
@@ -276,7 +276,7 @@ class _Purse:
         return affordable
 
     def pay(self, node: int) -> None:
-        """A node is picked."""
+        """Subtract the price of a picked node."""
         self.steps -= 1
         if self.price is not None:
             self.left -= float(self.price[node])

@@ -1,4 +1,4 @@
-"""How far a pruned network is from the original on the calibration data, and a bound on it from the layers' errors.
+"""Measure how far a pruned network is from the original on calibration data, and bound that by the layers' errors.
 
 ||g||_n^2 = (1/n) sum_i ||g(x_i)||^2 over the n calibration samples. For a chain of linear layers with 1-Lipschitz
 activations, weights W_l before and W#_l after pruning, phi_l what layer l of the original network reads, J_l its kept

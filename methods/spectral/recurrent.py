@@ -122,7 +122,7 @@ def pruned_elman(
 
 
 class RecurrentSpectralSelection(SpectralSelection):
-    """Hidden states that keep themselves, the output and the next state predictable.
+    """Keeps hidden states from which all states, the output and the next state can be predicted.
 
     A group of nodes that is not recurrent is treated as :class:`SpectralSelection` does with theta = theta_1, all its
     readers counting as outputs.

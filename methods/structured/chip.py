@@ -1,4 +1,4 @@
-"""CHIP: channels that the others can stand in for go first.
+"""CHIP removes first the channels that the others can replace.
 
 Sui, Yin, Xie, Phan, Zonouz and Yuan, "CHIP: CHannel Independence-based Pruning for Compact Neural Networks", NeurIPS
 2021. With A (m, p) the feature maps of one sample, one row per channel and p positions, a channel's independence is

@@ -1,4 +1,4 @@
-"""FPGM: filters near the geometric median of their layer can be replaced by the others.
+"""FPGM removes filters near the geometric median of their layer, which the others can replace.
 
 He, Liu, Wang, Hu and Yang, "Filter Pruning via Geometric Median for Deep Convolutional Neural Networks Acceleration",
 CVPR 2019. The geometric median x* of the filters F_1 ... F_m minimises sum_j ||x - F_j||_2. Instead of x* the paper

@@ -1,4 +1,4 @@
-"""Group norm: the weights of all coupled layers that go with a node.
+"""Group norm: score a node by the weights in all coupled layers that would be removed with it.
 
 Fang, Ma, Song, Mi and Wang, "DepGraph: Towards Any Structural Pruning", CVPR 2023. A node takes with it its rows of the
 layers that write it, its columns of those that read it, and its batch-norm scales; its importance is the norm of all of

@@ -1,4 +1,4 @@
-"""GReg-1: what is to go is chosen first, and then pushed to zero by a penalty that grows.
+"""GReg-1 first chooses what to remove and then pushes it to zero with a growing penalty.
 
 Wang, Qin, Zhang and Fu, "Neural Pruning via Growing Regularization", ICLR 2021. In the trained network the filters of
 the smallest L1 norm are chosen (any selection here). While training goes on, their weights get an L2 penalty
@@ -34,22 +34,22 @@ from methods.sparse_training import Length, SparseTraining
 
 
 class _Chosen(Selection[Any]):
-    """What was chosen before the training: indices by group of nodes, or masks (out, d) by layer."""
+    """The choice made before the training: indices by group of nodes, or masks (out, d) by layer."""
 
     def __init__(self, chooser: AnySelection, kept: Mapping[str, Tensor]) -> None:
         self.chooser, self.kept = chooser, kept
         self.unit, self.order = chooser.unit, chooser.order
 
     def leaves_alone(self, group: NodeGroup) -> str | None:
-        """What who chose leaves alone."""
+        """Leave alone what the original selection leaves alone."""
         return self.chooser.leaves_alone(group)
 
     def select(self, layer: Layer, k: Count) -> Tensor:
-        """What is known of the layer."""
+        """Return the choice that was made before the training."""
         return self.kept[layer.name]
 
     def ridge(self, layer: NodeLayer, kept: Tensor) -> Tensor:
-        """That of who chose."""
+        """Return the ridge of the original selection."""
         return self.chooser.ridge(layer, kept)
 
 

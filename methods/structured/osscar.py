@@ -87,7 +87,7 @@ class _Reader:
 
 
 class Search:
-    """Kept nodes, going down from all of them.
+    """A search that begins with all nodes and removes one after the other.
 
     Args:
         seconds: per reader (m, m) float64.
@@ -126,7 +126,7 @@ class Search:
         return node, float(gains[node])
 
     def swap(self, most: int) -> int:
-        """Swaps while they lower the loss, ``most`` at the utmost; returns how many there were."""
+        """Swap nodes while that lowers the loss, at most ``most`` times; return the number of swaps."""
         done = 0
         while done < most and 0 < int(self.kept.sum()) < self.size:
             before = self.loss()

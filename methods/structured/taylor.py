@@ -1,4 +1,4 @@
-"""First-order Taylor importance of nodes.
+"""Score nodes by their first-order Taylor importance.
 
 Molchanov, Mallya, Tyree, Frosio and Kautz, "Importance Estimation for Neural Network Pruning", CVPR 2019. Removing the
 parameters S changes the loss E of a batch, to first order, by the sum of g_s w_s with g_s = dE / dw_s. As a joint

@@ -1,4 +1,4 @@
-"""Variance-based pruning: nodes that hardly vary become a constant, which the readers' biases take over.
+"""Variance-based pruning replaces nodes that hardly vary by constants, which the readers' biases take over.
 
 Uranik Berisha, Mehnert and Condurache, "Variance-Based Pruning for Accelerating and Compressing Trained Networks",
 ICCV 2025 (arXiv 2507.12988). The score of a node is the variance of its activation over the calibration data,

@@ -1,1 +1,1 @@
-"""What theories predict of the damage of pruning, beside what is measured."""
+"""Compare the damage that theories predict with the damage that is measured."""

@@ -1,4 +1,4 @@
-"""The formulas with which theories predict the damage of pruning.
+"""Formulas with which theories predict the damage of pruning.
 
 :mod:`methods.theories.evaluation` says whose they are.
 """

@@ -1,4 +1,4 @@
-"""Every layer's change by a pruning, looked at alone: what the layer's weights were, and what they became."""
+"""Extract how a pruning changed each layer: its weights before and after."""
 
 import copy
 import math
@@ -27,7 +27,7 @@ LARGEST_MOMENT = 1024  # inputs of a layer up to which the lq bound on its outpu
 
 @dataclass
 class Site:
-    """One layer's change: modules whose weights differ, and what else is known of it.
+    """The change of one layer: modules whose weights differ, and what else is known of them.
 
     Attributes:
         name: of the layer or group.

@@ -66,7 +66,7 @@ def scaled(weight: Tensor, second: Tensor, damping: float) -> Problem:
 
 
 class Round(NamedTuple):
-    """Where a round of ADMM has arrived: W, D (out, d) and rho."""
+    """The state after a round of ADMM: W, D (out, d) and rho."""
 
     free: Tensor
     sparse: Tensor
@@ -74,7 +74,7 @@ class Round(NamedTuple):
 
 
 def admm(problem: Problem, project: Projection, count: int, rho: float = 0.1, rounds: int = 300) -> list[Round]:
-    """The rounds of ALPS until the support has settled, at least one.
+    """Yield the rounds of ALPS until the support no longer changes, at least one.
 
     Args:
         problem: of the layer.

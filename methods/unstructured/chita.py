@@ -33,7 +33,7 @@ from methods.selection import Selection, largest_mask
 
 
 class Regression:
-    """N Q as a function of the weights, in the gradients' precision where that is what products cost.
+    """Computes N Q as a function of the weights; large products are taken in the gradients' precision.
 
     Args:
         gradients: A (N, d).

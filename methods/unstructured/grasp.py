@@ -1,4 +1,4 @@
-"""GraSP: weights without which the gradients flow as they did.
+"""GraSP removes weights without which the gradient flow is preserved.
 
 Wang, Zhang and Grosse, "Picking Winning Tickets Before Training by Preserving Gradient Flow", ICLR 2020. Removing
 weight q of a network at its initialisation changes the gradient's squared norm, to first order and up to a factor, by

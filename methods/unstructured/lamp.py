@@ -1,4 +1,4 @@
-"""LAMP: magnitudes that can be compared between layers.
+"""LAMP scales magnitudes so that they can be compared between layers.
 
 Lee, Park, Mo, Ahn and Shin, "Layer-Adaptive Sparsity for the Magnitude-Based Pruning", ICLR 2021. Within a layer, with
 the weights in ascending order of their squares,

@@ -1,4 +1,4 @@
-"""Movement pruning: weights that training moves away from zero stay, those that it moves towards zero go.
+"""Movement pruning keeps weights that training moves away from zero and removes those that it moves towards zero.
 
 Sanh, Wolf and Rush, "Movement Pruning: Adaptive Sparsity by Fine-Tuning", NeurIPS 2020. While a trained network is
 trained on, every weight has a score that the straight-through estimator gives the gradient of,

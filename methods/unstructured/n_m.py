@@ -1,4 +1,4 @@
-"""n:m sparsity: of every m consecutive inputs of an output unit n stay, whatever scores or solves.
+"""n:m sparsity: of every m consecutive inputs of an output unit n stay, with any selection and compensation.
 
 Mishra et al., "Accelerating Sparse Deep Neural Networks" (arXiv 2104.08378) describe 2:4 for tensor cores. Groups lie
 along the input dimension: the features of a linear layer, and of a convolution the input channels at one position of
@@ -110,7 +110,7 @@ def _(selection: SparseGPTSelection, layer: EdgeLayer, pattern: Pattern) -> Tens
 
 
 class Patterned(Selection[EdgeLayer]):
-    """Another selection that chooses within groups; whatever else is asked of it, the other one answers.
+    """Makes another selection choose within groups, and hands all other questions to that selection.
 
     Args:
         inner: of single weights.
@@ -122,13 +122,13 @@ class Patterned(Selection[EdgeLayer]):
         self.order, self.additive = inner.order, inner.additive
 
     def __getattr__(self, name: str) -> Any:
-        """Options of the inner selection, which a repair may want to share (samples, damping)."""
+        """Return options of the inner selection, which a repair may share (samples, damping)."""
         if name == "inner":  # while a copy is being made
             raise AttributeError(name)
         return getattr(self.inner, name)
 
     def scores(self, layer: EdgeLayer) -> Tensor:
-        """Those of the inner selection."""
+        """Return the inner selection's scores."""
         return self.inner.scores(layer)
 
     def select(self, layer: EdgeLayer, k: Count) -> Tensor:
@@ -136,20 +136,20 @@ class Patterned(Selection[EdgeLayer]):
         return layer.live.clone() if self.pattern.columns(layer) is None else chosen(self.inner, layer, self.pattern)
 
     def ridge(self, layer: NodeLayer, kept: Tensor) -> Tensor:
-        """That of the inner selection."""
+        """Return the inner selection's ridge."""
         return self.inner.ridge(layer, kept)
 
     def report(self, layer: EdgeLayer, kept: Tensor) -> dict[str, Any]:
-        """What the inner selection knows."""
+        """Return the inner selection's report."""
         return self.inner.report(layer, kept)
 
     def predictions(self, dense: nn.Module, pruned: Pruned, calibration: Calibration) -> list[dict[str, Any]]:
-        """What the inner selection's theory says."""
+        """Return the inner selection's predictions."""
         return self.inner.predictions(dense, pruned, calibration)
 
 
 class NM(Allocation):
-    """n of every m inputs of each output unit stay. The budget is not consulted. For edges.
+    """Keeps n of every m inputs of each output unit, whatever the budget. For edges.
 
     Args:
         n: how many stay, at least 1 and fewer than m.

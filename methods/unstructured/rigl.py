@@ -1,4 +1,4 @@
-"""RigL: small weights go and those with large gradients come, while the network trains from scratch.
+"""RigL drops small weights and adds those with large gradients while the network trains from scratch.
 
 Evci, Gale, Menick, Castro and Elsen, "Rigging the Lottery: Making All Tickets Winners", ICML 2020. The network starts
 with random masks, at Erdos-Renyi-kernel densities (``allocation=erdos_renyi``). Every Delta T steps, up to a part of

@@ -1,4 +1,4 @@
-"""SET, sparse evolutionary training: small weights go and random ones come, after every epoch.
+"""SET, sparse evolutionary training, drops small weights and adds random ones after every epoch.
 
 Mocanu, Mocanu, Stone, Nguyen, Gibescu and Liotta, "Scalable training of artificial neural networks with adaptive sparse
 connectivity inspired by network science", Nature Communications 2018. The network starts with random masks at

@@ -1,4 +1,4 @@
-"""SNIP: how sensitive the loss is to whether a connection is there, before any training.
+"""SNIP scores a connection before training by how sensitive the loss is to its presence.
 
 Lee, Ajanthan and Torr, "SNIP: Single-shot Network Pruning based on Connection Sensitivity", ICLR 2019. With an
 indicator c = 1 on every weight of a network at its initialisation, the sensitivity of a connection is

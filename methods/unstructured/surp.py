@@ -1,4 +1,4 @@
-"""SuRP: weights in the order in which a successively refined description of the network names them.
+"""SuRP keeps weights in the order in which a successively refined description of the network names them.
 
 Isik, Weissman and No, "An Information-Theoretic Justification for Model Pruning" (AISTATS 2022, arXiv 2102.08329): the
 rate-distortion theory of a Laplacian source under absolute error asks for sparse reconstructions. All weights of the
@@ -34,7 +34,7 @@ PATIENCE = 200  # steps for each weight, after which the largest of the others f
 
 
 class Refinement:
-    """The description of some magnitudes, step by step; it can be gone on with.
+    """A description of magnitudes that is refined step by step and can be continued.
 
     Args:
         magnitudes: (n,) non-negative.

@@ -1,4 +1,4 @@
-"""SynFlow: weights that carry little of what flows from the inputs to the outputs, judged without data.
+"""SynFlow removes weights that carry little of what flows from inputs to outputs; it needs no data.
 
 Tanaka, Kunin, Yamins and Ganguli, "Pruning neural networks without any data by iteratively conserving synaptic flow",
 NeurIPS 2020. Let |.| make every parameter of the network positive, 1 be an input of ones, and

@@ -1,4 +1,4 @@
-"""Masks that change while the network trains: what SET, RigL and movement pruning have in common.
+"""Change masks while the network trains: what SET, RigL and movement pruning have in common.
 
 The trainer keeps parameters, the hook keeps their masks. Between the backward pass and the optimizer's step gradients
 are dense, those of weights that are zero now included, which is what such methods look at; then the gradients of masked

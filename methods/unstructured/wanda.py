@@ -1,4 +1,4 @@
-"""Wanda: weights times the size of what they read.
+"""Wanda scores weights by their magnitude times the size of their input.
 
 Sun, Liu, Bair and Kolter, "A Simple and Effective Pruning Approach for Large Language Models", ICLR 2024. The score of
 a weight is
