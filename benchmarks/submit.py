@@ -105,10 +105,14 @@ def keep_networks(store: Store, paths: Paths) -> tuple[list[Path], list[str]]:
         trainings.setdefault(dense_key(record.config), []).append(record)
     for key, begun in trainings.items():
         source, target = paths.cache / "dense" / key, paths.dense / key
-        there, stored = checkpoint.load(target, NAME), checkpoint.load(source, NAME)
-        if (there and _began_with(begun, there[1])) or stored is None or not _began_with(begun, stored[1]):
+        facts = checkpoint.facts_of(source, NAME)
+        if facts is None or facts.get("seconds", 0.0) < DEAR or not _began_with(begun, facts):
+            continue  # most are cheap or of another training: their weights need not be read
+        there = checkpoint.load(target, NAME)
+        if there and _began_with(begun, there[1]):
             continue
-        if stored[1].get("seconds", 0.0) < DEAR:
+        stored = checkpoint.load(source, NAME)
+        if stored is None:
             continue
         size = sum(path.stat().st_size for path in source.iterdir())
         if used + size > ROOM:

@@ -9,11 +9,11 @@ from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
-from benchmarks.boards.labels import leaves, yaml_of
+from benchmarks.boards.labels import leaves
 from benchmarks.records.keys import canonical
 from benchmarks.records.names import today
 from benchmarks.settings.base import typed
-from benchmarks.settings.home import CONF
+from benchmarks.settings.home import CONF, yaml_of
 
 PLACES = ("dataset", "model")
 OTHERS = ("calibration", "dense", "prune_residual")

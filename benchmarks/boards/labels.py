@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.records.keys import canonical
 from benchmarks.records.schema import Record
-from benchmarks.settings.home import CONF, PARTS
+from benchmarks.settings.home import CONF, PARTS, yaml_of
 from benchmarks.settings.tuning import trials_of
 from benchmarks.storage.paths import safe_name
 
@@ -218,17 +218,6 @@ def _choice(conf: Path, part: str, used: Mapping[str, Any]) -> tuple[str, Mappin
     common = {name: sum(used.get(key) == value for key, value in body.items()) for name, body in same.items()}
     name = max(sorted(same), key=lambda choice: common[choice])
     return name, same[name]
-
-
-def yaml_of(path: Path) -> dict[str, Any] | None:
-    """The mapping in a file of ``conf/``; an empty one where it holds none, None where there is no such file."""
-    import yaml
-
-    if not path.is_file():
-        return None
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
-    content = loader(path.read_text(encoding="utf-8")).get_single_data()
-    return content if isinstance(content, dict) else {}
 
 
 def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:

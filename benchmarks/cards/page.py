@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.boards.claims.written import claims_of, unclaimed
-from benchmarks.boards.labels import expense, leaves, yaml_of
+from benchmarks.boards.labels import expense, leaves
 from benchmarks.cards.costs import SAMPLES, Cost, known
 from benchmarks.cards.needs import Needs, needs_of
 from benchmarks.cards.preset import Preset, preset, yaml_text
 from benchmarks.cards.verified import TESTS, Verification, told, verifications
 from benchmarks.cells.parts import build_pruner
-from benchmarks.settings.home import CONF
+from benchmarks.settings.home import CONF, yaml_of
 from methods.progress import track
 from secateurs.presets import configuration
 

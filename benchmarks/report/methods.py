@@ -16,7 +16,7 @@ from benchmarks.boards.naming import task_of
 from benchmarks.boards.stats import spread
 from benchmarks.boards.tables import NONE, Table, plus_minus, times
 from benchmarks.report.gather import budget_name
-from benchmarks.settings.home import CONF
+from benchmarks.settings.home import CONF, yaml_of
 from benchmarks.storage.paths import REPOSITORY, safe_name
 
 SENTENCE = re.compile(r"(?<=\.) (?=[A-Z])")
@@ -87,24 +87,17 @@ def _method(name: str, cells: Sequence[Cell], looked: Table | None) -> Method:
     idea, *more = SENTENCE.split(words or "No preset of this name.", maxsplit=1)
     settings = "\n".join(line for line in lines if not line.startswith("#")).strip()
     statuses = dict(sorted(Counter(cell["status"] for cell in cells).items()))
-    return Method(name, idea, " ".join(more), _opening(text), settings, statuses, _table(name, cells), looked)
+    return Method(name, idea, " ".join(more), _opening(path), settings, statuses, _table(name, cells), looked)
 
 
-def _opening(preset: str) -> str:
+def _opening(preset: Path) -> str:
     """The docstring of the module that the preset's selection comes from, read without importing it."""
-    target = _target(preset)
+    selection = (yaml_of(preset) or {}).get("selection")
+    target = str(selection.get("_target_", "")) if isinstance(selection, dict) else ""
     path = REPOSITORY / Path(*target.split(".")[:-1]).with_suffix(".py") if target.count(".") else None
     if path is None or not path.is_file() or not path.resolve().is_relative_to(REPOSITORY / "methods"):
         return ""
     return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
-
-
-def _target(preset: str) -> str:
-    import yaml
-
-    content: Any = yaml.safe_load(preset) if preset else None
-    selection = content.get("selection") if isinstance(content, dict) else None
-    return str(selection.get("_target_", "")) if isinstance(selection, dict) else ""
 
 
 def _table(name: str, cells: Sequence[Cell]) -> Table:

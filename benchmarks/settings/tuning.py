@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.settings.arguments import imported
-from benchmarks.settings.home import CONF
+from benchmarks.settings.home import CONF, yaml_of
 from benchmarks.storage.paths import safe_name
 from methods.errors import BadInput
 
@@ -53,8 +53,8 @@ def grid(method: str, conf: Path) -> tuple[list[float], list[dict[str, Any]]]:
 
     Values of several options take turns.
     """
-    rates = _yaml(conf / FOLDER / f"{RATES}.yaml").get("rates") or []
-    own = _yaml(conf / FOLDER / f"{safe_name(method)}.yaml")
+    rates = (yaml_of(conf / FOLDER / f"{RATES}.yaml") or {}).get("rates") or []
+    own = yaml_of(conf / FOLDER / f"{safe_name(method)}.yaml") or {}
     turns = itertools.zip_longest(*([{key: value} for value in values] for key, values in own.items()))
     return [float(rate) for rate in rates], [option for turn in turns for option in turn if option is not None]
 
@@ -85,10 +85,3 @@ def _taken(config: Mapping[str, Any], option: Mapping[str, Any]) -> bool:
         if name not in known and not any(each.kind == each.VAR_KEYWORD for each in known.values()):
             return False
     return True
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    import yaml
-
-    content = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-    return content if isinstance(content, dict) else {}

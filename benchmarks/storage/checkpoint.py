@@ -73,6 +73,15 @@ def load(folder: Path, name: str, warn: bool = True) -> tuple[dict[str, Tensor],
     return None
 
 
+def facts_of(folder: Path, name: str) -> dict[str, Any] | None:
+    """The facts that :func:`save` stored, without reading the tensors; None where there are none that can be read."""
+    try:
+        facts = json.loads((folder / f"{name}.json").read_bytes())
+    except (OSError, ValueError):
+        return None
+    return facts if isinstance(facts, dict) else None
+
+
 def remove(folder: Path, name: str) -> None:
     """Delete the state ``name`` and what an interrupted :func:`save` left; the folder too if nothing else is in it."""
     if not folder.is_dir():

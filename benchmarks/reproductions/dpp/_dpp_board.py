@@ -62,7 +62,7 @@ def tabulate(rows: Sequence[Mapping[str, object]], published: Published) -> pd.D
 
 
 def compare(rows: Sequence[Mapping[str, object]], first: str, second: str, variant: str) -> Claim:
-    """Paired test of two methods over networks and draws, at the same sizes; ``undecided`` is 'no difference'."""
+    """Paired test of two methods over networks and draws, at the same sizes; not significant is undecided."""
     import pandas as pd
 
     frame = pd.DataFrame(rows)

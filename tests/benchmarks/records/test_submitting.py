@@ -121,6 +121,15 @@ def test_dear_networks_of_reviewed_records_are_kept_once(tmp_path):
     assert keep_networks(store, paths) == ([], [])
 
 
+def test_weights_of_cheap_networks_are_not_read(tmp_path, caplog):
+    paths, store, keys = reviewed_networks(tmp_path, [59.0, 61.0])
+    for key in keys:
+        for weights in (paths.cache / "dense" / key).glob("*.safetensors"):
+            weights.unlink()
+    assert keep_networks(store, paths) == ([], [])
+    assert keys[1] in caplog.text and keys[0] not in caplog.text  # reading them would say that they are damaged
+
+
 def test_networks_beyond_the_room_are_named_and_stay_where_they_are(tmp_path, monkeypatch):
     paths, store, _ = reviewed_networks(tmp_path, [100.0, 100.0, 100.0])
     monkeypatch.setattr(command, "ROOM", 10_000)
