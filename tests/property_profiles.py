@@ -1,5 +1,7 @@
 """Which examples the property tests try: the same each time, or, by hand (``make explore``), others each time."""
 
+from typing import Any
+
 import hypothesis
 from hypothesis import HealthCheck, settings
 from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, HypothesisProvider
@@ -25,7 +27,12 @@ def load(profile: str | None, most: int | None = None) -> None:
     common = {"deadline": None, "suppress_health_check": slow}  # timing never decides a test
     if most is not None:
         common["max_examples"] = most
-        hypothesis.settings = lambda **asked: settings(**{**asked, "max_examples": most})
+
+        class Bounded(settings):
+            def __init__(self, parent: settings | None = None, **asked: Any) -> None:
+                super().__init__(parent, **{**asked, "max_examples": most})
+
+        hypothesis.settings = Bounded
     settings.register_profile("same", derandomize=True, database=None, **common)
     settings.register_profile("explore", derandomize=False, print_blob=True, **common)
     name = profile or "same"

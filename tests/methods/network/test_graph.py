@@ -196,10 +196,11 @@ def test_a_network_is_left_as_it_was():
 
 def test_columns_behind_a_concatenation_and_a_flattening_are_those_of_each_branch():
     graph = NetworkGraph(made(cat_flatten), X)
-    assert torch.equal(graph.find("a").readers[0].columns, torch.arange(5 * 36).reshape(5, 36))
-    assert torch.equal(graph.find("b").readers[0].columns, torch.arange(5 * 36, 12 * 36).reshape(7, 36))
+    columns = torch.arange(12 * 36, device="cpu").reshape(12, 36)  # columns are kept on the CPU
+    assert torch.equal(graph.find("a").readers[0].columns, columns[:5])
+    assert torch.equal(graph.find("b").readers[0].columns, columns[5:])
     last = NetworkGraph(made(channels_last_flatten), X).find("a").readers[0].columns
-    assert torch.equal(last, torch.arange(180).reshape(36, 5).T)
+    assert torch.equal(last, torch.arange(180, device="cpu").reshape(36, 5).T)
 
 
 def test_gates_and_sums_are_coupled_with_what_they_meet():
@@ -351,7 +352,7 @@ def test_heads_are_nodes_of_queries_keys_values_and_projection():
     model = made(Heads)
     group = NetworkGraph(model, X).find("query")
     assert group.writers == ("query", "key", "value") and group.size == 4 and group.width == 3 and not group.plain
-    own = torch.arange(12).reshape(4, 3)
+    own = torch.arange(12, device="cpu").reshape(4, 3)
     assert all(torch.equal(rows, own) for rows in group.rows)
     assert torch.equal(group.readers[0].columns, own)
     assert group.product_macs == 2 * 9 * 9 * 3

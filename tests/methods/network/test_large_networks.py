@@ -162,7 +162,7 @@ def test_sums_in_place_are_found_in_the_runs_of_parts(way, monkeypatch):
         with monkeypatch.context() as patch:
             copies.append(copies_run(patch, lambda m=mockup, f=found: f.update(find_influences(m)), whole=True))
         assert torch.equal(mockup.example, image)
-        assert torch.equal(found["outer"].pairs["head"], torch.arange(6)[:, None].expand(-1, 2))
+        assert torch.equal(found["outer"].pairs["head"], torch.arange(6, device="cpu")[:, None].expand(-1, 2))
         assert torch.equal(found["stem"].pairs["head"], found["outer"].pairs["head"])
     assert (copies[1] == copies[0]) is (way != "view")
 

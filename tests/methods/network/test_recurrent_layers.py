@@ -12,6 +12,8 @@ from methods.allocation import Explicit
 from methods.pruning.recurrent import Stack, WrittenOut
 from methods.pruning.writing_out import put_together, write_out
 
+pytestmark = pytest.mark.hardware("an emulated device has no fused recurrent cells")
+
 KINDS = {"lstm": nn.LSTM, "gru": nn.GRU, "tanh": nn.RNN, "relu": nn.RNN}
 
 
