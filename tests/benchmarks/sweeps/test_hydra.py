@@ -98,11 +98,16 @@ def both(tmp_path):
     )
 
     def run(*words, theirs=(), apart=None, **environment):
-        """``apart`` is a variable of the environment that names a folder, another one for each of the two."""
+        """``apart`` is a variable of the environment that names a folder, another one for each of the two.
+
+        With ``theirs=None`` the ten lines are not run.
+        """
         env = {**os.environ, "SECATEURS_DATA": "", "COLUMNS": "200", "OMP_NUM_THREADS": "1", **environment}
         first, second = ({apart: str(tmp_path / f"{apart}{place}")} if apart else {} for place in (0, 1))
         ours = warm.run(str(tmp_path / "ours.py"), list(words), env | first, tmp_path)
-        return ours, warm.run(str(tmp_path / "ten_lines.py"), [*words, *theirs], env | second, tmp_path)
+        return ours, theirs is not None and warm.run(
+            str(tmp_path / "ten_lines.py"), [*words, *theirs], env | second, tmp_path
+        )
 
     return run
 
@@ -219,9 +224,11 @@ def test_other_folders_and_roots_are_those_of_ten_lines(both, tmp_path):
         ours, theirs = both("--cfg", "job", *words)
         assert ours.returncode == theirs.returncode == 0, ours.stderr
         assert ours.stdout == theirs.stdout and ("limit: 77" in ours.stdout or "seed: 42" in ours.stdout)
-        [ours, _] = both(*words, "--dry-run")
+        [ours, _] = both(*words, "--dry-run", theirs=None)
         assert "1 cell of" in ours.stdout, ours.stderr
-    [ours, _] = both("-m", f"hydra.searchpath=[file://{more}]", "dataset=glob(mi*)", "seed=1,2", "--dry-run")
+    [ours, _] = both(
+        "-m", f"hydra.searchpath=[file://{more}]", "dataset=glob(mi*)", "seed=1,2", "--dry-run", theirs=None
+    )
     assert ours.returncode == 2 and "no value" in ours.stderr  # as in Hydra, glob() looks into the main folders
 
 
@@ -271,7 +278,7 @@ def test_a_sweep_has_the_jobs_that_ten_lines_have(both, words, tmp_path):
 def test_a_sweeper_of_ones_own_is_told_objectives_and_what_it_tried_is_concluded(both, tmp_path):
     folders = [f"paths.results={tmp_path}/results", f"paths.cache={tmp_path}/cache"]
     words = ["-m", "hydra/sweeper=random_search", "method=random", *TINY, *folders]
-    first, _ = both(*words)
+    first, _ = both(*words, theirs=None)
     assert first.returncode == 0, first.stderr
     trials = re.findall(r"^TRIAL budget.keep=(\S+) (\S+)$", first.stdout, re.M)
     assert len(trials) == 4 and all(0 <= float(value) <= 1 for _, value in trials)
@@ -285,7 +292,7 @@ def test_a_sweeper_of_ones_own_is_told_objectives_and_what_it_tried_is_concluded
         assert float(value) == max(row["validation_accuracy"] for row in record["history"]["finetune"])
     [manifest] = [json.loads(path.read_text()) for path in tmp_path.glob("results/runs/.sweeps/search-*.json")]
     assert len(manifest["cells"]) == 4
-    again, _ = both(*words, "objective=[validation_accuracy,macs]")
+    again, _ = both(*words, "objective=[validation_accuracy,macs]", theirs=None)
     assert "✓" not in again.stdout.partition("boards")[0]  # the same cells, done already
     several = re.findall(r"^TRIAL budget.keep=\S+ \((\S+), (\S+)\)$", again.stdout, re.M)
     assert len(several) == 4 and [value for value, _ in several] == [value for _, value in trials]
@@ -295,6 +302,7 @@ def test_a_sweeper_of_ones_own_is_told_objectives_and_what_it_tried_is_concluded
 @pytest.mark.parametrize("name", ["accuracy", "tuned.accuracy", "test_loss", "nonsense"])
 def test_no_objective_is_of_the_test_split(both, name, tmp_path):
     for mode in ([], ["-m"]):
-        ours, _ = both(*mode, f"objective={name}", f"paths.results={tmp_path}/r", f"paths.cache={tmp_path}/c")
+        words = [*mode, f"objective={name}", f"paths.results={tmp_path}/r", f"paths.cache={tmp_path}/c"]
+        ours, _ = both(*words, theirs=None)
         assert ours.returncode == 2 and "validation_accuracy" in ours.stderr
     assert not (tmp_path / "r").exists()

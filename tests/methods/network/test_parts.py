@@ -146,7 +146,7 @@ def test_half_of_a_chunk_is_no_group_by_chance():
         model.first = nn.Linear(8, units)
         [group] = NetworkGraph(model, X[:2]).groups
         assert (group.size, group.width) == (units // 2, 2)
-        assert torch.equal(group.rows[0], torch.arange(units).view(2, -1).T)
+        assert torch.equal(group.rows[0], torch.arange(units, device="cpu").view(2, -1).T)
 
 
 def test_the_shape_that_a_vector_is_brought_into_follows():
