@@ -268,7 +268,7 @@ class Copied(Allocation):
         self.partial = gradual
 
     def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
-        """The copied counts, or in steps the part s of what is above them in addition."""
+        """Return the copied counts; for schedules in steps also the part s of the units above them."""
         sizes = {layer.name: layer.size for layer in layers}
         live = {layer.name: int(layer.live.sum()) if isinstance(layer, EdgeLayer) else layer.size for layer in layers}
         other = sorted(sizes.keys() ^ self.widths.keys())
@@ -345,7 +345,7 @@ class ErdosRenyiKernel(Allocation):
     units = frozenset({"edge"})
 
     def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
-        """Density min(1, c (sum of dimensions) / (their product)); c grows with s until every layer is full."""
+        """Densities min(1, c (sum of dimensions) / (their product)); c grows with s until every layer is full."""
         raw = {}
         for layer in layers:
             if not isinstance(layer, EdgeLayer):

@@ -47,7 +47,7 @@ class TrainingHook:
 
 
 class TrainingSchedule(TrainingHook, Schedule):
-    """A schedule that prunes while the network trains from scratch: what the benchmark needs of such a method.
+    """A schedule that prunes while the network trains from scratch, as the benchmark uses it.
 
     As a schedule of the pruner alone, without a training, it is one-shot.
 
@@ -68,7 +68,7 @@ class TrainingSchedule(TrainingHook, Schedule):
 
     @abstractmethod
     def begin(self, model: nn.Module, example: Tensor, budget: Budget, epochs: int, seed: int = 0) -> None:
-        """Say what the training is to end with; called once before it.
+        """Prepare for the training, at whose end the budget must be met; called once before it.
 
         Args:
             model: the untrained network.

@@ -56,7 +56,7 @@ class Pruned:
 
 
 def warnings_of(dense: nn.Module, pruned: Pruned) -> list[str]:
-    """A line for each layer that keeps under 1 % of its units, or whose largest weight grew tenfold."""
+    """Return a line for each layer that keeps under 1 % of its units, or whose largest weight grew tenfold."""
     found = little_kept(pruned.layers)
     before = dict(dense.named_modules())
     for path, module in pruned.model.named_modules():

@@ -45,7 +45,7 @@ class Restructured(Protocol):
         """Take the weights that come nearest to ``source``, a layer of the old shape."""
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """As every module has them."""
+        """The parameters by name, as of every module."""
 
 
 @runtime_checkable
@@ -94,7 +94,7 @@ class Pruner:
         """Refuse a budget that the parts meet in no network: its own, or that of a step of the schedule.
 
         Raises:
-            BadInput: it is one.
+            BadInput: the parts cannot meet it.
         """
         for target in self.schedule.targets(budget):
             self.selection.require_budget(target)
@@ -201,7 +201,7 @@ class Pruner:
     def _restructure(
         self, result: Pruned, calibration: Calibration, target: Budget, dense: Cost, seed: str, rewind: nn.Module | None
     ) -> tuple[list[dict[str, Any]], Cost, str | None]:
-        """The selection makes the smaller network: with layers split in a basis of their own, or without blocks."""
+        """Let the selection build the smaller network: with layers split in a basis of their own, or without blocks."""
         assert isinstance(self.selection, Restructuring)
         result.model, cost, report, note = self.selection.restructure(result.model, calibration, target, dense)
         return report, cost, note

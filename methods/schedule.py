@@ -36,7 +36,7 @@ class Schedule:
 
     @property
     def first_epoch(self) -> int:
-        """Epochs of the full recipe that the weights which survivors are rewound to have had."""
+        """How many epochs of the full recipe trained the weights to which survivors are rewound."""
         return self.rewind if isinstance(self.rewind, int) else 0
 
     def targets(self, budget: Budget) -> list[Budget]:
@@ -86,7 +86,7 @@ class Iterative(Schedule):
         self.steps, self.shape, self.rewind, self._recipe, self.between = steps, shape, rewind, recipe, between
 
     def targets(self, budget: Budget) -> list[Budget]:
-        """Budgets after each of the n steps."""
+        """The budgets after each of the n steps."""
         return [budget.at(self._remaining(t / self.steps, budget.remaining)) for t in range(1, self.steps)] + [budget]
 
     def _remaining(self, time: float, final: float) -> float:

@@ -32,7 +32,7 @@ class Selection(Generic[Seen]):
         order: ``independent`` sees the original network in every layer; ``forward`` sees it with the earlier layers
             already pruned and repaired; ``backward`` goes from the output to the input and knows which rows of its
             readers stay.
-        joint: whether it heeds only the sum of the layers' counts and spreads the units by itself.
+        joint: whether it uses only the sum of the layers' counts and distributes the units itself.
         additive: whether scores are increases of a loss, in units that all layers share and that add up over units, so
             that a global ranking may divide them by what a unit costs.
         single_units: whether it scores output units one by one (``NodeLayer.writers``); groups whose nodes are several,
@@ -88,7 +88,7 @@ class Selection(Generic[Seen]):
         Of a whole-model cost at most the same fraction may stay of every layer, since what is not pruned costs too.
 
         Raises:
-            BadInput: it is one.
+            BadInput: the selection cannot meet it.
         """
         budget.require_fitting(self.unit)
         if self.share is None:
@@ -176,10 +176,10 @@ def require_exact(selection: Selection[Seen], layer: Seen, kept: Tensor, k: Coun
     """Check ``kept``, the choice of a selection.
 
     Args:
-        selection: who chose.
-        layer: from which units.
+        selection: the selection that chose.
+        layer: the layer whose units were offered.
         kept: indices (k,) for nodes, mask (out, d) for edges.
-        k: how many were asked for; None where the selection spreads the units over the layers by itself.
+        k: how many were asked for; None where the selection distributes the units over the layers itself.
 
     Raises:
         BadInput: if these are not exactly k different units that exist and have not been pruned before.

@@ -31,12 +31,12 @@ class Length:
 
     @property
     def steps(self) -> int:
-        """All updates."""
+        """The number of all updates."""
         return self.epochs * self.per_epoch
 
 
 class SparseTraining(TrainingHook, Schedule):
-    """Base of these schedules.
+    """Base class of these schedules.
 
     Attributes:
         start: which network is trained: ``init``, as it was initialised, or ``trained``, the dense network.

@@ -105,7 +105,7 @@ class ExactCompression(Selection[Layer]):
     def restructure(
         self, model: nn.Module, calibration: Calibration, budget: Budget, dense: Cost | None = None
     ) -> tuple[nn.Module, Cost, list[dict[str, Any]], str | None]:
-        """The same function with fewer units, its cost, a row per layer, and a note.
+        """Return a network of the same function with fewer units, its cost, a row per layer, and a note.
 
         Raises:
             Skipped: the network is no chain of linear layers and ReLUs.
@@ -189,7 +189,7 @@ def probes(domain: Box, inputs: Tensor, seed: int) -> Tensor:
 def states_on(
     domain: Box, before: Sequence[Affine], boxes: Sequence[Box], layer: Affine, clock: Clock, points: Tensor
 ) -> Found:
-    """What each unit of a layer does on the domain, decided by points, bounds and integer programmes.
+    """Find out what each unit of a layer does on the domain, by points, bounds and integer programmes.
 
     Args:
         domain: of the network's inputs.
@@ -238,7 +238,7 @@ def states_on(
 
 
 def states_seen(before: Sequence[Affine], layer: Affine, inputs: Tensor) -> Found:
-    """What each unit of a layer does on some inputs (n, d); nothing is proved."""
+    """Observe what each unit of a layer does on some inputs (n, d); nothing is proved."""
     read = forward([*before, layer], inputs)
     box = read.min(0).values, read.max(0).values
     states = [UNSTABLE if state == UNKNOWN else state for state in _by_bounds(*box)]
@@ -281,7 +281,7 @@ def shrunk(layer: Affine, following: Affine, found: Found) -> tuple[Affine | Non
 
 
 def dependent(weight: Tensor, units: Sequence[int]) -> tuple[list[int], dict[int, Tensor]]:
-    """Units whose weights give those of the others, and for each other the coefficients of its combination.
+    """Find units from whose weights those of all others are combined, and the coefficients for each of the others.
 
     The units of a basis are chosen by pivoted QR, so that coefficients stay small; a unit whose combination would not
     be accurate joins the basis.
@@ -314,7 +314,7 @@ def cost_of(model: nn.Module, example: Tensor, layers: Sequence[Affine]) -> Cost
 
 
 def build(model: nn.Module, layers: Sequence[Affine], example: Tensor) -> nn.Module:
-    """A copy of the network with these layers; the others, and their ReLUs, pass on what they read."""
+    """Return a copy of the network with these layers; the others, and their ReLUs, pass on what they read."""
     order = called(model, example)
     model, left = copy.deepcopy(model), {layer.path: layer for layer in layers}
     folded = False

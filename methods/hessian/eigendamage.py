@@ -88,7 +88,7 @@ class EigenLayer:
 
 
 class EigenPlan:
-    """All layers of a network in their eigenbases: what each budget would leave, what it costs, and the network itself.
+    """Holds all layers in their eigenbases, says what each budget leaves and costs, and builds the network.
 
     Counts are keyed ``<layer>/columns`` and ``<layer>/rows``.
 

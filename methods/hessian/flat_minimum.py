@@ -230,7 +230,7 @@ class FlatMinimum(TrainingSchedule):
         return True
 
     def _scores(self, model: nn.Module, group: NodeGroup) -> Tensor:
-        """(m,) c_i - mu r_i: what is lost with each neuron, less what flatness gains."""
+        """(m,) c_i - mu r_i: the loss by removing each neuron, minus the gain in flatness."""
         costs = torch.zeros(group.size, dtype=torch.float64, device=self.example.device)
         for name in group.writers:
             weight = weight_matrix(model.get_submodule(name))

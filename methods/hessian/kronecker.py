@@ -198,14 +198,14 @@ class KronOBS(KroneckerSelection):
         self.additive = set_aware  # costs of single rows that others make up for do not add up to that of the set
 
     def scores(self, layer: NodeLayer) -> Tensor:
-        """(m,) as published; set-aware what a node's removal adds, or a removal before it if that added more."""
+        """(m,) as published; if set-aware, what a node's removal adds, or an earlier removal if that added more."""
         if not self.set_aware:
             return super().scores(layer)
         order, costs = self._path(layer)
         return torch.empty_like(costs).scatter_(0, order, costs.cummax(0).values)
 
     def gains(self, layer: NodeLayer) -> Tensor:
-        """(m,) as of every selection; set-aware the removals' costs backwards."""
+        """(m,) as for every selection; if set-aware, the removals' costs backwards."""
         return self._path(layer)[1].flip(0) if self.set_aware else super().gains(layer)
 
     def select(self, layer: NodeLayer, k: Count) -> Tensor:
@@ -216,7 +216,7 @@ class KronOBS(KroneckerSelection):
         return self._path(layer)[0][layer.size - k :].sort().values
 
     def report(self, layer: NodeLayer, kept: Tensor) -> dict[str, Any]:
-        """As of every Kronecker selection; set-aware the predicted increase is that of the whole set."""
+        """As for every Kronecker selection; if set-aware, the predicted increase is that of the whole set."""
         told = super().report(layer, kept)
         if self.set_aware:
             gone = complement(layer.size, kept)

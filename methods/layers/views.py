@@ -59,7 +59,7 @@ def without_edges(model: nn.Module, seen: Container[str]) -> dict[str, str]:
 
 
 def node_views(model: nn.Module, groups: Sequence[NodeGroup], calibration: Calibration, seed: str) -> list[NodeLayer]:
-    """Views of the groups; the moments of all of them are collected in one pass, when first asked for.
+    """Make views of the groups; the moments of all of them are collected in one pass, when first asked for.
 
     With ``calibration.memory`` as many at a time as fit.
     """
@@ -103,7 +103,7 @@ def precomputed(moments: list[Moments]) -> Callable[[], list[Moments]]:
 def edge_views(
     model: nn.Module, names: Sequence[str], masks: Mapping[str, Tensor], calibration: Calibration, seed: str
 ) -> list[EdgeLayer]:
-    """Views of the layers; the first that asks for its moments has those of the layers behind it collected, too.
+    """Make views of the layers; the first that needs its moments also collects those of the layers after it.
 
     With ``calibration.memory`` as many at a time as fit.
     """
@@ -177,7 +177,7 @@ def live_weights(sizes: Mapping[str, int], masks: Mapping[str, Tensor]) -> dict[
 
 
 def at_most_live(family: Family, layers: Sequence[EdgeLayer]) -> Family:
-    """The family with every count limited to the weights that have not been pruned before."""
+    """Limit every count of the family to the weights that have not been pruned before."""
     rows = {layer.name: layer.live.sum(1) for layer in layers}
     totals = {name: int(count.sum()) for name, count in rows.items()}
 
@@ -205,7 +205,7 @@ def _in_one_pass(modules: Mapping[str, nn.Module], names: Sequence[str]) -> list
 
 
 def _bytes(module: nn.Module) -> int:
-    """Of the second moment of what a layer reads."""
+    """Bytes of the second moment of what a layer reads."""
     return 8 * matrix_of(module)[0].numel() ** 2
 
 

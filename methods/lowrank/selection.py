@@ -67,7 +67,7 @@ class LowRankSelection(Selection[Layer]):
 
 
 class _Plan:
-    """Every layer's splits, what they cost, and the network that is made of some of them.
+    """Holds every layer's splits, computes what they cost, and builds the network with some of them.
 
     Counts are numbers of options, from 1: the cheapest, to all: the layer as it is.
     """

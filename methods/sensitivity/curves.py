@@ -61,7 +61,7 @@ def measured(
     samples: Calibration,
     count: int = 8,
 ) -> list[Curve]:
-    """A curve for every layer.
+    """Measure a curve for every layer.
 
     Args:
         layers: of one network; it is changed and put back.

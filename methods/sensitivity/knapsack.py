@@ -1,4 +1,4 @@
-"""One size for each layer at the least total error within a budget: dynamic programming over a discretised cost.
+"""Choose a size for each layer with the least total error within a budget: dynamic programming over discretised costs.
 
 As in Frantar and Alistarh, "SPDY: Accurate Pruning with Speedup Guarantees" (ICML 2022), section 3.2: with costs in
 whole buckets, the least error of the first l layers at cost b is

@@ -137,7 +137,7 @@ class SPDY(Allocation):
 
 
 class Plan:
-    """The sizes of all layers, what they cost, and the solver over them."""
+    """Holds the sizes of all layers and their costs, and solves for the best ones."""
 
     def __init__(self, layers: Sequence[EdgeLayer], spend: Spend, levels: int) -> None:
         self.names = [layer.name for layer in layers]
@@ -168,7 +168,7 @@ class Plan:
 
 
 class Stitched:
-    """Networks put together from layers that were pruned alone."""
+    """Builds networks from layers that were pruned alone."""
 
     def __init__(
         self,

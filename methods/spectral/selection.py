@@ -253,7 +253,7 @@ class SpectralSelection(Selection[NodeLayer]):
         return row_weights(self.leverage(layer), kept)
 
     def explained(self, layer: NodeLayer) -> Tensor:
-        """(m + 1,) share of L(empty) that the best k nodes explain, for ``allocation=information``."""
+        """(m + 1,) share of L(empty) that the best k = 0 ... m nodes explain, for ``allocation=information``."""
         return explained_ratio_curve(layer.covariance, self.metric(layer))
 
     def gains(self, layer: NodeLayer) -> Tensor:

@@ -27,7 +27,7 @@ ENTRIES = 2**24  # of the Gram matrices decomposed at once: 128 MiB in float64
 
 
 def independence(maps: Tensor) -> Tensor:
-    """(m,) what the nuclear norm of each of the (n, m, p) ``maps`` loses without one row, averaged over n; float64."""
+    """(m,) decrease of the nuclear norm of the (n, m, p) ``maps`` without each row, averaged over n; float64."""
     maps = maps.double()
     size, positions = maps.shape[1:]
     losses = torch.zeros(size, dtype=torch.float64, device=maps.device)

@@ -187,7 +187,7 @@ class NM(Allocation):
         return Patterned(selection, self.pattern)  # type: ignore[arg-type]  # its unit says that it looks at edges
 
     def require_fitting(self, selection: Selection[Any]) -> None:
-        """Refuse selections that do not heed the pattern."""
+        """Refuse selections that do not follow the pattern."""
         super().require_fitting(selection)
         if not isinstance(selection, Patterned) or selection.pattern != self.pattern:
             own = f"NM({self.pattern.n}, {self.pattern.m})"
