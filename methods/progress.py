@@ -1,4 +1,4 @@
-"""One progress display for all long work: a bar on a terminal, a line every few seconds in a log."""
+"""Show the progress of long work: as a bar on a terminal, as a line every few seconds in a log."""
 
 import sys
 import time

@@ -16,5 +16,5 @@ def derive_seed(seed: int, *names: str | int) -> int:
 
 
 def stream(seed: int, *names: str | int) -> torch.Generator:
-    """A CPU generator of its own for the stream ``names`` under the root ``seed``."""
+    """Return a new CPU generator for the stream ``names`` under the root ``seed``."""
     return torch.Generator().manual_seed(derive_seed(seed, *names))

@@ -117,7 +117,7 @@ def _holding(
     fits: Callable[[Counts], bool],
     steps: Mapping[str, Sequence[int]] | None = None,
 ) -> Iterator[Counts]:
-    """The family from its member ``low`` at ``bottom`` on, where layers whose next step does not fit are held.
+    """Continue the family from its member ``low`` at ``bottom``; layers whose next step does not fit stay as they are.
 
     Of a step of many units a layer still makes the part that fits. Yields what did not fit, each time that a layer is
     held, and last the counts at which all are.

@@ -1,4 +1,4 @@
-"""How many nodes each group keeps when every node must be worth a common multiple of what it costs.
+"""Find how many nodes each group keeps if every node must be worth a common multiple of its cost.
 
 A node costs the weights that write it and those that read it, and both depend on how many nodes the groups before and
 behind it keep: in parameters and in MACs the cost C(k) of a network with k_g nodes in group g is a polynomial of second
@@ -27,7 +27,7 @@ GRID = 2**24  # pairs of counts that are looked at at once
 
 
 class CoupledPrices:
-    """The groups of a network, what their nodes are worth, and what they cost together.
+    """Holds the groups of a network, the worth of their nodes, and their joint cost.
 
     Args:
         names: of the groups.

@@ -195,7 +195,7 @@ def unit_kernels(
 def sample_edges(
     weight: Tensor, second: Tensor, count: int, counts: Tensor, generator: torch.Generator, kernel: DPPKernel
 ) -> Tensor:
-    """Several masks for one layer from one decomposition per unit, (draws, out, d) boolean.
+    """Draw several masks for one layer from one decomposition per unit, (draws, out, d) boolean.
 
     Args:
         weight: (out, d) incoming weights.
@@ -215,7 +215,7 @@ def sample_edges(
 
 
 def unit_generators(units: int, generator: torch.Generator) -> list[torch.Generator]:
-    """An independent stream per unit, so that what one unit draws does not move the others."""
+    """Return an independent stream per unit, so that one unit's draws do not change the others'."""
     seeds = torch.randint(2**62, (units,), generator=generator).tolist()
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 

@@ -11,7 +11,7 @@ sorted together and the cheapest are made, as many of each row's own sequence as
 consecutive inputs go the same way with the c x c block of H^-1 in place of its diagonal, and an n:m pattern closes a
 group of m inputs once m - n of them are gone.
 
-The weights at which a row arrives depend only on which of its weights are left: they are the least-squares fit of the
+The final weights of a row depend only on which of its weights are left: they are the least-squares fit of the
 row's old output (``compensation=least_squares``). So no trace of the weights is stored, only the order of removals.
 
 Cost: rows are treated in batches; rank-one down-dates are kept apart as vectors and applied to the inverse every

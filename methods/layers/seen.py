@@ -1,6 +1,6 @@
 """What a method sees of one layer: its weights in float64, its statistics on demand, its own random stream.
 
-This is the surface that methods are written against; CONTRIBUTING.md has a table of it.
+Methods use this interface and nothing else of a layer; CONTRIBUTING.md has a table of it.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class _Shown:
 
 @dataclass
 class NodeLayer(_Shown):
-    """One coupled group of nodes: the neurons or channels that can only be removed together.
+    """One coupled group of nodes: neurons or channels, each of which is removed in all layers that share it.
 
     Attributes:
         group: who writes and who reads the nodes.
@@ -272,7 +272,7 @@ class EdgeLayer(_Shown):
         return self._mean_gradient(self.name).flatten(1)
 
     def sample_gradients(self) -> Tensor:
-        """(n, out, d) gradients of every sample's loss by ``weight``; kept by nobody, n x weights numbers."""
+        """(n, out, d) gradients of every sample's loss by ``weight``; not kept, since they are n x weights numbers."""
         return self._sample_gradients(self.name)
 
     @Forgotten

@@ -62,7 +62,7 @@ class Calibration:
 
     @property
     def tokens(self) -> int | None:
-        """How many tokens there are, padding left out; None where inputs are none."""
+        """The number of tokens without padding; None where the inputs are no tokens."""
         if self.inputs.is_floating_point() or self.inputs.dim() != 2:
             return None
         present = self.present(self.inputs)
@@ -98,7 +98,7 @@ class Moments:
 
 
 def pooled(moments: Sequence[Moments]) -> Moments:
-    """The moments over all rows of several sets of rows of the same features."""
+    """Pool the moments of several sets of rows of the same features."""
     count = sum(each.count for each in moments)
     second = torch.stack([each.second * (each.count / count) for each in moments]).sum(0)
     return Moments(second, torch.stack([each.mean * (each.count / count) for each in moments]).sum(0), count)
@@ -132,7 +132,7 @@ class MomentAccumulator:
 def collect_moments(
     model: nn.Module, views: Mapping[str, tuple[str, Rows]], calibration: Calibration
 ) -> dict[str, Moments]:
-    """Moments of several reads of a network in one pass, in evaluation mode.
+    """Collect moments of what several modules read, in one pass over the network, in evaluation mode.
 
     Args:
         model: the network; neither its parameters nor its modes change.

@@ -191,7 +191,7 @@ def at_most_live(family: Family, layers: Sequence[EdgeLayer]) -> Family:
 
 
 def _in_one_pass(modules: Mapping[str, nn.Module], names: Sequence[str]) -> list[str]:
-    """The first of ``names`` and as many behind it as have moments that fit into the memory for one pass."""
+    """Return the first of ``names`` and as many of the next as have moments that fit into the memory for one pass."""
     chosen: list[str] = []
     size = 0
     for name in names:
@@ -210,7 +210,7 @@ def _bytes(module: nn.Module) -> int:
 
 
 def within(memory: int | None, sizes: Mapping[str, int], wanted: str, been: Container[str]) -> list[str]:
-    """Which of the names in ``sizes`` to collect together with ``wanted``, so that their bytes stay in ``memory``.
+    """Choose the names in ``sizes`` to collect together with ``wanted``, so that their bytes stay within ``memory``.
 
     First those behind it and then those before it, the nearest first, as far as they are not in ``been``: a selection
     goes through the layers in one direction or the other.

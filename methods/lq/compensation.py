@@ -71,7 +71,7 @@ def refit_error(weight: Tensor, mask: Tensor, second: Tensor) -> Tensor:
 
 
 class BiasCorrection(Compensation):
-    """Kept weights stay, the bias takes over the mean of what was removed. Layers without a bias stay as they are.
+    """Keeps the weights and adds the mean of what was removed to the bias. Layers without a bias stay as they are.
 
     Of nodes, the readers' biases take over what the removed ones gave them on average, W_:j E[phi_j] each (the mean
     shift of Berisha, Mehnert and Condurache, ICCV 2025).

@@ -157,7 +157,7 @@ class _Search:
         self.start()
 
     def start(self) -> None:
-        """Computes everything from R; the numerators' scale is fixed here."""
+        """Compute everything from R; this fixes the scale of the numerators."""
         self.filled = 0
         self.refresh()
         # one rounding of every entry of R changes r^T M r by about noise^2
@@ -224,7 +224,7 @@ class _Search:
             return int(nodes[index]), gain[index].item()
 
     def keep(self, node: int) -> None:
-        """Adds a node: the rank-one downdate of R and the rank-two downdate of T."""
+        """Add a node by the rank-one downdate of R and the rank-two downdate of T."""
         left, right = self.left[: self.filled], self.right[: self.filled]
         pivot = (self.diagonal[node] + self.ridge[node]).clamp(min=torch.finfo(torch.float64).tiny)
         r = self.pair.first_row(node) - left.T @ left[:, node]

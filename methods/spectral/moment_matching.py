@@ -47,7 +47,7 @@ class Shift:
         self.contrast, self.brightness, self.noise, self.seed = contrast, brightness, noise, seed
 
     def __call__(self, inputs: Tensor) -> Tensor:
-        """The inputs as the target domain would give them; the same for the same seed."""
+        """Return the inputs as they would be in the target domain; the same for the same seed."""
         numbers = torch.randn(inputs.shape, generator=stream(self.seed, "domain shift"))
         return self.contrast * inputs + self.brightness + self.noise * numbers.to(inputs)
 

@@ -129,7 +129,7 @@ def information_loss(
 
 
 def _positions(kept: Tensor | Sequence[int], device: torch.device) -> Tensor:
-    """The numbers of the kept nodes as int64, or BadInput for what is no numbers, such as a mask."""
+    """Return the indices of the kept nodes as int64; anything else, such as a mask, is BadInput."""
     found = torch.as_tensor(kept, device=device)
     if len(found) > 0 and (found.dtype == torch.bool or found.is_floating_point()):
         raise BadInput(
@@ -197,7 +197,7 @@ def explained_ratio_curve(covariance: Tensor, metric: AnyMetric = None) -> Tenso
 
 
 class SpectralSelection(Selection[NodeLayer]):
-    """The greedy choice of k nodes with the smallest information loss.
+    """Chooses k nodes greedily so that the information loss is smallest.
 
     Args:
         theta: share of the input loss, in [0, 1]; the paper's figures use 0.5, its best value for a VGG-13 was 0.3.

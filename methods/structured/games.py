@@ -1,4 +1,4 @@
-"""Shapley and Banzhaf values: what a node is worth on average, beside random sets of the others.
+"""Shapley and Banzhaf values: a node's average contribution when it joins random sets of the other nodes.
 
 Ancona, Oztireli and Gross, "Shapley Value as Principled Metric for Structured Network Pruning" (arXiv 2006.01795). The
 nodes of one layer are the players of a game; v(S) is minus the mean loss of the network in which the nodes outside of S

@@ -37,7 +37,7 @@ BETTER = 1e-9  # relative to the loss: what a swap has to gain
 
 @dataclass
 class _Reader:
-    """What one reader takes in, and its refitted weights.
+    """What one reader reads, and its refitted weights.
 
     Attributes:
         second: (m, m) S plus the ridge.

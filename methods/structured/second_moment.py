@@ -1,4 +1,4 @@
-"""Second moment times outgoing norm: what a node adds to its readers, if it were alone.
+"""Second moment times outgoing norm: what a node by itself adds to its readers.
 
 A node j that reads as phi_j and is weighted by W_:j adds W_:j phi_j to the next layer. The mean square of that is
 

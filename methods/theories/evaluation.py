@@ -79,7 +79,7 @@ class TheoryEvaluation:
         return sites_of(self.dense, self.pruned, self.pruner, self.calibration)
 
     def rows(self, score: Callable[[nn.Module], float | None] | None = None) -> list[dict[str, Any]]:
-        """Predictions as the record has them: theory, layer (None for the network), predicted, measured, unit.
+        """Return predictions in the record's form: theory, layer (None for the network), predicted, measured, unit.
 
         Args:
             score: accuracy of a network; what the loss on the calibration samples predicts of it is a row, too.

@@ -50,11 +50,11 @@ class Site:
 
     @property
     def flat_change(self) -> Tensor:
-        """Delta of all modules, end to end."""
+        """Delta of all modules, concatenated."""
         return torch.cat([self.change(path).flatten() for path in self.before])
 
     def network(self, dense: nn.Module) -> nn.Module:
-        """The dense network with this change alone."""
+        """Return the dense network with only this change."""
         model = copy.deepcopy(dense)
         for path, weight in self.after.items():
             write_parameters(model.get_submodule(path), matrix=weight)

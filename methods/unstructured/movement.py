@@ -45,7 +45,7 @@ class MovementSelection(Selection[EdgeLayer]):
         self.movements: dict[str, Tensor] | None = None
 
     def scores(self, layer: EdgeLayer) -> Tensor:
-        """(out, d) accumulated movement; without a training - gradient x weight of the mean loss."""
+        """(out, d) accumulated movement; without training, - gradient x weight of the mean loss."""
         if self.movements is None:
             return -layer.gradient * layer.weight
         return self.movements[layer.name]
