@@ -5,7 +5,10 @@ A row names the dense network that was pruned. Accuracies are in %, and changes 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -15,6 +18,7 @@ from benchmarks.figures.looks import together
 from benchmarks.figures.sheet import Sheet
 from benchmarks.reproductions import Claim, Outcome
 from benchmarks.reproductions.hessian._obs import OneShot, group_obs, kept_weights
+from benchmarks.storage.paths import write_atomically
 from methods.allocation import Allocation, Global, Uniform
 from methods.baselines.magnitude import MagnitudeSelection
 from methods.compensation import Compensation
@@ -72,8 +76,39 @@ def methods(quick: bool) -> dict[str, Parts]:
     }
 
 
+class Measured:
+    """Accuracies by name, kept in a file, so that a run that was stopped goes on where it was.
+
+    Args:
+        path: of the file; None keeps nothing.
+        setting: all that the accuracies depend on, in words; those of another setting are forgotten.
+    """
+
+    def __init__(self, path: Path | None = None, setting: str = "") -> None:
+        self.path, self.setting = path, setting
+        self.known: dict[str, float] = {}
+        if path is not None and path.is_file():
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            self.known = stored["accuracies"] if stored["setting"] == setting else {}
+
+    def of(self, name: str, measure: Callable[[], float]) -> float:
+        """The accuracy that is known under ``name``, or that ``measure`` gives now."""
+        if name not in self.known:
+            self.known[name] = measure()
+            if self.path is not None:
+                write_atomically(self.path, json.dumps({"setting": self.setting, "accuracies": self.known}, indent=1))
+        return self.known[name]
+
+
 def one_shot(
-    network: str, model: nn.Module, data: Data, calibration: Calibration, seed: int, quick: bool, drawing: bool = False
+    network: str,
+    model: nn.Module,
+    data: Data,
+    calibration: Calibration,
+    seed: int,
+    quick: bool,
+    drawing: bool = False,
+    measured: Measured | None = None,
 ) -> list[dict[str, Any]]:
     """Accuracies of a dense network and of what each method makes of it at each sparsity.
 
@@ -85,17 +120,26 @@ def one_shot(
         seed: root of the random streams.
         quick: one sparsity, and a short search.
         drawing: leave out what draws nothing, neither samples nor numbers: magnitude, and the dense network.
+        measured: what is known already.
     """
+    measured = measured or Measured()
     sparsities = (0.7,) if quick else tuple(PUBLISHED["CBS"])
     dense = OneShot(model, block_convolutions(model, calibration.inputs), calibration, seed)
-    rows = [] if drawing else [row(network, DENSE, "one shot", 0.0, seed, accuracy(model, data))]
-    for name, (selection, _, compensation) in track(list(methods(quick).items()), f"methods, {network}"):
-        if drawing and isinstance(selection, MagnitudeSelection):
-            continue
-        for sparsity in sparsities:
-            masks = dense.masks(selection, kept_weights(sparsity, dense.size))
-            pruned = dense.network(masks, compensation, selection)
-            rows.append(row(network, name, "one shot", sparsity, seed, accuracy(pruned, data)))
+
+    def pruned(name: str, sparsity: float) -> float:
+        selection, _, compensation = chosen[name]
+        masks = dense.masks(selection, kept_weights(sparsity, dense.size))
+        return accuracy(dense.network(masks, compensation, selection), data)
+
+    def found(name: str, sparsity: float, measure: Callable[[], float]) -> dict[str, Any]:
+        value = measured.of(f"{network}, seed {seed}: {name} {sparsity:g}", measure)
+        return row(network, name, "one shot", sparsity, seed, value)
+
+    chosen = methods(quick)
+    rows = [] if drawing else [found(DENSE, 0.0, partial(accuracy, model, data))]
+    for name in track(list(chosen), f"methods, {network}"):
+        if not (drawing and isinstance(chosen[name][0], MagnitudeSelection)):
+            rows += [found(name, sparsity, partial(pruned, name, sparsity)) for sparsity in sparsities]
     dense.forget()
     return rows
 
@@ -217,7 +261,8 @@ def sheet_of(outcome: Outcome, repeats: str) -> Sheet:
         share_y="all",
         note=f"CIFAR-10 (JPEG). Ours: means over {table['n'].max():g} {repeats}, bars: sample standard deviation"
         f"{f'; the title is of the panel {networks[-1]}' if len(networks) > 1 else ''}. The paper's images are the "
-        "original ones; its numbers are from memory and not asserted. Points of one sparsity stand side by side.",
+        "original ones; its numbers are from memory and not asserted. Weights: of the "
+        "blocks' convolutions. Points of one sparsity stand side by side.",
     )
     panels = {name: (f"ours, {name}", table[table["network"] == name], "our change") for name in networks}
     panels["published"] = ("published", main, "published change")
@@ -232,6 +277,6 @@ def sheet_of(outcome: Outcome, repeats: str) -> Sheet:
         level = PUBLISHED_DENSE if name == "published" else outcome.level(f"dense, {name}")
         panel.level(0, f"dense {level:.1f} %", "right")
         panel.level(10 - level, "chance", "left")
-        panel.label("weights pruned in the blocks' convolutions, %", "change of accuracy, points")
+        panel.label("weights pruned, %", "change of accuracy, points")
         panel.ticks("x", sorted(100 * table["sparsity"].unique()))
     return sheet

@@ -9,6 +9,7 @@ cannot. Networks of our own, and pruning in steps, are in ``obs_resnet20_trained
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from benchmarks.reproductions.hessian._resnet20 import (
     ONE_SHOT,
     PUBLISHED,
     PUBLISHED_DENSE,
+    Measured,
     claims_of,
     one_shot,
     sheet_of,
@@ -48,18 +50,27 @@ RENAMED = {
 AS_IS, ADAPTED = "as published", "adapted to the copies"
 """The dense networks: the published weights, and the same after an epoch on our images."""
 REPEATS = "draws of samples"
+KEPT = "obs_resnet20"  # folder of the cache
+WEIGHTS, THEIRS = "resnet20_cifar10.safetensors", "checkpoints/resnet20_cifar10.pth.tar"
 
 
 def run(work: Workplace) -> Outcome:
-    """Two draws of samples, as many as the papers'; about twelve minutes on one core."""
+    """Two draws of samples, as many as the papers'; about twelve minutes on one core.
+
+    What has been measured stays in the cache: a run that was stopped goes on where it was.
+    """
     from benchmarks.cells.preparation import calibrate
 
     samples = 40 if work.quick else 1000
     rows: list[dict[str, Any]] = []
-    for network, data, model in dense_networks(work):
-        for seed in track(range(1 if work.quick else 2), f"draws of samples, {network}"):
+    networks: list[tuple[str, Data, nn.Module]] = []
+    for seed in track(range(1 if work.quick else 2), "draws of samples"):
+        for network, data, model in networks if seed else dense_networks(work):
+            if seed == 0:
+                networks.append((network, data, model))
+            measured = Measured(work.cache / KEPT / f"{network}.json", _facts(data, samples))
             calibration = calibrate(data, {"samples": samples, "batch_size": 100}, seed)
-            rows += one_shot(network, model, data, calibration, seed, work.quick, drawing=seed > 0)
+            rows += one_shot(network, model, data, calibration, seed, work.quick, seed > 0, measured)
     table = tabulate(rows)
     levels = {f"dense, {network}": level for network, level in table.attrs["dense"].items()}
     setting = _setting(table, samples, len(data.train), len(data.test), work.quick)
@@ -76,11 +87,12 @@ def dense_networks(work: Workplace) -> Iterator[tuple[str, Data, nn.Module]]:
     model = published_network(config)
     data = load(config["dataset"], 0, work.cache)
     yield AS_IS, data, model
-    yield ADAPTED, data, adapted(model, data, work.quick)
+    yield ADAPTED, data, adapted(model, data, work)
 
 
-def adapted(model: nn.Module, data: Data, quick: bool) -> nn.Module:
-    """A copy that had one epoch on our images, along a cosine from a tenth of the usual rate."""
+def adapted(model: nn.Module, data: Data, work: Workplace) -> nn.Module:
+    """A copy that had one epoch on our images, along a cosine from a tenth of the usual rate; kept in the cache."""
+    from benchmarks.storage import checkpoint
     from benchmarks.training.trainer import TrainerSettings, fit
 
     settings = TrainerSettings(
@@ -89,12 +101,24 @@ def adapted(model: nn.Module, data: Data, quick: bool) -> nn.Module:
         learning_rate=0.01,
         weight_decay=1e-4,
         schedule="cosine",
-        precision="fp32" if quick else "bf16",  # the tiny version is quick everywhere: not every processor knows bf16
+        precision="fp32" if work.quick else "bf16",  # not every processor knows bf16
         channels_last=True,
     )
-    copied = copy.deepcopy(model)
+    copied, folder, facts = copy.deepcopy(model), work.cache / KEPT, {"of": _facts(data, 0), "settings": repr(settings)}
+    known = checkpoint.load(folder, "adapted")
+    if known is not None and known[1] == facts:
+        copied.load_state_dict(known[0])
+        return copied
     fit(copied, data, settings, 0, label="adapting the published network")
+    checkpoint.save(folder, "adapted", copied.state_dict(), facts)
     return copied
+
+
+def _facts(data: Data, samples: int) -> str:
+    """What accuracies depend on beside the names of network, method and draw."""
+    path = published_weights(WEIGHTS, THEIRS)
+    weights = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return f"weights {weights}, images {data.checksum}, {len(data.train)} and {len(data.test)}, {samples} gradients"
 
 
 def published_network(config: Mapping[str, Any]) -> nn.Module:
@@ -103,7 +127,7 @@ def published_network(config: Mapping[str, Any]) -> nn.Module:
 
     from benchmarks.models import build
 
-    path = published_weights("resnet20_cifar10.safetensors", "checkpoints/resnet20_cifar10.pth.tar")
+    path = published_weights(WEIGHTS, THEIRS)
     model = build(config["model"], tuple(config["dataset"]["shape"]), int(config["dataset"]["classes"]), 0)
     model.load_state_dict({renamed(name): value for name, value in load_file(path).items()})
     return model.eval()

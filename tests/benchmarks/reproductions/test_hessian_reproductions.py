@@ -2,6 +2,7 @@
 
 import os
 
+import pandas as pd
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -157,6 +158,16 @@ def test_published_weights_are_pruned_where_they_are_at_hand(tmp_path, workplace
     assert row["our change"] == pytest.approx(row["ours"] - level)
     assert row["difference"] == pytest.approx(row["our change"] - (78.79 - 91.36))
     drawn("obs_resnet20", outcome)
+    monkeypatch.setattr(_resnet20, "accuracy", lambda *_: pytest.fail("all accuracies are known"))
+    pd.testing.assert_frame_equal(module.run(workplace).table, outcome.table)
+
+
+def test_known_accuracies_are_those_of_their_setting(tmp_path):
+    path = tmp_path / "known.json"
+    first = _resnet20.Measured(path, "500 gradients")
+    assert first.of("CBS 0.5", lambda: 80.0) == 80.0
+    assert _resnet20.Measured(path, "500 gradients").of("CBS 0.5", lambda: 70.0) == 80.0
+    assert _resnet20.Measured(path, "1000 gradients").of("CBS 0.5", lambda: 70.0) == 70.0
 
 
 @needs_images
