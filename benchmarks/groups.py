@@ -122,7 +122,8 @@ def _note(group: NodeGroup) -> str:
     """Why attention is pruned by heads: scores are sums over a head's dimensions, and no layer reads one of these."""
     if not group.product_macs or group.width == 1:
         return ""
-    return f"whole heads of {group.width} units; attention sums over the dimensions in a head, so that these stay"
+    own = f"{group.width} units of this layer each"
+    return f"by whole heads, {own}; attention sums over dimensions in a head, so none goes alone"
 
 
 class _Shares:

@@ -132,7 +132,9 @@ def test_parts_of_a_layer_are_rows_of_their_own_and_heads_say_what_stays():
     model = FusedMultiQuery()
     parts = groups.parts_on(model, torch.zeros(2, 6, dtype=torch.int64), residual=True)
     found = {part.name: (part.units, part.parameters, part.reason, part.note) for part in parts}
-    dimensions = "whole heads of 4 units; attention sums over the dimensions in a head, so that these stay"
+    dimensions = (
+        "by whole heads, 4 units of this layer each; attention sums over dimensions in a head, so none goes alone"
+    )
     assert found["qkv[0:16]"] == (4, 16 * 17, "", dimensions)
     assert found["qkv[16:24]"] == (8, 8 * 17, "all other nodes of qkv share these units", "")
     assert sum(part.parameters for part in parts) == sum(parameter.numel() for parameter in model.parameters())
