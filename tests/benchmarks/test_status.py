@@ -171,6 +171,7 @@ def test_watch_ends_when_everything_is_there(store, tmp_path, capsys, monkeypatc
     assert "missing of grid" not in capsys.readouterr().out.rpartition("Cells")[2]
 
 
+@pytest.mark.slow
 def test_retrying_runs_the_failed_cells_and_no_others(tmp_path, capsys, monkeypatch):
     """A real sweep whose method had a fault at first."""
     from benchmarks.sweeps.run_command import main as run

@@ -87,6 +87,7 @@ def test_what_a_method_looks_at_is_seen(selection, data, labels, gradients):
     assert needs.training is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "schedule,said",
     [
@@ -145,6 +146,7 @@ def test_every_card_names_a_paper_or_says_why_there_is_none(path):
     assert paper == f"none; {why}" if why else not paper.startswith("none")
 
 
+@pytest.mark.slow
 def test_a_card_says_why_a_method_takes_more_than_a_minute():
     long = [name for name, cost in known()[1].items() if cost.long]
     assert [name for name in long if not expense(name)] == []

@@ -58,6 +58,7 @@ def fail(_name):
     raise ZeroDivisionError("on purpose")
 
 
+@pytest.mark.slow
 def test_a_method_that_takes_longer_is_given_up(monkeypatch):
     """The child spins until the limit of its processor time ends it."""
     monkeypatch.setattr(costs, "LIMIT", 1)

@@ -56,6 +56,7 @@ def folders(tmp_path):
     return [f"paths.results={tmp_path}/results", f"paths.cache={tmp_path}/cache"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dry", [["--dry-run"], []], ids=["planned", "run"])
 def test_a_hub_that_does_not_answer_is_looked_at_once_for_all_cells(dry, looks, folders, tmp_path, capsys):
     assert main(["-m", "dataset=mnist", "seed=0,1,2", "method=random,magnitude", *TINY, *folders, *dry]) == 2

@@ -47,6 +47,7 @@ def test_without_batch_norm_there_is_nothing_to_renew():
     assert batch_norms(make("chain")) == [] and len(batch_norms(make("batch_norm"))) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "there"), [("resnet20", True), ("mlp", False)])
 def test_a_cell_reports_both(model, there, tmp_path):
     folders = [f"paths.results={tmp_path}/results", f"paths.cache={tmp_path}/cache"]

@@ -123,6 +123,7 @@ def test_every_figure_under_version_control_is_what_the_stored_numbers_give(name
             assert picture.size == pytest.approx(tuple(DPI * sheet.figure.get_size_inches()), abs=1)
 
 
+@pytest.mark.slow
 def test_figures_are_drawn_again_from_what_is_stored(tmp_path, capsys):
     folder = tmp_path / "reproductions" / "spectral_rnn"
     shutil.copytree(REPOSITORY / "results" / "reproductions" / "spectral_rnn", folder)

@@ -81,6 +81,7 @@ def test_another_value_of_a_variable_is_another_key(tmp_path, monkeypatch):
     assert keys[0] == keys[2] != keys[1]
 
 
+@pytest.mark.slow
 def test_a_glob_over_a_group_is_all_of_its_choices(tmp_path):
     words = ["method=glob(l*)", f"paths.results={tmp_path}", f"paths.cache={tmp_path}"]
     plan = make_plan(Composer(CONF), Request(words, multirun=True))

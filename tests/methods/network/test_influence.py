@@ -110,7 +110,7 @@ def test_what_units_reach_is_what_the_slow_way_finds(name):
     compare(factory(), example, most=200)
 
 
-@pytest.mark.parametrize("name", slow_but_for(MODELS, "lenet5", "densenet"))
+@pytest.mark.parametrize("name", slow_but_for(MODELS, "lenet5"))
 def test_what_units_of_the_suites_models_reach_is_what_the_slow_way_finds(name):
     config = Composer(CONF).cell([f"model={name}", f"dataset={MODELS[name]}"])
     shape = config["dataset"]["shape"]
@@ -128,6 +128,7 @@ def test_patterns_tell_one_thing_from_none_and_from_several(things, data):
     assert 2 * own.sum(0).unique() == len(own) - len(own) % 2
 
 
+@pytest.mark.slow
 @given(st.sets(st.integers(0, 8)))
 def test_parts_are_tried_together_with_the_answers_that_each_has_alone(broken):
     layers = [nn.Flatten(), *(each for _ in range(10) for each in (nn.Linear(72, 72), nn.Tanh())), nn.Linear(72, 3)]

@@ -82,6 +82,7 @@ def kept(pruned):
     return {row["name"]: (row["units"], row["kept"]) for row in pruned.layers}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_shuffled_channels_are_left_alone_and_the_rest_is_pruned(method):
     model = Shuffled().eval()

@@ -121,6 +121,7 @@ def problem(kind, seed):
     return covariance, k, ridge, theta, rows
 
 
+@pytest.mark.slow
 @pytest.mark.verifies("spectral", by="brute force")
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.cpu("brute force over sets, thousands of small tensors")
