@@ -28,7 +28,7 @@ from methods.network.held import find_held
 from methods.network.influence import Influence, find_influences
 from methods.network.kinds.balance import unbalanced
 from methods.network.kinds.carriers import find_carrier
-from methods.network.kinds.following import Attribute, by_size, dividing, followings, number_of
+from methods.network.kinds.following import Attribute, by_size, dividing, followings, number_of, ratios
 from methods.network.kinds.grouped import wide_groups
 from methods.network.mockup import Mockup
 from methods.network.nodes import NodeGroup, Reader
@@ -105,7 +105,7 @@ def _sees_several(influences: Mapping[str, Influence], path: str) -> bool:
 def _tried(
     mockup: Mockup, influences: Mapping[str, Influence], residual: bool, borrowed: Mapping[str, str]
 ) -> tuple[Found, set[str]]:
-    influences, reasons = apart_from_shared(mockup, influences)
+    influences, reasons, sharing = apart_from_shared(mockup, influences)
     crossing: set[str] = set()
     parts: dict[str, list[NodeGroup]] = {}  # of each component, by its first writer
 
@@ -144,6 +144,8 @@ def _tried(
             if not good and told is not None:  # one answer for all parts
                 reasons[component.writers[0]] = told
         for group, half in good:
+            if not group.follows and not sharing.isdisjoint(group.writers):
+                group, half = _with_ratios(mockup, group, half)
             reasons[group.name] = None
             followed.update(attribute for attribute, _ in group.follows)
             each = (macs - product_macs(mockup, half)) // _lost(mockup, group, half) if macs else 0
@@ -167,6 +169,13 @@ def _followed(
         if not any(attribute in taken for attribute in whole) and without(mockup, part) is None:
             return replace(group, follows=following), part
     return None
+
+
+def _with_ratios(mockup: Mockup, group: NodeGroup, half: Part) -> tuple[NodeGroup, Part]:
+    """The group with the number of queries for each key following, if it does as well with that."""
+    following = ratios(mockup.model, group.writers, group.size)
+    part = half._replace(less={attribute: each * _lost(mockup, group, half) for attribute, each in following})
+    return (replace(group, follows=following), part) if without(mockup, part) is None else (group, half)
 
 
 def _divided(

@@ -15,22 +15,30 @@ from methods.network.mockup import Mockup
 Reasons = dict[str, str | None]
 
 
-def apart_from_shared(mockup: Mockup, influences: Mapping[str, Influence]) -> tuple[dict[str, Influence], Reasons]:
+def apart_from_shared(
+    mockup: Mockup, influences: Mapping[str, Influence]
+) -> tuple[dict[str, Influence], Reasons, set[str]]:
     """Influences without those of units that all nodes share, and for each of their layers why they are left alone.
 
     Where the heads of queries share one key and one value (Shazeer 2019), these tie all heads together. They have fewer
     units than they reach channels, stay, and without them the heads are nodes. So do the input and output weights of a
     state space that all channels have in common (Gu and Dao 2023), which are a part of what a layer gives.
+
+    The last answer are the paths of the layers whose nodes share units.
     """
     units = labelled(mockup, influences)[0]
     reasons: Reasons = {}
+    sharing: set[str] = set()
     for writers in coupled(units):
         shared = [path for path in writers if _fans_out(mockup, influences[path], path)]
         if 0 < len(shared) < len(writers) and len(torch.cat([units[path] for path in writers]).unique()) == 1:
             [first, *_] = (path for path in writers if path not in shared)
             reasons |= dict.fromkeys(shared, f"all nodes of {first} share its units")
+            sharing.add(first)
     own = {path: Influence() if path in reasons else own for path, own in influences.items()}
-    return _without_shared_parts(mockup, own, units if own == influences else labelled(mockup, own)[0], reasons)
+    units = units if own == influences else labelled(mockup, own)[0]
+    own, parts, first = _without_shared_parts(mockup, own, units)
+    return own, reasons | parts, sharing | first
 
 
 def _fans_out(mockup: Mockup, own: Influence, path: str) -> bool:
@@ -38,9 +46,11 @@ def _fans_out(mockup: Mockup, own: Influence, path: str) -> bool:
 
 
 def _without_shared_parts(
-    mockup: Mockup, influences: dict[str, Influence], units: Mapping[str, Tensor], reasons: Reasons
-) -> tuple[dict[str, Influence], Reasons]:
+    mockup: Mockup, influences: dict[str, Influence], units: Mapping[str, Tensor]
+) -> tuple[dict[str, Influence], Reasons, set[str]]:
     """The same for units that are a part of their layer."""
+    reasons: Reasons = {}
+    sharing: set[str] = set()
     whole = {path: int(own[0]) for path, own in units.items() if len(own) > 1 and bool((own == own[0]).all())}
     for label in dict.fromkeys(whole.values()):
         fanning = {
@@ -56,13 +66,14 @@ def _without_shared_parts(
             left = after[path][~fanning[path]] if path in fanning else after[path]
             if len(left.unique()) > 1:
                 influences = less
+                sharing.add(path)
                 names = {name_of(mockup, each, own.nonzero()): each for each, own in fanning.items()}
                 reasons |= {
                     name: f"all other nodes of {path} share {'its' if name == each else 'these'} units"
                     for name, each in names.items()
                 }
                 break
-    return influences, reasons
+    return influences, reasons, sharing
 
 
 def _fanning(mockup: Mockup, influences: Mapping[str, Influence], path: str, chosen: Tensor) -> Tensor:

@@ -56,6 +56,20 @@ def followings(model: nn.Module, writers: Sequence[str], size: int) -> Iterator[
             return
 
 
+def ratios(model: nn.Module, writers: Sequence[str], size: int) -> Following:
+    """How many queries each key has, where ``size`` heads of queries share one.
+
+    That number follows them even where the network does without: a forward pass may look at it in some calls only, as
+    attention does that repeats keys where there is a mask.
+    """
+    return tuple(
+        ((path, name), 1)
+        for path in list(_around(writers))[:2]
+        for name in RATIOS
+        if _number(model.get_submodule(path), name) == size
+    )
+
+
 def by_size(model: nn.Module, writers: Sequence[str], sizes: Mapping[int, int]) -> Iterator[Following]:
     """The same by what the numbers are, whatever they are called; they may lie in lists.
 

@@ -127,6 +127,30 @@ def test_where_the_sizes_are_read_off_nothing_is_changed():
     assert smaller.attention.num_heads == 4
 
 
+class RepeatsWhereAsked(ReadOff):
+    """Attention that has the kernel share the key, or repeats it, as libraries do where there is a mask."""
+
+    repeats = False
+
+    def forward(self, x):
+        q, k, v = (layer(x).unflatten(2, (-1, self.size)).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        if self.repeats:
+            k, v = (part.repeat_interleave(self.num_key_value_groups, 1) for part in (k, v))
+        mixed = functional.scaled_dot_product_attention(q, k, v, enable_gqa=not self.repeats)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+def test_the_number_of_queries_for_the_only_key_follows_also_where_this_call_does_without():
+    smaller, group, _ = halved(Net(RepeatsWhereAsked(heads=4, shared=4)).eval())
+    assert (group.writers, group.size) == (("attention.q",), 4)
+    own = smaller.attention
+    assert own.num_key_value_groups == own.q.out_features // own.k.out_features == 2
+    with torch.no_grad():
+        expected = smaller(EXAMPLE)
+        own.repeats = True
+        torch.testing.assert_close(smaller(EXAMPLE), expected)
+
+
 class Two(nn.Module):
     """Two attentions in turn that go by the same number."""
 
