@@ -37,8 +37,8 @@ def apart_from_shared(
             sharing.add(first)
     own = {path: Influence() if path in reasons else own for path, own in influences.items()}
     units = units if own == influences else labelled(mockup, own)[0]
-    own, parts, first = _without_shared_parts(mockup, own, units)
-    return own, reasons | parts, sharing | first
+    own, parts, layers = _without_shared_parts(mockup, own, units)
+    return own, reasons | parts, sharing | layers
 
 
 def _fans_out(mockup: Mockup, own: Influence, path: str) -> bool:
