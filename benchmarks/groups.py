@@ -251,18 +251,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--figure", type=Path, metavar="FILE.png", help="where to draw it (results/groups/DATASET_MODEL.png)"
     )
     where.add_argument("--no-figure", action="store_true", help="the table alone")
-    given = parser.parse_intermixed_args(arguments)
-    if given.figure is not None and given.figure.suffix != ".png":
-        raise BadInput(f"--figure {given.figure} is no PNG file; type for instance --figure groups.png")
+    options = parser.parse_intermixed_args(arguments)
+    if options.figure is not None and options.figure.suffix != ".png":
+        raise BadInput(f"--figure {options.figure} is no PNG file; type for instance --figure groups.png")
     from benchmarks.sweeps.single import one_network
 
-    config = one_network(given.words, data=False)
+    config = one_network(options.words, data=False)
     title, parts = examine(config)
     console = output_console()
     table_of(title, parts).show(console)
-    if not given.no_figure:
+    if not options.no_figure:
         name = f"{config['dataset']['name']}_{config['model']['name'] or 'model'}"
-        path = given.figure or Paths.of(config["paths"]).results / FOLDER / f"{safe_name(name)}.png"
+        path = options.figure or Paths.of(config["paths"]).results / FOLDER / f"{safe_name(name)}.png"
         write_atomically(path, drawn(draw(title, parts), "png", name))
         console.print(f"the same as a picture: {path}", markup=False)
     return 0

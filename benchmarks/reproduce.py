@@ -45,24 +45,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--page", action="store_true", help="run nothing, only write the page (or all pages) again from stored results"
     )
     parser.add_argument("--draw", action="store_true", help="the same, and draw its figures again")
-    given = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
     console = output_console()
-    again = given.page or given.draw
-    if not given.name and not again:
-        return _list(console, given.results)
-    done = [name for name in names() if (given.results / "reproductions" / name / stored.OUTCOME).is_file()]
-    chosen = given.name or done
+    again = options.page or options.draw
+    if not options.name and not again:
+        return _list(console, options.results)
+    done = [name for name in names() if (options.results / "reproductions" / name / stored.OUTCOME).is_file()]
+    chosen = options.name or done
     for name in chosen:
         if name not in names():
             raise BadInput(f"unknown reproduction '{name}'; choose from {', '.join(names())}")
-    if again and given.quick:
+    if again and options.quick:
         raise BadInput("--page and --draw are about stored results, and --quick stores none; leave out one of them")
     missing = 0
     for name in chosen:
         if again:
-            missing += not _again(given.results / "reproductions" / name, given.draw, console)
+            missing += not _again(options.results / "reproductions" / name, options.draw, console)
         else:
-            missing += not _run(name, given, console)
+            missing += not _run(name, options, console)
     return 1 if missing else 0
 
 
@@ -90,10 +90,10 @@ def _drawn(folder: Path, console: Console) -> bool:
     return True
 
 
-def _run(name: str, given: argparse.Namespace, console: Console) -> bool:
+def _run(name: str, options: argparse.Namespace, console: Console) -> bool:
     """Run it and write its page; whether its figures could be drawn, too."""
-    root = given.cache / "quick" if given.quick else given.results
-    work = Workplace(root / "reproductions" / name, root, given.cache, given.quick)
+    root = options.cache / "quick" if options.quick else options.results
+    work = Workplace(root / "reproductions" / name, root, options.cache, options.quick)
     work.folder.mkdir(parents=True, exist_ok=True)
     module = module_of(name)
     console.print(f"{name}: {summary(module)}", highlight=False)

@@ -202,16 +202,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("words", nargs="*", help="as for run.py: dataset=mnist model=lenet5 method=magnitude ...")
     parser.add_argument("--sizes", type=int, default=8, help="sizes of each layer below the whole (8)")
     parser.add_argument("--out", type=Path, help="folder of the table and the pictures (results/sensitivity)")
-    given = parser.parse_intermixed_args(arguments)
-    if given.sizes < 1:
-        raise BadInput(f"--sizes {given.sizes} is below 1; type for instance --sizes 8")
+    options = parser.parse_intermixed_args(arguments)
+    if options.sizes < 1:
+        raise BadInput(f"--sizes {options.sizes} is below 1; type for instance --sizes 8")
     from benchmarks.sweeps.single import one_network
 
-    config = one_network(given.words)
-    found = examine(config, given.sizes)
+    config = one_network(options.words)
+    found = examine(config, options.sizes)
     console = output_console()
     table_of(found).show(console)
-    folder = given.out or Paths.of(config["paths"]).results / FOLDER
+    folder = options.out or Paths.of(config["paths"]).results / FOLDER
     parts = (config["dataset"]["name"], config["model"]["name"] or "model", config["method"]["name"])
     name = safe_name("-".join((*parts, f"seed{config['seed']}")))
     for file in write(found, folder, name):

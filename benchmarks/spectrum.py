@@ -60,14 +60,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--widths", type=int, default=10, help="about so many widths per layer (10; 0: no errors)")
     parser.add_argument("--samples", type=int, default=500, help="samples on which outputs are compared (500)")
     parser.add_argument("--out", type=Path, help="folder of the picture and the page (results/runs/spectra)")
-    given = parser.parse_intermixed_args(arguments)
-    if given.widths < 0 or given.samples < 1:
+    options = parser.parse_intermixed_args(arguments)
+    if options.widths < 0 or options.samples < 1:
         raise BadInput("--widths must be 0 or more and --samples 1 or more; for instance --widths 6 --samples 200")
     from benchmarks.sweeps.single import one_network
 
-    config = one_network(given.words)
-    found = examine(config, given.widths, given.samples)
-    folder = given.out or Paths.of(config["paths"]).results / "runs" / "spectra"
+    config = one_network(options.words)
+    found = examine(config, options.widths, options.samples)
+    folder = options.out or Paths.of(config["paths"]).results / "runs" / "spectra"
     name = safe_name(f"{config['dataset']['name']}-{config['model']['name']}-seed{config['seed']}")
     picture, page = write(found, folder, name)
     output_console().print(f"{picture}\n{page}", highlight=False)

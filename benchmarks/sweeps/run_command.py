@@ -80,20 +80,20 @@ def parse(arguments: Sequence[str]) -> Request:
         BadInput: an option is unknown, or its value is.
     """
     parser = _parser()
-    given, unread = parser.parse_known_intermixed_args(_with_values(arguments))
-    words = [_long_form(word) for word in given.words]
+    options, unread = parser.parse_known_intermixed_args(_with_values(arguments))
+    words = [_long_form(word) for word in options.words]
     if unread:
         known = ["-m", "--multirun", "--dry-run", "--cfg"]
         raise BadInput(f"unknown option {unread[0]}; expected one of {', '.join(known)}, or KEY=VALUE; see --help")
-    _one_mode(given)
-    dry_run = given.dry_run or any(word in ("dry_run=true", "dry_run=True") for word in words)
+    _one_mode(options)
+    dry_run = options.dry_run or any(word in ("dry_run=true", "dry_run=True") for word in words)
     words = [word for word in words if word not in ("dry_run=true", "dry_run=True")]
     if any(word.lstrip("+").startswith("model._target_=") for word in words) and not any(
         word.lstrip("+").startswith("model=") for word in words
     ):
         words.insert(0, "model=own")  # without the arguments of the network that is chosen otherwise
-    request = Request(words, given.multirun, dry_run, _flags(given))
-    return request if given.cfg is None else _one_cell_to_show(request)
+    request = Request(words, options.multirun, dry_run, _flags(options))
+    return request if options.cfg is None else _one_cell_to_show(request)
 
 
 def _parser() -> Parser:
@@ -109,28 +109,28 @@ def _parser() -> Parser:
     return parser
 
 
-def _one_mode(given: argparse.Namespace) -> None:
+def _one_mode(options: argparse.Namespace) -> None:
     """Refuse options that ask for several things at once; --cfg may stand beside -m where that is one cell.
 
     Raises:
         BadInput: they do.
     """
     modes = {
-        "--run": given.run,
-        "--multirun": given.multirun and given.cfg is None,
-        "--cfg": given.cfg is not None,
-        "--info": given.info is not None,
-        "--shell-completion": given.shell_completion,
+        "--run": options.run,
+        "--multirun": options.multirun and options.cfg is None,
+        "--cfg": options.cfg is not None,
+        "--info": options.info is not None,
+        "--shell-completion": options.shell_completion,
     }
     asked = [name for name, wanted in modes.items() if wanted]
     if len(asked) > 1:
         raise BadInput(f"{' and '.join(asked)} ask for different things; leave out all but one of them")
-    if given.resolve and given.cfg is None and not given.help:
+    if options.resolve and options.cfg is None and not options.help:
         raise BadInput("--resolve is for --cfg; type python run.py --cfg job --resolve")
-    if given.package is not None and not re.fullmatch(r"[\w.]+", given.package):
-        raise BadInput(f"--package {given.package} is no path of a configuration; type --package trainer.train")
-    verbs = [word for word in given.words if word.partition("=")[0] in ("install", "uninstall", "query")]
-    if given.shell_completion and len(verbs) != 1:
+    if options.package is not None and not re.fullmatch(r"[\w.]+", options.package):
+        raise BadInput(f"--package {options.package} is no path of a configuration; type --package trainer.train")
+    verbs = [word for word in options.words if word.partition("=")[0] in ("install", "uninstall", "query")]
+    if options.shell_completion and len(verbs) != 1:
         raise BadInput("--shell-completion needs to know what to do; type python run.py -sc install=bash")
 
 
@@ -145,11 +145,11 @@ def _with_values(arguments: Sequence[str]) -> list[str]:
     return filled
 
 
-def _flags(given: argparse.Namespace) -> list[str]:
+def _flags(options: argparse.Namespace) -> list[str]:
     """What is given of Hydra's own options, as Hydra reads it."""
     flags = []
     for (name, *_), values in OPTIONS.items():
-        value = getattr(given, name.lstrip("-").replace("-", "_"))
+        value = getattr(options, name.lstrip("-").replace("-", "_"))
         if value:
             flags += [name, value] if values else [name]
     return flags
