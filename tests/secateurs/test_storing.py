@@ -42,6 +42,7 @@ def test_what_is_loaded_is_what_was_saved(network, method, tmp_path):
     again.save(tmp_path / "again")
 
 
+@pytest.mark.slow
 def test_another_program_loads_it_without_this_one(tmp_path):
     pruned = secateurs.prune(make("convolution"), DATA.inputs, DATA.labels, "spectral", keep=0.5)
     pruned.save(tmp_path)

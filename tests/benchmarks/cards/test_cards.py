@@ -103,6 +103,7 @@ def test_the_training_of_a_method_is_seen(schedule, said):
     assert found == said if said is None else said in found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method,said",
     [

@@ -68,6 +68,7 @@ def run(tmp_path, capsys):
     return one
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [[], ["--dry-run"], ["-m", "seed=0,1,2"]], ids=["run", "planned", "swept"])
 @pytest.mark.parametrize(
     "name,said",

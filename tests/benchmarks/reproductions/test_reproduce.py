@@ -109,6 +109,7 @@ def tiny(values):
     return sheet
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STORED)
 def test_every_figure_under_version_control_is_what_the_stored_numbers_give(name):
     folder = REPOSITORY / "results" / "reproductions" / name

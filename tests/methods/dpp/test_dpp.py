@@ -75,6 +75,7 @@ def sigmoid_network(seed=0):
         ).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.cpu("compares draws, which are made on the CPU")
 def test_nodes_are_a_draw_from_the_kernel_of_their_activations():
     activations = sigmoid_activations(units=6)

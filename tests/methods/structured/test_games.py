@@ -49,7 +49,7 @@ def of_shapley(players):
 def test_the_mean_over_all_orders_is_the_shapley_value(seed, players):
     value = table(seed, players)
     orders = [shapley(value, torch.tensor(order)) for order in itertools.permutations(range(players))]
-    assert torch.allclose(torch.stack(orders).mean(0), exact(value, players, of_shapley(players)))
+    assert torch.allclose(torch.stack(orders).mean(0), exact(value, players, of_shapley(players)).cpu())
     everyone, nobody = torch.ones(players, dtype=torch.bool), torch.zeros(players, dtype=torch.bool)
     for order in orders:
         assert float(order.sum()) == pytest.approx(value(everyone) - value(nobody))

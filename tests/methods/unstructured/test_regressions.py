@@ -105,6 +105,7 @@ def best(problem, count):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.verifies("chita", by="brute force")
 def test_the_search_is_never_worse_than_magnitude_and_often_the_best_of_all_sets():
     optimal, better = 0, 0
@@ -163,6 +164,7 @@ def errors(weight, second, count):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.verifies("alps", by="brute force")
 def test_alps_is_near_the_best_of_all_sets_and_above_its_bound():
     lost, by_magnitude, optimal = 0.0, 0.0, 0
