@@ -28,7 +28,18 @@ from methods.network.held import find_held
 from methods.network.influence import Influence, find_influences
 from methods.network.kinds.balance import unbalanced
 from methods.network.kinds.carriers import find_carrier
-from methods.network.kinds.following import Attribute, by_size, dividing, followings, number_of, ratios
+from methods.network.kinds.following import (
+    HEADS,
+    RATIOS,
+    WIDTHS,
+    Attribute,
+    Following,
+    by_size,
+    dividing,
+    followings,
+    number_of,
+    ratios,
+)
 from methods.network.kinds.grouped import wide_groups
 from methods.network.mockup import Mockup
 from methods.network.nodes import NodeGroup, Reader
@@ -39,6 +50,9 @@ from methods.network.trials import Part, adds, each_without, product_macs, toget
 from methods.seeds import stream
 
 DRAWS = 20  # of a half that no even division fits by chance
+PARTS_OF_ALL = 3  # that are tried of every group
+PARTS_TRIED = 4  # of a group whose attributes follow, or that is a piece of a layer
+NOT_ALIKE = "the forward pass does not treat all of its nodes alike"
 __all__ = ["NodeGroup", "Reader", "find_groups"]
 
 
@@ -128,7 +142,10 @@ def _tried(
         parts[component.writers[0]] = groups
     candidates = [group for groups in parts.values() for group in groups if reasons[group.name] is None]
     halves = [_half(mockup, group) for group in candidates]
-    reasons |= zip((group.name for group in candidates), each_without(mockup, halves), strict=True)
+    for number in range(PARTS_OF_ALL):  # a place that a forward pass knows by its number is in one half or the other
+        told = each_without(mockup, [_half(mockup, group, number) for group in candidates])
+        names = [group.name for group in candidates]
+        reasons |= {name: reasons[name] or why for name, why in zip(names, told, strict=True)}
     tried = {group.name: (group, half) for group, half in zip(candidates, halves, strict=True)}
     macs = product_macs(mockup)
     groups, followed = [], set[Attribute]()
@@ -139,10 +156,10 @@ def _tried(
             own = (group, half) if reasons[group.name] is None else _followed(mockup, component, group, half, followed)
             good += [] if own is None else [own]
         if not good and not tried.keys().isdisjoint(names):
-            good = _divided(mockup, component, refusal, followed)
-            told, *_ = [reasons.pop(name) for name in names] if good or len(names) > 1 else [None]
-            if not good and told is not None:  # one answer for all parts
-                reasons[component.writers[0]] = told
+            good, others = _divided(mockup, component, refusal, followed)
+            if good or len(names) > 1:  # what was said of the parts does not hold for these, or is one answer for all
+                told = [reasons.pop(name) for name in names]
+                reasons |= others if good else {component.writers[0]: told[0]}
         for group, half in good:
             if not group.follows and not sharing.isdisjoint(group.writers):
                 group, half = _with_ratios(mockup, group, half)
@@ -163,12 +180,33 @@ def _followed(
         *followings(mockup.model, group.writers, group.size),
         *by_size(mockup.model, group.writers, sizes),
     ):
-        part = half._replace(less={attribute: each * gone for attribute, each in following})
         # a number that counts other units, too, follows all of them
         whole = [attribute for attribute, each in following if number_of(mockup.model, attribute) == each * group.size]
-        if not any(attribute in taken for attribute in whole) and without(mockup, part) is None:
+        if not any(attribute in taken for attribute in whole) and _does_without(mockup, group, following):
+            following = _needed(mockup, group, following)
+            part = half._replace(less={attribute: each * gone for attribute, each in following})
             return replace(group, follows=following), part
     return None
+
+
+def _does_without(mockup: Mockup, group: NodeGroup, following: Following = ()) -> bool:
+    """Whether the network does without several parts of the group, of which no fixed place fits all by chance."""
+    group = replace(group, follows=following or group.follows)
+    return all(without(mockup, _half(mockup, group, number)) is None for number in range(PARTS_TRIED))
+
+
+def _needed(mockup: Mockup, group: NodeGroup, following: Following) -> Following:
+    """Those of the attributes without which the network does not do: others may be as large by chance.
+
+    The names of heads and widths stay together: a forward pass may look at one of them in some calls only.
+    """
+    if all(name in (*HEADS, *WIDTHS, *RATIOS) for (_, name), _ in following):
+        return following
+    for attribute in following:
+        fewer = tuple(each for each in following if each != attribute)
+        if fewer and _does_without(mockup, group, fewer):
+            following = fewer
+    return following
 
 
 def _with_ratios(mockup: Mockup, group: NodeGroup, half: Part) -> tuple[NodeGroup, Part]:
@@ -183,21 +221,27 @@ def _divided(
     component: Component,
     refusal: Callable[[NodeGroup], str | None],
     taken: Container[Attribute],
-) -> list[tuple[NodeGroup, Part]]:
-    """Groups of the nodes of a component that a forward pass divides, evenly or where attributes say; else none."""
+) -> tuple[list[tuple[NodeGroup, Part]], dict[str, str | None]]:
+    """Groups of the nodes of a component that a forward pass divides, evenly or where attributes say; else none.
+
+    With them come the reasons why other nodes of it cannot be removed, by the names of their groups.
+    """
     places: Iterable[tuple[int, ...]] = ()
     if not bool(component.sorts.any()):
         places = dividing(mockup.model, component.writers, mockup.units(component.writers[0]))
     for divided in chain(folds(component), cuts(component, places)):
-        groups = [group for group in divided.groups(mockup) if refusal(group) is None]
-        halves = [_half(mockup, group) for group in groups]
-        found = [
-            (group, half) if without(mockup, half) is None else _followed(mockup, divided, group, half, taken)
-            for group, half in zip(groups, halves, strict=True)
-        ]
-        if any(found):
-            return [each for each in found if each is not None]
-    return []
+        good, reasons = [], dict[str, str | None]()
+        for group in divided.groups(mockup):
+            reasons[group.name] = refusal(group)
+            if reasons[group.name] is None:
+                half = _half(mockup, group)
+                whole = (group, half) if _does_without(mockup, group) else None
+                found = whole or _followed(mockup, divided, group, half, taken)
+                good += [] if found is None else [found]
+                reasons[group.name] = without(mockup, half) or NOT_ALIKE if found is None else None
+        if good:
+            return good, reasons
+    return [], {}
 
 
 def _is_stream(mockup: Mockup, group: NodeGroup) -> bool:
@@ -262,15 +306,12 @@ def _obstacle(mockup: Mockup, group: NodeGroup, borrowed: Mapping[str, str]) -> 
     return None
 
 
-def _half(mockup: Mockup, group: NodeGroup) -> Part:
-    """Half of the nodes: the output units of its writers, and the channels that its readers and carriers then see."""
-    generator = stream(0, "half", group.name)
-    for _ in range(DRAWS):
-        kept = torch.randperm(group.size, generator=generator)[: (group.size + 1) // 2].sort().values
-        if not any(_even(kept, group.size, pieces) for pieces in PIECES):
-            break
-    if group.size > 3 and bool((kept.diff() == kept.diff()[0]).all()):
-        kept = torch.cat([kept[:1], kept[-1:]])  # a regular half could fit a structure by chance
+def _half(mockup: Mockup, group: NodeGroup, number: int = 0) -> Part:
+    """Half of the nodes: the output units of its writers, and the channels that its readers and carriers then see.
+
+    ``number`` 1 asks for the other half, and 2 and more for other parts, of a third and two thirds.
+    """
+    kept = _kept(group, number)
     gone = torch.ones(group.size, dtype=torch.bool)
     gone[kept] = False
     lost = gone.nonzero().flatten()
@@ -279,6 +320,23 @@ def _half(mockup: Mockup, group: NodeGroup) -> Part:
     rows |= {name: _others(mockup.held[name].size, own) for name, own in group.held_of(lost).items()}
     columns = {path: _others(mockup.channels(path), own) for path, own in columns.items()}
     return Part(rows, columns, {attribute: each * len(lost) for attribute, each in group.follows})
+
+
+def _kept(group: NodeGroup, number: int) -> Tensor:
+    """The nodes of a part that is tried, sorted."""
+    generator = stream(0, "half", group.name)
+    for _ in range(DRAWS):
+        kept = torch.randperm(group.size, generator=generator)[: (group.size + 1) // 2].sort().values
+        if not any(_even(kept, group.size, pieces) for pieces in PIECES):
+            break
+    if group.size > 3 and bool((kept.diff() == kept.diff()[0]).all()):
+        kept = torch.cat([kept[:1], kept[-1:]])  # a regular half could fit a structure by chance
+    if number == 1:
+        return _others(group.size, kept)
+    if number > 1:
+        many = max(1, group.size * (number - 1) // 3)
+        kept = torch.randperm(group.size, generator=stream(number, "part", group.name))[:many].sort().values
+    return kept
 
 
 def _even(kept: Tensor, size: int, pieces: int) -> bool:

@@ -24,6 +24,9 @@ from methods.pruned import Pruned
 from methods.pruning.checks import Parts, exactly, naming, spend
 from methods.selection import Selection, require_exact, selects_nodes
 
+NUMBERS_COMPARED = 2**14  # that inputs have together, on which the pruned network is compared with the dense one
+LEAST_COMPARED, MOST_COMPARED = 2, 32  # inputs
+
 
 def prune_nodes(
     parts: Parts,
@@ -91,7 +94,7 @@ def prune_nodes(
             _repair(parts, model, layer, current, chosen)
             graph.remove(current, chosen)
     result.kept, result.groups = kept, graph.groups
-    require_understood(original, groups, kept, example)
+    require_understood(original, groups, kept, _looked_at(calibration.inputs))
     if rewind is not None:
         remove_all(rewind, groups, kept)
     return report, cost({name: len(nodes) for name, nodes in kept.items()}), note
@@ -138,3 +141,9 @@ def _select_nodes(
         if importance is not None:
             probability[layer.name] = importance(layer, kept[layer.name])
     return kept
+
+
+def _looked_at(inputs: Tensor) -> Tensor:
+    """As many of the inputs as a comparison can be made on at little cost; rows that stand for samples may be large."""
+    many = NUMBERS_COMPARED // inputs[0].numel() if inputs.dim() > 1 else 0
+    return inputs[: min(max(many, LEAST_COMPARED), MOST_COMPARED)]

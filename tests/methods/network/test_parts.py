@@ -162,3 +162,42 @@ def test_the_shape_that_a_vector_is_brought_into_follows():
     graph.remove(graph.find("0"), kept["0"])
     assert model[1].unflattened_size == (5, 2, 2)
     assert torch.allclose(model(X), masked, atol=1e-5)
+
+
+FIXED = {
+    "the first unit": lambda m, y: torch.cat([y[:, :1].sigmoid(), y[:, 1:].relu()], 1),
+    "the last unit": lambda m, y: torch.cat([y[:, :-1].relu(), y[:, -1:].tanh()], 1),
+    "the last three": lambda m, y: torch.cat([y[:, :-3].relu(), y[:, -3:].tanh()], 1),
+    "the first four": lambda m, y: torch.cat([y[:, :4].sigmoid(), y[:, 4:].relu()], 1),
+    "every other one": lambda m, y: torch.cat([y[:, ::2].relu(), y[:, 1::2].tanh()], 1),
+    "each one further": lambda m, y: y.roll(1, 1).relu(),
+}
+
+
+@pytest.mark.parametrize("fixed", FIXED)
+def test_places_written_down_fit_no_part_by_chance(fixed):
+    for units in (8, 10, 13, 16, 21):
+        model = Of(FIXED[fixed], units)
+        model.first, model.one, model.other = nn.Linear(8, units), nn.Identity(), nn.Identity()
+        graph = NetworkGraph(model, X[:2])
+        assert [group.name for group in graph.groups] == [], units
+        assert any(name.startswith("first") for name in graph.left_alone), units
+
+
+def test_numbers_that_are_as_large_by_chance_stay():
+    model = Of(
+        lambda m, y: acted([y[:, m.k :], y[:, : m.k]]), 16, k=6, classes=6, patience=16, longest=10, counts=[6, 1, 10]
+    )
+    calibration = Calibration(X, LABELS)
+    pruned = Pruner(MagnitudeSelection("node")).prune(model, calibration, Budget("keep", 0.5)).model
+    assert (pruned.k, pruned.first.out_features) == (3, 8)
+    assert (pruned.classes, pruned.patience, pruned.longest, pruned.counts) == (6, 16, 10, [6, 1, 10])
+
+
+def test_every_part_is_in_a_group_or_has_a_reason():
+    model = Of(lambda m, y: acted([y[:, m.k :].clamp(-1, 1) * y[:, 7:8].sigmoid(), y[:, : m.k]]), 16, k=6)
+    graph = NetworkGraph(model, X[:2])
+    rows = [group.rows[0].flatten() for group in graph.groups if group.writers[0] == "first"]
+    inside = {int(row) for own in rows for row in own}
+    assert inside <= set(range(6))
+    assert len(inside) == 16 or any(name.startswith("first") for name in graph.left_alone)
