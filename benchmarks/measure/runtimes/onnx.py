@@ -55,8 +55,8 @@ def to_onnx(model: nn.Module, inputs: Tensor, any_batch: bool = False) -> bytes:
 def require_any_batch(content: bytes) -> None:
     """Look whether an ONNX file takes any number of samples.
 
-    Where a forward pass asks for ``len(x)``, PyTorch's exporter can only answer with the example's number of samples,
-    and falls back to a graph for that number.
+    Where a forward pass asks for ``len(x)`` or ``int(x.shape[0])``, or has a loop over the samples, PyTorch's exporter
+    can only answer with the example's number of samples, and falls back to a graph for that number.
 
     Raises:
         BadInput: if it takes one number of samples only.
@@ -68,8 +68,8 @@ def require_any_batch(content: bytes) -> None:
     if fixed:
         name, size = next(iter(fixed.items()))
         raise BadInput(
-            f"PyTorch's exporter took the number of samples of {name} for the constant {size}; where a forward pass "
-            f"says len({name}), say {name}.shape[0]"
+            f"PyTorch's exporter took the number of samples of {name} for the constant {size}: the forward pass asks "
+            f"for it as a plain number (len({name}), int({name}.shape[0]), a loop over samples); {name}.shape[0] works"
         )
 
 
