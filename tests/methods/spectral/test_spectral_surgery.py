@@ -18,7 +18,7 @@ from methods.budgets.budget import Budget
 from methods.compensation import Compensation, LeastSquares
 from methods.errors import Skipped
 from methods.layers.statistics import Calibration
-from methods.network.graph import NetworkGraph
+from methods.network.graph import NetworkGraph, gated
 from methods.network.reading import evaluating
 from methods.pruner import Pruner
 from methods.seeds import stream
@@ -236,12 +236,32 @@ class Grouped(nn.Module):
         return self.pool(self.last(self.between(self.first(x)))).flatten(1)
 
 
+class Rolled(nn.Module):
+    """The last channel first."""
+
+    def forward(self, x):
+        return x.roll(1, 1)
+
+
+def test_a_channel_shuffle_loses_as_many_channels_of_each_group():
+    model = Grouped(nn.Sequential(nn.ChannelShuffle(2), nn.ReLU())).eval()
+    graph = NetworkGraph(model, noise(2, 1, 8, 8))
+    assert {group.name: (group.size, group.width) for group in graph.groups} == {"first": (4, 2)}
+    kept = {"first": torch.tensor([1, 3])}
+    inputs = noise(5, 1, 8, 8)
+    with torch.no_grad(), gated(model, graph.groups, kept):
+        closed = model(inputs)
+    graph.remove(graph.find("first"), kept["first"])
+    with torch.no_grad():
+        assert model.first.out_channels == 4 and torch.allclose(model(inputs), closed, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "between,path",
     [
         (nn.LayerNorm([8, 8, 8]), "between"),
         (nn.Sequential(nn.ReLU(), nn.LayerNorm([8, 8, 8])), "between.1"),
-        (nn.Sequential(nn.ChannelShuffle(2), nn.ReLU()), "last"),  # whose reader gets the nodes in another order
+        (nn.Sequential(Rolled(), nn.ReLU()), "last"),  # whose reader gets the nodes in another order
     ],
 )
 def test_a_layer_that_is_not_supported_is_named_with_its_path(between, path):
