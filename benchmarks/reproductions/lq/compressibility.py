@@ -191,9 +191,11 @@ def figures(outcome: Outcome) -> dict[str, Sheet]:
     sheets = {}
     for number, task in enumerate(points_["task"].unique()):
         theories = list(points_[points_["task"] == task]["theory"].unique())
-        best = ranks[task].abs().groupby("theory").mean().idxmax()
+        means = ranks[task].groupby("theory").mean()  # a wrong sign is no knowledge
+        best = means.idxmax()
         sheet = Sheet(
-            f"{task}: which theory knows before pruning how much accuracy a network loses? Most nearly: {best}",
+            f"{task}: which theory knows before pruning how much accuracy a network loses? Most nearly: {best} "
+            f"(mean rho {means[best]:.2f})",
             rows=math.ceil(len(theories) / 2),
             columns=2,
             height=2.2,
