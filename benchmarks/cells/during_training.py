@@ -12,7 +12,6 @@ from torch import nn
 from benchmarks.cells.preparation import calibrate
 from benchmarks.data.splits import Data
 from benchmarks.models import build
-from benchmarks.training.loop import steps_per_epoch
 from benchmarks.training.optimisation import TrainerSettings
 from benchmarks.training.trainer import fit
 from methods.budgets.budget import Budget, NodeCost
@@ -57,7 +56,7 @@ def train_sparsely(
     model = build(config["model"], data.shape, data.classes, seed, data.tokens) if fresh else copy.deepcopy(dense)
     calibration, budget = calibrate(data, config["calibration"], seed), Budget.parse(config["budget"])
     own = derive_seed(seed, "prune")
-    length = Length(settings.epochs, steps_per_epoch(len(data.train), settings.batch_size))
+    length = Length(settings.epochs, settings.steps_per_epoch(len(data.train)))
     schedule.prepare(pruner, model, calibration, budget, length, own)
     name = config["method"]["name"]
     order = seed if fresh else derive_seed(seed, "sparse training")

@@ -46,6 +46,7 @@ class TrainerSettings(Section):
 
     examples: ClassVar[Mapping[str, str]] = {
         "epochs": "10",
+        "samples": "1600",
         "clip_norm": "1.0",
         "step_size": "30",
         "milestones": "[30,60]",
@@ -53,6 +54,7 @@ class TrainerSettings(Section):
     }
 
     epochs: int = Field(ge=0, le=1_000_000)
+    samples: int | None = Field(default=None, ge=2)  # of the training split in an epoch, in whole batches; null: all
     batch_size: int = Field(default=128, ge=1, le=2**31)
     optimizer: Literal["sgd", "adam", "adamw"] = "sgd"
     learning_rate: float = Field(default=0.1, gt=0)
@@ -98,4 +100,13 @@ class TrainerSettings(Section):
 
     def training_facts(self) -> dict[str, Any]:
         """The settings that decide what is computed, without the hardware and without the teacher."""
-        return self.model_dump(mode="json", exclude={"accelerator", "devices", "strategy", "distil"})
+        left_out = {"accelerator", "devices", "strategy", "distil"}
+        return self.model_dump(mode="json", exclude=left_out | ({"samples"} if self.samples is None else set()))
+
+    def steps_per_epoch(self, samples: int) -> int:
+        """Updates in an epoch on a training split of ``samples``.
+
+        A last batch of one sample is left out, since batch norm cannot train on it.
+        """
+        full, rest = divmod(min(samples, self.samples or samples), self.batch_size)
+        return full + (rest > 1 or full == 0)

@@ -113,7 +113,7 @@ class _Training:
         self.history = History()
         self.best: dict[str, Tensor] | None = None
         self.best_score: tuple[float, ...] = ()
-        self.steps_per_epoch = steps_per_epoch(len(self.data.train), self.settings.batch_size)
+        self.steps_per_epoch = self.settings.steps_per_epoch(len(self.data.train))
         self.identity = self._identity() if task.checkpoint else ""
         self._set_up({})
         if task.checkpoint:
@@ -310,12 +310,6 @@ class _Training:
         self.best, self.best_score = parts["best"] or None, tuple(facts["best_score"])
         self.history = History(**facts["history"])
         LOG.info("resuming after epoch %d of %d", len(self.history.epochs), self.settings.epochs)
-
-
-def steps_per_epoch(samples: int, batch_size: int) -> int:
-    """Updates in an epoch; a last batch of one sample is left out, since batch norm cannot train on it."""
-    full, rest = divmod(samples, batch_size)
-    return full + (rest > 1 or full == 0)
 
 
 @contextmanager

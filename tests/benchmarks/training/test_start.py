@@ -102,3 +102,33 @@ def test_chance_on_ten_even_classes_and_in_regression():
     assert Chance.of(numbers).explains(Score(None, None, 1.0)) and not Chance.of(numbers).explains(
         Score(None, None, 0.9)
     )
+
+
+@pytest.mark.parametrize(("samples", "batches"), [(64, 2), (65, 2), (66, 3), (10_000, None)])
+def test_an_epoch_can_be_shorter_than_the_training_split(data, samples, batches):
+    seen, whole = [], len(data.train)
+    taken = batches if batches is not None else whole // 32 + (whole % 32 > 1)
+    model = network()
+    model.register_forward_pre_hook(lambda module, given: seen.append(given[0].clone()) if module.training else None)
+    fit(model, data, some(epochs=2, samples=samples), 0)
+    assert len(seen) == 2 * taken
+    first, second = seen[:taken], seen[taken:]
+    assert not all(torch.equal(a, b) for a, b in zip(first, second, strict=True)), "both epochs have the same samples"
+
+
+def test_the_rate_falls_over_short_epochs_as_over_whole_ones(data, monkeypatch):
+    rates, asked = [], loop.learning_rate
+
+    def spy(*given):
+        rates.append(asked(*given))
+        return rates[-1]
+
+    monkeypatch.setattr(loop, "learning_rate", spy)
+    fit(network(), data, some(epochs=2, samples=96, schedule="cosine"), 0)
+    assert len(rates) == 6 and rates == sorted(rates, reverse=True) and rates[-1] < 0.1 * rates[0]
+
+
+def test_a_checkpoint_of_whole_epochs_is_not_gone_on_with_in_short_ones(data, tmp_path, caplog):
+    fit(network(), data, some(epochs=1), 0, checkpoint=tmp_path)
+    history = fit(network(), data, some(epochs=1, samples=64), 0, checkpoint=tmp_path)
+    assert "belongs to another training" in caplog.text and len(history.epochs) == 1
