@@ -117,17 +117,18 @@ def without(config: Mapping[str, Any], names: Set[str]) -> dict[str, Any]:
 def _run(config: Mapping[str, Any]) -> dict[str, Any]:
     """What a board says of the data and the trainings of its cells, see :func:`run_of`."""
     data, trainer = config.get("dataset") or {}, config.get("trainer") or {}
-    epochs = {name: (trainer.get(name) or {}).get("epochs") for name in ("train", "finetune")}
+    sections = {name: trainer.get(name) or {} for name in ("train", "finetune")}
+    lengths = {what: {name: section.get(what) for name, section in sections.items()} for what in ("epochs", "samples")}
     budget = config.get("budget") or {}
     asked = any(budget.get(kind) is not None for kind in BUDGETS)
     found = {name: _clean(data.get(name)) for name in ("name", "limit", "validation", "task")}
     distil = (trainer.get("finetune") or {}).get("distil")
     found["distil"] = distil if isinstance(distil, Mapping) and any(value for value in distil.values()) else None
-    return found | {"epochs": epochs, "words": surroundings(config), "asked": asked}
+    return found | lengths | {"words": surroundings(config), "asked": asked}
 
 
 def run_of(row: Row) -> dict[str, Any]:
-    """``name`` of the data set, ``limit`` of its images, share for ``validation``, ``task``, and ``epochs``.
+    """``name`` of the data set, ``limit`` of its images, share for ``validation``, ``task``, ``epochs``, ``samples``.
 
     ``distil`` is how the dense network taught, None where it did not. And ``words`` that ask for these surroundings
     (None where no words do), whether a budget was ``asked`` for in place of the default one, and the class names of the

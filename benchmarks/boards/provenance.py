@@ -36,7 +36,8 @@ def provenance(board: Board) -> list[str]:
         parts[0] += f", {share:.0%} of them for validation"
     for name, of in (("train", ""), ("finetune", " of fine-tuning")):
         if (epochs := run["epochs"][name]) is not None:
-            parts.append(f"{epochs} {'epoch' if epochs == 1 else 'epochs'}{of}")
+            each = f" ({run['samples'][name]:,} {what} each)" if run["samples"][name] and epochs else ""
+            parts.append(f"{epochs} {'epoch' if epochs == 1 else 'epochs'}{of}{each}")
     if run["distil"]:
         said = ", ".join(f"{name} {value:g}" for name, value in run["distil"].items() if value is not None)
         parts.append(f"fine-tuned with the dense network as the teacher ({said})")

@@ -75,6 +75,12 @@ def test_one_epoch_is_not_1_epochs(epochs, seeds, middle, end):
     assert middle in line and line.endswith(end)
 
 
+@pytest.mark.slow
+def test_epochs_of_a_part_of_the_data_are_told():
+    [found] = boards(recorded("dataset=digits", "trainer.train.samples=640", "trainer.train.epochs=2"))
+    assert "; 2 epochs (640 images each); 10 epochs of fine-tuning; " in provenance(found)[0]
+
+
 @pytest.mark.parametrize(
     "words",
     [
