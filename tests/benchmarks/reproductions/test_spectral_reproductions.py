@@ -10,7 +10,13 @@ from benchmarks.reproductions.spectral._spectral import compared, equal, larger,
 
 pytestmark = pytest.mark.slow
 
-ON_DIGITS = ("selection_x_compensation", "spectral_lambda", "spectral_samples", "spectral_theta")
+ON_DIGITS = (
+    "selection_x_compensation",
+    "selection_x_repair_x_rate",
+    "spectral_lambda",
+    "spectral_samples",
+    "spectral_theta",
+)
 ON_MNIST = ("spectral_nn3", "spectral_rnn", "spectral_bias_variance")
 
 
