@@ -7,9 +7,9 @@ own, and all networks of a task have the same size.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.boards.stats import ALPHA, Comparison, Spread, holm, paired_t, spread
@@ -105,21 +105,27 @@ def finish(rows: Sequence[Mapping[str, Any]]) -> Outcome:
     import pandas as pd
 
     frame = pd.DataFrame(rows)
-    for task, part in frame.groupby("task", sort=False):
+    tasks = frame["task"].unique().tolist()
+    for task in tasks:
+        part = frame[frame["task"] == task]
         counts = part.groupby([*ARM[1:], "multiple", "seed"]).size()
         whole = part[["selection", "repair", "multiple", "seed"]].nunique().prod()
         if len(counts) != whole or (counts != 1).any() or part[["before", "after", "validation"]].isna().any().any():
             raise BadInput(f"{task}: {len(counts)} of {whole} combinations have a result; run the others first")
     results = stages_of(frame)
-    effects = pd.DataFrame(row for task in frame["task"].unique() for row in effects_of(task, results))
-    claims = [claim for task in frame["task"].unique() for claim in _claims(task, results, effects)]
-    return Outcome(_summary(frame, results), claims, _setting(frame), {}, {"rates": _rates(frame), "effects": effects})
+    effects = [effect for task in tasks for effect in effects_of(task, results)]
+    claims = [claim for task in tasks for claim in _claims(task, results, effects)]
+    numbers = {"rates": _rates(frame), "effects": pd.DataFrame(map(asdict, effects))}
+    return Outcome(_summary(frame, results), claims, _setting(frame), numbers=numbers)
 
 
-def best_rates(frame: pd.DataFrame) -> dict[tuple[str, str, str], float]:
+def best_rates(frame: pd.DataFrame) -> dict[Hashable, float]:
     """For each task, selection and repair the multiple of the best mean validation accuracy; the smaller of equals."""
-    means = frame.groupby([*ARM, "multiple"])["validation"].mean()
-    return {arm: float(own.droplevel(ARM).idxmax()) for arm, own in means.groupby(ARM)}  # groups are sorted
+    found: dict[Hashable, float] = {}
+    for arm, own in frame.groupby(ARM):
+        means = {multiple: own[own["multiple"] == multiple]["validation"].mean() for multiple in own["multiple"]}
+        found[arm] = float(max(sorted(means), key=means.__getitem__))
+    return found
 
 
 def stages_of(frame: pd.DataFrame) -> pd.DataFrame:
@@ -156,48 +162,48 @@ def contrast(results: pd.DataFrame, task: str, stage: str, what: str) -> list[fl
     return (means[first] - means[second]).tolist()
 
 
-def effects_of(task: str, results: pd.DataFrame) -> Iterator[dict[str, Any]]:
+@dataclass(frozen=True)
+class Effect:
+    """One contrast at one stage, in points; ``p`` is Holm's over the contrasts of the stage."""
+
+    task: str
+    stage: str
+    contrast: str
+    difference: float
+    half_interval: float | None
+    n: int
+    p: float | None
+
+    def claim(self, text: str, sign: int = 1) -> Claim:
+        """Whether it is seen to have this sign."""
+        seen = sign * self.difference > 0 if self.p is not None and self.p <= ALPHA else None
+        width = "" if self.half_interval is None else f" ± {self.half_interval:.2f}"
+        p = "" if self.p is None else f", p = {self.p:.2g}"
+        evidence = f"{self.contrast}: {self.difference:+.2f}{width} points, n = {self.n}{p}"
+        return Claim(f"{self.task}: {text}", seen, evidence)
+
+
+def effects_of(task: str, results: pd.DataFrame) -> Iterator[Effect]:
     """Every contrast at every stage, with Holm's correction over the contrasts of a stage."""
     for stage in STAGES:
         found = [contrast(results, task, stage, what) for what in CONTRASTS]
-        tests = [paired_t(values) for values in found]
-        adjusted = holm([test.p for test in tests])
-        for what, values, test, p in zip(CONTRASTS, found, tests, adjusted, strict=True):
-            yield {
-                **{"task": task, "stage": stage, "contrast": what, "difference": test.difference},
-                **{"half interval": spread(values).half_width, "n": test.n, "p": p},
-            }
+        adjusted = holm([paired_t(values).p for values in found])
+        for what, values, p in zip(CONTRASTS, found, adjusted, strict=True):
+            yield Effect(task, stage, what, fmean(values), spread(values).half_width, len(values), p)
 
 
-def _claims(task: str, results: pd.DataFrame, effects: pd.DataFrame) -> Iterator[Claim]:
-    own = effects[effects["task"] == task].set_index(["stage", "contrast"], drop=False)
-
-    def said(text: str, stage: str, what: str, sign: int = 1) -> Claim:
-        row = own.loc[(stage, what)]
-        seen = sign * row["difference"] > 0 if known(row["p"]) and row["p"] <= ALPHA else None
-        return Claim(f"{task}: {text}", None if seen is None else bool(seen), _evidence(row))
-
+def _claims(task: str, results: pd.DataFrame, effects: Sequence[Effect]) -> Iterator[Claim]:
+    own = {(effect.stage, effect.contrast): effect for effect in effects if effect.task == task}
     repair, choice = (contrast(results, task, BEFORE, what) for what in ("refit - none", "spectral - random"))
     apart = [abs(first) - abs(second) for first, second in zip(repair, choice, strict=True)]
     yield _larger(f"{task}: {BEFORE}, the repair matters more than the choice of nodes", apart)
-    yield said(f"{BEFORE}, refitting is more accurate than the plain fit", BEFORE, "refit - fit")
-    yield said(f"{PRESET}, refitting is less accurate than the plain fit", PRESET, "refit - fit", -1)
-    yield said(f"{CHOSEN}, refitting is less accurate than the plain fit", CHOSEN, "refit - fit", -1)
-    yield said(f"{CHOSEN}, refitting is more accurate than no repair", CHOSEN, "refit - none")
+    yield own[BEFORE, "refit - fit"].claim(f"{BEFORE}, refitting is more accurate than the plain fit")
+    for stage in (PRESET, CHOSEN):
+        yield own[stage, "refit - fit"].claim(f"{stage}, refitting is less accurate than the plain fit", -1)
+    yield own[CHOSEN, "refit - none"].claim(f"{CHOSEN}, refitting is more accurate than no repair")
     for name in ("spectral", "DPP"):
-        yield said(f"{BEFORE}, {name} nodes are better than random ones", BEFORE, f"{name} - random")
-        yield said(f"{CHOSEN}, {name} nodes are better than random ones", CHOSEN, f"{name} - random")
-
-
-def _evidence(row: pd.Series) -> str:
-    width = f" ± {row['half interval']:.2f}" if known(row["half interval"]) else ""
-    p = f", p = {row['p']:.2g}" if known(row["p"]) else ""
-    return f"{row['contrast']}: {row['difference']:+.2f}{width} points, n = {row['n']:g}{p}"
-
-
-def known(value: float | None) -> bool:
-    """Whether a cell of a table holds a number."""
-    return value is not None and not math.isnan(value)
+        for stage in (BEFORE, CHOSEN):
+            yield own[stage, f"{name} - random"].claim(f"{stage}, {name} nodes are better than random ones")
 
 
 def _larger(text: str, apart: Sequence[float]) -> Claim:
@@ -216,16 +222,15 @@ def _summary(frame: pd.DataFrame, results: pd.DataFrame) -> pd.DataFrame:
     """One row per task, selection and repair."""
     import pandas as pd
 
-    best, dense = best_rates(frame), frame.groupby("task")["dense"].mean()
+    best = best_rates(frame)
     rows = []
-    for (task, selection, repair), own in results.groupby(ARM, sort=False):
-        row: dict[str, Any] = {"task": task, "selection": selection, "repair": repair}
+    for arm, own in results.groupby(ARM, sort=False):
+        row: dict[str, Any] = dict(zip(ARM, arm, strict=True))
+        dense = frame[frame["task"] == row["task"]]["dense"].mean()
         for stage in STAGES:
             found = spread(own[stage].tolist())
             row |= {stage: found.mean, f"std ({stage})": found.std}
-        rows.append(
-            row | {"best rate / preset's": best[task, selection, repair], "n": len(own), "dense": dense.loc[task]}
-        )
+        rows.append(row | {"best rate / preset's": best[arm], "n": len(own), "dense": dense})
     return pd.DataFrame(rows)
 
 

@@ -38,7 +38,7 @@ def test_effects_are_those_that_were_put_in():
     assert effects.loc[(grid.PRESET, "refit - fit"), "difference"] == pytest.approx(-2, abs=0.1)
     assert effects.loc[(grid.PRESET, "DPP - random"), "difference"] == pytest.approx(0.5, abs=0.1)
     assert effects.loc[(grid.CHOSEN, "refit - fit"), "difference"] == pytest.approx(0, abs=0.1)
-    assert set(effects["n"]) == {5} and (effects["half interval"] > 0).all()
+    assert set(effects["n"]) == {5} and (effects["half_interval"] > 0).all()
 
 
 def test_rates_are_chosen_on_validation_and_not_on_the_test_split():
