@@ -155,7 +155,7 @@ class LeastSquares(Compensation):
         for layer in track(layers, "least squares on edges"):
             mask = masks[layer.name]
             if current is None or layer.paired is None or layer.groups > 1:
-                moments = [(second, second) for second in layer.seconds.unbind()]
+                moments = [(own.second, own.second) for own in layer.moments_of_groups]
             else:
                 cross, second = (moments.second for moments in layer.paired(current))
                 moments = [(cross, second)]

@@ -14,8 +14,8 @@ follow from one (d, d) second moment S of its inputs: the mean squared differenc
 w_e^2 S_ee + w_f^2 S_ff - 2 w_e w_f S_ef.
 
 Neither paper treats convolutions. Our extension: a channel is an item, its vector runs over samples and positions; the
-edges of a filter are its weights, their inputs the unfolded patches. Nodes tied by a residual sum, and nodes with
-several readers, share one draw, from the average of their second moments.
+edges of a filter are its weights, their inputs the unfolded patches, in a grouped convolution those of its group. Nodes
+tied by a residual sum, and nodes with several readers, share one draw, from the average of their second moments.
 
 beta = 10 / t was published for sigmoid units. With unbounded activations distances are large, L approaches the identity
 and a "diverse" draw is a uniform one: a warning says so, and beta = "median" (1 / median squared distance) is our
@@ -27,6 +27,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ from torch import Tensor
 
 from methods.budgets.budget import Count
 from methods.dpp.determinantal import KDPP, PAPER_SCALE, kernel_from_moments, linear_kernel, map_k_dpp, median_scale
-from methods.errors import BadInput, Skipped
+from methods.errors import BadInput
 from methods.layers.seen import EdgeLayer, NodeLayer
 from methods.progress import track
 from methods.selection import Selection
@@ -148,13 +149,15 @@ class DPPEdgeSelection(Selection[EdgeLayer]):
         counts = edges_per_unit(k, layer.live)
         if torch.equal(counts, layer.live.sum(1).cpu()):
             return layer.live.clone()
-        moments = layer.moments
-        if len(moments.second) != layer.weight.shape[1]:
-            raise Skipped(f"'{layer.name}' is a grouped convolution, whose units read different inputs; not supported")
         masks = torch.zeros_like(layer.live)
         generators = unit_generators(len(counts), layer.generator)
         closeness, ranges = [], []
-        units = unit_kernels(layer.weight, moments.second, moments.count, self.kernel, layer.live)
+        groups = zip(
+            layer.weight.chunk(layer.groups), layer.moments_of_groups, layer.live.chunk(layer.groups), strict=True
+        )
+        units = chain.from_iterable(
+            unit_kernels(weight, own.second, own.count, self.kernel, live) for weight, own, live in groups
+        )
         for unit, (kernel, dpp) in enumerate(track(units, f"DPP over the edges of {layer.name}", len(counts))):
             if counts[unit] > 0:
                 masks[unit, dpp.sample(int(counts[unit]), generators[unit])] = True

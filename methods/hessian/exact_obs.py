@@ -236,10 +236,10 @@ class ExactOBSSelection(Selection[EdgeLayer]):
         columns = torch.arange(size, device=layer.weight.device)
         if self.pattern:
             columns = columns.view(channels, -1).T.flatten()
-        parts, count = [], layer.samples
+        parts = []
         weights, alive = layer.weight[:, columns].chunk(layer.groups), layer.live[:, columns].chunk(layer.groups)
-        for weight, live, second in zip(weights, alive, layer.seconds, strict=True):  # rows of a group share a Hessian
-            inverse, dead = inverse_hessian(second[columns][:, columns], count, self.damping)
+        for weight, live, own in zip(weights, alive, layer.moments_of_groups, strict=True):  # a group has one Hessian
+            inverse, dead = inverse_hessian(own.second[columns][:, columns], own.count, self.damping)
             weight = torch.where(dead | ~live, 0.0, weight)  # zeros go first, at no cost
             parts.append(removal_order(weight, inverse, self.block, self.pattern))
         removals = Removals(*(torch.cat(each) for each in zip(*parts, strict=True)))

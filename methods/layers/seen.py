@@ -280,25 +280,24 @@ class EdgeLayer(_Shown):
         """Moments of the d (unfolded) inputs that an output unit reads.
 
         Raises:
-            Skipped: for a grouped convolution, whose units read different inputs; :attr:`seconds` has each group's.
+            Skipped: for a grouped convolution, whose units read different inputs; :attr:`moments_of_groups` has each
+                group's.
         """
         return self.collect()
 
-    @cached_property
-    def seconds(self) -> Tensor:
-        """(groups, d, d) float64 non-centred second moments of what the output units of each group read."""
+    @Forgotten
+    def moments_of_groups(self) -> list[Moments]:
+        """For each group the moments of the d inputs that its output units read; of an ungrouped layer the layer's.
+
+        With ``zip(weight.chunk(groups), moments_of_groups)`` a grouped convolution is treated as one layer per group.
+        """
         if self.groups == 1:
-            return self.moments.second[None]
-        total, count = torch.zeros(()).double(), 0
+            return [self.moments]
+        total, sums, count = torch.zeros(()).double(), torch.zeros(()).double(), 0
         for rows in self.activations():
             own = rows.double().unflatten(0, (self.groups, -1))
-            total, count = total + own @ own.transpose(1, 2), count + rows.shape[1]
-        return total / count
-
-    @property
-    def samples(self) -> int:
-        """Over how many samples x output positions the moments are taken."""
-        return self.moments.count if self.groups == 1 else sum(rows.shape[1] for rows in self.activations())
+            total, sums, count = total + own @ own.transpose(1, 2), sums + own.sum(2), count + rows.shape[1]
+        return [Moments(*each, count) for each in zip(total / count, sums / count, strict=True)]
 
 
 Layer = NodeLayer | EdgeLayer

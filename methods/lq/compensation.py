@@ -95,7 +95,7 @@ class BiasCorrection(Compensation):
     ) -> dict[str, Tensor]:
         """Bias b + (w - w_S)·E[h] for every layer that has a bias."""
         return {
-            layer.name: corrected_bias(layer.weight, layer.weight * masks[layer.name], layer.bias, layer.moments.mean)
+            layer.name: _corrected(layer, layer.weight * masks[layer.name], layer.bias)
             for layer in layers
             if layer.bias is not None
         }
@@ -126,9 +126,7 @@ class RefitWithBias(Compensation):
     ) -> dict[str, Tensor]:
         """The biases that belong to the refitted weights."""
         return {
-            layer.name: corrected_bias(
-                layer.weight, self._refitted(layer, masks[layer.name]), layer.bias, layer.moments.mean
-            )
+            layer.name: _corrected(layer, self._refitted(layer, masks[layer.name]), layer.bias)
             for layer in layers
             if layer.bias is not None
         }
@@ -136,13 +134,27 @@ class RefitWithBias(Compensation):
     def _refitted(self, layer: EdgeLayer, mask: Tensor) -> Tensor:
         key = ("refit with bias", layer.name)
         if key not in layer.shared:  # weights and biases are asked for one after the other
-            moments = layer.moments
-            second = moments.second
-            if layer.bias is not None:
-                second = second - torch.outer(moments.mean, moments.mean)
-            ridge = self.ridge * float(moments.second.trace()) / len(second)
-            layer.shared[key] = (mask, refit_rows(layer.weight, mask, second, ridge))
+            refitted = []
+            groups = zip(
+                layer.weight.chunk(layer.groups), mask.chunk(layer.groups), layer.moments_of_groups, strict=True
+            )
+            for weight, own, moments in groups:
+                second = moments.second
+                if layer.bias is not None:
+                    second = second - torch.outer(moments.mean, moments.mean)
+                ridge = self.ridge * float(moments.second.trace()) / len(second)
+                refitted.append(refit_rows(weight, own, second, ridge))
+            layer.shared[key] = (mask, torch.cat(refitted))
         return layer.shared[key][1]
+
+
+def _corrected(layer: EdgeLayer, changed: Tensor, bias: Tensor) -> Tensor:
+    """Bias (out,) that keeps the mean pre-activation of every unit, each with the means of its group's inputs."""
+    groups = layer.groups
+    parts = zip(
+        layer.weight.chunk(groups), changed.chunk(groups), bias.chunk(groups), layer.moments_of_groups, strict=True
+    )
+    return torch.cat([corrected_bias(weight, new, own, moments.mean) for weight, new, own, moments in parts])
 
 
 def _well_conditioned(factor: Tensor) -> bool:

@@ -144,19 +144,20 @@ class RegressionSelection(Selection[EdgeLayer]):
     def select(self, layer: EdgeLayer, k: Count) -> Tensor:
         """Mask (out, d) with exactly the given counts."""
         size = layer.weight.shape[1]
-        if size > self.largest or size != _inputs(layer):
+        if size > self.largest:
             raise Skipped(
-                f"{layer.name} has {size} inputs per neuron; sparse regression treats ungrouped layers with at most "
+                f"{layer.name} has {size} inputs per neuron; sparse regression treats layers with at most "
                 f"{self.largest}: set selection.largest higher, or use method=lq"
             )
         magnitude = layer.weight.abs().masked_fill(~layer.live, -torch.inf)
         counts = largest_mask(magnitude, k).sum(1) if isinstance(k, int) else k
-        weight, second = (layer.weight * layer.live).cpu(), layer.moments.second.cpu()
-        target = weight @ second
-        live = layer.live.cpu()
+        weight, seconds = (layer.weight * layer.live).cpu(), [own.second.cpu() for own in layer.moments_of_groups]
+        target = torch.cat([own @ second for own, second in zip(weight.chunk(layer.groups), seconds, strict=True)])
+        live, rows = layer.live.cpu(), len(weight) // layer.groups
         preferred = torch.zeros_like(live)
         for row in track(range(len(weight)), f"sparse regression of {layer.name}"):
             alive = live[row].nonzero().squeeze(1)
+            second = seconds[row // rows]
             picked = self.pick(target[row, alive], second[alive][:, alive], int(counts[row]))
             preferred[row, alive[picked]] = True
         preferred = preferred.to(magnitude.device)
@@ -171,8 +172,9 @@ class RegressionSelection(Selection[EdgeLayer]):
         later: EdgeLayer | None = None
         for layer in reversed(layers):
             count = counts[layer.name]
-            if later is not None and later.weight.shape[1] % len(layer.weight) == 0:
-                read = masks[later.name].any(0).reshape(len(layer.weight), -1).any(1)
+            if later is not None and _inputs(later) % len(layer.weight) == 0:
+                read = torch.cat([own.any(0) for own in masks[later.name].chunk(later.groups)])
+                read = read.reshape(len(layer.weight), -1).any(1)
                 if isinstance(count, int):
                     count = largest_mask(layer.weight.abs().masked_fill(~layer.live, -torch.inf), count).sum(1)
                 count = hand_over(count, read, layer.live.sum(1))

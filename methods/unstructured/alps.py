@@ -14,7 +14,8 @@ Every third round rho is adapted to how much the support of D has changed: large
 than 10 %, more than 0.5 % or any of k have; before the first growth it shrinks by 5, as long as few or none have. The
 penalty's growth makes W and D meet: max(||D' - D||, ||W' - D'||) <= C / rho (theorem 1). What stays are the k largest
 entries of the last W. The paper then solves for the weights on the support by conjugate gradients; here the method's
-repair does that (``compensation=least_squares``).
+repair does that (``compensation=least_squares``). In a grouped convolution H has a block for each group, and all groups
+share k.
 
 Beside it stands a lower bound for every choice of k weights, ours: with lambda the smallest eigenvalue of H, no set of
 weights does better than lambda times the sum of the smallest squares of the scaled weights that have to go.
@@ -29,23 +30,23 @@ import torch
 from torch import Tensor
 
 from methods.budgets.budget import Count
-from methods.errors import BadInput, Skipped
+from methods.errors import BadInput
 from methods.layers.seen import EdgeLayer
 from methods.selection import Selection, largest_mask
 
-Projection = Callable[[Tensor], Tensor]  # (out, d) squares -> boolean mask of what stays
+Projection = Callable[[Tensor], Tensor]  # squares, in the shape of the weights -> boolean mask of what stays
 UPDATE = 3  # rounds between changes of rho
 LEAST = 30  # rounds before a nearly settled support ends the search
 LARGEST = 1e6  # rho
 
 
 class Problem(NamedTuple):
-    """A layer's problem with inputs scaled to unit mean square.
+    """A layer's problem with inputs scaled to unit mean square; of a grouped convolution with a dimension in front.
 
     Attributes:
-        system: (d, d) H with a unit diagonal, float64.
-        weight: (out, d) W^ times the scales.
-        scale: (d,) root of the damped H's diagonal.
+        system: (d, d) H with a unit diagonal, float64; (groups, d, d).
+        weight: (out, d) W^ times the scales; (groups, out / groups, d).
+        scale: (d,) root of the damped H's diagonal; (groups, d).
         energy: Tr W^ H W^T, which errors are relative to.
     """
 
@@ -56,12 +57,15 @@ class Problem(NamedTuple):
 
 
 def scaled(weight: Tensor, second: Tensor, damping: float) -> Problem:
-    """The problem of (out, d) weights that read inputs of second moment (d, d); ``damping`` is relative to its mean."""
-    mean = second.diagonal().mean()
-    level = damping * mean if float(mean) > 0 else torch.ones_like(mean)
-    system = second + level * torch.eye(len(second), dtype=second.dtype, device=second.device)
-    scale = system.diagonal().sqrt()
-    system, own = system / scale / scale[:, None], weight * scale
+    """The problem of (out, d) weights that read inputs of second moment (d, d); ``damping`` is relative to its mean.
+
+    Both may have a dimension of groups in front.
+    """
+    mean = second.diagonal(dim1=-2, dim2=-1).mean(-1)
+    level = torch.where(mean > 0, damping * mean, 1.0)[..., None, None]
+    system = second + level * torch.eye(second.shape[-1], dtype=second.dtype, device=second.device)
+    scale = system.diagonal(dim1=-2, dim2=-1).sqrt()
+    system, own = system / scale[..., None, :] / scale[..., None], weight * scale[..., None, :]
     return Problem(system, own, scale, float(((own @ system) * own).sum()))
 
 
@@ -78,7 +82,7 @@ def admm(problem: Problem, project: Projection, count: int, rho: float = 0.1, ro
 
     Args:
         problem: of the layer.
-        project: which entries of (out, d) squares may stay.
+        project: which entries may stay, by their squares.
         count: how many that are.
         rho: the penalty at the beginning.
         rounds: at most.
@@ -89,7 +93,7 @@ def admm(problem: Problem, project: Projection, count: int, rho: float = 0.1, ro
     sparse, dual = first, torch.zeros_like(first)
     support, grown, done = sparse != 0, False, []
     for number in range(1, rounds + 1):
-        free = ((target - dual + rho * sparse) @ vectors / (values + rho)) @ vectors.T
+        free = ((target - dual + rho * sparse) @ vectors / (values[..., None, :] + rho)) @ vectors.mT
         sparse = free + dual / rho
         sparse = sparse * project(sparse.square())
         dual = dual + rho * (free - sparse)
@@ -116,7 +120,7 @@ def admm(problem: Problem, project: Projection, count: int, rho: float = 0.1, ro
 
 def lower_bound(problem: Problem, project: Projection) -> float:
     """What no choice of ``project``'s kind can undercut, relative to the energy; 0 where H is singular."""
-    smallest = torch.linalg.eigvalsh(problem.system)[0].clamp_min(0)
+    smallest = torch.linalg.eigvalsh(problem.system).min().clamp_min(0)
     gone = problem.weight.square() * ~project(problem.weight.square())
     return float(smallest * gone.sum()) / max(problem.energy, torch.finfo(torch.float64).tiny)
 
@@ -155,10 +159,16 @@ class ALPSSelection(Selection[EdgeLayer]):
         return layer.shared.get(("ALPS", layer.name), {})
 
     def _settled(self, layer: EdgeLayer, project: Projection, count: int) -> Tensor:
-        if layer.groups > 1:
-            raise Skipped(f"alps does not treat grouped convolutions ({layer.name})")
-        problem = scaled(layer.weight * layer.live, layer.moments.second, self.damping)
-        done = admm(problem, project, count, self.rho, self.rounds)
-        bound = lower_bound(problem, project)
+        weight, seconds = layer.weight * layer.live, [own.second for own in layer.moments_of_groups]
+        if layer.groups == 1:
+            problem = scaled(weight, seconds[0], self.damping)
+        else:
+            problem = scaled(weight.unflatten(0, (layer.groups, -1)), torch.stack(seconds), self.damping)
+
+        def largest(squares: Tensor) -> Tensor:
+            return project(squares.view_as(layer.live)).view_as(squares)
+
+        done = admm(problem, largest, count, self.rho, self.rounds)
+        bound = lower_bound(problem, largest)
         layer.shared["ALPS", layer.name] = {"lower_bound": bound, "rounds": float(len(done))}
-        return project(done[-1].free.square())
+        return largest(done[-1].free.square()).view_as(layer.live)

@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from methods.allocation import Allocation
 from methods.budgets.budget import Count, Counts, Family
 from methods.errors import BadInput
-from methods.hessian.exact_obs import ExactOBSSelection, inverse_hessian
+from methods.hessian.exact_obs import ExactOBSSelection
 from methods.layers.seen import EdgeLayer, NodeLayer
 from methods.layers.statistics import Calibration
 from methods.pruned import Pruned
 from methods.selection import AnySelection, Seen, Selection, checked_scores
-from methods.unstructured.sparsegpt import SparseGPTSelection, choose
+from methods.unstructured.sparsegpt import SparseGPTSelection, choose, inverse_factors
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,7 @@ def _(selection: ExactOBSSelection, layer: EdgeLayer, pattern: Pattern) -> Tenso
 def _(selection: SparseGPTSelection, layer: EdgeLayer, pattern: Pattern) -> Tensor:
     columns = pattern.columns(layer)
     assert columns is not None
-    moments = layer.moments
-    inverse, dead = inverse_hessian(moments.second[columns][:, columns], moments.count, selection.damping)
-    factor = torch.linalg.cholesky(inverse, upper=True)
+    factor, dead = inverse_factors(layer, selection.damping, columns)
     live = layer.live[:, columns]
     counts: list[Count] = list(live.unflatten(1, (-1, pattern.m)).sum(2).clamp_max(pattern.n).unbind(1))
     found = torch.zeros_like(layer.live)

@@ -11,6 +11,7 @@ The mask is chosen for a block of columns at a time, by the scores that the weig
 block keeps its share of the layer. H is damped by a part of its mean diagonal, and weights of inputs that are always
 zero go first, at no cost. The choice and the update follow each other: :class:`SparseGPTSelection` goes through the
 columns with the update in mind and keeps the mask, ``compensation=sparsegpt`` repeats the update for it (or for any).
+Each group of a grouped convolution has a Hessian of its own.
 """
 
 from __future__ import annotations
@@ -29,15 +30,24 @@ from methods.progress import track
 from methods.selection import Selection, largest_mask
 
 
-def inverse_factor(layer: EdgeLayer, damping: float) -> tuple[Tensor, Tensor]:
-    """(d, d) upper triangular U with U^T U = H^-1, float64, and (d,) which inputs are always zero.
+def inverse_factors(layer: EdgeLayer, damping: float, columns: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """(groups, d, d) upper triangular U with U^T U = H^-1, float64, and (out, d) which inputs are always zero.
+
+    Args:
+        layer: of one group or several.
+        damping: added to H's diagonal, relative to its mean.
+        columns: (d,) an order of the inputs other than the layer's.
 
     Raises:
-        BadInput: if the damped Hessian has no inverse.
-        Skipped: if the inputs have no common Hessian.
+        BadInput: if a damped Hessian has no inverse.
     """
-    inverse, dead = inverse_hessian(layer.moments.second, layer.moments.count, damping)
-    return torch.linalg.cholesky(inverse, upper=True), dead
+    factors, dead = [], []
+    for own in layer.moments_of_groups:
+        second = own.second if columns is None else own.second[columns][:, columns]
+        inverse, zero = inverse_hessian(second, own.count, damping)
+        factors.append(torch.linalg.cholesky(inverse, upper=True))
+        dead.append(zero.expand(len(layer.weight) // layer.groups, -1))
+    return torch.stack(factors), torch.cat(dead)
 
 
 def clear_(weight: Tensor, factor: Tensor, mask: Tensor, columns: Iterable[int]) -> None:
@@ -45,13 +55,14 @@ def clear_(weight: Tensor, factor: Tensor, mask: Tensor, columns: Iterable[int])
 
     Args:
         weight: (out, d), overwritten; dropped weights become zero but for rounding.
-        factor: (d, d) U.
+        factor: (groups, d, d) U of each group of output units.
         mask: (out, d) which weights stay.
         columns: in ascending order.
     """
     for column in columns:
-        gone = torch.where(mask[:, column], 0, weight[:, column])
-        weight[:, column:] -= torch.outer(gone / factor[column, column], factor[column, column:])
+        gone = torch.where(mask[:, column], 0, weight[:, column]).view(len(factor), -1)
+        change = (gone / factor[:, column, column, None])[:, :, None] * factor[:, column, None, column:]
+        weight[:, column:] -= change.flatten(0, 1)
 
 
 def sweep(weight: Tensor, factor: Tensor, mask: Tensor) -> Tensor:
@@ -66,16 +77,17 @@ def choose(weight: Tensor, factor: Tensor, live: Tensor, counts: Sequence[Count]
 
     Args:
         weight: (out, d) float64.
-        factor: (d, d) U.
+        factor: (groups, d, d) U of each group of output units.
         live: (out, d) weights that earlier steps have left.
         counts: how many weights stay in each block of columns, of the layer or of each row.
         block: columns per block; the last one may be narrower.
     """
     weight = weight * live
     mask = torch.zeros_like(live)
+    pivots = factor.diagonal(dim1=1, dim2=2).repeat_interleave(len(weight) // len(factor), 0)
     for number, start in enumerate(range(0, weight.shape[1], block)):
         own = slice(start, start + block)
-        scores = (weight[:, own] / factor.diagonal()[own]).square().masked_fill(~live[:, own], -torch.inf)
+        scores = (weight[:, own] / pivots[:, own]).square().masked_fill(~live[:, own], -torch.inf)
         mask[:, own] = largest_mask(scores, counts[number])
         clear_(weight, factor, mask, range(start, min(start + block, weight.shape[1])))
     return mask
@@ -99,7 +111,7 @@ class SparseGPTSelection(Selection[EdgeLayer]):
     def select(self, layer: EdgeLayer, k: Count) -> Tensor:
         """Mask (out, d) of the k weights that stay, or of k[i] in row i: in each block of columns its share."""
         counts = self._counts(layer, k)
-        factor, dead = inverse_factor(layer, self.damping)
+        factor, dead = inverse_factors(layer, self.damping)
         return choose(layer.weight.masked_fill(dead, 0), factor, layer.live, counts, self.block)
 
     def _counts(self, layer: EdgeLayer, k: Count) -> list[Count]:
@@ -136,6 +148,6 @@ class SparseGPTUpdate(Compensation):
         result = {}
         for layer in track(layers, "SparseGPT's update"):
             mask = masks[layer.name]
-            factor, _ = inverse_factor(layer, self.damping)
+            factor, _ = inverse_factors(layer, self.damping)
             result[layer.name] = sweep(layer.weight * layer.live, factor, mask)
         return result

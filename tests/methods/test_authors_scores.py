@@ -19,7 +19,7 @@ from methods.structured.hrank import HRankSelection
 from methods.unstructured.grasp import GraSPSelection
 from methods.unstructured.lamp import lamp_scores
 from methods.unstructured.snip import SNIPSelection
-from methods.unstructured.sparsegpt import SparseGPTSelection, choose, inverse_factor, sweep
+from methods.unstructured.sparsegpt import SparseGPTSelection, choose, inverse_factors, sweep
 from methods.unstructured.synflow import SynFlowSelection
 from methods.unstructured.wanda import WandaSelection
 from secateurs.presets import pruner_of
@@ -114,7 +114,7 @@ def test_sparsegpt_chooses_and_repairs_as_its_authors_program(setting):
     expected = torch.tensor(GOLDEN["sparsegpt"][setting]).double()
     counts = [int((part != 0).sum()) for part in expected.split(block, 1)]
     layer = linear()
-    factor, _ = inverse_factor(layer, 0.01)
+    factor, _ = inverse_factors(layer, 0.01)
     mask = choose(layer.weight, factor, layer.live, counts, block)
     assert torch.equal(mask, expected != 0)
     assert torch.allclose(sweep(layer.weight, factor, mask), expected, atol=2e-4)

@@ -26,7 +26,7 @@ from methods.dpp.selection import (
     sample_edges,
     unit_kernels,
 )
-from methods.errors import BadInput, Skipped
+from methods.errors import BadInput
 from methods.layers.seen import EdgeLayer
 from methods.layers.statistics import Moments
 from methods.pruner import Pruner
@@ -295,15 +295,6 @@ def test_convolutions(name, selection):
     pruned = Pruner(selection, Uniform(), LeastSquares(), prune_residual=True).prune(model, DATA, Budget("keep", 0.5))
     assert torch.isfinite(pruned.model(DATA.inputs)).all()
     assert all(layer["kept"] < layer["units"] for layer in pruned.layers)
-
-
-def test_grouped_convolutions_are_skipped():
-    weight = noise(4, 3, dtype=torch.float64)
-    layer = edge_layer(uniform(20, 3, dtype=torch.float64), weight)
-    second = torch.eye(6, dtype=torch.float64)
-    layer.collect = lambda: Moments(second, second[0], 20)
-    with pytest.raises(Skipped, match="grouped"):
-        DPPEdgeSelection().select(layer, 4)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import calibration, make
 
-from methods.errors import BadInput, Skipped
+from methods.errors import BadInput
 from methods.hessian.obs import InverseFisher
 from methods.layers.gradients import per_sample_gradients
 from methods.layers.sensitivity import sensitivities
@@ -224,7 +224,7 @@ def test_scaling_leaves_the_problem_as_it_is():
     assert problem.energy == pytest.approx(float(((weight @ system) * weight).sum()))
 
 
-def test_alps_tells_its_bound_and_leaves_grouped_convolutions_out():
+def test_alps_tells_its_bound_and_keeps_what_is_asked_for():
     model, data = make("convolution"), calibration(40)
     [_, second, *_] = edge_views(model, ["0", "3", "6", "8"], {}, data, "test")
     selection = ALPSSelection()
@@ -233,13 +233,6 @@ def test_alps_tells_its_bound_and_leaves_grouped_convolutions_out():
     assert 0 <= selection.report(second, mask)["lower_bound"] < 1 and selection.report(second, mask)["rounds"] >= 1
     rows = torch.arange(10) + 20
     assert selection.select(second, rows).sum(1).tolist() == rows.tolist()
-    grouped = torch.nn.Sequential(torch.nn.Conv2d(2, 4, 3, groups=2), torch.nn.Flatten())
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        torch.nn.init.normal_(grouped[0].weight)
-    [layer] = edge_views(grouped, ["0"], {}, data.__class__(torch.ones(3, 2, 4, 4), torch.zeros(3).long()), "test")
-    with pytest.raises(Skipped, match="grouped convolutions"):
-        selection.select(layer, 10)
 
 
 @pytest.mark.parametrize("options", [{"damping": 0.0}, {"rho": 0.0}, {"rounds": 0}])
