@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
@@ -158,6 +159,9 @@ class Pruner:
             result.seconds += time.perf_counter() - started
             for layer in layers:
                 layer["units"] = initial.setdefault(layer["name"], layer["units"])
+            if self.selection.unit == "node":  # of groups that the step has left alone none can be pruned
+                prunable = sum(layer["units"] for layer in layers if layer["name"] not in result.left_alone)
+                dense = replace(dense, keep=prunable)
             result.layers, result.achieved = layers, cost.achieved(dense)
             result.steps.append({"requested": target.value, **result.achieved, **sparsity, "layers": layers})
             if rewind is not None:

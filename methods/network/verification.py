@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from methods.errors import Skipped
+from methods.errors import first_line
 from methods.network.graph import NetworkGraph, NodeGroup, gated
 from methods.network.kinds.registry import kind_of
 from methods.network.reading import evaluating
@@ -26,10 +26,39 @@ def remove_all(model: nn.Module, groups: Sequence[NodeGroup], kept: Mapping[str,
         graph.remove(graph.find(name), nodes)
 
 
-@torch.no_grad()
-def require_understood(
+def misunderstood(
     model: nn.Module, groups: Sequence[NodeGroup], kept: Mapping[str, Tensor], example: Tensor
-) -> None:
+) -> dict[str, str]:
+    """Groups of which removing nodes is not closing them off, each with the reason; of all others together it is.
+
+    Args:
+        model: the network; left as it is.
+        groups: its groups.
+        kept: nodes that stay, sorted, per group name.
+        example: inputs.
+    """
+    reasons: dict[str, str] = {}
+    good: list[str] = []
+
+    def sort(names: Sequence[str]) -> None:
+        why = difference(model, groups, {name: kept[name] for name in (*good, *names)}, example)
+        if why is None:
+            good.extend(names)
+        elif len(names) == 1:
+            reasons[names[0]] = why
+        else:  # what goes wrong is seen at readers of other groups, too: look at fewer
+            middle = len(names) // 2
+            sort(names[:middle])
+            sort(names[middle:])
+
+    sort([group.name for group in groups if len(kept.get(group.name, range(group.size))) < group.size])
+    return reasons
+
+
+@torch.no_grad()
+def difference(
+    model: nn.Module, groups: Sequence[NodeGroup], kept: Mapping[str, Tensor], example: Tensor
+) -> str | None:
     """Compare the network without some nodes with the one in which they are closed off, after each of their readers.
 
     Not only at the output: a branch that is scaled by 1e-6, as new ConvNeXts have it, could do anything there. The
@@ -41,14 +70,11 @@ def require_understood(
         kept: nodes that stay, sorted, per group name.
         example: inputs.
 
-    Raises:
-        Skipped: if removing is not closing off; it names the groups whose reader shows it.
+    Returns:
+        Why removing is not closing off, with the first module that shows it; None if it is.
     """
     left = {group.name: group for group in groups if len(kept.get(group.name, range(group.size))) < group.size}
-    readers: dict[str, list[str]] = {}
-    for group in left.values():
-        for reader in group.readers:
-            readers.setdefault(reader.name, []).append(group.name)
+    readers = dict.fromkeys(reader.name for group in left.values() for reader in group.readers)
     rows = _remaining(model, list(left.values()), kept)
     try:
         double = example.double() if example.is_floating_point() else example
@@ -57,19 +83,23 @@ def require_understood(
         work, example, before = _started(copy.deepcopy(model), readers, example)
     with gated(work, groups, kept):
         closed = _answers(work, readers, example)
-    remove_all(work, groups, kept)
-    after = _answers(work, readers, example)
-    for path, names in [*readers.items(), ("", list(left))]:
+    try:
+        remove_all(work, groups, kept)
+        after = _answers(work, readers, example)
+    except Exception as error:  # a user's forward pass may fail in any way
+        return f"without nodes of it the network does not run ({first_line(error, 120)})"
+    for path in (*readers, ""):
         for dense, expected, found in zip(before[path], closed[path], after[path], strict=True):
             effect = (expected - dense).abs().max()
             if path in rows:
                 dimension = kind_of(model.get_submodule(path)).channel
                 expected = expected.index_select(dimension, rows[path].to(expected.device))
             if not _close(expected, found, effect):
-                raise Skipped(
-                    f"removing nodes of {', '.join(names)} does not equal closing them off; the network's structure is "
-                    "not understood"
+                return (
+                    f"removing nodes of it does not equal closing them off, as {path or 'the output'} shows: its "
+                    "structure is not understood"
                 )
+    return None
 
 
 def _remaining(model: nn.Module, groups: Sequence[NodeGroup], kept: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from methods.layers.views import node_views, paired_moments
 from methods.network.graph import NetworkGraph, NodeGroup
 from methods.network.kinds.registry import matrix_of, write_parameters
 from methods.network.parameters import bias_of
-from methods.network.verification import remove_all, require_understood
+from methods.network.verification import misunderstood, remove_all
 from methods.pruned import Pruned
 from methods.pruning.checks import Parts, exactly, naming, spend
 from methods.selection import Selection, require_exact, selects_nodes
@@ -37,7 +38,10 @@ def prune_nodes(
     seed: str,
     rewind: nn.Module | None,
 ) -> tuple[list[dict[str, Any]], Cost, str | None]:
-    """Prune nodes of ``result.model`` in place until it meets ``target``.
+    """Prune nodes of ``result.model`` until it meets ``target``.
+
+    Where it turns out that removing nodes of a group does not do what was meant, the group is left alone, with the
+    reason, and the step is taken again without it.
 
     Args:
         parts: how many units stay, which, and how these make up for the others.
@@ -54,12 +58,43 @@ def prune_nodes(
     Raises:
         Unreachable: if the budget cannot be reached.
         BadInput: if the selection breaks its contract.
-        Skipped: if the structure turns out not to be understood.
+        Skipped: if no group is left.
     """
+    original, groups = copy.deepcopy(result.model), result.groups
+    units = {row["name"]: row["units"] for row in result.layers}  # before the first step
+    while True:
+        outcome = _pruned(parts, result, original, calibration, target, dense, seed)
+        reasons = misunderstood(original, groups, result.kept, _looked_at(calibration.inputs))
+        if not reasons:
+            break
+        graph = NetworkGraph.of(copy.deepcopy(original), groups)
+        graph.left_alone = result.left_alone
+        graph.leave_alone(lambda group, reasons=reasons: reasons.get(group.name))
+        graph.require_groups()
+        gone = sum(units.get(group.name, group.size) for group in groups if group.name in reasons)
+        dense = replace(dense, keep=dense.keep - gone)
+        groups = graph.groups
+        result.model, result.groups, result.left_alone = graph.model, groups, graph.left_alone
+    if rewind is not None:
+        remove_all(rewind, groups, result.kept)
+    report, cost, note = outcome
+    # what earlier steps have left of groups that are left alone from now on
+    return report + [row for row in result.layers if row["name"] in result.left_alone], cost, note
+
+
+def _pruned(
+    parts: Parts,
+    result: Pruned,
+    original: nn.Module,
+    calibration: Calibration,
+    target: Budget,
+    dense: Cost,
+    seed: str,
+) -> tuple[list[dict[str, Any]], Cost, str | None]:
+    """One try of :func:`prune_nodes`; ``original`` is the network as it is before, which is left as it is."""
     selection = parts.selection
     assert selects_nodes(selection)
     model, example = result.model, calibration.inputs[:2]
-    original = copy.deepcopy(model)
     graph = NetworkGraph.of(model, result.groups)
     groups = result.groups
     counted = NodeCost(model, example, groups)
@@ -94,9 +129,6 @@ def prune_nodes(
             _repair(parts, model, layer, current, chosen)
             graph.remove(current, chosen)
     result.kept, result.groups = kept, graph.groups
-    require_understood(original, groups, kept, _looked_at(calibration.inputs))
-    if rewind is not None:
-        remove_all(rewind, groups, kept)
     return report, cost({name: len(nodes) for name, nodes in kept.items()}), note
 
 
