@@ -67,19 +67,27 @@ def prune_nodes(
         reasons = misunderstood(original, groups, result.kept, _looked_at(calibration.inputs))
         if not reasons:
             break
-        graph = NetworkGraph.of(copy.deepcopy(original), groups)
-        graph.left_alone = result.left_alone
-        graph.leave_alone(lambda group, reasons=reasons: reasons.get(group.name))
-        graph.require_groups()
+        left = _left(original, groups, result.left_alone, reasons)
         gone = sum(units.get(group.name, group.size) for group in groups if group.name in reasons)
         dense = replace(dense, keep=dense.keep - gone)
-        groups = graph.groups
-        result.model, result.groups, result.left_alone = graph.model, groups, graph.left_alone
+        result.model, result.groups, result.left_alone = left.model, left.groups, left.left_alone
+        groups = left.groups
     if rewind is not None:
         remove_all(rewind, groups, result.kept)
     report, cost, note = outcome
     # what earlier steps have left of groups that are left alone from now on
     return report + [row for row in result.layers if row["name"] in result.left_alone], cost, note
+
+
+def _left(
+    original: nn.Module, groups: Sequence[NodeGroup], left_alone: Mapping[str, str], reasons: Mapping[str, str]
+) -> NetworkGraph:
+    """The graph of a copy of the network without the groups that there are ``reasons`` to leave alone."""
+    graph = NetworkGraph.of(copy.deepcopy(original), groups)
+    graph.left_alone |= left_alone
+    graph.leave_alone(lambda group: reasons.get(group.name))
+    graph.require_groups()
+    return graph
 
 
 def _pruned(
