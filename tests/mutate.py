@@ -42,6 +42,7 @@ from tests.mutation.wiring import named, unnoticed
 KNOWN = Path(__file__).with_name("survivors.toml")
 KEPT = ROOT / ".cache" / "mutate"
 WANTED = 0.9  # of the faults must be caught
+UNENDING = "a time limit"  # what catches a fault with which a test does not end
 
 # Where faults are planted: group of the report -> files.
 TARGETS = {
@@ -245,7 +246,7 @@ class Judge:
                     if warm
                     else (lambda n=number, names=names, out=out: shown_from_import(self.folder, n, names, out))
                 )
-                patience = 90 + 10 * sum(self.tests[name][0] for name in names)
+                patience = 30 + 5 * sum(self.tests[name][0] for name in names)
                 yield Task(do, lambda code, n=number, out=out: self._note(n, code, out), patience)
             else:
                 self._count(number)
@@ -254,7 +255,7 @@ class Judge:
         fault, names = self.planted[number], self.witnesses(number)
         by = out.read_text(encoding="utf-8") if out.is_file() else None
         if code is None:
-            by = "a time limit"
+            by = UNENDING
         elif code and by is None:
             by = "a crash"
         witness = _digest(_text(by.partition("::")[0])) if by and "::" in by else None
@@ -301,6 +302,8 @@ def report(verdicts: Sequence[Verdict], reasons: Mapping[tuple[str, str], str]) 
         row[1] += verdict.by is not None
         listed = (fault.file, fault.name) in reasons
         row[2] += listed and verdict.by is None
+        if verdict.by == UNENDING:
+            _say(f"caught by {UNENDING} of processor time: {fault.file}:{fault.line}: {fault.name}")
         if listed and verdict.by is not None:
             _say(f"listed in {KNOWN.name}, but caught by {verdict.by}: {fault.file}: {fault.name}")
         if not listed and verdict.by is None:

@@ -3,11 +3,12 @@
 import ast
 import runpy
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.mutate import KNOWN, ROOT, TARGETS, WANTED, Verdict, group_of, known, report, suite, targets
+from tests.mutate import KNOWN, ROOT, TARGETS, UNENDING, WANTED, Verdict, group_of, known, report, suite, targets
 from tests.mutation import running
 from tests.mutation.faults import chosen, faults, files_of, switched
 from tests.mutation.wiring import Named, named, unnoticed
@@ -117,8 +118,28 @@ def test_a_survivor_without_a_reason_fails_and_one_that_is_caught_by_now_is_name
     assert report([caught] * 9 + [missed], {}) == 1
     assert report([caught] * 9 + [missed], reasons) == 0
     assert "but caught by tests/test_a.py::test_b" in capsys.readouterr().out
+    assert report([caught] * 9 + [Verdict(fault, UNENDING)], {}) == 0
+    assert "caught by a time limit of processor time: methods/schedule.py:1" in capsys.readouterr().out
     assert report([caught] * 8 + [missed] * 2, reasons) == 1  # too many, whatever the reasons
     assert WANTED == 0.9
+
+
+@pytest.mark.slow
+def test_a_loop_without_end_meets_the_limit_and_a_slow_machine_does_not(monkeypatch):
+    codes = []
+
+    def loop():
+        while True:
+            pass
+
+    def ask(do, patience):
+        running.in_forks([running.Task(do, codes.append, patience)], jobs=1)
+
+    ask(loop, 1)
+    ask(lambda: time.sleep(1.5) or 3, 1)  # as on a machine that has no time for it
+    monkeypatch.setattr(running, "WAITING", 0.1)
+    ask(lambda: time.sleep(600) or 3, 0.01)
+    assert codes == [None, 3, None]
 
 
 @pytest.mark.slow

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -62,13 +64,22 @@ def copied(folder: Path, faults: Mapping[int, Fault]) -> None:
         (folder / file).write_text(switched((ROOT / file).read_text(encoding="utf-8"), mine), encoding="utf-8")
 
 
+WAITING = 900  # seconds by the clock beyond ten times the patience, after which what does not end only waits
+
+
 @dataclass(frozen=True)
 class Task:
-    """Something to do in a fork: ``do`` there, ``done`` here with its exit code, None if it was killed."""
+    """Something to do in a fork.
+
+    Attributes:
+        do: there.
+        done: here with its exit code, None if it was killed.
+        patience: seconds of processor time, the same whatever else the machine does; by the clock much longer.
+    """
 
     do: Callable[[], int]
     done: Callable[[int | None], None]
-    patience: float  # seconds
+    patience: float
 
 
 def in_forks(tasks: Iterable[Task], jobs: int) -> None:
@@ -76,7 +87,7 @@ def in_forks(tasks: Iterable[Task], jobs: int) -> None:
     waiting, running = iter(tasks), dict[int, tuple[Task, float]]()
     while True:
         while len(running) < jobs and (task := next(waiting, None)) is not None:
-            running[_forked(task.do)] = task, time.monotonic() + task.patience
+            running[_forked(task)] = task, time.monotonic() + WAITING + 10 * task.patience
         if not running:
             return
         for child, (task, end) in list(running.items()):
@@ -89,20 +100,23 @@ def in_forks(tasks: Iterable[Task], jobs: int) -> None:
                 os.kill(child, signal.SIGKILL)
                 os.waitpid(child, 0)
             del running[child]
-            task.done(os.waitstatus_to_exitcode(status) if ended else None)
+            code = os.waitstatus_to_exitcode(status) if ended else None
+            task.done(None if code == -signal.SIGXCPU else code)
         time.sleep(0.02)
 
 
-def _forked(do: Callable[[], int]) -> int:
+def _forked(task: Task) -> int:
     child = os.fork()
     if child == 0:
         code = 70
         try:
             os.setsid()  # a group of its own, which can be ended as a whole
+            most = math.ceil(task.patience)
+            resource.setrlimit(resource.RLIMIT_CPU, (most, most + 5))  # of each process that it starts, too
             silent = os.open(os.devnull, os.O_RDWR)
             for number in (0, 1, 2):
                 os.dup2(silent, number)
-            code = do()
+            code = task.do()
         finally:
             os._exit(code)
     return child

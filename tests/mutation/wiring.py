@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.mutation.running import ROOT, Task, UntilFailure, copied, in_forks, run_pytest
 
 LISTED = ROOT / "tests" / "wiring.toml"
-PATIENCE = 900  # seconds
+PATIENCE = 300  # seconds of processor time
 
 
 @dataclass(frozen=True)
