@@ -22,14 +22,15 @@ def language_model(cfg: Mapping[str, Any], cache: Path) -> Raw:
     """Windows of ``shape[0]`` tokens of a text, and for each token the next one.
 
     The last part (``test``) of the text is the test split, unless there is a text of its own for it. The validation
-    split is cut off the end of what is left, so that no window reaches from one split into another; it is the same for
-    every seed. An alphabet of characters is that of all splits. Inputs and targets are (n, T).
+    split is the beginning of what is left, so that no window reaches from one split into another and the text right
+    before the test split, which is often of the same play or article, is learned; it is the same for every seed. An
+    alphabet of characters is that of all splits. Inputs and targets are (n, T).
     """
     pieces, origin = _running_texts(cfg)
     if "test" not in pieces:
-        pieces["train"], pieces["test"] = _cut_off(pieces["train"], cfg["test"], "dataset.test")
+        pieces["train"], pieces["test"] = _parted(pieces["train"], 1 - cfg["test"], "dataset.test")
     if "validation" not in pieces:
-        pieces["train"], pieces["validation"] = _cut_off(pieces["train"], cfg["validation"], "dataset.validation")
+        pieces["validation"], pieces["train"] = _parted(pieces["train"], cfg["validation"], "dataset.validation")
     tokenizer = tokenizer_of(cfg["tokenizer"], pieces.values(), padded=False)
     tensors: dict[str, Tensor] = {}
     ratio = 1.0
@@ -145,11 +146,11 @@ def _origin(cfg: Mapping[str, Any], folder: Path | None) -> str:
     return f"hub {cfg['hub']}" + (f"@{cfg['revision']}" if cfg.get("revision") else "")
 
 
-def _cut_off(text: str, fraction: float, setting: str) -> tuple[str, str]:
-    """The text without its last part, and that."""
-    place = len(text) - round(fraction * len(text))
+def _parted(text: str, fraction: float, setting: str) -> tuple[str, str]:
+    """The first ``fraction`` of the text, and the rest."""
+    place = round(fraction * len(text))
     if not 0 < place < len(text):
-        raise BadInput(f"{setting}={fraction} leaves {place} of {len(text)} characters; expected for instance 0.1")
+        raise BadInput(f"{setting} leaves {place} and {len(text) - place} characters; type for instance {setting}=0.1")
     return text[:place], text[place:]
 
 

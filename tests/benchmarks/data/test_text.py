@@ -48,14 +48,15 @@ def test_windows_predict_the_next_token_and_stay_in_their_split(tmp_path):
     data = load(running(tmp_path / "t"), 0, tmp_path)
     tokenizer = data.text.tokenizer
     place = 0
-    for split in (data.train, data.validation, data.test):
+    for split in (data.validation, data.train, data.test):
         text = [tokenizer.decode(row.tolist()) for row in split.inputs]
         joined = "".join(text)
         assert joined in VERSE and VERSE.index(joined) >= place
         place = VERSE.index(joined) + len(joined)
         for row, target in zip(split.inputs, split.targets, strict=True):
             assert torch.equal(row[1:].long(), target[:-1])
-    held_out = len(VERSE) - round(0.1 * len(VERSE))
+    assert VERSE.startswith(tokenizer.decode(data.validation.inputs[0].tolist()))
+    held_out = round(0.9 * len(VERSE))
     assert VERSE.index(tokenizer.decode(data.test.inputs[0].tolist())) == held_out
     assert data.classes == tokenizer.size == len(set(VERSE)) and data.tokens == Tokens("language_model", data.classes)
     other = load(running(tmp_path / "t"), 7, tmp_path)
