@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from matplotlib.text import Text
 
+GAP = 2.5
+"""Points between the numbers of two ticks, sideways: less reads as one number."""
+
 
 def spread_out(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
     """Centres near the ``wanted`` ones (least squares), in their order, within 0 to 1, that leave room for heights.
@@ -43,3 +46,14 @@ def overlapping(texts: Sequence[Text]) -> list[tuple[str, str]]:
     """Pairs of texts that overlap by more than a pixel."""
     boxes = [(text.get_text(), text.get_window_extent().padded(-1)) for text in texts if text.get_text()]
     return [(one, other) for (one, a), (other, b) in combinations(boxes, 2) if a.overlaps(b)]
+
+
+def crowded(texts: Sequence[Text], dpi: float) -> list[tuple[str, str]]:
+    """Pairs of tick labels of one axis that overlap, or that are less than ``GAP`` points apart sideways."""
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts if text.get_text()]
+    room = GAP * dpi / 72
+    return [
+        (one, other)
+        for (one, a), (other, b) in combinations(boxes, 2)
+        if a.x0 - room < b.x1 and b.x0 - room < a.x1 and a.y0 + 1 < b.y1 and b.y0 + 1 < a.y1
+    ]

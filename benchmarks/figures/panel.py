@@ -7,16 +7,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from benchmarks.figures.labels import overlapping, spread_out
+from benchmarks.figures.labels import crowded, overlapping, spread_out
 from benchmarks.figures.looks import COLOURS, DASHES, INK, SHAPES, Look
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.text import Annotation
+    from matplotlib.axis import Axis, Tick
+    from matplotlib.text import Annotation, Text
 
 LINES = 8
 """More lines than these in a panel cannot be followed."""
 GREY, SMALL = "#5a5a5a", 8.5
+STEPS = (((1, 2, 5), 12), ((1, 3), 12), ((1,), 12), ((1,), 7), ((1,), 5), ((1,), 3), ((), 4), ((), 3), ((), 2))
+"""What a logarithmic axis labels, densest first: multiples of powers of ten, or round numbers; and at most how many."""
 Numbers = Iterable[Any]
 """Numbers, with None or NaN for what is missing; a column of a table is one."""
 
@@ -56,6 +59,7 @@ class Panel:
         self._texts: list[Any] = []
         self._wanted: list[tuple[Literal["x", "y"], str, list[tuple[float, float, float]]]] = []
         self._bars: list[tuple[Literal["x", "y"], float, float]] = []
+        self._logarithmic: list[tuple[Axis, int]] = []
         axes.grid(alpha=0.3, linewidth=0.6)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
@@ -191,20 +195,22 @@ class Panel:
 
     def log(self, which: Literal["x", "y"], falling: bool = False) -> None:
         """A logarithmic axis with ticks that read as numbers where they can."""
-        from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator, NullFormatter, NullLocator
+        from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, NullFormatter, NullLocator
 
         axis = self.axes.xaxis if which == "x" else self.axes.yaxis
         (self.axes.set_xscale if which == "x" else self.axes.set_yscale)("log")
         low, high = axis.get_data_interval()
         decades = math.log10(high / low) if 0 < low < high < math.inf else 1.0
         if decades > 4 or low < 1e-3:
-            axis.set_major_locator(LogLocator(numticks=7))
             axis.set_major_formatter(LogFormatterSciNotation())
             axis.set_minor_locator(NullLocator())
+            density = 3
         else:
-            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 2.6 else (1,), numticks=12))
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.set_minor_formatter(NullFormatter())
+            density = 0 if decades < 2.6 else 2
+        _tick(axis, density)
+        self._logarithmic.append((axis, density))
         if falling and which == "x" and not self.axes.xaxis_inverted():  # shared axes are turned once
             self.axes.invert_xaxis()
 
@@ -222,6 +228,14 @@ class Panel:
         """Fix the limits: nothing that is drawn later may move them."""
         self.axes.set_xlim(self.axes.get_xlim())
         self.axes.set_ylim(self.axes.get_ylim())
+
+    def thin_ticks(self) -> None:
+        """Label fewer numbers on a logarithmic axis until none touches another, but at least two."""
+        for axis, density in self._logarithmic:
+            for sparser in range(density + 1, len(STEPS)):
+                if len(_ticks_of(axis)) > 1 and not crowded(_labels_of(axis), self.axes.figure.dpi):
+                    break
+                _tick(axis, sparser)
 
     def place_labels(self) -> None:
         """Put the names right of the axes, in the order of the lines' ends, none over another."""
@@ -269,8 +283,12 @@ class Panel:
         limits = {"x": sorted(self.axes.get_xlim()), "y": sorted(self.axes.get_ylim())}
         outside = any(low < limits[which][0] or high > limits[which][1] for which, low, high in self._bars)
         over = overlapping([*(label.text for label in self._labels), *self._texts])
-        return ["an error bar leaves the axes"] * outside + [
-            f"{first!r} lies over {second!r}" for first, second in over
+        dpi = self.axes.figure.dpi
+        touching = [pair for axis in (self.axes.xaxis, self.axes.yaxis) for pair in crowded(_labels_of(axis), dpi)]
+        return [
+            *["an error bar leaves the axes"] * outside,
+            *(f"{first!r} lies over {second!r}" for first, second in over),
+            *(f"the ticks {first!r} and {second!r} touch" for first, second in touching),
         ]
 
     def _error_bars(
@@ -319,6 +337,26 @@ class Panel:
             annotation_clip=False,
         )
         self._labels.append(_Label(text, look, known, filled))
+
+
+def _tick(axis: Axis, density: int) -> None:
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    multiples, count = STEPS[density]
+    axis.set_major_locator(LogLocator(subs=multiples, numticks=count) if multiples else MaxNLocator(count))
+
+
+def _ticks_of(axis: Axis) -> list[Tick]:
+    """The ticks with numbers that lie within the limits of an axis."""
+    axis.get_majorticklabels()  # brings the ticks up to date
+    low, high = sorted(axis.get_view_interval())
+    margin = 1e-9 * (high - low)
+    return [tick for tick in axis.get_major_ticks() if low - margin <= tick.get_loc() <= high + margin]
+
+
+def _labels_of(axis: Axis) -> list[Text]:
+    """The numbers that are shown at the ticks of an axis."""
+    return [tick.label1 for tick in _ticks_of(axis) if tick.label1.get_visible()]
 
 
 def _clean(values: Numbers) -> list[float]:

@@ -139,6 +139,7 @@ class Sheet:
         self.figure.draw_without_rendering()  # now it is known how large the axes are
         self.figure.set_layout_engine("none")
         for panel in live:
+            panel.thin_ticks()
             panel.place_labels()
         self.figure.draw_without_rendering()
         problems = self.problems()

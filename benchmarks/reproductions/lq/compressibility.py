@@ -194,7 +194,7 @@ def figures(outcome: Outcome) -> dict[str, Sheet]:
         means = ranks[task].groupby("theory").mean()  # a wrong sign is no knowledge
         best = means.idxmax()
         sheet = Sheet(
-            f"{task}: which theory knows before pruning how much accuracy a network loses? Most nearly: {best} "
+            f"{task}: which theory foretells, before pruning, how much accuracy a network loses? Best: {best} "
             f"(mean rho {means[best]:.2f})",
             rows=math.ceil(len(theories) / 2),
             columns=2,

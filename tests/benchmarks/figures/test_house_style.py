@@ -1,7 +1,7 @@
 """The rules of the house are kept by every figure, because a sheet that breaks one is not written."""
 
 import re
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import pytest
 from hypothesis import given
@@ -62,6 +62,29 @@ def test_an_error_bar_that_leaves_the_axes_is_seen():
     made.panels[0][0].axes.set_ylim(0, 5)
     with pytest.raises(ValueError, match="an error bar leaves the axes"):
         made.finish()
+
+
+def test_ticks_whose_numbers_touch_are_seen():
+    made = sheet(lines=1)
+    made.panels[0][0].ticks("x", [1, 1.02, 3], ["one", "two", "three"])
+    with pytest.raises(ValueError, match="the ticks 'one' and 'two' touch"):
+        made.finish()
+
+
+@pytest.mark.parametrize("which", ["x", "y"])
+def test_logarithmic_axes_have_at_least_two_numbers_and_room_between_them(which):
+    spans = [(0.005, 0.4), (1000, 60_000), (3, 9), (1e-7, 1e3), (0.002, 70), (20, 24)]
+    made = Sheet("Spans", rows=2, columns=3, height=1.1)
+    for number, span in enumerate(spans):
+        panel = made.panel(*divmod(number, 3))
+        panel.line(*([span, (1, 2)] if which == "x" else [(1, 2), span]), nth(0), "beside")
+        panel.label("size", "error")
+        panel.log(which)
+    made.finish()  # refuses numbers that touch
+    for panel in chain.from_iterable(made.panels):
+        axis = getattr(panel.axes, f"{which}axis")
+        low, high = sorted(axis.get_view_interval())
+        assert sum(low <= place <= high for place in axis.get_majorticklocs()) >= 2
 
 
 def test_both_forms_are_written_alike_and_every_time_the_same(tmp_path):

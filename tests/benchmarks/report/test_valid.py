@@ -133,9 +133,10 @@ def test_axe_finds_nothing_on_the_pages_of_the_site(browser, site, scheme):
     view.close()
 
 
-def test_axe_finds_nothing_on_the_document_with_the_widest_tables(browser, site):
+@pytest.mark.parametrize("page", ["docs/findings.html", "404.html"])
+def test_axe_finds_nothing_where_tables_are_widest_and_where_no_page_is(browser, site, page):
     view = browser.new_page(viewport={"width": 1440, "height": 900})
-    assert violations(view, (site / "docs/findings.html").as_uri(), "light") == []
+    assert violations(view, (site / page).as_uri(), "light") == []
     view.close()
 
 
@@ -168,4 +169,24 @@ def test_the_front_page_fits_the_screen_and_asks_for_nothing_from_elsewhere(brow
     assert view.evaluate("document.documentElement.scrollWidth") <= width
     assert view.locator("h1").first.inner_text().startswith("Secateurs")
     assert [url for url in asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    view.close()
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_of_the_report_keeps_to_the_width_of_a_phone(browser, rendered, name):
+    view = browser.new_page(viewport={"width": 390, "height": 800})
+    view.set_default_timeout(PATIENCE)
+    view.goto((rendered / f"{name}.html").as_uri())
+    view.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
+    assert view.evaluate("document.documentElement.scrollWidth") <= 390
+    view.close()
+
+
+def test_the_reviewed_methods_keep_to_the_width_of_a_phone(browser):
+    """A method of the small report has no long name and no long paper."""
+    view = browser.new_page(viewport={"width": 390, "height": 800})
+    view.set_default_timeout(PATIENCE)
+    view.goto((REVIEWED / "methods.html").as_uri())
+    view.evaluate("for (const part of document.querySelectorAll('details')) part.open = true")
+    assert view.evaluate("document.documentElement.scrollWidth") <= 390
     view.close()
