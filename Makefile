@@ -64,7 +64,7 @@ $(MKDOCS): docs/requirements.txt
 
 site: $(READY) $(MKDOCS)
 	@test -f results/boards/reviewed/report.html || $(RUN) -m benchmarks.report --no-figures || true
-	$(RUN) -m benchmarks.site --mkdocs $(MKDOCS)
+	$(RUN) -m benchmarks.site --mkdocs $(MKDOCS) $(if $(SITE_URL),--url $(SITE_URL))
 
 setup: $(READY)
 

@@ -50,10 +50,11 @@ function reachable() {
     wrap.setAttribute("role", "group");
     wrap.setAttribute("aria-label", "table");
   }
+  document.querySelector(".md-search[role=dialog]:not([aria-label])")?.setAttribute("aria-label", "search");
 }
 new MutationObserver(reachable).observe(document.documentElement, { childList: true, subtree: true });
 reachable();
-"""  # the theme wraps wide tables in boxes that scroll; without this the keyboard does not reach them
+"""  # the theme wraps wide tables in boxes that the keyboard does not reach, and gives the search no name
 
 
 def sources(folder: Path, results: Path) -> dict[str, str]:
@@ -125,8 +126,16 @@ def reproductions(folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def configuration(pages: dict[str, str], folder: Path, out: Path) -> str:
-    """The configuration of MkDocs; JSON, which is YAML, so that nothing has to be quoted by hand."""
+def configuration(pages: dict[str, str], folder: Path, out: Path, address: str = "") -> str:
+    """The configuration of MkDocs; JSON, which is YAML, so that nothing has to be quoted by hand.
+
+    Args:
+        pages: paths of the documents by title.
+        folder: of the documents.
+        out: folder of the site.
+        address: where the site will be published. Only the page for missing pages (404.html) depends on it: it is shown
+            at any depth, so that its links cannot be relative.
+    """
     strict = {"not_found": "warn", "anchors": "warn", "unrecognized_links": "warn", "absolute_links": "warn"}
     palette = [
         {
@@ -141,6 +150,7 @@ def configuration(pages: dict[str, str], folder: Path, out: Path) -> str:
     ]
     content = {
         "site_name": NAME,
+        "site_url": address,
         "docs_dir": str(folder.resolve()),
         "site_dir": str(out.resolve()),
         "use_directory_urls": False,  # pages open from a folder, too
@@ -161,13 +171,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, default=Path("results"), help="folder of records and boards (results)")
     parser.add_argument("--out", type=Path, default=Path("site"), help="folder of the site (site)")
     parser.add_argument("--sources", type=Path, default=None, help="only put the sources into this folder")
+    parser.add_argument("--url", default="", help="where the site will be published; only 404.html depends on it")
     parser.add_argument("--mkdocs", default="mkdocs", help="the command that builds (mkdocs)")
     chosen = parser.parse_args(arguments)
     console = output_console()
     folder = chosen.sources or Path(".cache/site")
     pages = sources(folder, chosen.results)
     written = folder.parent / f"{folder.name}.yml"
-    write_atomically(written, configuration(pages, folder, chosen.out))
+    write_atomically(written, configuration(pages, folder, chosen.out, chosen.url))
     if "Report" not in pages:
         console.print("no report to show; python -m benchmarks.report renders one from the records", markup=False)
     if chosen.sources:

@@ -26,10 +26,10 @@ class Allocation:
     """Base class of all allocations.
 
     Attributes:
-        units: the units of the selections whose layers it can size.
+        units: the kinds of unit (``node``, ``edge``) whose layers this allocation can size.
         even: whether every layer keeps the same fraction of its units, the one that the budget asks for.
-        partial: s = 0 is as far as one step may go; a step that ends above its target is no error.
-        steps: for each layer the sizes that may be taken, ascending; None where every size may.
+        partial: whether a step may end above its target, because s = 0 is as far as one step can go.
+        steps: for each layer the allowed sizes, ascending; None if every size is allowed.
     """
 
     units: frozenset[str] = frozenset({"node", "edge", "eigen", "block", "exact", "rank"})
@@ -41,7 +41,7 @@ class Allocation:
         """Refuse a selection with which this allocation cannot work, whatever the network is.
 
         Raises:
-            BadInput: it removes other units, asks for the same fraction of every layer, or lacks what is needed of it.
+            BadInput: the selection removes other units, fixes the fraction of every layer, or lacks something needed.
         """
         name, chooser = type(self).__name__, type(selection).__name__
         if selection.unit not in self.units:
@@ -61,7 +61,7 @@ class Allocation:
         raise NotImplementedError
 
     def family_within(self, layers: Sequence[Seen], selection: Selection[Seen], spend: Spend) -> Family:
-        """As :meth:`family`, for allocations that also consider what units cost; ``spend`` is what the budget counts.
+        """Like :meth:`family`, for allocations that also consider costs; ``spend`` is the cost that the budget limits.
 
         The pruner calls this one. Most allocations do not look at costs.
         """
@@ -87,10 +87,10 @@ class Global(Allocation):
 
         max  sum of the kept scores   subject to   cost <= limit
 
-    by its Lagrangian: everything stays that is worth more than mu times its cost, and the pruner finds the one
-    multiplier mu at which the budget is met, by bisection (Everett, Operations Research 1963). Scores that do not add
-    up to a loss (norms) say nothing of what a layer is worth beside another: they are ranked as they are where all
-    units cost the same, and elsewhere each layer keeps the same fraction.
+    by its Lagrangian: every unit that is worth more than mu times its cost stays, and the pruner finds by bisection
+    the multiplier mu at which the budget is met (Everett, Operations Research 1963). Scores that do not add up to a
+    loss, such as norms, cannot be weighed against costs: they are ranked as they are if all units cost the same;
+    otherwise each layer keeps the same fraction.
 
     Args:
         per_cost: rank by score per cost; False: by the score alone, whatever a unit costs, as most papers do.
@@ -132,7 +132,7 @@ class Global(Allocation):
             return self.family(layers, selection) if alike else Uniform().family(layers, selection)
         gains = [self._scaled(selection.gains(layer)) for layer in layers]
         if all(isinstance(layer, EdgeLayer) for layer in layers):
-            # a layer's weights cost the same each, whatever else stays
+            # all weights of a layer have the same cost, whatever else stays
             return self._ranking(layers, [gain / price for gain, price in zip(gains, prices, strict=True)])
         least = [max(1, round(self.floor * layer.size)) for layer in layers]
         return CoupledPrices([layer.name for layer in layers], [gain.cpu() for gain in gains], least, spend).family()
@@ -242,7 +242,7 @@ class Explicit(Allocation):
 
 
 class Everything(Allocation):
-    """Removes nothing and does not consult the budget: for the control that trains the unpruned network on."""
+    """Removes nothing and ignores the budget: for the control in which the unpruned network is trained further."""
 
     def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
         """Return all units of every layer, whatever s is."""
@@ -253,13 +253,13 @@ class Everything(Allocation):
 
 
 class Copied(Allocation):
-    """Takes the counts that another cell ended with: a control with the same layers and another selection.
+    """Takes the counts of another cell's result: a control with the same layer sizes and another selection.
 
     Args:
         widths: units to keep for every layer path.
-        donor: the method the counts come from, for people.
-        gradual: for a schedule in steps: counts fall from all to ``widths`` as the budget does. Otherwise they are
-            those at once, and the budget is not consulted.
+        donor: the method that the counts come from, for readers of the configuration.
+        gradual: for schedules with several steps: counts fall from all units to ``widths`` as the budget does. If
+        false, the first step goes to ``widths``, and the budget is ignored.
     """
 
     def __init__(self, widths: Mapping[str, int], donor: str | None = None, gradual: bool = False) -> None:
@@ -268,7 +268,7 @@ class Copied(Allocation):
         self.partial = gradual
 
     def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
-        """Return the copied counts; for schedules in steps also the part s of the units above them."""
+        """Return the copied counts; if ``gradual``, plus the fraction s of the other units."""
         sizes = {layer.name: layer.size for layer in layers}
         live = {layer.name: int(layer.live.sum()) if isinstance(layer, EdgeLayer) else layer.size for layer in layers}
         other = sorted(sizes.keys() ^ self.widths.keys())
@@ -283,12 +283,12 @@ class Copied(Allocation):
 class Rounded(Allocation):
     """Rounds another allocation's widths to multiples of a number, because odd widths can be slow.
 
-    Widths are in output units (channels, neurons); of an attention head there are as many as it is wide. A layer may
-    also keep everything. Our extension.
+    Widths are counted in output units: channels, neurons, and as many per attention head as its width. A layer may also
+    keep everything. Our extension.
 
     Args:
         inner: the allocation.
-        multiple: of what, for instance 8 or 16.
+        multiple: the number whose multiples are allowed, for instance 8 or 16.
     """
 
     def __init__(self, inner: Allocation, multiple: int) -> None:
@@ -311,7 +311,7 @@ class Rounded(Allocation):
         )
 
     def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
-        """Return the inner counts, each at the nearest allowed size (of two equally near ones the larger)."""
+        """Return the inner counts, each rounded to the nearest allowed size (of two equally near ones, the larger)."""
         return self._rounded(layers, self.inner.family(layers, selection))
 
     def family_within(self, layers: Sequence[Seen], selection: Selection[Seen], spend: Spend) -> Family:

@@ -49,7 +49,7 @@ class Compensation:
 
     Attributes:
         units: the units of the selections whose survivors it can repair.
-        single_units: as of ``Selection``: whether it changes the output units of the writers one by one.
+        single_units: as for ``Selection``: whether it changes the output units of the writers one by one.
     """
 
     units: frozenset[str] = frozenset({"node", "edge", "eigen", "block", "exact", "rank"})
@@ -83,13 +83,13 @@ class Compensation:
 
 
 class LeastSquares(Compensation):
-    """Fits the next layer's input to the nodes that stay by least squares; for edges, a unit's sum to its kept inputs.
+    """Fits the next layer's input to the kept nodes by least squares; for edges, each unit's sum to its kept inputs.
 
     With the ridge tau of spectral pruning this is its reconstruction matrix A_J = S_FJ (S_JJ + diag tau)^-1 (Suzuki et
     al. 2020, section 2); with no ridge it is DIVNET's fusing (Mariet & Sra 2016) and, for edges, the reweighting of
     Acharyya et al. 2020.
 
-    ``conf/compensation/least_squares.yaml`` sets ``ridge`` and ``refit`` to the same values whoever selects, so that a
+    ``conf/compensation/least_squares.yaml`` sets ``ridge`` and ``refit`` alike for every selection, so that a
     comparison of selections compares nothing else; ``conf/compensation/as_published.yaml`` leaves both to the
     selection's own paper, which is what None means here.
 
@@ -99,8 +99,8 @@ class LeastSquares(Compensation):
         intercept: also fit a constant and put it into the reader's bias (readers without a bias go without). Not in the
             papers. Nodes only.
         refit: regress what the original network computes on the features of the partly pruned network, layer by layer
-            from the input, so that errors do not add up. None: exactly for selections that look at the partly pruned
-            network (DIVNET: the targets stay the original next-layer inputs); for all others it is our extension.
+            from the input, so that errors do not add up. None: only for selections that look at the partly pruned
+            network (DIVNET: the targets stay the original next-layer inputs); for all others this is our extension.
     """
 
     units = frozenset({"node", "edge"})
@@ -120,7 +120,7 @@ class LeastSquares(Compensation):
         result = []
         for path, (cross, own) in zip(layer.readers, pairs, strict=True):
             ridge = self._ridge(own.second, layer, kept, selection)
-            # a constant that no bias can take up must not be fitted: the rest would miss it
+            # a reader without a bias cannot absorb a constant, so none may be fitted
             centred = self.intercept and layer.model.get_submodule(path).bias is not None
             # the mean of the targets is the row mean of the first network, that of the features the second one's
             mean = own.mean[kept]
@@ -146,8 +146,8 @@ class LeastSquares(Compensation):
     ) -> dict[str, Tensor]:
         """Per output unit, the kept weights that least change its pre-activation on the calibration data.
 
-        With ``refit`` the inputs are those of the network whose earlier layers are pruned and repaired already, but
-        for grouped convolutions, where they are those of the dense one.
+        With ``refit`` the inputs are those of the network whose earlier layers are already pruned and repaired; for
+        grouped convolutions they are those of the dense network.
         """
         refit = selection.order == "forward" if self.refit is None else self.refit
         current = copy.deepcopy(layers[0].model) if refit and layers else None
@@ -166,7 +166,7 @@ class LeastSquares(Compensation):
         return result
 
     def _fitted(self, weight: Tensor, mask: Tensor, cross: Tensor, second: Tensor) -> Tensor:
-        """(out, d) weights on the mask: row by row the least squares of w x by w~ x~, with x~ what is read now.
+        """(out, d) weights on the mask: row by row the least-squares fit of w x by w~ x~, with x~ the current input.
 
         Args:
             weight: (out, d) of the original network.
@@ -181,7 +181,7 @@ class LeastSquares(Compensation):
             kept = mask[row].nonzero().squeeze(1)
             if len(kept) == 0 or (same and len(kept) == mask.shape[1]):
                 continue
-            # the correction, not the weight, is what the ridge shrinks: the error can only fall
+            # the ridge shrinks the correction, not the weight, so that the error can only fall
             missed = (weight[row] @ cross - fitted[row] @ second)[kept]
             tau = ridge.expand(len(kept))
             fitted[row, kept] += solve_ridge(second[kept][:, kept], missed[:, None], tau).squeeze(1)

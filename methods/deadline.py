@@ -11,17 +11,17 @@ Result = TypeVar("Result")
 
 
 class _Enough(BaseException):
-    """Raised inside work whose time is over; no handler of ordinary exceptions catches it."""
+    """Raised inside work whose time is up; no handler of ordinary exceptions catches it."""
 
 
 def within(seconds: float, work: Callable[[], Result]) -> Result:
     """Run ``work`` in a daemon thread and return its result.
 
-    Only work whose loops are Python's can be ended; other work goes on unseen until the process ends.
+    Only loops in Python can be interrupted; other work continues in the background until the process ends.
 
     Args:
         seconds: how long to wait.
-        work: called without arguments; modes of torch that belong to a thread (inference, no gradients) stay outside.
+        work: called without arguments; thread-local modes of torch (inference, no gradients) do not apply to it.
 
     Raises:
         TimeoutError: if it takes longer.

@@ -20,8 +20,8 @@ class Skipped(RuntimeError):
 class Unreachable(Skipped, BadInput):
     """No network that the method may choose meets the budget.
 
-    To who asks for one network this is a mistake in the question; in a comparison it is what is known of the method at
-    this budget, and a result.
+    If the user asks for one network, this is a mistake in the request; in a comparison it is the method's result at
+    this budget.
     """
 
 
@@ -33,7 +33,7 @@ def first_line(error: BaseException | str, limit: int = 300) -> str:
 
 
 def one_line(text: str, limit: int = 100) -> str:
-    """The first line of ``text``, shortened to ``limit`` characters, where it can be between two words."""
+    """The first line of ``text``, shortened to ``limit`` characters, between two words if possible."""
     line = next(iter(text.strip().splitlines()), "")
     if len(line) <= limit:
         return line

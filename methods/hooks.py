@@ -49,11 +49,11 @@ class TrainingHook:
 class TrainingSchedule(TrainingHook, Schedule):
     """A schedule that prunes while the network trains from scratch, as the benchmark uses it.
 
-    As a schedule of the pruner alone, without a training, it is one-shot.
+    If the pruner is used without training, such a schedule is one-shot.
 
     Attributes:
-        method: name of the method that the schedule is the whole of, because selection, allocation and compensation
-            are its own; None where it goes with any.
+        method: name of the only method that uses this schedule, because the schedule itself selects, allocates and
+        compensates; None if it can be combined with the parts of any method.
         widths: nodes left by group, once training has ended.
         log: one row per removal, for the record's curve; ``note`` of the last one becomes the record's.
     """

@@ -30,13 +30,13 @@ class Pruned:
         steps: per step of the schedule the requested and the achieved budget, and the PQ and Gini index of all live
             weights before the step, and the step's ``layers``.
         seconds: time spent on pruning, without training in between.
-        groups: the node groups as they are now; of a recurrent layer of PyTorch by the paths that it has written out
-            (:mod:`methods.pruning.recurrent`).
+        groups: the node groups as they are now; those of PyTorch's recurrent layers have the paths of the linear layers
+        that these were written out as (:mod:`methods.pruning.recurrent`).
         left_alone: for each other group the path of its first writer and why it was not pruned; for edges, layers whose
             weights the method does not see.
-        warnings: what one should look at: layers that keep under 1 % of their units, weights that grew tenfold.
+        warnings: what deserves a look: layers that keep under 1 % of their units, weights that grew tenfold.
         dense: the network that was pruned.
-        predictions: what the method's theory says about the network as a whole, beside what was measured.
+        predictions: what the method's theory says about the network as a whole, with what was measured.
     """
 
     model: nn.Module

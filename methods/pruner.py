@@ -68,7 +68,7 @@ class Pruner:
     Args:
         selection: which units stay.
         allocation: how many stay in each layer.
-        compensation: how the survivors make up for the removed.
+        compensation: how the survivors make up for the removed units.
         schedule: one-shot or in steps.
         prune_residual: whether the residual stream of a residual network is pruned too, as one coupled group.
 
@@ -92,7 +92,7 @@ class Pruner:
         self.prune_residual = prune_residual
 
     def require_budget(self, budget: Budget) -> None:
-        """Refuse a budget that the parts meet in no network: its own, or that of a step of the schedule.
+        """Refuse a budget that these parts cannot meet in any network, at the end or at a step of the schedule.
 
         Raises:
             BadInput: the parts cannot meet it.
@@ -200,12 +200,12 @@ class Pruner:
         nodes = NodeCost(model, example, graph.groups)
         return nodes(nodes.sizes)
 
-    # --- whatever a selection makes by itself ------------------------------------------------------------------------
+    # --- selections that build the smaller network themselves --------------------------------------------------------
 
     def _restructure(
         self, result: Pruned, calibration: Calibration, target: Budget, dense: Cost, seed: str, rewind: nn.Module | None
     ) -> tuple[list[dict[str, Any]], Cost, str | None]:
-        """Let the selection build the smaller network: with layers split in a basis of their own, or without blocks."""
+        """Let the selection build the smaller network, for instance without some blocks."""
         assert isinstance(self.selection, Restructuring)
         result.model, cost, report, note = self.selection.restructure(result.model, calibration, target, dense)
         return report, cost, note

@@ -13,12 +13,12 @@ class Schedule:
     """Prunes in one step to the whole budget, without training in between (one-shot).
 
     Attributes:
-        rewind: ``none`` goes on training from the pruned weights, ``init`` puts the survivors back to their initial
+        rewind: ``none`` continues training from the pruned weights, ``init`` puts the survivors back to their initial
             values, ``new`` gives them other initial values, an integer k those after epoch k of the dense training (0:
             the initial ones).
-        recipe: which of the trainer's recipes follows each pruning: ``train``, the dense network's (what is left of it
-            after the epoch gone back to), or ``finetune``. A network that was rewound has to learn anew, so that it
-            gets the full recipe (Frankle & Carbin 2019; Liu et al. 2019), others are fine-tuned.
+        recipe: which of the trainer's recipes follows each pruning: ``train``, the dense network's (from the epoch that
+        was rewound to), or ``finetune``. A rewound network has to learn again and therefore gets the full recipe
+        (Frankle & Carbin 2019; Liu et al. 2019); others are fine-tuned.
         between: whether there is training between the steps.
         origin: which network is pruned: ``trained``, or ``init``, the network as it was initialised, which then gets
             the full recipe (pruning before training).
@@ -53,7 +53,7 @@ class Iterative(Schedule):
             (the same fraction of the survivors at each step, as in the lottery ticket procedure).
         rewind: ``none``, ``init``, ``new`` or an epoch number; see :class:`Schedule`.
         recipe: ``train`` or ``finetune``; None: as :class:`Schedule` says.
-        between: False takes what the method measures (curvature, moments) anew at each step and trains only at the end.
+        between: whether to train between steps. If false, curvature and moments are still measured again at each step.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class BeforeTraining(Iterative):
     SNIP and GraSP prune in one round, SynFlow in a hundred (Tanaka et al., 2020); see ``methods.unstructured``.
 
     Args:
-        steps: number of rounds; what the method measures is taken anew at each.
+        steps: number of rounds; whatever the method measures is measured again in each.
         shape: how the remaining fraction falls over the rounds; see :class:`Iterative`.
     """
 

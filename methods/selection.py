@@ -25,7 +25,7 @@ class Selection(Generic[Seen]):
     """Base class of all selections. A subclass defines ``scores`` or overrides ``select``.
 
     The type in brackets is what a subclass can look at: ``Selection[NodeLayer]`` or ``Selection[EdgeLayer]`` for a
-    method of one unit, ``Selection[Layer]`` for one of either, which then sets ``unit`` itself.
+    method of one unit, ``Selection[Layer]`` for a method of either unit, which then sets ``unit`` itself.
 
     Attributes:
         unit: ``node`` (neurons, channels: removed) or ``edge`` (single weights: masked); follows from the brackets.
@@ -56,7 +56,7 @@ class Selection(Generic[Seen]):
         super().__init_subclass__(**options)
         for base in getattr(cls, "__orig_bases__", ()):
             if isinstance(get_origin(base), type) and issubclass(get_origin(base), Selection):
-                unit = getattr(get_args(base)[0], "unit", None)  # none of a union or a type variable
+                unit = getattr(get_args(base)[0], "unit", None)  # a union or a type variable has none
                 own = cls.__dict__.get("unit", unit)
                 if unit is not None and own != unit:
                     raise TypeError(f"{cls.__name__} looks at {get_args(base)[0].__name__}, so its unit is not '{own}'")
@@ -75,7 +75,7 @@ class Selection(Generic[Seen]):
         )
 
     def has_own(self, method: str) -> bool:
-        """Whether ``method`` of this base, such as ``scores``, is one of the subclass's own."""
+        """Whether the subclass overrides ``method`` of this base class, such as ``scores``."""
         return getattr(type(self), method) is not getattr(Selection, method)
 
     def leaves_alone(self, group: NodeGroup) -> str | None:
@@ -85,7 +85,8 @@ class Selection(Generic[Seen]):
     def require_budget(self, budget: Budget) -> None:
         """Refuse a budget that this selection cannot meet in any network, because it fixes the fraction that stays.
 
-        Of a whole-model cost at most the same fraction may stay of every layer, since what is not pruned costs too.
+        If the budget limits the cost of the whole model, layers may keep at most that fraction of their units, since
+        the parts that are not pruned have a cost, too.
 
         Raises:
             BadInput: the selection cannot meet it.
@@ -102,9 +103,9 @@ class Selection(Generic[Seen]):
             )
 
     def gains(self, layer: Seen) -> Tensor:
-        """(size,) what the best unit is worth, the second best in addition, ...: scores in descending order.
+        """(size,) what the best unit is worth, what the second best adds, and so on: scores in descending order.
 
-        Selections that choose sets give what their loss falls by along their path.
+        Selections that choose sets return the decreases of their loss along their path.
         """
         scores = self.scores(layer)
         if isinstance(layer, EdgeLayer):
@@ -128,7 +129,7 @@ class Selection(Generic[Seen]):
         return torch.zeros(len(kept), dtype=torch.float64, device=layer.incoming.device)
 
     def report(self, layer: Seen, kept: Tensor) -> dict[str, Any]:
-        """What the method knows of this layer, for the record."""
+        """What the method reports about this layer, for the record."""
         return {}
 
     def predictions(self, dense: nn.Module, pruned: Pruned, calibration: Calibration) -> list[dict[str, Any]]:

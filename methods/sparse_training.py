@@ -1,9 +1,9 @@
-"""Base of schedules with a training of their own, which makes the network sparse or prepares it for pruning.
+"""Base of schedules that contain a training, which makes the network sparse or prepares it for pruning.
 
-A :class:`SparseTraining` visits the common trainer and goes with any selection, allocation and compensation. Who runs
-it (``benchmarks.cells.during_training``) calls :meth:`~SparseTraining.prepare` before that training and
-:meth:`~SparseTraining.finish` behind it; what comes out is fine-tuned like every pruned network. As a schedule of the
-pruner alone, without a training, it is one-shot.
+A :class:`SparseTraining` is a hook of the common trainer and can be combined with any selection, allocation and
+compensation. Its caller (``benchmarks.cells.during_training``) calls :meth:`~SparseTraining.prepare` before that
+training and :meth:`~SparseTraining.finish` after it; the result is fine-tuned like every pruned network. If the pruner
+is used without training, such a schedule is one-shot.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class SparseTraining(TrainingHook, Schedule):
 
     Attributes:
         start: which network is trained: ``init``, as it was initialised, or ``trained``, the dense network.
-        training: the trainer's recipe of this training, ``train`` or ``finetune``.
-        does: in words, what is done during it.
+        training: which recipe of the trainer this training follows, ``train`` or ``finetune``.
+        does: a description of what happens during the training.
         log: a row per change of the network, for the record's curve.
     """
 
@@ -68,5 +68,5 @@ class SparseTraining(TrainingHook, Schedule):
 
     @abstractmethod
     def finish(self, pruner: Pruner, model: nn.Module, calibration: Calibration, budget: Budget, seed: int) -> Pruned:
-        """The pruned network, made of the one that the training has left; arguments as for :meth:`prepare`."""
+        """The pruned network, made from the trained one; arguments as for :meth:`prepare`."""
         raise NotImplementedError

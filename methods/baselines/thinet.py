@@ -61,11 +61,11 @@ def least_contribution(contributions: Tensor, k: int) -> Tensor:
 
 
 def removals(contributions: Tensor, count: int) -> list[tuple[int, float]]:
-    """The first ``count`` nodes that the greedy removal takes, each with what 1_T^T Q 1_T grows by.
+    """The first ``count`` nodes that the greedy removal takes, each with the increase of 1_T^T Q 1_T.
 
     Args:
         contributions: (m, m) Q.
-        count: number of nodes that go.
+        count: number of nodes to remove.
     """
     m = len(contributions)
     cost = contributions.diagonal().clone()
@@ -94,7 +94,7 @@ class ThiNetSelection(Selection[NodeLayer]):
         return least_contribution(self._contributions(layer), int(k))
 
     def gains(self, layer: NodeLayer) -> Tensor:
-        """(m,) what the objective falls by with the first kept node, the second, ...: the removals' costs backwards."""
+        """(m,) decreases of the objective with the first kept node, the second, ...: the removals' costs backwards."""
         costs = [cost for _, cost in removals(self._contributions(layer), layer.size)]
         return torch.tensor(costs[::-1], dtype=torch.float64, device=layer.incoming.device)
 

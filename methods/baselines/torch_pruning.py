@@ -3,13 +3,13 @@
 G. Fang, X. Ma, M. Song, M. B. Mi, X. Wang, "DepGraph: Towards any structural pruning", CVPR 2023; the package,
 whose importances follow further papers (Taylor: Molchanov et al., CVPR 2019; LAMP: Lee et al., ICLR 2021; FPGM: He et
 al., CVPR 2019; batch-norm scales: Liu et al., ICCV 2017). The groups of nodes, the budget and the repair are ours, so a
-comparison is one of scores. torch-pruning is asked for its group behind the same layer, on a copy of the network; where
-its group has other members than ours, or it does not understand the network, the cell is skipped and says so.
+comparison is one of scores. torch-pruning computes its group for the same layer on a copy of the network; if its group
+has other members than ours, or if it cannot handle the network, the cell is skipped with that reason.
 
-What the importances read beside weights comes from the calibration samples, in evaluation mode with the true labels:
-Taylor the gradient of the mean loss, Hessian the mean of squared single-sample gradients. The Hessian importance of
-release 1.6.1 forgets all samples but the last when gradients are accumulated sample by sample, against its own
-documentation; so it is handed the root of that mean as one gradient, of which it takes the square.
+Whatever the importances need beyond weights comes from the calibration samples, in evaluation mode with the true
+labels: the gradient of the mean loss for Taylor, the mean of squared single-sample gradients for Hessian. The Hessian
+importance of release 1.6.1 forgets all samples but the last when gradients are accumulated sample by sample, contrary
+to its documentation; it is therefore given the square root of that mean as one gradient, which it squares.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class TorchPruningSelection(Selection[NodeLayer]):
             ) from error
 
     def leaves_alone(self, group: NodeGroup) -> str | None:
-        """Groups whose nodes are several output units, such as heads."""
+        """Leave groups alone whose nodes are several output units, such as heads."""
         if group.partial:
             return "torch-pruning scores whole layers, its nodes are a part of the units of one"
         if group.width == 1:
@@ -160,7 +160,7 @@ class _Traced:
         try:
             group = self._traced(lambda: _all_units(self.graph, self.model.get_submodule(own.writers[0])))
         except Skipped as skipped:
-            self.fault = str(skipped)  # the other layers need not wait for the same
+            self.fault = str(skipped)  # other layers need not wait for the same failure
             raise Skipped(f"{layer.name}: {skipped}") from skipped
         writers, readers = _members(self.graph, group, self.model, own.carriers)
         for role, ours, theirs in (("writers", set(own.writers), writers), ("readers", set(layer.readers), readers)):
@@ -198,7 +198,7 @@ def _members(graph: Any, group: Any, model: nn.Module, carriers: Sequence[str]) 
         path = paths.get(item.dep.target.module)
         if path is None or path in carriers or not _is_matrix(item.dep.target.module):
             continue
-        # the graph's handlers are bound methods, which this predicate compares by ==
+        # the graph's handlers are bound methods, which this predicate compares with ==
         (writers if graph.is_out_channel_pruning_fn(item.dep.handler) else readers).add(path)
     return writers, readers
 

@@ -24,7 +24,7 @@ from methods.network.reading import evaluating, fewest
 
 KINDS = ("keep", "compression", "speedup", "latency")
 TOLERANCE = 0.01  # a budget counts as met when the achieved value is this close, relatively
-TIMING_TOLERANCE = 0.05  # the same of a measured latency
+TIMING_TOLERANCE = 0.05  # the same for a measured latency
 Count = int | Tensor
 Counts = Mapping[str, Count]
 Family = Callable[[float], Counts]
@@ -36,8 +36,8 @@ class Budget:
     """One requested cost: ``keep`` in (0, 1], or ``compression``, ``speedup`` or ``latency`` of at least 1.
 
     Attributes:
-        kind: see the module's text.
-        value: how much.
+        kind: one of those in the module's docstring.
+        value: the requested number.
         batch: samples per timed forward pass, for ``latency``.
     """
 
@@ -119,7 +119,7 @@ class Cost:
     latency: float | None = None
 
     def of(self, kind: str) -> float:
-        """The count that a budget of this kind limits; a latency that was not measured is the dense network's."""
+        """The number that a budget of this kind limits; a latency that was not measured counts as 1."""
         value = getattr(self, kind)
         return 1.0 if value is None else float(value)
 
@@ -135,7 +135,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class _Size:
-    """A number of channels: some that stay whatever happens, and so many for each node of some groups."""
+    """A number of channels: a fixed part, and a number for each node of some groups."""
 
     fixed: int
     per_node: tuple[tuple[str, int], ...] = ()
@@ -148,7 +148,7 @@ class _Size:
 class _Term:
     """One layer's share: (out x in x kernel) weights used ``positions`` times, plus parameters per output unit.
 
-    Of a weight that several layers share only one has the parameters, the others are ``borrowed``.
+    If several layers share a weight, its parameters count for one of them; for the others it is ``borrowed``.
     """
 
     out: _Size
@@ -161,7 +161,7 @@ class _Term:
 
 @dataclass(frozen=True)
 class _Share:
-    """What a carrier costs for each block of channels that it treats alone."""
+    """The cost of a carrier for each block of channels that it treats separately."""
 
     blocks: _Size
     parameters: int
@@ -233,7 +233,7 @@ def _terms(model: nn.Module, example: Tensor, groups: Sequence[NodeGroup]) -> li
 
 
 def _shares(model: nn.Module, found: Sequence[Product], groups: Sequence[NodeGroup]) -> list[_Share]:
-    """What carriers cost, for each block of channels that they treat alone, and what is held outside of layers."""
+    """Costs of carriers, for each block of channels that they treat separately, and of parameters outside layers."""
     coupled: dict[str, list[tuple[str, int, int]]] = {}
     blocks: dict[str, int] = {}
     for group in groups:
@@ -246,10 +246,10 @@ def _shares(model: nn.Module, found: Sequence[Product], groups: Sequence[NodeGro
     shares = []
     for path, number in blocks.items():
         parameters = sum(p.numel() for p in model.get_submodule(path).parameters(recurse=False))
-        if number:  # else nothing of it goes with a channel
+        if number:  # otherwise no part of it is removed with a channel
             macs = sum(product.macs for product in found if product.layer == path)
             shares.append(_Share(_size(number, coupled[path]), parameters // number, macs // number))
-    own = dict(model.named_parameters())  # a buffer is none
+    own = dict(model.named_parameters())  # without buffers
     held: dict[tuple[str, int], list[tuple[str, int, int]]] = {}
     for group in groups:
         for each in group.held:
@@ -294,7 +294,7 @@ class EdgeCost:
 def output_positions(model: nn.Module, example: Tensor) -> dict[str, int]:
     """How often one sample uses each weight of a layer: output positions of a convolution, tokens of a linear layer.
 
-    Tokens count wherever they lie: also where the forward pass has put them into the batch dimension.
+    Tokens count even where the forward pass has moved them into the batch dimension.
     """
     positions: dict[str, int] = {}
     handles = []

@@ -1,7 +1,7 @@
 """Meet a budget with a selection that distributes the kept units over the layers itself and only needs their number.
 
-A number of weights decides parameters, but not MACs: those depend on where the weights lie, which only the selection
-tells. So it is asked again, with other totals, until the cost is met.
+The number of weights determines the parameters but not the MACs: those depend on where the weights lie, which only the
+selection decides. It is therefore asked again, with other totals, until the cost is met.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from methods.budgets.budget import Budget, Cost, CountCost
 
-ATTEMPTS = 12  # secant steps; four or five do on LeNet-5
+ATTEMPTS = 12  # secant steps; four or five suffice on LeNet-5
 
 Masks = dict[str, Tensor]
 
@@ -28,10 +28,10 @@ def choose_jointly(
 
     Args:
         budget: the request, for the whole model.
-        choose: boolean masks by layer that together keep so many units.
+        choose: returns boolean masks by layer that together keep a given number of units.
         first: the total to start with, which for ``keep`` and ``compression`` is the right one.
-        most: the largest total there is.
-        cost: what counts by layer cost.
+        most: the largest possible total.
+        cost: computes the cost of given counts by layer.
         dense: cost of the dense network.
     """
     limit = budget.remaining * dense.of(budget.kind)

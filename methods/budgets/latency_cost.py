@@ -35,7 +35,7 @@ class LatencyCost:
         count: its counted cost.
         dense: the dense network.
         inputs: one batch.
-        clock: seconds of so many forward passes.
+        clock: returns the seconds that a given number of forward passes takes.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ def relative_time(candidate: nn.Module, dense: nn.Module, inputs: Tensor, clock:
 
 
 def forward_seconds(model: nn.Module, inputs: Tensor, repeats: int) -> float:
-    """Seconds of so many forward passes: of this thread on a CPU, where others do not count, else by the clock."""
+    """Seconds that ``repeats`` forward passes take: processor time of this thread on a CPU, elapsed time on a GPU."""
     if not inputs.is_cuda:
         started = time.thread_time()
         for _ in range(repeats):

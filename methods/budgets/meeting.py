@@ -26,16 +26,16 @@ def meet(
 
     Bisection on the family's scalar finds the two neighbouring members around the budget; between them single units
     are added layer by layer, and of all these the closest is taken. Where that is off by more than 1 %, because one
-    unit of a narrow layer costs too much, such layers stay as they are and the others go on along the family. A cost
-    that is measured (latency) is looked at a dozen times only, and single units are below its resolution.
+    unit of a narrow layer costs too much, such layers stay as they are and the others go on along the family. A
+    measured cost (latency) is evaluated only a dozen times, since single units are below its resolution.
 
     Args:
         budget: the request, for the whole model.
         family: counts as a function of s in [0, 1], monotone, with s = 1 keeping everything.
-        cost: what counts cost.
+        cost: computes the cost of given counts.
         dense: cost of the dense network.
         partial: accept the smallest member where even that costs more than the budget.
-        steps: for each layer the sizes that may be taken, ascending; all where None.
+        steps: for each layer the allowed sizes, ascending; None if every size is allowed.
 
     Raises:
         BadInput: if, not ``partial``, even the smallest member costs more than the budget.
@@ -101,7 +101,7 @@ def _between(low: Counts, high: Counts, steps: Mapping[str, Sequence[int]] | Non
     current = dict(low)
     if not any(isinstance(count, Tensor) for count in low.values()):
         while (grown := next((name for name in current if current[name] < high[name]), None)) is not None:
-            if len(path) > 10_000:  # a jump of one huge layer: its two ends are all there is to choose from
+            if len(path) > 10_000:  # a jump of one huge layer: only its two ends are considered
                 break
             current[grown] = (
                 next(size for size in steps[grown] if size > current[grown]) if steps else current[grown] + 1
@@ -119,8 +119,8 @@ def _holding(
 ) -> Iterator[Counts]:
     """Continue the family from its member ``low`` at ``bottom``; layers whose next step does not fit stay as they are.
 
-    Of a step of many units a layer still makes the part that fits. Yields what did not fit, each time that a layer is
-    held, and last the counts at which all are.
+    Of a step of many units, a layer takes the part that fits. Yields the counts that did not fit each time a layer is
+    fixed, and finally the counts at which all layers are.
     """
     counts, free = dict(low), list(low)
 

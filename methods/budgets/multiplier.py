@@ -22,8 +22,8 @@ from torch import Tensor
 from methods.budgets.budget import Counts, Family
 
 Spend = Callable[[Counts], float]  # what the whole network costs, in the budget's unit, at given counts
-ROUNDS = 50  # of setting every group; a handful does
-GRID = 2**24  # pairs of counts that are looked at at once
+ROUNDS = 50  # of setting every group; a handful suffices
+GRID = 2**24  # pairs of counts that are evaluated at a time
 
 
 class CoupledPrices:
@@ -53,7 +53,7 @@ class CoupledPrices:
     def family(self) -> Family:
         """Counts for s in [0, 1]: mu falls geometrically from where nothing is worth its cost to where everything is.
 
-        s = 1 keeps also what is worth nothing.
+        s = 1 also keeps nodes that are worth nothing.
         """
         positive = torch.cat([gain[gain > 0] for gain in self.gains])
         sizes = dict(zip(self.names, self.sizes, strict=True))
@@ -93,7 +93,7 @@ class CoupledPrices:
         return counts
 
     def _pairs(self, counts: list[int], multiplier: float) -> bool:
-        """Set each two coupled groups to their best counts together; whether that changed any."""
+        """Set each pair of coupled groups to their best counts together; return whether any count changed."""
         changed = False
         for (i, j), mixed in self.coupled.items():
             first, second = self._alone(i, counts, multiplier, but=j), self._alone(j, counts, multiplier, but=i)

@@ -9,10 +9,10 @@ def checked_damping(damping: float, part: str, positive: bool = False) -> float:
     Args:
         damping: added to the diagonal.
         part: whose option it is, for the message.
-        positive: whether zero, too, leaves no inverse, as with fewer gradients than weights.
+        positive: whether there is no inverse with zero damping either, as with fewer gradients than weights.
 
     Raises:
-        BadInput: It is negative, infinite or no number, or zero where it must be positive.
+        BadInput: the damping is negative, infinite or not a number, or zero where it must be positive.
     """
     if positive and not 0 < damping < float("inf"):
         raise BadInput(

@@ -1,7 +1,7 @@
 """Write a layer in the eigenbasis of its Kronecker factors, and replace it by three layers with fewer directions.
 
 The mathematics of EigenDamage (Wang, Grosse, Fidler & Zhang, ICML 2019, section 4); ``methods.hessian.eigendamage``
-says what is done with it. W is (out, in, kernel positions), the Fisher G (x) A with A (in, in) and G (out, out).
+uses it. W is (out, in, kernel positions), the Fisher is G (x) A with A (in, in) and G (out, out).
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def rotated_layer(module: nn.Module, basis: Basis, columns: Tensor, rows: Tensor
 
     Args:
         module: linear layer, ungrouped convolution, or a :class:`RotatedLayer`, whose core is then rotated.
-        basis: of the layer (or core).
+        basis: eigenbasis of the layer (or core).
         columns: kept input directions.
         rows: kept output directions.
     """

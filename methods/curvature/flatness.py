@@ -46,7 +46,7 @@ def top_eigenpair(matrix: Tensor, start: Tensor | None = None, tolerance: float 
 
 
 def generic_vector(size: int) -> Tensor:
-    """A unit start vector that no eigenvector of a matrix with structure is likely to be orthogonal to."""
+    """A unit start vector that is unlikely to be orthogonal to any eigenvector of a structured matrix."""
     vector = 1 + torch.arange(size, dtype=torch.float64).mul(2.399963).sin().div(2)  # the golden angle
     return vector / vector.norm()
 
@@ -64,13 +64,13 @@ def batch_radius(
     """The K-FAC radius of one batch with a graph to the parameters, and the batch's factors (without one).
 
     Args:
-        model: the network; looked at in evaluation mode.
+        model: the network; it runs in evaluation mode.
         layers: paths of linear layers and ungrouped convolutions.
         inputs: the batch.
         labels: its labels.
         generator: stream for labels sampled from the predictions; None takes ``labels``.
         vectors: warm starts, updated in place.
-        differentiable: False leaves the graph out and saves its cost.
+        differentiable: whether to build the graph; without it this is cheaper.
     """
     vectors = TopVectors() if vectors is None else vectors
     modules = {name: model.get_submodule(name) for name in layers}
@@ -108,7 +108,7 @@ def reduced_tops(matrix: Tensor, deleted: Tensor, iterations: int = 300, toleran
     Args:
         matrix: (d, d).
         deleted: (m, r) indices.
-        iterations: gives up after so many products.
+        iterations: largest number of products.
         tolerance: relative change of the eigenvalues at which the iteration ends.
     """
     size, nodes = len(matrix), len(deleted)
@@ -130,9 +130,9 @@ def reduced_tops(matrix: Tensor, deleted: Tensor, iterations: int = 300, toleran
 
 
 def radius_decreases(factors: Mapping[str, Factors], group: NodeGroup, modules: Mapping[str, nn.Module]) -> Tensor:
-    """(m,) by how much the K-FAC radius of the network falls when each node of ``group`` is removed alone.
+    """(m,) decrease of the network's K-FAC radius when each node of ``group`` is removed alone.
 
-    Only layers whose product is the largest matter, so that the answer is often zero.
+    Only the layers with the largest product matter, so that the decrease is often zero.
 
     Args:
         factors: of all layers of the network.
@@ -168,7 +168,7 @@ def input_entries(columns: Tensor, module: nn.Module) -> Tensor:
 def hessian_radius(
     model: nn.Module, inputs: Tensor, labels: Tensor, start: Tensor | None = None, tolerance: float = 1e-3
 ) -> tuple[Radius, HessianProduct]:
-    """Spectral radius of the mean loss's Hessian by all parameters, in evaluation mode, and the Hessian product."""
+    """Spectral radius of the mean loss's Hessian in all parameters, in evaluation mode, and the Hessian product."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with twice_differentiable(model):
         product = HessianProduct(sample_losses(model(inputs), labels).mean(), parameters)

@@ -93,7 +93,7 @@ def spectral_radius(
         product: v -> H v.
         start: (d,) start vector, not zero; the eigenvector of an earlier iteration saves products (warm start).
         tolerance: relative residual of the eigenpair of H^2.
-        max_products: gives up after this many products.
+        max_products: largest number of products.
     """
     v = start / start.norm()
     image, products = product(v), 1
@@ -113,7 +113,7 @@ def spectral_radius(
 
 
 def spectral_radius_gradient(product: HessianProduct, radius: Radius) -> list[Tensor]:
-    """Gradient of max |lambda| by the parameters: sign(lambda) v^T (grad H) v, with v held fixed (third derivative)."""
+    """Gradient of max |lambda| in the parameters: sign(lambda) v^T (grad H) v, with v held fixed (third derivative)."""
     curvature = radius.vector @ product(radius.vector, create_graph=True)
     sign = 1.0 if radius.eigenvalue >= 0 else -1.0
     if not curvature.requires_grad:

@@ -64,7 +64,7 @@ def kfac_factors(
         model: the network; neither parameters nor modes change.
         layers: module paths.
         inputs: (n, ...) network inputs.
-        labels: (n,) true labels; with a generator only their type is looked at (integers: classes).
+        labels: (n,) true labels; with a generator only their type is used (integers: classes).
         generator: CPU stream from which labels are drawn out of the network's predictions; None takes ``labels``.
         batch_size: samples per forward and backward pass.
     """
@@ -194,7 +194,7 @@ def patches(module: nn.Module, read: Tensor) -> Tensor:
 
 
 def positions_last(module: nn.Module, values: Tensor) -> Tensor:
-    """(n, units, T) view of what a layer has written."""
+    """(n, units, T) view of a layer's output."""
     return kind_of(module).by_position(module, values)
 
 
@@ -224,7 +224,7 @@ def patch_sum(module: nn.Module, read: Tensor) -> Tensor:
 
         A_(i, i+s) = sum over y of u_(y+i-p) u_(y+i+s-p)^T = S_s - the few rows at the border that y does not reach,
 
-    so that one product S_s = sum over r of u_r u_(r+s)^T serves all i, where patches would take it for every pair.
+    so that one product S_s = sum over r of u_r u_(r+s)^T serves all i; patches would need one for every pair.
     """
     if not _keeps_the_size(module):
         return outer_sum(patches(module, read))
@@ -301,8 +301,8 @@ def pi_damped(factors: Factors, damping: float) -> Factors:
 def relatively_damped(factors: Factors, damping: float) -> Factors:
     """:func:`pi_damped` with damping in units of the layer's mean curvature (tr A / dim A)(tr G / dim G).
 
-    Networks differ by orders of magnitude in the size of G; a relative damping means the same for all of them. A layer
-    without any curvature gets 1 for the unit.
+    The size of G differs between networks by orders of magnitude; a relative damping means the same for all of them.
+    For a layer without any curvature the unit is 1.
     """
     unit = float(factors.A.diagonal().mean() * factors.G.diagonal().mean())
     return pi_damped(factors, damping * (unit or 1.0))

@@ -1,8 +1,8 @@
 """Find residual blocks by experiment: modules that return what they read once their weights are 0.
 
-Such a block computes x + f(x), or an activation of it that what it really reads does not notice (a ReLU behind the
-addition, where all inputs are outputs of a ReLU). It can be replaced by the identity at unchanged shapes. Of blocks
-inside each other the innermost count. A block whose shortcut has weights (another resolution, other channels) is none.
+Such a block computes x + f(x), or an activation of that which leaves its actual inputs unchanged (a ReLU after the
+addition, if all inputs are outputs of a ReLU). It can be replaced by the identity without changing any shape. Of nested
+blocks only the innermost count, and a block whose shortcut has weights (another resolution, other channels) does not.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from methods.errors import Skipped
 from methods.network.counting import products
 from methods.network.reading import evaluating
 
-ALIKE = 1e-6  # relative to the largest number read; zero weights leave rounding alone
+ALIKE = 1e-6  # relative to the largest number read; with zero weights only rounding is left
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,9 @@ class Block:
     """A residual block and what it costs.
 
     Attributes:
-        path: of the module.
-        parameters: that the module alone holds.
-        macs: of one sample.
+        path: path of the module.
+        parameters: number of parameters that the module alone holds.
+        macs: multiply-accumulates for one sample.
     """
 
     path: str
@@ -44,7 +44,7 @@ def residual_blocks(model: nn.Module, example: Tensor) -> list[Block]:
 
     Args:
         model: left as it is.
-        example: a batch of inputs; what they make modules read is what is passed on.
+        example: a batch of inputs, which decides what modules read.
 
     Raises:
         Skipped: there is none.
@@ -76,7 +76,7 @@ def residual_blocks(model: nn.Module, example: Tensor) -> list[Block]:
 def _calls(model: nn.Module, example: Tensor) -> dict[str, list[Tensor | None]]:
     """For each module with parameters, in the order of the first calls' ends, what each of its calls read.
 
-    None stands for a call of more than one tensor, or of another result than one tensor of the same shape.
+    None stands for a call with more than one tensor, or with a result other than one tensor of the same shape.
     """
     calls: dict[str, list[Tensor | None]] = {}
     handles = []

@@ -1,7 +1,7 @@
 """Choose residual blocks to remove: by how much they change, by the loss, or by simpler rules.
 
 Gromov, Tirumala, Shapourian, Glorioso and Roberts, "The Unreasonable Ineffectiveness of the Deeper Layers" (arXiv
-2403.17887; ICLR 2025), leave out the layers of a language model that turn what they read least. Scores of a block:
+2403.17887; ICLR 2025), leave out the layers of a language model that rotate their input least. Scores of a block:
 
 - ``angular``: (1 / pi) arccos of the cosine between what a block reads and what it returns, the mean over samples;
   theirs (section 3.2) for one layer at a time. They take the last token, here all positions are one vector.
@@ -11,8 +11,8 @@ Gromov, Tirumala, Shapourian, Glorioso and Roberts, "The Unreasonable Ineffectiv
 - ``loss``: how much the loss on the calibration samples rises without the block.
 - ``magnitude``: the mean absolute weight of the block, and ``random``: controls.
 
-Blocks go in ascending order of their scores, one at a time. With ``anew`` the scores of those that are left are then
-measured again in the network without it (greedy); ``magnitude`` and ``random`` do not change by that.
+Blocks are removed in ascending order of their scores, one at a time. With ``anew`` the scores of the remaining blocks
+are measured again after each removal (greedy), which does not change ``magnitude`` and ``random``.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class BlockSelection(Selection[Layer]):
             dense: cost that the budget is relative to; by default that of ``model``.
 
         Raises:
-            Unreachable: the network without all its blocks costs more.
+            Unreachable: the network costs more even without all of its blocks.
         """
         model, example = copy.deepcopy(model), calibration.inputs[:2]
         blocks = residual_blocks(model, example)
@@ -113,7 +113,7 @@ class BlockSelection(Selection[Layer]):
                 left.remove(removed[-1])
                 with left_out(model, [block.path for block in removed]) as smaller:
                     scores |= self.scores_of(smaller, left, calibration)
-        for block in sorted(removed, key=lambda block: -scores[block.path]):  # one may have gone in vain
+        for block in sorted(removed, key=lambda block: -scores[block.path]):  # one removal may have been unnecessary
             without = [other for other in removed if other is not block]
             if fits(without):
                 removed = without

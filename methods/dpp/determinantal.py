@@ -49,7 +49,7 @@ def kernel_from_moments(second: Tensor, scale: float = PAPER_SCALE, jitter: floa
     _check_number(scale, "beta", positive=True)
     _check_number(jitter, "jitter", positive=False)
     kernel = torch.exp(-scale * squared_distances(second.double()))
-    kernel = (kernel + kernel.mT) / 2  # a vectorised exp may differ in the last bit between two places of one number
+    kernel = (kernel + kernel.mT) / 2  # a vectorised exp may differ in the last bit between equal entries
     kernel.diagonal(dim1=-2, dim2=-1).fill_(1.0 + jitter)
     return kernel
 
@@ -271,7 +271,7 @@ def _choose_eigenvectors(log_values: np.ndarray, table: np.ndarray, k: int, unif
     """Phase 1: from the last eigenvalue to the first, take i with probability lambda_i e_{r-1}(1..i-1) / e_r(1..i)."""
     chosen, left = [], k
     for i in range(len(log_values), 0, -1):
-        # With as many eigenvalues left as places, all are taken: do not leave that to rounding.
+        # If as many eigenvalues as places are left, all are taken: do not leave that to rounding.
         if left == i or np.log(uniforms[i - 1]) < log_values[i - 1] + table[i - 1, left - 1] - table[i, left]:
             chosen.append(i - 1)
             left -= 1

@@ -1,1 +1,1 @@
-"""Exact compression: units whose ReLU never changes sides, removed, folded or merged at an unchanged function."""
+"""Exact compression: remove, fold or merge units whose ReLU is always on or always off; the function stays."""

@@ -21,13 +21,13 @@ from torch import Tensor
 
 from methods.exact.chain import Affine
 
-MARGIN = 1e-6  # of what the solver proves: it holds constraints to about as much
+MARGIN = 1e-6  # added to bounds, since the solver meets constraints up to about as much
 
 Box = tuple[Tensor, Tensor]  # smallest and largest values, (m,) float64 each
 
 
 def interval(layer: Affine, box: Box) -> Box:
-    """Bound a layer's results on a box of what it reads."""
+    """Bound a layer's outputs for a box of inputs."""
     positive, negative = layer.weight.clamp(min=0), layer.weight.clamp(max=0)
     low = positive @ box[0] + negative @ box[1] + layer.bias
     high = positive @ box[1] + negative @ box[0] + layer.bias
@@ -35,7 +35,7 @@ def interval(layer: Affine, box: Box) -> Box:
 
 
 def after_relu(box: Box) -> Box:
-    """Bound the results of a ReLU."""
+    """Bound the outputs of a ReLU."""
     return box[0].clamp(min=0), box[1].clamp(min=0)
 
 

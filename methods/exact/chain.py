@@ -31,14 +31,14 @@ class Affine:
 
 
 def chain_of(model: nn.Module, example: Tensor) -> list[Affine]:
-    """The linear layers of a network that is nothing but these, a ReLU behind each but the last, and a flattening.
+    """The linear layers of a network that consists of these, a ReLU behind each but the last, and a flattening.
 
     Args:
         model: left as it is.
         example: a batch of inputs.
 
     Raises:
-        Skipped: the network is something else; it names the first module that does not fit.
+        Skipped: the network is something else; the message names the first module that does not fit.
     """
     order = called(model, example)
     kinds = [(path, model.get_submodule(path)) for path in order]

@@ -10,11 +10,11 @@ of inputs,
   h_i = sum_j c_j h_j + (b_i - sum_j c_j b_j), which goes into the next layer's weights and bias;
 - a layer all of whose units are always open is linear, and is folded into the next one where that has fewer weights.
 
-Which units are stable is proved by bounds (:mod:`methods.exact.bounds`), and where these leave it open by an integer
-programme for each unit, until the time is up (the paper of 2021 finds all units by one programme). What is left open
-stays.
-The weaker form, ``scope=calibration``, takes for stable what is so on all calibration samples: no proof, and another
-function elsewhere.
+Which units are stable is proved by bounds (:mod:`methods.exact.bounds`), and where these are inconclusive by an integer
+programme for each unit, until the time is up (the paper of 2021 finds all units by one programme). Units whose state
+stays unknown are kept.
+The weaker form, ``scope=calibration``, treats units as stable if they are so on all calibration samples: this is no
+proof, and the function may change elsewhere.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from methods.selection import Selection
 SCOPES = ("domain", "calibration")
 ROUNDING = 1e-5  # of inputs that are normalised in single precision
 PROBES = 1000  # random inputs of the domain, which show most of the unstable units without a proof
-DEPENDENT = 1e-9  # relative, of a weight vector's part that no combination of the others gives
+DEPENDENT = 1e-9  # relative size of the part of a weight vector that no combination of the others gives
 LARGEST = 100.0  # coefficient of a combination; beyond it rounding would show in the function
-SHARES = 4  # times its share of the time that is left, a unit may take
+SHARES = 4  # a unit may take this many times its share of the remaining time
 OPEN, CLOSED, UNSTABLE, UNKNOWN = "open", "closed", "unstable", "unknown"
 
 
@@ -56,8 +56,8 @@ class Found:
 
     Attributes:
         states: for each unit ``open``, ``closed``, ``unstable`` or ``unknown``.
-        box: bounds of what its ReLUs read.
-        proved: how many units each means has decided.
+        box: bounds of its ReLUs' inputs.
+        proved: how many units each technique has decided.
     """
 
     states: list[str]
@@ -68,7 +68,7 @@ class Found:
 class ExactCompression(Selection[Layer]):
     """Removes, merges and folds units without changing the network's function on a box of inputs.
 
-    It takes away all it can prove; the budget is not consulted.
+    Every unit that is proved to be unnecessary is removed; the budget is ignored.
 
     Args:
         scope: ``domain``, with proof, or ``calibration``: stable on the calibration samples, which proves nothing.
@@ -194,7 +194,7 @@ def states_on(
     Args:
         domain: of the network's inputs.
         before: the layers before it.
-        boxes: of what their ReLUs read.
+        boxes: of their ReLUs' inputs.
         layer: the one in question.
         clock: of the integer programmes.
         points: (n, d) of the domain.
@@ -209,7 +209,7 @@ def states_on(
     proved["by_relaxation"] = len(states) - states.count(UNKNOWN) - proved["by_interval"]
     read = forward([*before, layer], points)  # the last layer of a chain has no ReLU
     both = ((read > 0).any(0) & (read < 0).any(0)).tolist()
-    # on a box a single layer takes its bounds, so that nothing is left to prove of the first one
+    # a single layer attains its bounds on a box, so that nothing is left to prove for the first one
     states = [
         UNSTABLE if state == UNKNOWN and (seen or not before) else state
         for state, seen in zip(states, both, strict=True)
@@ -281,7 +281,7 @@ def shrunk(layer: Affine, following: Affine, found: Found) -> tuple[Affine | Non
 
 
 def dependent(weight: Tensor, units: Sequence[int]) -> tuple[list[int], dict[int, Tensor]]:
-    """Find units from whose weights those of all others are combined, and the coefficients for each of the others.
+    """Find units whose weights combine to those of all other units, and the coefficients for each of the others.
 
     The units of a basis are chosen by pivoted QR, so that coefficients stay small; a unit whose combination would not
     be accurate joins the basis.

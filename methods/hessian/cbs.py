@@ -193,7 +193,7 @@ class CBSSelection(Selection[EdgeLayer]):
         failures: weights without a partner that end a pass (paper: tau = 20).
         tolerance: least decrease of obj by a swap, in units of the loss.
         passes: most passes (paper: 100).
-        patience: passes without a better loss before the search ends (paper: 7, MLPNet 5).
+        patience: number of passes without a better loss after which the search ends (paper: 7, MLPNet 5).
         block: blocks of the Fisher in the exact update that follows; the search always uses the full Fisher.
         labels: ``true`` (as published) or ``sampled``.
         memory_gb: bound on the memory of the gradients.

@@ -7,8 +7,8 @@ input channels (averaged over kernel positions, which are not mixed), A = Q_A L_
     W*        = Q_G^T W Q_A                              the weight in the basis in which the Fisher is nearly diagonal
     damage_ij = W*_ij^2 l_G,i l_A,j                      (EKFAC: W*_ij^2 E[(Q_G^T g Q_A)_ij^2], per-sample gradients g)
 
-A row of W* costs the sum of its damages, a column likewise. Rows and columns of all layers stand in ONE list and the
-least go. What is left of the layer is three layers,
+A row of W* costs the sum of its damages, a column likewise. Rows and columns of all layers are ranked in ONE list, and
+those with the least damage are removed. The layer is replaced by three,
 
     Q_A[:, columns]^T  (in -> columns, 1 x 1),    W*[rows, columns]  (the old kernel),    Q_G[:, rows]  (rows -> out),
 
@@ -79,8 +79,8 @@ class EigenLayer:
     def split(self, columns: int, rows: int) -> tuple[int, int] | None:
         """Weights and MACs of the three layers that keep so many directions; None if they save nothing.
 
-        They must be smaller in both, or a network could become slower by losing directions (the first of the three
-        layers works at the input's resolution).
+        Both must be smaller; otherwise a network could become slower by losing directions, since the first of the three
+        layers works at the input's resolution.
         """
         before, middle, after = self.outer[0] * columns, columns * rows * self.kernel, rows * self.outer[1]
         weights, macs = before + middle + after, before * self.read + (middle + after) * self.written
@@ -88,7 +88,7 @@ class EigenLayer:
 
 
 class EigenPlan:
-    """Holds all layers in their eigenbases, says what each budget leaves and costs, and builds the network.
+    """Holds all layers in their eigenbases, computes what each budget leaves and costs, and builds the network.
 
     Counts are keyed ``<layer>/columns`` and ``<layer>/rows``.
 
@@ -158,7 +158,7 @@ class EigenPlan:
         return rows
 
     def left_alone(self, counts: Counts) -> str | None:
-        """Name the layers that keep all their directions because fewer would not make them smaller."""
+        """A note naming the layers that keep all directions because fewer would not make them smaller, if any."""
         names = [row["name"] for row in self.report(counts) if not row["split"] and row["kept"] < row["units"]]
         return f"not smaller as three layers, left as they are: {', '.join(names)}" if names else None
 

@@ -7,15 +7,15 @@ in every row w of W with the same Hessian for all rows, so OBS is exact for it:
 
 One weight at a time goes from each row, and H^-1 is down-dated exactly to the inverse over the remaining weights:
 ``H^-1 <- H^-1 - H^-1_:j H^-1_j: / [H^-1]_jj``. When every row has been emptied, the recorded losses of all rows are
-sorted together and the cheapest are made, as many of each row's own sequence as it has among them. Blocks of c
-consecutive inputs go the same way with the c x c block of H^-1 in place of its diagonal, and an n:m pattern closes a
-group of m inputs once m - n of them are gone.
+sorted together, and the cheapest removals are carried out: each row goes as far in its own sequence as it has removals
+among them. Blocks of c consecutive inputs are treated the same way with the c x c block of H^-1 in place of its
+diagonal, and an n:m pattern closes a group of m inputs once m - n of them are gone.
 
 The final weights of a row depend only on which of its weights are left: they are the least-squares fit of the
 row's old output (``compensation=least_squares``). So no trace of the weights is stored, only the order of removals.
 
-Cost: rows are treated in batches; rank-one down-dates are kept apart as vectors and applied to the inverse every
-``INTERVAL`` removals as one matrix product, when the removed columns are dropped, too. O(rows d^3 / 3) in all.
+Cost: rows are treated in batches; rank-one down-dates are collected as vectors and applied to the inverse every
+``INTERVAL`` removals as one matrix product; then the removed columns are dropped, too. O(rows d^3 / 3) in all.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def pruning_times(epochs: int, start: float, end: float, period: int) -> dict[in
 class FlatMinimum(TrainingSchedule):
     """Prunes while the network trains: a schedule that is a hook of the common trainer. :meth:`begin` is called first.
 
-    As a schedule of the pruner alone, without a training, it is one-shot.
+    If the pruner is used without training, it is one-shot.
 
     Args:
         mu: weight of the penalty and of the radius's decrease in the score; 0 trains and scores without flatness.
@@ -128,7 +128,7 @@ class FlatMinimum(TrainingSchedule):
         return graph
 
     def begin(self, model: nn.Module, example: Tensor, budget: Budget, epochs: int, seed: int = 0) -> None:
-        """Say what the training is to end with; see :class:`methods.hooks.TrainingSchedule`.
+        """Prepare for the training and its final budget; see :class:`methods.hooks.TrainingSchedule`.
 
         Raises:
             Unreachable: if the budget cannot be reached.
@@ -224,13 +224,13 @@ class FlatMinimum(TrainingSchedule):
             self._update_writers(model, graph.groups, kept)
         self._cut_statistics(model, graph.groups, kept)
         remove_in_training(graph, kept, optimizer)
-        self.widths |= {name: len(nodes) for name, nodes in kept.items()}  # a layer of one node is no group any more
+        self.widths |= {name: len(nodes) for name, nodes in kept.items()}  # a layer of one node is no longer a group
         row = {"epoch": epoch + 1, "live": sum(self.widths.values()), "widths": dict(self.widths), "note": note}
         self.log.append(row | {"radius_before": before, "radius_after": kfac_radius(self.factors)})
         return True
 
     def _scores(self, model: nn.Module, group: NodeGroup) -> Tensor:
-        """(m,) c_i - mu r_i: the loss by removing each neuron, minus the gain in flatness."""
+        """(m,) c_i - mu r_i: the increase of the loss by removing each neuron, minus the gain in flatness."""
         costs = torch.zeros(group.size, dtype=torch.float64, device=self.example.device)
         for name in group.writers:
             weight = weight_matrix(model.get_submodule(name))

@@ -6,8 +6,9 @@ section 3. A channel p (a neuron, or a filter with all its weights w_p, |p| of t
     s_p = Tr(H_pp) / |p| * ||w_p||^2,        Tr(H_pp) = E_v[v_p^T (H v)_p],  v Rademacher over all weights (Hutchinson),
 
 which is the second-order change of the loss when H_pp is a multiple of the identity. H is the Hessian on one fixed
-batch, in evaluation mode, by the weights of linear and convolutional layers only. Channels of all layers stand in one
-list and the least go. The neural implant (1 x 1 convolutions in place of some pruned channels) is not implemented.
+batch, in evaluation mode, in the weights of linear and convolutional layers only. Channels of all layers are ranked
+together, and the least sensitive are removed. The neural implant (1 x 1 convolutions in place of some pruned channels)
+is not implemented.
 
 On a network that is not at a minimum a channel's trace may be NEGATIVE: as published, it is then pruned first. Here
 such a trace counts as 0 (``clip``, our deviation), or the Fisher's trace is taken, which cannot be negative.
@@ -43,7 +44,7 @@ def hutchinson_traces(
 
     Args:
         model: the network; its parameters and modes stay as they are.
-        names: the layers whose weights the Hessian is taken by, jointly.
+        names: the layers in whose weights, jointly, the Hessian is taken.
         inputs: the batch on which the mean loss is taken.
         labels: its labels.
         probes: number of random vectors.

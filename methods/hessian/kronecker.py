@@ -11,10 +11,11 @@ form, where A cancels. It changes the other ROWS of the layer that writes the no
 which changes the layers that read them. The paper's released code computes (w^2) A instead of w A w^T; here it is the
 formula.
 
-The paper adds up the costs of single rows, and rows that make up for each other are all cheap by that: two of a kind
-can both go. What a set costs is 1/2 tr(([G^-1]_RR)^-1 W_R A W_R^T); ``set_aware`` removes the row by which that grows
-least, one after the other. This is our extension. On wide networks the paper prunes in steps and takes the curvature
-anew at each (``schedule=iterative schedule.between=false``), which bounds how far the quadratic model is trusted.
+The paper adds up the costs of single rows. Rows that can make up for each other are then all cheap: of two equal rows
+both may go. The cost of a set is 1/2 tr(([G^-1]_RR)^-1 W_R A W_R^T); ``set_aware`` removes one row after the other,
+each time the one that adds least to it. This is our extension. On wide networks the paper prunes in steps and measures
+the curvature again at each (``schedule=iterative schedule.between=false``), which bounds how far the quadratic model is
+trusted.
 
 A batch norm behind a filter is ignored, as in the paper: the cost is that of setting w_i to zero.
 """
@@ -186,8 +187,8 @@ class KronOBS(KroneckerSelection):
     Args:
         damping: as for :class:`KronOBD`.
         labels: as for :class:`KronOBD`.
-        set_aware: rows go one after the other, each at what it adds to the cost of the whole set; False: each at what
-            it would cost alone, as published.
+        set_aware: whether a row counts with what it adds to the cost of the removed set; False: with its cost alone, as
+        published.
     """
 
     cost = staticmethod(kron_obs_cost)

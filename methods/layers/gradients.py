@@ -57,7 +57,7 @@ def sample_losses(outputs: Tensor, labels: Tensor) -> Tensor:
 
 
 def categorical(outputs: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-    """Classes drawn from the softmax of ``outputs``, in the shape of ``labels``; where these have none, none is drawn.
+    """Classes drawn from the softmax of ``outputs``, in the shape of ``labels``; positions without a label get none.
 
     Args:
         outputs: (..., classes).
@@ -137,7 +137,7 @@ def _generic_gradients(model: nn.Module, names: Sequence[str], inputs: Tensor, l
 
 @dataclass(frozen=True)
 class Samples:
-    """Which gradients a curvature estimate is made of; everything here belongs into the record.
+    """Which gradients a curvature estimate is made of; all of these settings belong in the record.
 
     Attributes:
         samples: number of single-sample gradients N; None takes the whole calibration set.
@@ -150,7 +150,7 @@ class Samples:
     memory_gb: float = 4.0
 
     def __post_init__(self) -> None:
-        if self.labels is True:  # what a command line makes of labels=true
+        if self.labels is True:  # a command line's labels=true arrives as a boolean
             object.__setattr__(self, "labels", "true")
         if self.labels not in LABELS:
             raise BadInput(f"labels={self.labels} is unknown; choose true (empirical Fisher) or sampled (true Fisher)")
@@ -215,7 +215,7 @@ def collect_gradients(
     # N x d gradients, half as much for factors kept beside them, and two N x N matrices for the systems solved
     stored = len(inputs) * sum(sizes) * weight.element_size() * 3 // 2 + 2 * 8 * len(inputs) ** 2
     left = sum(sizes) if live is None else sum(int(mask.sum()) for mask in live.values())
-    if left < sum(sizes):  # whoever works on the live weights alone has a copy of their columns
+    if left < sum(sizes):  # methods that work on live weights only hold a copy of their columns
         stored += len(inputs) * left * weight.element_size()
     chunk, needed = _chunk(model, names, inputs, settings, stored)
     Console(stderr=True, highlight=False, soft_wrap=True).print(
@@ -235,9 +235,10 @@ def collect_gradients(
 
 
 def mean_gradients(model: nn.Module, names: Sequence[str], calibration: Calibration) -> dict[str, Tensor]:
-    """(out, in / groups, *kernel) float64 gradient of the mean loss over all samples by each layer's weight.
+    """(out, in / groups, *kernel) float64 gradients of the mean loss with respect to each layer's weight.
 
-    In evaluation mode and with the true labels; the model's own gradients are not touched, frozen weights count, too.
+    The mean runs over all samples, in evaluation mode and with the true labels. The model's own gradients are not
+    touched; frozen weights count, too.
     """
     modules = {name: model.get_submodule(name) for name in names}
     weights = {f"{name}.weight": weight_of(module).detach().requires_grad_() for name, module in modules.items()}

@@ -5,15 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SINGULAR = 1e-12  # relative to the largest eigenvalue, at least one: those below count as zero
+SINGULAR = 1e-12  # relative to the largest eigenvalue or to 1, whichever is larger: smaller ones count as zero
 DOUBTFUL = 1e-9
-"""Pivots below may hide a rank deficiency, whose rounding earlier small pivots amplify: eigenvalues decide there."""
+"""Smaller pivots may hide a rank deficiency, since earlier small pivots amplify rounding: then eigenvalues decide."""
 LARGE = 1024
-"""From this size on memory decides how a step is done."""
+"""From this size on, steps are done in the way that saves memory."""
 
 
 def strips(size: int, width: int = 128) -> list[slice]:
-    """The numbers below ``size`` in slices; (m, width) arrays hardly count beside (m, m) ones where memory matters."""
+    """Slices that cover ``range(size)``; (m, width) arrays take little memory compared with (m, m) ones."""
     return [slice(start, min(start + width, size)) for start in range(0, size, width)]
 
 

@@ -51,14 +51,14 @@ class _Shown:
         return self.calibration.labels
 
     def once(self, key: Hashable, compute: Callable[[], Any]) -> Any:
-        """What ``compute`` returns, computed once for all layers of a pruning step: the first to ask computes it."""
+        """The result of ``compute``, which is called once for all layers of a pruning step, when first asked for."""
         if key not in self.shared:
             self.shared[key] = compute()
         return self.shared[key]
 
     @torch.no_grad()
     def _read(self, name: str, rows: Rows) -> Iterator[Tensor]:
-        """What a module reads for one batch of samples after the other, several calls side by side."""
+        """The input of a module, batch by batch; several calls side by side."""
         reads: list[Tensor] = []
         for inputs, _ in self.calibration.batches():
             reads.clear()
@@ -72,13 +72,13 @@ class _Shown:
             yield torch.cat(reads, 1)
 
     def _mean_gradient(self, name: str) -> Tensor:
-        """(out, in / groups, *kernel) float64 gradient of the mean loss by the weight of one module."""
+        """(out, in / groups, *kernel) float64 gradient of the mean loss with respect to the weight of one module."""
         from methods.layers.gradients import mean_gradients
 
         return self.once(("mean gradient", name), lambda: mean_gradients(self.model, [name], self.calibration)[name])
 
     def _sample_gradients(self, name: str) -> Tensor:
-        """(n, out, d) gradients of every sample's loss by the weight of one module, in the network's precision."""
+        """(n, out, d) gradients of every sample's loss in the weight of one module, in the network's precision."""
         from methods.layers.gradients import Samples, collect_gradients
 
         gradients = collect_gradients(self.model, [name], self.calibration, Samples()).of(name)
@@ -90,8 +90,8 @@ class NodeLayer(_Shown):
     """One coupled group of nodes: neurons or channels, each of which is removed in all layers that share it.
 
     Attributes:
-        group: who writes and who reads the nodes.
-        model: the network as it is when the method looks (see ``Selection.order``).
+        group: the modules that write and read the nodes.
+        model: the network as the method sees it (see ``Selection.order``).
         calibration: the samples a method may look at.
         generator: CPU stream of this layer alone.
         shared: a dictionary common to all layers of one pruning step, for statistics that several of them need.
@@ -127,7 +127,7 @@ class NodeLayer(_Shown):
         """Paths of the modules whose output units the nodes are, for methods that score output units one by one.
 
         Raises:
-            Skipped: if a node is several output units (a head, a unit of an LSTM), or another one than its number says.
+            Skipped: if a node is several output units (a head, a unit of an LSTM), or if node i is not output unit i.
         """
         if (reason := several_units(self.group)) is not None:
             raise Skipped(f"{self.name}: {reason}")
@@ -171,27 +171,27 @@ class NodeLayer(_Shown):
         return found
 
     def activations(self, reader: int = 0) -> Iterator[Tensor]:
-        """(m, samples x positions) what one of the readers reads of the nodes, one batch of samples after the other.
+        """(m, samples x positions) activations of the nodes, as one of the readers sees them, batch by batch.
 
         Args:
-            reader: place in ``readers``.
+            reader: index in ``readers``.
         """
         return self._read(self.group.readers[reader].name, self.group.readers[reader].rows)
 
     @cached_property
     def incoming_gradient(self) -> Tensor:
-        """(m, fan_in) float64 gradient of the mean loss by ``incoming``."""
+        """(m, fan_in) float64 gradient of the mean loss with respect to ``incoming``."""
         group = self.group
         parts = [self._mean_gradient(path)[rows] for path, rows in zip(group.writers, group.rows, strict=True)]
         return torch.cat([part.flatten(1) for part in parts], 1)
 
     @cached_property
     def outgoing_gradient(self) -> list[Tensor]:
-        """For each reader (out, m, r) float64 gradient of the mean loss by ``outgoing``."""
+        """For each reader (out, m, r) float64 gradient of the mean loss with respect to ``outgoing``."""
         return [reader.weights(self._mean_gradient(reader.name)) for reader in self.group.readers]
 
     def sample_gradients(self) -> Tensor:
-        """(n, m, fan_in) gradients of every sample's loss by ``incoming``; kept by nobody, n x weights numbers."""
+        """(n, m, fan_in) gradients of every sample's loss in ``incoming``; not kept: they are n x weights numbers."""
         group, parts = self.group, []
         for path, rows in zip(group.writers, group.rows, strict=True):
             gradients = self._sample_gradients(path)
@@ -218,8 +218,8 @@ class EdgeLayer(_Shown):
         name: module path.
         model, calibration, generator, shared: as for :class:`NodeLayer`.
         live: (out, d) which weights have not been pruned by an earlier step.
-        paired: called with the partly pruned network, the moments that tie ``model`` to it, E[x x~^T] and E[x~ x~^T],
-            both (d, d), of what the layer reads; for repairs fitted on the pruned network's own features.
+        paired: a function from the partly pruned network to the moments that tie ``model`` to it, E[x x~^T] and
+        E[x~ x~^T], both (d, d), of the layer's inputs; for repairs fitted on the pruned network's own features.
     """
 
     name: str
@@ -260,7 +260,7 @@ class EdgeLayer(_Shown):
         return None if bias is None else bias.detach().double()
 
     def activations(self) -> Iterator[Tensor]:
-        """(d, samples x output positions) what the output units read, one batch of samples after the other.
+        """(d, samples x output positions) inputs of the output units, batch by batch.
 
         A grouped convolution has groups x d rows.
         """
@@ -268,11 +268,11 @@ class EdgeLayer(_Shown):
 
     @cached_property
     def gradient(self) -> Tensor:
-        """(out, d) float64 gradient of the mean loss by ``weight``."""
+        """(out, d) float64 gradient of the mean loss with respect to ``weight``."""
         return self._mean_gradient(self.name).flatten(1)
 
     def sample_gradients(self) -> Tensor:
-        """(n, out, d) gradients of every sample's loss by ``weight``; not kept, since they are n x weights numbers."""
+        """(n, out, d) gradients of every sample's loss in ``weight``; not kept, since they are n x weights numbers."""
         return self._sample_gradients(self.name)
 
     @Forgotten
@@ -287,7 +287,7 @@ class EdgeLayer(_Shown):
 
     @Forgotten
     def moments_of_groups(self) -> list[Moments]:
-        """For each group the moments of the d inputs that its output units read; of an ungrouped layer the layer's.
+        """For each group the moments of the d inputs of its output units; for an ungrouped layer those of the layer.
 
         With ``zip(weight.chunk(groups), moments_of_groups)`` a grouped convolution is treated as one layer per group.
         """

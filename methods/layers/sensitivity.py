@@ -21,7 +21,7 @@ from methods.layers.statistics import Calibration
 from methods.network.kinds.registry import kind_of, matrix_of
 from methods.network.reading import evaluating, listening
 
-SMALLEST = torch.finfo(torch.float32).eps  # sums below give no share
+SMALLEST = torch.finfo(torch.float32).eps  # smaller sums give no share
 
 
 @torch.no_grad()

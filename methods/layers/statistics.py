@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from methods.errors import BadInput
 from methods.network.reading import Rows, evaluating, listening
 
-UNLABELLED = -100  # the label of a token of which nothing is to be predicted; PyTorch's cross-entropy leaves it out
+UNLABELLED = -100  # label of a token for which nothing is to be predicted; PyTorch's cross-entropy ignores it
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Calibration:
         batch_size: samples per forward pass.
         padding: the id that fills sequences up to T; its positions count in no moment. None where there is none.
         memory: bytes that second moments may take at a time; those that do not fit together are collected in several
-            passes over the samples and forgotten in between. None for no limit.
+            passes over the samples and discarded in between. None for no limit.
     """
 
     inputs: Tensor
@@ -45,7 +45,7 @@ class Calibration:
         return len(self.inputs)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and labels, ``batch_size`` at a time, always in the same order; no longer than their longest."""
+        """Inputs and labels, ``batch_size`` at a time, always in the same order; cut to a batch's longest sequence."""
         for start in range(0, len(self.inputs), self.batch_size):
             stop = start + self.batch_size
             inputs, labels = self.inputs[start:stop], self.labels[start:stop]
@@ -57,12 +57,12 @@ class Calibration:
             yield inputs[:, :length], labels[:, :length] if labels.dim() > 1 else labels
 
     def present(self, inputs: Tensor) -> Tensor | None:
-        """(n, T) where ``inputs`` have tokens and no padding; None where there is no padding."""
+        """(n, T) bool, true for tokens and false for padding; None if there is no padding."""
         return None if self.padding is None else inputs != self.padding
 
     @property
     def tokens(self) -> int | None:
-        """The number of tokens without padding; None where the inputs are no tokens."""
+        """The number of tokens without padding; None if the inputs are not tokens."""
         if self.inputs.is_floating_point() or self.inputs.dim() != 2:
             return None
         present = self.present(self.inputs)
@@ -74,11 +74,11 @@ def unpadded(rows: Tensor, read: Tensor, present: Tensor | None) -> Tensor:
 
     Args:
         rows: (m, samples x positions), or several times as many, one set after the other.
-        read: what a layer has read, of which they are a view.
-        present: (n, T) where there are tokens; None for everywhere.
+        read: the layer's input, of which ``rows`` are a view.
+        present: (n, T) bool, true for tokens; None if there is no padding.
     """
     if present is None or tuple(read.shape[:2]) != tuple(present.shape) or rows.shape[1] % present.numel():
-        return rows  # not one position for each token: what was pooled has no padding any more
+        return rows  # not one position per token: nothing is padded any more after pooling
     return rows[:, present.flatten().repeat(rows.shape[1] // present.numel())]
 
 

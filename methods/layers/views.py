@@ -83,7 +83,7 @@ def node_views(model: nn.Module, groups: Sequence[NodeGroup], calibration: Calib
                 }
                 collected.update(collect_moments(model, views, calibration))
             moments = [collected[key] for key in keys]
-            # a hidden state is one set of features, whoever reads it at whichever step
+            # a hidden state is one set of features, for every reader and at every step
             return [pooled(moments)] * len(moments) if group.recurrent else moments
 
         return of_group
@@ -161,7 +161,7 @@ def edge_views(
 def pruned_before(model: nn.Module, names: Sequence[str]) -> dict[str, Tensor]:
     """Masks, in the layout of the weights, of layers of which some weights but not all are exactly zero already.
 
-    Such a layer has been pruned; what is zero is no unit any more, and stays zero.
+    Such a layer has been pruned before: its zeros are no longer units, and stay zero.
     """
     masks = {}
     for name in names:
@@ -212,8 +212,8 @@ def _bytes(module: nn.Module) -> int:
 def within(memory: int | None, sizes: Mapping[str, int], wanted: str, been: Container[str]) -> list[str]:
     """Choose the names in ``sizes`` to collect together with ``wanted``, so that their bytes stay within ``memory``.
 
-    First those behind it and then those before it, the nearest first, as far as they are not in ``been``: a selection
-    goes through the layers in one direction or the other.
+    First those after it and then those before it, the nearest first, except those in ``been``: a selection goes through
+    the layers in one direction or the other.
 
     Raises:
         BadInput: ``wanted`` alone is too large.

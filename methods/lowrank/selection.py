@@ -1,4 +1,4 @@
-"""Choose the ranks of the layers: all get one relative error, the smallest with which the network meets its budget.
+"""Choose the ranks of layers: all have the same relative error, the smallest with which the budget is met.
 
 ALDS (Liebenwein, Maalouf, Feldman and Rus, "Compressing Neural Networks: Towards Determining the Optimal Layer-wise
 Decomposition", NeurIPS 2021, arXiv 2107.11442; see :mod:`methods.lowrank.split`) asks for the least possible largest
@@ -31,7 +31,7 @@ class LowRankSelection(Selection[Layer]):
     """Splits layers in two by their singular values until the budget is met.
 
     Args:
-        slices: of the input channels of a convolution, at most; 1: plain singular value decomposition.
+        slices: largest number of slices of a convolution's input channels; 1: plain singular value decomposition.
     """
 
     unit = "rank"
@@ -53,13 +53,13 @@ class LowRankSelection(Selection[Layer]):
 
         Args:
             model: the network; left as it is.
-            calibration: for the shape of its inputs; no sample decides.
+            calibration: only the shape of its inputs is used.
             budget: for the whole model; ``keep`` is the fraction of ranks.
             dense: cost that the budget is relative to; by default that of ``model``.
 
         Raises:
             Skipped: no layer can be split; an earlier step has split the network already.
-            Unreachable: rank 1 everywhere costs more.
+            Unreachable: the network costs more even with rank 1 everywhere.
         """
         plan = _Plan(model, calibration.inputs[:2], self.slices)
         counts, note = meet(budget, plan.family, plan.cost, dense or plan.cost(plan.sizes))

@@ -32,7 +32,7 @@ class Option:
     Attributes:
         slices: k.
         rank: j of each.
-        weights: that it costs, without the bias.
+        weights: number of weights, without the bias.
         error: relative, in the operator norm.
     """
 

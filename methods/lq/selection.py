@@ -32,7 +32,7 @@ class SparseLqSelection(Selection[Layer]):
     Args:
         unit: ``edge`` or ``node``.
         q: 0 < q < 1, exponent of the report and of a node's norm.
-        measure_up_to: largest d for which the output error is measured; it needs the (d, d) moments of the inputs.
+        measure_up_to: largest d for which the output error is measured, which needs the (d, d) moments of the inputs.
     """
 
     def __init__(self, unit: str = "edge", q: float = 0.5, measure_up_to: int = 1024) -> None:
@@ -123,7 +123,7 @@ def lasso_path(target: Tensor, second: Tensor, k: int) -> Tensor:
 
 
 class RegressionSelection(Selection[EdgeLayer]):
-    """Each neuron's edges by sparse regression of its pre-activation on its inputs. For small layers.
+    """Keeps the edges that sparse regression of each neuron's pre-activation on its inputs picks. For small layers.
 
     A count for the whole layer is divided among neurons as magnitude would. Where the regression explains a neuron with
     fewer edges than it may keep, its largest other weights fill up.
@@ -165,7 +165,7 @@ class RegressionSelection(Selection[EdgeLayer]):
         return largest_mask(torch.where(preferred, magnitude + 2 * layer.weight.abs().max() + 1, magnitude), counts)
 
     def select_all(self, layers: Sequence[EdgeLayer], counts: Mapping[str, Count]) -> dict[str, Tensor]:
-        """Masks of all layers; in backward order a neuron that nobody reads is not approximated at all."""
+        """Masks of all layers; in backward order a neuron that no kept edge reads gets no edges."""
         if not self.backward:
             return super().select_all(layers, counts)
         masks: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""Runs of a mock-up in which some output units of some layers change, and what answers to that."""
+"""Run a mock-up with changes of some layers' output units, and observe which inputs of other modules respond."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ MOST_AT_ONCE = 2**24  # numbers in one changed output
 
 @dataclass
 class Answer:
-    """What answered to P patterns of units.
+    """Which inputs responded to changes of P patterns of units.
 
     Attributes:
         hits: for each reader of which an input changed, (P, channels) bool.
         output: (P, size of the last dimension) bool, of the network's output.
-        obstacles: for each pattern a module on the way that needs all units, in words.
+        obstacles: for each pattern the description of a module on the way that needs all units, if there is one.
     """
 
     hits: dict[str, Tensor]
@@ -33,7 +33,7 @@ class Answer:
 
     @property
     def obstacle(self) -> str | None:
-        """The first one."""
+        """The first of the obstacles."""
         return next((each for each in self.obstacles if each is not None), None)
 
 
@@ -42,13 +42,13 @@ class BatchRearranged(Exception):
 
 
 def answers(mockup: Mockup, chosen: Mapping[str, Tensor], whole: bool) -> Answer:
-    """What answers when units of some layers change in patterns, each upwards and downwards.
+    """Which inputs respond when units of some layers change in patterns, each upwards and downwards.
 
     Args:
         mockup: the network.
         chosen: for each layer that changes (P, units) bool: which of its units are in which pattern.
-        whole: run everything as often as there are patterns; else only what the changed units reach, for which
-            operations between the layers must take any number of samples.
+        whole: run the whole network once per pattern; otherwise only the part that the changed units reach, which
+        requires that operations between the layers accept any number of samples.
 
     Raises:
         BatchRearranged: if a reshape or another operation does not leave the samples side by side.
@@ -109,7 +109,7 @@ def _change(mockup: Mockup, path: str, chosen: Tensor, copies: int) -> Change:
     signs = torch.cat([torch.zeros(1, chosen.shape[1]), chosen, -1.0 * chosen])
 
     def change(out: Tensor) -> Tensor:
-        # every position by another amount: softmax does not see a common one
+        # a different amount at every position, since softmax ignores a common one
         step = STEP * (1 + torch.rand(out.shape, generator=stream(0, "step", path)).to(out))
         along = [1] * out.dim()
         along[mockup.dimension(path)] = -1

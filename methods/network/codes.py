@@ -1,8 +1,8 @@
-"""Patterns that tell things apart when many of them are tried at once.
+"""Patterns for group testing: which of many things that are tried at once caused a response.
 
 Each of n things is in half of the w patterns, no two of them in the same half, so that C(w, w / 2) things can be told
-apart. Of two things each is in a pattern without the other (Sperner's theorem), and what answers to more than half of
-the patterns depends on several.
+apart. Of any two things each is in some pattern without the other (Sperner's theorem), and a response to more than half
+of the patterns depends on several things.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ def patterns(things: int) -> Tensor:
 
 
 def meant(answers: Tensor, things: int) -> Tensor:
-    """For each column of (w, columns) answers to the patterns the thing that is meant, :data:`NONE` or :data:`SEVERAL`.
+    """For each column of (w, columns) responses to patterns the thing that caused it, :data:`NONE` or :data:`SEVERAL`.
 
-    An answer to too few patterns counts as several things, too: something has hidden a part of it.
+    A response to too few patterns also counts as several things: a part of it was hidden.
     """
     known = _halves(things)
     asked = (answers * (1 << torch.arange(len(answers)))[:, None]).sum(0)

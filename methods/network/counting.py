@@ -1,8 +1,8 @@
-"""Multiply-accumulates of a forward pass, product by product, with the weights that are zero told apart.
+"""Multiply-accumulates of a forward pass, product by product, with zero weights counted separately.
 
 One MAC is one multiplication with one addition, in matrix products and convolutions; biases, normalisation, activations
 and pooling are not counted. Products are seen where PyTorch dispatches them, so that functional calls, recurrent steps,
-tokens and attention count like modules do; ``torch.utils.flop_counter`` has the formula of each (two operations per
+tokens and attention count as modules do; ``torch.utils.flop_counter`` has the formula of each (two operations per
 MAC), but sees nothing inside fused kernels: on the CPU it gives 0 for scaled dot-product attention, for an LSTM and for
 the fast path of transformer layers. Here fused kernels are switched off while counting.
 """
@@ -63,7 +63,7 @@ def count_macs(model: nn.Module, example: Tensor) -> int:
 
 
 class _Products(TorchDispatchMode):
-    """Notes every operation for which PyTorch has a formula, and splits up those for which it has none."""
+    """Records every operation for which PyTorch has a formula, and splits up those for which it has none."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class _Products(TorchDispatchMode):
 
     @contextmanager
     def following_modules(self) -> Iterator[None]:
-        """Know which module is running; by hooks of PyTorch as a whole, so that the model's own are not touched."""
+        """Track which module is running, by PyTorch's global hooks, so that the model's own hooks are not touched."""
 
         def enter(module: nn.Module, _inputs: object) -> None:
             self._running.append(self._paths.get(module, self._running[-1]))
@@ -130,7 +130,7 @@ def _memory(tensor: Tensor) -> int:
 
 @contextmanager
 def _separate_kernels() -> Iterator[None]:
-    """No fused attention, recurrent or transformer kernels inside."""
+    """Within this context no fused attention, recurrent or transformer kernels are used."""
     fast_path = torch.backends.mha.get_fastpath_enabled()
     recurrent = torch.backends.mkldnn.enabled
     with ExitStack() as stack:

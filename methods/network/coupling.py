@@ -4,12 +4,12 @@ A node is a neuron, a channel or an attention head. Nodes that meet in an additi
 unit of removal is a group: its *writers* are the layers whose output units the nodes are, its *readers* the layers that
 take them in, its *carriers* everything in between with numbers per node: norms, PReLU, convolutions of several groups.
 
-The groups are found by experiment (:mod:`methods.network.influence`): units of layers change, and what other modules
-then read differently is what they feed. A group is only offered for pruning after the network was seen to do without
-half of it: a structure that is not understood is left alone, with a reason.
+The groups are found by experiment (:mod:`methods.network.influence`): the outputs of units are changed, and modules
+whose inputs change read these units. A group is offered for pruning only after the network has been run without half of
+it: a structure that is not understood is left alone, with a reason.
 
-Nodes also meet in a product: a gate and what it lets through are one group. That is not a residual stream, where
-branches are added to what has passed by; the two are told apart by experiment too (:mod:`methods.network.trials`).
+Nodes can also meet in a product: a gate and the values that it multiplies are one group. That is not a residual stream,
+to which branches are added; experiments tell the two apart, too (:mod:`methods.network.trials`).
 """
 
 from __future__ import annotations
@@ -49,15 +49,15 @@ from methods.network.sharing import cut_alike
 from methods.network.trials import Part, adds, each_without, product_macs, together, without
 from methods.seeds import stream
 
-DRAWS = 20  # of a half that no even division fits by chance
-PARTS_OF_ALL = 3  # that are tried of every group
-PARTS_TRIED = 4  # of a group whose attributes follow, or that is a piece of a layer
+DRAWS = 20  # attempts to draw a half that no even division fits by chance
+PARTS_OF_ALL = 3  # that are tried for every group
+PARTS_TRIED = 4  # for a group that attributes follow, or that is a piece of a layer
 NOT_ALIKE = "the forward pass does not treat all of its nodes alike"
 __all__ = ["NodeGroup", "Reader", "find_groups"]
 
 
 def find_groups(model: nn.Module, example: Tensor, residual: bool) -> tuple[list[NodeGroup], dict[str, str]]:
-    """The prunable groups in forward order, and of each other group the first writer and why it cannot be pruned.
+    """The prunable groups in forward order, and for each other group the first writer and why it cannot be pruned.
 
     Args:
         model: the network; left as it is.
@@ -67,7 +67,7 @@ def find_groups(model: nn.Module, example: Tensor, residual: bool) -> tuple[list
     found, crossing = _found(model, example, residual)
     if not crossing:
         return found
-    # groups of channels meet: let each lose some of its channels
+    # groups of channels are coupled: let each lose some of its channels
     other, _ = _found(model, example, residual, crossing)
     return max(found, other, key=lambda each: sum(group.size > 1 for group in each[0]))
 
@@ -78,7 +78,7 @@ Found = tuple[list[NodeGroup], dict[str, str]]
 def _found(
     model: nn.Module, example: Tensor, residual: bool, groupwise: Collection[str] = ()
 ) -> tuple[Found, set[str]]:
-    """Groups and reasons, and the convolutions of several groups that are in the way of groups."""
+    """Groups of nodes and reasons, and the grouped convolutions that stand in the way of groups of nodes."""
     borrowed = borrowed_weights(model)
     mockup = Mockup(model, example, groupwise=groupwise)
     less = reduced(mockup)
@@ -96,10 +96,10 @@ def _found(
 
 
 def _looked_at(mockup: Mockup) -> tuple[Mockup, dict[str, Influence]]:
-    """What reaches what, in a mock-up in which norms that lie inside of nodes work as they are.
+    """A mock-up in which norms inside nodes run unchanged, and the influences that were found in it.
 
-    Where several output units of a layer reach the same channel of a norm, they do so at several places, such as the
-    heads of queries: the norm sees one after the other, and stays whole whichever of them are removed.
+    If several output units of a layer reach the same channel of a norm, they do so at several positions, as query heads
+    do: the norm sees one after the other, and stays whole whichever of them are removed.
     """
     mockup.hold(find_held(mockup).values())
     influences = find_influences(mockup)
@@ -142,7 +142,7 @@ def _tried(
         parts[component.writers[0]] = groups
     candidates = [group for groups in parts.values() for group in groups if reasons[group.name] is None]
     halves = [_half(mockup, group) for group in candidates]
-    for number in range(PARTS_OF_ALL):  # a place that a forward pass knows by its number is in one half or the other
+    for number in range(PARTS_OF_ALL):  # a unit that a forward pass addresses by its index is in one half or the other
         told = each_without(mockup, [_half(mockup, group, number) for group in candidates])
         names = [group.name for group in candidates]
         reasons |= {name: reasons[name] or why for name, why in zip(names, told, strict=True)}
@@ -157,7 +157,7 @@ def _tried(
             good += [] if own is None else [own]
         if not good and not tried.keys().isdisjoint(names):
             good, others = _divided(mockup, component, refusal, followed)
-            if good or len(names) > 1:  # what was said of the parts does not hold for these, or is one answer for all
+            if good or len(names) > 1:  # the reasons for the parts do not apply to these, or are the same for all
                 told = [reasons.pop(name) for name in names]
                 reasons |= others if good else {component.writers[0]: told[0]}
         for group, half in good:
@@ -190,15 +190,15 @@ def _followed(
 
 
 def _does_without(mockup: Mockup, group: NodeGroup, following: Following = ()) -> bool:
-    """Whether the network does without several parts of the group, of which no fixed place fits all by chance."""
+    """Whether the network runs without each of several parts of the group, which have no index in common by chance."""
     group = replace(group, follows=following or group.follows)
     return all(without(mockup, _half(mockup, group, number)) is None for number in range(PARTS_TRIED))
 
 
 def _needed(mockup: Mockup, group: NodeGroup, following: Following) -> Following:
-    """Those of the attributes without which the network does not do: others may be as large by chance.
+    """The attributes that the network needs to follow; others may have the same value by chance.
 
-    The names of heads and widths stay together: a forward pass may look at one of them in some calls only.
+    Attributes named after heads and widths stay together: a forward pass may use one of them in some calls only.
     """
     if all(name in (*HEADS, *WIDTHS, *RATIOS) for (_, name), _ in following):
         return following
@@ -210,7 +210,7 @@ def _needed(mockup: Mockup, group: NodeGroup, following: Following) -> Following
 
 
 def _with_ratios(mockup: Mockup, group: NodeGroup, half: Part) -> tuple[NodeGroup, Part]:
-    """The group with the number of queries for each key following, if it does as well with that."""
+    """The group with the number of queries per key following, too, if the network runs with that."""
     following = ratios(mockup.model, group.writers, group.size)
     part = half._replace(less={attribute: each * _lost(mockup, group, half) for attribute, each in following})
     return (replace(group, follows=following), part) if without(mockup, part) is None else (group, half)
@@ -222,9 +222,9 @@ def _divided(
     refusal: Callable[[NodeGroup], str | None],
     taken: Container[Attribute],
 ) -> tuple[list[tuple[NodeGroup, Part]], dict[str, str | None]]:
-    """Groups of the nodes of a component that a forward pass divides, evenly or where attributes say; else none.
+    """Groups of the nodes of a component that a forward pass divides, evenly or as attributes say; none if it does not.
 
-    With them come the reasons why other nodes of it cannot be removed, by the names of their groups.
+    The second result says why other nodes of the component cannot be removed, by the names of their groups.
     """
     places: Iterable[tuple[int, ...]] = ()
     if not bool(component.sorts.any()):
@@ -254,7 +254,7 @@ def _is_stream(mockup: Mockup, group: NodeGroup) -> bool:
 
 
 def _tips_groups(mockup: Mockup, group: NodeGroup) -> str | None:
-    """Which convolution's groups would lose different numbers of channels."""
+    """A message that names the convolution whose groups would lose different numbers of channels, if there is one."""
     rows = dict(zip(group.writers, group.rows, strict=True))
     columns = {reader.name: reader.columns for reader in group.readers}
     for own, size in ((rows, mockup.units), (columns, mockup.channels)):
@@ -271,7 +271,7 @@ def _mixes(mockup: Mockup, path: str) -> bool:
 
 
 def _cuts_blocks(mockup: Mockup, group: NodeGroup) -> str | None:
-    """Which carrier would lose a part of a block."""
+    """A message that names the carrier that would lose a part of a block, if there is one."""
     for path, entries in zip(group.carriers, group.entries, strict=True):
         block = block_of(mockup, path)
         inside = entries.sort(1).values.reshape(len(entries), -1, block) if entries.shape[1] % block == 0 else None
@@ -283,7 +283,7 @@ def _cuts_blocks(mockup: Mockup, group: NodeGroup) -> str | None:
 
 
 def _closed(influences: Mapping[str, Influence], component: Component) -> str | None:
-    """Why none of the nodes can be removed, as far as the layers that write them tell."""
+    """Why none of the nodes can be removed, judging by the layers that write them."""
     for path in component.writers:
         if influences[path].obstacle:
             return (
@@ -295,7 +295,7 @@ def _closed(influences: Mapping[str, Influence], component: Component) -> str | 
 
 
 def _obstacle(mockup: Mockup, group: NodeGroup, borrowed: Mapping[str, str]) -> str | None:
-    """Why the nodes cannot be removed, as far as single modules tell."""
+    """Why the nodes cannot be removed, judging by single modules."""
     if group.size < 2:
         return "its units all depend on each other: they are one node, and a layer must keep one"
     together = cut_alike(mockup.model, group)
@@ -340,7 +340,7 @@ def _kept(group: NodeGroup, number: int) -> Tensor:
 
 
 def _even(kept: Tensor, size: int, pieces: int) -> bool:
-    """Whether a division of the nodes into equal pieces could also be one of those that are kept."""
+    """Whether the first of ``pieces`` equal pieces keeps its share, so that the kept nodes may divide evenly, too."""
     return size % pieces == 0 and int((kept < size // pieces).sum()) == -(len(kept) // -pieces)
 
 

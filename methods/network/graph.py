@@ -1,4 +1,4 @@
-"""The coupled node groups of a network, and their removal; what a group is, :mod:`methods.network.coupling` says."""
+"""The coupled node groups of a network, and their removal; :mod:`methods.network.coupling` defines what a group is."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class NetworkGraph:
 
     @classmethod
     def of(cls, model: nn.Module, groups: Sequence[NodeGroup]) -> NetworkGraph:
-        """The graph of a network of which the groups are known, because it has the structure of another one."""
+        """The graph of a network whose groups are known already, because it has the structure of another network."""
         graph = cls.__new__(cls)
         graph.model, graph.left_alone, graph.groups = model, {}, list(groups)
         return graph
@@ -102,9 +102,9 @@ def _shrunk(
     gone: Tensor,
     lost: tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]],
 ) -> NodeGroup:
-    """``each`` after the nodes ``gone`` of the group ``removed`` have left.
+    """``each`` after the nodes ``gone`` of the group ``removed`` have been removed.
 
-    What they took with them is in ``lost``: output units, input channels, and entries of what is held.
+    ``lost`` holds what was removed with them: output units, input channels, and entries of parameters that are held.
     """
     rows, channels, held = lost
     own = each.name == removed.name
@@ -150,7 +150,7 @@ def call_order(model: nn.Module, example: Tensor) -> list[str]:
 
 @contextmanager
 def gated(model: nn.Module, groups: Sequence[NodeGroup], kept: Mapping[str, Tensor]) -> Iterator[None]:
-    """Inside, every reader of a group sees zeros in place of the nodes that are not kept: what removal must equal.
+    """Within this context readers see zeros in place of nodes that are not kept, which removal has to be equal to.
 
     A carrier that takes statistics over channels takes them over the remaining ones.
     """
@@ -174,7 +174,7 @@ def gated(model: nn.Module, groups: Sequence[NodeGroup], kept: Mapping[str, Tens
 
 
 def _closed_carriers(model: nn.Module, groups: Sequence[NodeGroup], kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of carriers that take statistics over channels, the sorted channels that are closed off."""
+    """For each carrier that takes statistics over channels, the sorted channels that are masked."""
     closed: dict[str, Tensor] = {}
     for group in groups:
         for path, entries in zip(group.carriers, group.entries, strict=True):
@@ -194,7 +194,7 @@ def _gone(group: NodeGroup, kept: Tensor) -> Tensor:
 
 @contextmanager
 def _running(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Inside, the module answers with another forward pass."""
+    """Within this context the module has another forward pass."""
     own = module.__dict__.get("forward")
     module.forward = forward
     try:
@@ -205,7 +205,7 @@ def _running(module: nn.Module, forward: Callable[[Tensor], Tensor]) -> Iterator
             module.forward = own
 
 
-Called = tuple[tuple[Any, ...], dict[str, Any]]  # by place and by keyword
+Called = tuple[tuple[Any, ...], dict[str, Any]]  # positional and keyword arguments
 
 
 def _closing(columns: Tensor, dimension: int) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Called]:

@@ -1,9 +1,10 @@
 """Parameters and buffers that belong to no layer and have a number per node: position embeddings, scales of branches.
 
 Which of their entries go with which input channels of which layers is found by experiment, as for the output units of
-layers (:mod:`methods.network.influence`): entries change in patterns along one dimension, and what layers then read
-differently is what they feed. The forward pass takes them by name, so that there is one run for every pattern and not
-one batch for all; those with as many entries are tried together, and by themselves only where that is not clear.
+layers (:mod:`methods.network.influence`): entries are changed in patterns along one dimension, and the input channels
+that change are those they feed. The forward pass looks parameters up by name, so that every pattern needs a run of its
+own instead of one batch for all; candidates with equal numbers of entries are tried together, and separately only if
+that is ambiguous.
 """
 
 from __future__ import annotations
@@ -28,10 +29,10 @@ MOST = 65536  # entries along a dimension
 
 
 def find_held(mockup: Mockup) -> dict[str, Held]:
-    """Parameters and buffers of which each entry along one dimension feeds input channels that no other entry does.
+    """Parameters and buffers in which each entry along one dimension feeds input channels that no other entry feeds.
 
     Returns:
-        Them by name; those that feed no input channel are there without pairs.
+        These by name; those that feed no input channel are included, without pairs.
     """
     found: dict[str, Held] = {}
     by_size: dict[int, list[Held]] = defaultdict(list)
@@ -60,7 +61,7 @@ def _candidates(mockup: Mockup) -> Iterator[Held]:
 
 
 def _resolved(mockup: Mockup, candidates: Sequence[Held]) -> list[Held]:
-    """Those with their pairs; several at once where these agree, else one after the other."""
+    """The candidates with their pairs, found for several at once if that is unambiguous, else one after the other."""
     if len({each.name for each in candidates}) == len(candidates):  # else two dimensions of one tensor
         pairs = feeding(mockup, candidates)
         if pairs is not None:
@@ -85,7 +86,7 @@ def feeding(mockup: Mockup, candidates: Sequence[Held]) -> dict[str, Tensor] | N
 
     Args:
         mockup: the network.
-        candidates: of the same size; they change together. The name may be that of a layer, too.
+        candidates: of the same size; they change together. A layer may stand in for a parameter.
     """
     size = candidates[0].size
     half = torch.rand(size, generator=stream(0, "half of all entries", size)) < 0.5
@@ -108,12 +109,12 @@ def feeding(mockup: Mockup, candidates: Sequence[Held]) -> dict[str, Tensor] | N
 
 
 def reached(mockup: Mockup, candidate: Held) -> dict[str, Tensor]:
-    """For each layer and carrier that reads something else if all entries change, (channels,) which ones."""
+    """For each layer and carrier whose input changes with all entries, (channels,) bool: which channels do."""
     return _changed(mockup, [candidate], torch.ones(candidate.size, dtype=torch.bool))
 
 
 def _changed(mockup: Mockup, candidates: Sequence[Held], chosen: Tensor) -> dict[str, Tensor]:
-    """For each layer and carrier that reads something else, (channels,) which ones, if some entries change."""
+    """For each layer and carrier whose input changes with some entries, (channels,) bool: which channels do."""
     hits: dict[str, Tensor] = {}
     for sign in (1.0, -1.0):
         calls: dict[str, int] = defaultdict(int)

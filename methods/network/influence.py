@@ -1,18 +1,18 @@
 """Which inputs of which modules each output unit of a layer reaches, found by experiment instead of by tracing code.
 
-In a mock-up of the network (:mod:`methods.network.mockup`) some output units of a layer change: what any module then
-reads differently is what these units feed. Units are changed in patterns (:mod:`methods.network.codes`), each of them
-upwards and downwards, and a unit is told by the patterns that it is in.
+In a mock-up of the network (:mod:`methods.network.mockup`) some output units of a layer are changed: the input channels
+of other modules that change are those that these units reach. Units are changed in patterns
+(:mod:`methods.network.codes`), each upwards and downwards, and a unit is identified by the patterns that it is in.
 
-Where nothing depends on several units, as in plain networks and where branches are concatenated, the units of all
-layers change in the same run. Where sums of several layers are read, layers change one after the other, and only what
-they reach is run as often as there are patterns. Some forward passes do not take that: what they reshape by the size of
-another tensor would be folded (heads in most libraries). Then all is run as often, and layers share their runs: those
-that meet number by number, such as all that is added to a stream, and those that no module reads together, such as the
-queries of all blocks.
+If no input depends on several units, as in plain networks and where branches are concatenated, the units of all layers
+are changed in the same run. If inputs are sums over several layers, layers are changed one after the other, and only
+the part of the network that they reach is run once per pattern. Some forward passes do not allow that: a tensor that
+they reshape by the size of another one would be folded (heads in most libraries). Then the whole network is run once
+per pattern, and layers share their runs: those that meet index by index, such as all that are added to a stream, and
+those that no module reads together, such as the queries of all blocks.
 
-Where an input depends on several units of one layer (attention), its units are changed in blocks, and then, one of
-every block that no input has in common with the others, alone.
+If an input depends on several units of one layer (attention), units are changed in blocks first, and then one by one,
+in the same run for blocks that no input has in common.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Influence:
 
 
 def find_influences(mockup: Mockup) -> dict[str, Influence]:
-    """What the output units of every layer reach before the next layer."""
+    """Find what the output units of every layer reach before the next layer."""
     with mockup.standing():
         found = _all_at_once(mockup)
         if found is not None:
@@ -59,14 +59,14 @@ def find_influences(mockup: Mockup) -> dict[str, Influence]:
         for path in mockup.layers:
             try:
                 found |= _reached(mockup, path)
-            except Exception:  # some operations want equal batches, reshapes may fold copies
+            except Exception:  # some operations require equal batches, reshapes may fold copies
                 whole.append(path)
         found |= _whole(mockup, whole)
         return {path: found[path] for path in mockup.layers}
 
 
 def influence(mockup: Mockup, path: str) -> Influence:
-    """What the output units of the layer at ``path`` reach before the next layer, found by itself."""
+    """Find what the output units of the layer at ``path`` reach before the next layer, without looking at others."""
     try:
         return _reached(mockup, path)[path]
     except Exception:  # as above
@@ -74,11 +74,11 @@ def influence(mockup: Mockup, path: str) -> Influence:
 
 
 def _reached(mockup: Mockup, path: str) -> dict[str, Influence]:
-    """What the units of a layer reach, of which only what they reach is run as often as there are patterns.
+    """Find what the units of a layer reach; only the part of the network that they reach is run once per pattern.
 
     Raises:
-        Exception: if the forward pass does not take the copies. If it seems that they reach nothing they may be folded
-            into a sequence: a causal attention never looks at what lies behind its own end.
+        Exception: if the forward pass does not accept the copies. If the units seem to reach nothing, the copies may
+        have been folded into a sequence, of which causal attention never sees the later part.
     """
     found = _together(mockup, [path], whole=False)
     if not found[path].pairs and not found[path].leaks and found[path].obstacle is None:
@@ -101,7 +101,7 @@ def _alone(mockup: Mockup, path: str) -> Influence:
 
 
 def _all_at_once(mockup: Mockup) -> dict[str, Influence] | None:
-    """What the units of every layer reach, all layers changed in the same run; None if an input depends on several."""
+    """Find what the units of every layer reach, all changed in the same run; None if an input depends on several."""
     sizes = [mockup.units(path) for path in mockup.layers]
     numbers = sum(out.numel() for outs in mockup.numbers.values() for out in outs)
     codes = patterns(sum(sizes))
@@ -135,7 +135,7 @@ def _all_at_once(mockup: Mockup) -> dict[str, Influence] | None:
 
 
 def _whole(mockup: Mockup, paths: Sequence[str]) -> dict[str, Influence]:
-    """What the units of layers reach that need runs of the whole network; layers that meet nowhere share these."""
+    """Find what units reach if that needs runs of the whole network; layers that meet nowhere share runs."""
     found: dict[str, Influence] = {}
     answer = _of_layers(mockup, paths) if len(paths) > 1 else None
     if answer is not None:
@@ -159,14 +159,14 @@ def _whole(mockup: Mockup, paths: Sequence[str]) -> dict[str, Influence]:
 
 
 def _by_one_code(mockup: Mockup, reach: Mapping[str, Reach]) -> dict[str, Influence]:
-    """What the units of those layers reach that meet number by number, such as all that is added to one stream.
+    """Find what units reach in layers that meet index by index, such as all that are added to one stream.
 
-    Units of the same number change in the same patterns. Where two of different numbers reach a channel, it answers to
-    more patterns than any one of them; where it answers to those of one number, all layers that reach it do so by that.
+    Units of the same index change in the same patterns. A channel that units of two indices reach responds to more
+    patterns than one unit has; if it responds to those of one index, it is this unit of every layer that reaches it.
 
     Args:
         mockup: the network.
-        reach: for each layer what answers if all of its units change.
+        reach: for each layer what responds if all of its units change.
     """
     if not reach:
         return {}
@@ -191,7 +191,7 @@ def _by_one_code(mockup: Mockup, reach: Mapping[str, Reach]) -> dict[str, Influe
 
 
 def _of_layers(mockup: Mockup, paths: Sequence[str]) -> Answer | None:
-    """What answers if all units of one layer change, layer by layer; None if the network does not take the copies."""
+    """What responds if all units of a layer change, for each layer; None if the network does not accept the copies."""
     changed = torch.eye(len(paths), dtype=torch.bool)
     chosen = {path: changed[:, [place]].expand(-1, mockup.units(path)) for place, path in enumerate(paths)}
     try:
@@ -201,7 +201,7 @@ def _of_layers(mockup: Mockup, paths: Sequence[str]) -> Answer | None:
 
 
 def _colours(meeting: Tensor) -> Tensor:
-    """(n,) numbers so that no two that meet have the same, as few as come of themselves."""
+    """(n,) colours, by greedy colouring: no two layers that meet have the same one."""
     colour = torch.full((len(meeting),), -1)
     for each in range(len(meeting)):
         taken = set(colour[:each][meeting[each, :each]].tolist())
@@ -212,10 +212,10 @@ def _colours(meeting: Tensor) -> Tensor:
 def _together(
     mockup: Mockup, paths: Sequence[str], whole: bool, reach: Sequence[Reach] | None = None
 ) -> dict[str, Influence]:
-    """What the units of layers reach that change in the same runs; ``reach`` says what belongs to which of several.
+    """Find what units reach in layers that change in the same runs; ``reach`` says which response belongs to which.
 
     Raises:
-        Exception: if the forward pass does not take the copies, or several layers cannot be told apart.
+        Exception: if the forward pass does not accept the copies, or several layers cannot be told apart.
     """
     most = max(mockup.units(path) for path in paths)
     codes = patterns(most)
@@ -248,7 +248,7 @@ def _together(
 
 
 def _shares(answer: Answer, reach: Sequence[Reach] | None) -> list[tuple[dict[str, Tensor], Tensor]]:
-    """Of the hits and the output that part which belongs to each layer; all to a single one."""
+    """For each layer its part of the hits and of the output; a single layer has all of them."""
     if reach is None:
         return [(answer.hits, answer.output)]
     shares = []
@@ -269,13 +269,13 @@ def _pairs(unit: Tensor) -> Tensor:
 def _one_by_one(
     mockup: Mockup, paths: Sequence[str], whole: bool, reach: Sequence[Reach] | None
 ) -> list[dict[str, Tensor]]:
-    """For each layer, for each reader its pairs, where inputs depend on several units.
+    """For each layer the pairs of each reader, if inputs depend on several units.
 
-    First blocks of units change. Blocks that no input has in common can then be tried in the same run, unit by unit:
-    an input that answers has only one of these units in a block on which it depends.
+    First, blocks of units change. Blocks that no input has in common can then be tried in the same run, unit by unit:
+    an input that responds depends on one of these blocks only, and hence on the unit of that block.
     """
     units = [mockup.units(path) for path in paths]
-    sizes = [1 << (own.bit_length() - 1) // 2 for own in units]  # about the root of their number
+    sizes = [1 << (own.bit_length() - 1) // 2 for own in units]  # about the square root of their number
     blocks = [torch.arange(own) // size for own, size in zip(units, sizes, strict=True)]
     most = 1 + max(int(own[-1]) for own in blocks)
     numbers = torch.arange(most)[:, None]
@@ -301,7 +301,7 @@ def _one_by_one(
 
 
 def _resolved(changed: Tensor, known: Tensor | None, colour: Tensor, size: int) -> Tensor | None:
-    """(n, 2) pairs from (turns, channels) answers to single units, (blocks, channels) to blocks; None if these lack."""
+    """(n, 2) pairs from (turns, channels) responses to units and (blocks, channels) to blocks; None if incomplete."""
     asked, channels = changed.nonzero().T
     place = torch.full((int(colour.max()) + 1, changed.shape[1]), NONE)  # the block of each colour it depends on
     for each, depends in enumerate([] if known is None else known[: len(colour)]):

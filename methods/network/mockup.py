@@ -1,6 +1,6 @@
 """A mock-up of a network, in which only what lies between the layers is still computed.
 
-The network's own forward pass runs, but layers of every known kind answer with fixed random numbers, and carriers
+The network's own forward pass runs, but layers of every known kind return fixed random numbers, and carriers
 (norms, PReLUs, convolutions of several groups) let every channel pass. Nothing but additions, products,
 concatenations, activations, poolings, reshapes and attention is left. A norm that lies inside of nodes, such as that of
 queries head by head, is no carrier of them and works as it is. What output units reach is then seen by changing
@@ -35,7 +35,7 @@ AUGMENTED = ("__iadd__", "__isub__", "__imul__", "__itruediv__", "__idiv__", "__
 
 @dataclass
 class _Trial:
-    """One run: what is done to the outputs of layers, who is told what modules read, and the calls so far."""
+    """One run: changes of layers' outputs, the observer of modules' inputs, and the calls so far."""
 
     change: Mapping[str, Change]
     observe: Observe
@@ -73,12 +73,12 @@ class Mockup:
     Attributes:
         layers: paths of the stubbed layers, in forward order.
         passing: paths of the carriers.
-        lookups: paths of the layers that look up what they answer; what they read is not told.
-        held: parameters and buffers with a number per node, by name, where :meth:`hold` was told of them.
-        others: paths of the modules that may need all channels there are.
-        channelled: layers and passing modules: those of which it is known in which dimension the channels lie.
-        numbers: for each layer what it answers, one tensor per call.
-        reads: for each module what it reads, one tensor per call.
+        lookups: paths of the layers that look their output up; their inputs are not observed.
+        held: parameters and buffers with a number per node, by name, once :meth:`hold` has registered them.
+        others: paths of the modules that may need all channels.
+        channelled: layers and passing modules, whose dimension of the channels is known.
+        numbers: for each layer its outputs, one tensor per call.
+        reads: for each module its inputs, one tensor per call.
         output: what the network returns.
     """
 
@@ -127,14 +127,14 @@ class Mockup:
         return self.held[path].dimension if path in self.held else self._dimensions[path]
 
     def hold(self, found: Iterable[Held]) -> None:
-        """Know of parameters and buffers with a number per node; those that feed nothing are in nobody's way."""
+        """Register parameters and buffers with a number per node; those that feed nothing obstruct nothing."""
         known = {each.name: each for each in found}
         self.held = {name: each for name, each in known.items() if each.pairs}
         free = {path for path in self.others if all(name in known for name in _own(path, self.modules))}
         self.others -= {path for path in free if self._treats_alone(path)}
 
     def _treats_alone(self, path: str) -> bool:
-        """Whether a module with entries per channel treats channels alone; one with modules inside is looked into."""
+        """Whether a module with entries per channel treats channels separately; its children decide if it has any."""
         module, reads = self.modules[path], self.reads.get(path, ())
         if any(True for _ in module.children()):
             return True
@@ -159,10 +159,10 @@ class Mockup:
         """One run; what the network returns.
 
         Args:
-            change: for some layers, what to make of their answers; for parameters and buffers, of their values.
-            observe: told the path of a module and what it reads, at every call; at the end "" and the output.
-            copies: of the sample, in what is put in and in the answers of layers that are not changed.
-            changed: copies in the changed answers; where they are joined to others, these are repeated.
+            change: for some layers, functions that change their outputs; for parameters and buffers, their values.
+            observe: called with the path of a module and its input, at every call; at the end with "" and the output.
+            copies: of the sample, in the network's input and in the outputs of layers that are not changed.
+            changed: copies in the changed outputs; tensors that are joined to these are repeated.
 
         Raises:
             TypeError: if the network does not return a tensor.
@@ -177,7 +177,7 @@ class Mockup:
 
     @contextmanager
     def trying(self, change: Mapping[str, Change], observe: Observe, copies: int = 1) -> Iterator[None]:
-        """Inside, forward passes of the network are runs as :meth:`run` describes."""
+        """Within this context, forward passes of the network are runs as :meth:`run` describes."""
         with self.standing():
             values = {name: self.tensor(name).data for name in change if name not in self.numbers}
             self._trial = _Trial(change, observe, copies)
@@ -192,7 +192,7 @@ class Mockup:
 
     @contextmanager
     def standing(self) -> Iterator[None]:
-        """Inside, the network is the mock-up. Many trials share one, since setting it up takes as long as a trial."""
+        """Within this context the network is the mock-up. Many trials share it: setting up takes as long as a trial."""
         if self._standing:
             yield
             return
@@ -219,7 +219,7 @@ class Mockup:
             torch.backends.mha.set_fastpath_enabled(fast_path)
             for handle in handles:
                 handle.remove()
-            for parameter, values in reversed(scales):  # one that two modules share was put away twice
+            for parameter, values in reversed(scales):  # a parameter that two modules share was saved twice
                 parameter.data = values
             for path, forward in own.items():
                 module = self.modules[path]
@@ -287,10 +287,10 @@ def _is_scale(parameter: object) -> bool:
 
 
 class _EqualBatches(TorchFunctionMode):
-    """Inside, tensors that meet others with all copies get as many of them where broadcasting does not do that.
+    """Within this context, tensors that meet others with more copies are repeated where broadcasting does not do so.
 
-    These are tensors that are joined, and those that are worked on in place (``x += branch(x)``): such a tensor grows
-    itself, so that whoever holds it sees what was done to it. A view is left as it is: what it shows would not grow.
+    This concerns tensors that are concatenated, and those that are changed in place (``x += branch(x)``): such a tensor
+    itself grows, so that every reference to it sees the change. A view is left as it is, since its base would not grow.
     """
 
     def __init__(self, batch: int) -> None:
@@ -342,7 +342,7 @@ def _dimension(module: nn.Module) -> int:
 
 @torch.no_grad()
 def _leaves_others(module: nn.Module, read: Tensor, dimension: int) -> bool:
-    """Whether a module's answers along one dimension stay where what it reads changes elsewhere."""
+    """Whether entries of a module's output along one dimension stay the same when other entries of its input change."""
     half = torch.arange(read.shape[dimension], device=read.device) % 2
     shape = [1] * read.dim()
     shape[dimension] = -1
@@ -361,7 +361,7 @@ def _own(path: str, modules: Mapping[str, nn.Module]) -> list[str]:
 
 
 def _takes_all(module: nn.Module) -> bool:
-    """Whether the module has parameters of its own, beyond single numbers: it may need all channels there are."""
+    """Whether the module has parameters of its own, beyond single numbers: it may need all channels."""
     return any(parameter.numel() > 1 for parameter in module.parameters(recurse=False))
 
 

@@ -70,7 +70,7 @@ class Entries:
 
 @dataclass(frozen=True)
 class NodeGroup:
-    """Nodes that are removed together; see the module's text.
+    """Nodes that are removed together; see the module's docstring.
 
     Attributes:
         name: path of the first writer in forward order, such as ``fc``; ``fc[0:6]`` where only these units are meant.
@@ -82,7 +82,7 @@ class NodeGroup:
         entries: for each carrier (m, r) its channels that belong to each node.
         product_macs: multiply-accumulates per node in products of activations (attention).
         held: parameters and buffers with numbers per node outside of layers: position embeddings, scales of branches.
-        follows: attributes of modules that must follow a removal, such as ``num_heads``, and how much is a node's.
+        follows: attributes of modules that must follow a removal, such as ``num_heads``, and the amount per node.
         partial: whether writers have other output units, too, which belong to another group or stay; the name then says
             which ones are meant.
     """

@@ -40,7 +40,7 @@ def require_copyable(model: nn.Module) -> None:
         for name, value in vars(module).items():
             if not isinstance(value, Tensor):
                 continue
-            # after a pass without gradients only the names of what it is made of tell: weight_orig, weight_g
+            # after a pass without gradients only the names of its components tell: weight_orig, weight_g
             if value.grad_fn is not None or not own.isdisjoint({f"{name}_orig", f"{name}_g"}):
                 raise BadInput(
                     f"the {name} of {path or 'the network'} is computed anew before every forward pass, and such a "

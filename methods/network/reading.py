@@ -29,7 +29,7 @@ def keep_modes(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside, every module's own mode restored afterwards as by :func:`keep_modes`."""
+    """Within this context the network is in evaluation mode; modes are restored afterwards (:func:`keep_modes`)."""
     with keep_modes(model):
         model.eval()
         yield

@@ -2,8 +2,9 @@
 
 The structure is all that can make a difference to the mock-up (:mod:`methods.network.mockup`): classes and their
 forward passes, what modules remember beside their parameters, shapes, what is shared, and those numbers that the
-mock-up does not replace. A network about which not all of this can be told, because it has hooks or objects that cannot
-be compared, is tried anew each time. Nothing is kept on disk, where the code of a forward pass could have changed.
+mock-up does not replace. If not all of this can be determined, because a network has hooks or objects that cannot be
+compared, its groups are searched each time. Nothing is kept on disk, where the code of a forward pass could have
+changed.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from methods.network.reading import fewest
 KEPT = 32  # structures
 DEEPEST = 4  # of objects in objects
 PLAIN = (int, float, complex, str, bytes, bool, type(None), torch.dtype, torch.device, torch.layout, Enum, class_of)
-OWN = frozenset(vars(nn.Module()))  # what every module has; told in other ways, or of no account here
+OWN = frozenset(vars(nn.Module()))  # what every module has; compared in other ways, or irrelevant here
 
 _known: OrderedDict[Hashable, tuple[list[NodeGroup], dict[str, str]]] = OrderedDict()
 
 
 def groups_of(model: nn.Module, example: Tensor, residual: bool) -> tuple[list[NodeGroup], dict[str, str]]:
-    """As :func:`methods.network.coupling.find_groups`, from memory where a network of this structure was tried."""
+    """Like :func:`methods.network.coupling.find_groups`, from memory if a network of this structure was tried."""
     try:
         key = (residual, structure_of(model, fewest(model, example)))
     except _Unknown:
@@ -48,12 +49,12 @@ def groups_of(model: nn.Module, example: Tensor, residual: bool) -> tuple[list[N
 
 
 def forget() -> None:
-    """Find the groups of every network anew."""
+    """Forget all groups, so that those of every network are searched again."""
     _known.clear()
 
 
 def structure_of(model: nn.Module, example: Tensor) -> Hashable:
-    """What two networks have in common if their groups are the same; see the module's text."""
+    """A value that is the same for two networks only if their groups are; see the module's docstring."""
     values = None if example.is_floating_point() else _digest(example)  # ids may decide what a network masks
     modules = tuple(_module(path, module) for path, module in model.named_modules(remove_duplicate=False))
     return modules, tuple(borrowed_weights(model).items()), tuple(example.shape), example.dtype, values
@@ -107,8 +108,8 @@ def _inside(value: object, depth: int) -> Iterator[Hashable]:
 
 
 class _Plain:
-    """Whose objects have nothing but their dictionary."""
+    """A class whose objects have no state besides their dictionary."""
 
 
 class _Unknown(Exception):
-    """Something of which it cannot be told whether two of them are the same."""
+    """Raised for a value that cannot be compared with another one."""

@@ -17,7 +17,7 @@ from methods.network.counting import products
 from methods.network.kinds.following import Attribute, resized
 from methods.network.mockup import Change, Mockup
 
-ANSWERS = 1e-3  # what counts as an answer to a change of a layer by SHIFT
+ANSWERS = 1e-3  # what counts as a response to a change of a layer by SHIFT
 LEVELS = ((0.3, 0.8), (-0.4, 0.9), (0.9, -0.3), (40.0, 60.0))  # of two layers, where their sum or product is looked at
 SHIFT = 0.4  # small enough for activations that saturate
 FEW = 4  # parts that are tried one by one
@@ -26,8 +26,8 @@ FEW = 4  # parts that are tried one by one
 def adds(mockup: Mockup, first: str, second: str) -> bool:
     """Whether the outputs of two layers are added, seen by some module that reads both.
 
-    A sum answers to both together as to one after the other (whatever its terms went through before), or does not
-    care which of them has risen (whatever the sum goes through after). A product does neither.
+    A sum responds to both together as to one after the other (whatever its terms went through before), or responds
+    alike whichever of them has risen (whatever the sum goes through after). A product does neither.
     """
     return any(_adds_at(mockup, {first: one, second: other}) for one, other in LEVELS)
 
@@ -64,7 +64,7 @@ class Part(NamedTuple):
     Attributes:
         rows: output units of layers.
         columns: channels of readers.
-        less: how much less attributes of modules then are.
+        less: by how much attributes of modules are then reduced.
     """
 
     rows: Mapping[str, Tensor]
@@ -101,7 +101,7 @@ def without(mockup: Mockup, part: Part) -> str | None:
 
 
 def each_without(mockup: Mockup, parts: Sequence[Part]) -> list[str | None]:
-    """For each part the answer of :func:`without`, most from runs in which half of the others are left out, too.
+    """For each part the result of :func:`without`, mostly from runs in which half of the others are left out, too.
 
     For any two parts there is a run with the one and without the other. Where a run fails, all that were left out in it
     are tried alone.
@@ -127,7 +127,7 @@ def together(parts: Sequence[Part]) -> Part:
 
 
 def _common(kept: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """For each module the indices that all who name it keep."""
+    """For each module the indices that all mappings with this module keep."""
     result: dict[str, Tensor] = {}
     for own in kept:
         for path, indices in own.items():
@@ -152,4 +152,4 @@ def _only(mockup: Mockup, rows: Mapping[str, Tensor]) -> dict[str, Change]:
 
 
 class _Unlike(Exception):
-    """A module reads something else than expected."""
+    """A module reads something other than expected."""

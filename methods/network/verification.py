@@ -1,4 +1,4 @@
-"""Whether removing nodes did what was meant: every layer must compute what it does where they are closed off."""
+"""Check a removal of nodes: every layer must compute what it computes when these nodes are masked instead."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from methods.network.graph import NetworkGraph, NodeGroup, gated
 from methods.network.kinds.registry import kind_of
 from methods.network.reading import evaluating
 
-TOLERANCE = 1e-3  # relative to what closing off changes; a misunderstood structure is off by about as much as that
+TOLERANCE = 1e-3  # relative to what masking changes; a misunderstood structure is off by about as much as that
 ROUNDING = 1e-9  # relative to the largest number; of other sums of the same terms in double precision
 OTHERWISE = 1000  # units in the last place, where a network does not run in double precision
 
@@ -29,7 +29,7 @@ def remove_all(model: nn.Module, groups: Sequence[NodeGroup], kept: Mapping[str,
 def misunderstood(
     model: nn.Module, groups: Sequence[NodeGroup], kept: Mapping[str, Tensor], example: Tensor
 ) -> dict[str, str]:
-    """Groups of which removing nodes is not closing them off, each with the reason; of all others together it is.
+    """Groups for which removing nodes differs from masking them, each with the reason; for all others it does not.
 
     Args:
         model: the network; left as it is.
@@ -46,7 +46,7 @@ def misunderstood(
             good.extend(names)
         elif len(names) == 1:
             reasons[names[0]] = why
-        else:  # what goes wrong is seen at readers of other groups, too: look at fewer
+        else:  # the difference shows at readers of other groups, too: look at fewer groups
             middle = len(names) // 2
             sort(names[:middle])
             sort(names[middle:])
@@ -59,10 +59,10 @@ def misunderstood(
 def difference(
     model: nn.Module, groups: Sequence[NodeGroup], kept: Mapping[str, Tensor], example: Tensor
 ) -> str | None:
-    """Compare the network without some nodes with the one in which they are closed off, after each of their readers.
+    """Compare the network without some nodes with the one in which they are masked, after each of their readers.
 
-    Not only at the output: a branch that is scaled by 1e-6, as new ConvNeXts have it, could do anything there. The
-    measure is what closing off changes in the reader's own answer.
+    The network's output alone would not do: a branch that is scaled by 1e-6, as in a new ConvNeXt, could hide any
+    error there. Errors are measured relative to what masking changes in the reader's own output.
 
     Args:
         model: the network; left as it is.
@@ -71,7 +71,7 @@ def difference(
         example: inputs.
 
     Returns:
-        Why removing is not closing off, with the first module that shows it; None if it is.
+        How removing differs from masking, with the first module that shows it; None if it does not.
     """
     left = {group.name: group for group in groups if len(kept.get(group.name, range(group.size))) < group.size}
     readers = dict.fromkeys(reader.name for group in left.values() for reader in group.readers)

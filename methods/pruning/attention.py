@@ -1,9 +1,9 @@
 """Write PyTorch's attention out as four linear layers, and put it together again after heads have been removed.
 
 ``nn.MultiheadAttention`` holds the weights of queries, keys and values in one parameter, multiplies by them without
-calling a layer, and wants its heads to be as wide together as what it reads. :class:`SeparateAttention` computes the
-same with a layer for each, of any number of heads, so that heads can be removed. It stays in the network that it was
-put into, unless it fits ``nn.MultiheadAttention`` still.
+calling a layer, and requires the total width of its heads to equal the width of its input. :class:`SeparateAttention`
+computes the same with a layer for each of them and any number of heads, so that heads can be removed. It stays in the
+pruned network unless it still fits ``nn.MultiheadAttention``.
 
     head_h = softmax(Q_h K_h^T / sqrt(d) + mask) V_h;   attention = output(head_1, ..., head_H)    (Vaswani et al. 2017)
 """
@@ -26,13 +26,13 @@ class SeparateAttention(nn.Module):
     """What ``nn.MultiheadAttention`` computes, with the linear layers ``q_proj``, ``k_proj``, ``v_proj``, ``out_proj``.
 
     Args:
-        layer: what it stands for; ``out_proj`` is the same module, parameters that were one are copies.
+        layer: the module that it replaces; ``out_proj`` is the same module, parts of a joint parameter are copies.
 
     Attributes:
         head_dim: width d of a head.
         dropout: probability with which an attention weight is dropped in training.
-        batch_first: as in ``nn.MultiheadAttention``; so are those that are None, by which PyTorch's transformers know
-            that they can take no shortcut around this module.
+        batch_first: as in ``nn.MultiheadAttention``; so are the attributes that are None, which tell PyTorch's
+        transformers not to bypass this module on their fast path.
     """
 
     def __init__(self, layer: nn.MultiheadAttention) -> None:
@@ -63,13 +63,13 @@ class SeparateAttention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """As ``nn.MultiheadAttention``, also of a single sample.
+        """Compute what ``nn.MultiheadAttention`` does, also for a single sample.
 
         Args:
             query: (n, L, in), or (L, n, in) unless ``batch_first``; so are ``key`` and ``value``, of length S.
             key: as above.
             value: as above.
-            key_padding_mask: (n, S) bool, true where a key is left out, or numbers that are added.
+            key_padding_mask: (n, S) bool, true where a key is ignored, or numbers that are added.
             need_weights: whether weights are returned, too.
             attn_mask: (L, S) or (n x heads, L, S), true where a query does not see a key, or numbers that are added.
             average_attn_weights: whether the weights that are returned are the means over the heads.
@@ -102,12 +102,12 @@ class SeparateAttention(nn.Module):
 
     @torch.no_grad()
     def put_together(self) -> nn.Module:
-        """An ``nn.MultiheadAttention``; this module where heads and what is read are not of one width."""
+        """An ``nn.MultiheadAttention``; this module itself if the heads together are not as wide as the input."""
         layers = [getattr(self, f"{part}_proj") for part in PARTS]
         if not all(isinstance(each, nn.Linear) for each in (*layers, self.out_proj)):
             return self
         q, k, v = layers
-        out: nn.Linear = self.out_proj  # type: ignore[assignment]  # its class was looked at
+        out: nn.Linear = self.out_proj  # type: ignore[assignment]  # its class has been checked
         widths = {q.in_features, *(each.out_features for each in layers), out.in_features, out.out_features}
         biases = {each.bias is None for each in (*layers, out)}
         if len(widths) > 1 or len(biases) > 1:
@@ -126,7 +126,7 @@ class SeparateAttention(nn.Module):
         return made.train(self.training)
 
     def put_together_masks(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Masks by the names that parameters have where :meth:`put_together` gives ``nn.MultiheadAttention``."""
+        """Masks by parameter names of ``nn.MultiheadAttention``, if :meth:`put_together` returns one."""
         whole = self.put_together()
         if not isinstance(whole, nn.MultiheadAttention):
             return dict(masks)
@@ -143,9 +143,9 @@ class SeparateAttention(nn.Module):
 
 
 def attention_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Paths and modules of the attention of PyTorch inside of a network that can be written out.
+    """Paths and modules of PyTorch's attention in a network that can be written out.
 
-    One that adds keys and values of its own (``add_bias_kv``, ``add_zero_attn``) is left as it is.
+    Attention that adds keys and values of its own (``add_bias_kv``, ``add_zero_attn``) is left as it is.
     """
     borrowed = borrowed_weights(model)
     return {

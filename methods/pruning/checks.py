@@ -1,4 +1,4 @@
-"""Check what a pruning step requires of its parts, and report what they do not fulfil."""
+"""Check what a pruning step requires of its parts, and say which requirements are not met."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from methods.compensation import Compensation
 from methods.errors import BadInput, Unreachable
 from methods.selection import AnySelection, Seen, Selection, require_exact
 
-RESTRUCTURED = ("eigen", "block", "exact", "rank")  # units of selections that make the smaller network by themselves
+RESTRUCTURED = ("eigen", "block", "exact", "rank")  # units of selections that build the smaller network themselves
 MOST_REASONS, MOST_NAMES = 6, 8  # that an error names
 
 

@@ -37,7 +37,7 @@ def prune_edges(
         target: budget of this step.
         dense: cost of the network before any pruning.
         seed: root of the random streams of this step.
-        rewind: is not changed: masks leave its structure as it is.
+        rewind: not changed, since masks leave its structure as it is.
 
     Returns:
         A row per layer, the cost, and a note if something is unusual.
@@ -83,7 +83,7 @@ def prune_edges(
             if layer.name in weights:
                 write_parameters(module, weights[layer.name] * mask)
             write_parameters(module, bias=biases.get(layer.name))
-    layers[0].shared.clear()  # gradients can be gigabytes; the layers hold each other, so they would stay a while
-    # a method that chooses jointly over the network may spread the units otherwise than the allocation did
+    layers[0].shared.clear()  # gradients can be gigabytes, and reference cycles between the layers would keep them
+    # a method that chooses jointly over the network may distribute the units differently from the allocation
     actual = cost({name: int(mask.sum()) for name, mask in masks.items()})
     return report, actual, note or shortfall(target, actual, dense, "the selection's own distribution")

@@ -25,7 +25,7 @@ from methods.pruned import Pruned
 from methods.pruning.checks import Parts, exactly, naming, spend
 from methods.selection import Selection, require_exact, selects_nodes
 
-NUMBERS_COMPARED = 2**14  # that inputs have together, on which the pruned network is compared with the dense one
+NUMBERS_COMPARED = 2**14  # in all inputs on which the pruned network is compared with the dense one
 LEAST_COMPARED, MOST_COMPARED = 2, 32  # inputs
 
 
@@ -75,14 +75,14 @@ def prune_nodes(
     if rewind is not None:
         remove_all(rewind, groups, result.kept)
     report, cost, note = outcome
-    # what earlier steps have left of groups that are left alone from now on
+    # rows of groups that earlier steps have pruned and that are left alone from now on
     return report + [row for row in result.layers if row["name"] in result.left_alone], cost, note
 
 
 def _left(
     original: nn.Module, groups: Sequence[NodeGroup], left_alone: Mapping[str, str], reasons: Mapping[str, str]
 ) -> NetworkGraph:
-    """The graph of a copy of the network without the groups that there are ``reasons`` to leave alone."""
+    """The graph of a copy of the network, without the groups that ``reasons`` names."""
     graph = NetworkGraph.of(copy.deepcopy(original), groups)
     graph.left_alone |= left_alone
     graph.leave_alone(lambda group: reasons.get(group.name))
@@ -99,7 +99,7 @@ def _pruned(
     dense: Cost,
     seed: str,
 ) -> tuple[list[dict[str, Any]], Cost, str | None]:
-    """One try of :func:`prune_nodes`; ``original`` is the network as it is before, which is left as it is."""
+    """One try of :func:`prune_nodes`; ``original`` is the network before it, which is not changed."""
     selection = parts.selection
     assert selects_nodes(selection)
     model, example = result.model, calibration.inputs[:2]
@@ -156,7 +156,7 @@ def _repair(parts: Parts, model: nn.Module, layer: NodeLayer, current: NodeGroup
 
 @torch.no_grad()
 def _update_writers(parts: Parts, model: nn.Module, layer: NodeLayer, kept: Tensor) -> None:
-    """The method's own changes of the layers that write the nodes; their inputs are still those that it saw."""
+    """The method's own changes of the layers that write the nodes; their inputs are still those that the method saw."""
     for path, new in parts.compensation.writer_update(layer, kept, parts.selection).items():
         write_parameters(model.get_submodule(path), *new)
 
@@ -184,6 +184,6 @@ def _select_nodes(
 
 
 def _looked_at(inputs: Tensor) -> Tensor:
-    """As many of the inputs as a comparison can be made on at little cost; rows that stand for samples may be large."""
+    """The first inputs, as many as can be compared at little cost; a single input may be large."""
     many = NUMBERS_COMPARED // inputs[0].numel() if inputs.dim() > 1 else 0
     return inputs[: min(max(many, LEAST_COMPARED), MOST_COMPARED)]

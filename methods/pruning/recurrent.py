@@ -1,10 +1,10 @@
 """Write PyTorch's recurrent layers out as linear layers, and put them together again after nodes have been removed.
 
-A hidden unit of an ``nn.LSTM`` is four rows of each of two matrices and a column of the second one, inside of one
-module that hides what lies between. Written out, the two matrices are linear layers whose common units are seen,
-removed and repaired like any others: four rows of a layer are a node as the rows of an attention head are. What is left
-is put together as the same class again; where layers or directions keep different numbers of units, which it does not
-allow, as one of each (:class:`Stack`).
+A hidden unit of an ``nn.LSTM`` is four rows of each of two matrices and a column of the second one, inside one module
+that hides the values in between. Written out, the two matrices are linear layers whose common units are seen, removed
+and repaired like any others: four rows of a layer form a node, as the rows of an attention head do. The result is put
+together as the same class again; if layers or directions keep different numbers of units, which that class does not
+allow, each becomes a module of its own (:class:`Stack`).
 
     LSTM   i, f, g, o = input(x_t) + hidden(h);   c = σ(f) c + σ(i) tanh(g);   h = σ(o) tanh(c)
     GRU    r, z, n from input(x_t) and from hidden(h);   n = tanh(n_x + σ(r) n_h);   h = (1 - σ(z)) n + σ(z) h
@@ -32,7 +32,7 @@ State = tuple[Tensor, Tensor | None]  # hidden state and cell state, (n, H) each
 
 
 class _Recurrent(nn.Module):
-    """What stands in the place of a recurrent layer: its settings, and what it is called with and returns.
+    """Base of the modules that replace a recurrent layer: its settings, arguments and results.
 
     Attributes:
         mode, num_layers, bidirectional, batch_first, dropout, bias: as in ``nn.RNNBase``.
@@ -49,7 +49,7 @@ class _Recurrent(nn.Module):
         self.train(layer.training)
 
     def forward(self, x: Tensor, hx: Any = None) -> tuple[Tensor, Any]:
-        """As the recurrent layer: the states of the last layer at every step, and the last states of all layers.
+        """Return the states of the last layer at every step, and the last states of all layers, as ``nn.RNNBase`` does.
 
         Raises:
             TypeError: for packed sequences.
@@ -122,7 +122,7 @@ class WrittenOut(_Recurrent):
         return self.input_l0.in_features  # type: ignore[return-value, union-attr]
 
     def run(self, number: int, reverse: bool, x: Tensor, start: State | None) -> tuple[Tensor, State]:
-        """Step by step; what the inputs give is computed for all steps at once."""
+        """Compute the states step by step; products with the inputs are computed for all steps at once."""
         name = _name(number, reverse)
         given, hidden = getattr(self, f"input_{name}")(x), getattr(self, f"hidden_{name}")
         samples, length, rows = given.shape
@@ -136,7 +136,7 @@ class WrittenOut(_Recurrent):
 
 
 class Stack(_Recurrent):
-    """Recurrent layers of one layer and direction each, behind and beside each other, each with units of its own."""
+    """Recurrent modules of one layer and direction each, in sequence and in parallel, each with units of its own."""
 
     def __init__(self, layer: WrittenOut) -> None:
         super().__init__(layer)
@@ -149,11 +149,11 @@ class Stack(_Recurrent):
         return self.l0.hidden_size  # type: ignore[return-value, union-attr]  # a recurrent layer
 
     def run(self, number: int, reverse: bool, x: Tensor, start: State | None) -> tuple[Tensor, State]:
-        """By the layer itself."""
+        """Run the module of this layer and direction."""
         layer = getattr(self, _name(number, reverse))
         given = None if start is None else tuple(each[None] for each in start if each is not None)
         if given is not None and self.mode != "LSTM":
-            given = given[0]  # type: ignore[assignment]  # as these layers want it
+            given = given[0]  # type: ignore[assignment]  # in the form that these modules expect
         states, end = layer(x.flip(1) if reverse else x, given)
         own = (end[0][0], end[1][0]) if self.mode == "LSTM" else (end[0], None)
         return states.flip(1) if reverse else states, own
@@ -163,7 +163,7 @@ class Stack(_Recurrent):
 
 
 def recurrent_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Paths and modules of the recurrent layers of PyTorch inside of a network that can be written out."""
+    """Paths and modules of PyTorch's recurrent layers in a network that can be written out."""
     borrowed = borrowed_weights(model)
     return {
         path: module
@@ -177,7 +177,7 @@ def _single(layer: WrittenOut, name: str) -> nn.RNNBase:
 
 
 def _filled(layer: WrittenOut, names: list[str], **settings: Any) -> nn.RNNBase:
-    """A recurrent layer of PyTorch with the parameters of some of the linear layers."""
+    """One of PyTorch's recurrent layers, with the parameters of some of the linear layers."""
     first: nn.Linear = getattr(layer, f"input_{names[0]}")
     settings = {"batch_first": layer.batch_first, "dropout": layer.dropout} | settings
     if layer.mode.startswith("RNN"):

@@ -1,8 +1,8 @@
 """Write out layers of PyTorch that contain hidden layers before a pruning, and put them together after it.
 
 Recurrent layers (:mod:`methods.pruning.recurrent`) and attention (:mod:`methods.pruning.attention`) hold several
-matrices in one module, or in one parameter, and multiply by them out of sight. Written out as linear layers, these are
-seen, removed and repaired like any others. A new sort is one entry of :data:`SORTS`.
+matrices in one module, or in one parameter, and multiply by them internally. Once these are written out as linear
+layers, their units are seen, removed and repaired like any others. A new sort is one entry of :data:`SORTS`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from methods.pruning.attention import SeparateAttention, attention_layers
 from methods.pruning.recurrent import WrittenOut, recurrent_layers
 
 ALIKE = 1e-4  # relative to the largest number
-USED = "used_nested_tensor"  # of an encoder that does not now because of what is written out inside of it
+USED = "used_nested_tensor"  # mark on an encoder that does not use nested tensors while its attention is written out
 
 
 @runtime_checkable
@@ -26,10 +26,10 @@ class Written(Protocol):
     """A module that stands for a layer that is written out."""
 
     def put_together(self) -> nn.Module:
-        """The layer, or what comes nearest to it now that units are gone."""
+        """The layer, or its closest equivalent now that units are gone."""
 
     def put_together_masks(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Masks of the parameters inside, by the names that these then have."""
+        """Masks of its parameters, by the names that these have once it is put together."""
 
 
 Find = Callable[[nn.Module], dict[str, nn.Module]]
@@ -40,17 +40,17 @@ SORTS: tuple[tuple[Find, Callable[..., nn.Module]], ...] = (
 
 
 def opaque_layers(model: nn.Module) -> dict[str, nn.Module]:
-    """Paths and modules of all layers inside of a network that can be written out."""
+    """Paths and modules of all layers in a network that can be written out."""
     return {path: module for find, _ in SORTS for path, module in find(model).items()}
 
 
 @torch.no_grad()
 def write_out(model: nn.Module, example: Tensor) -> bool:
-    """Put linear layers in the place of all layers that can be written out, in place.
+    """Replace all layers that can be written out by linear layers, in place.
 
-    A sort of layers is left as it is if the network then does not run or computes something else, as recurrent layers
-    that read packed sequences. Shortcuts of PyTorch's transformers in evaluation are switched off while that is tried:
-    where there is padding they return zeros in its place, which no training does.
+    A sort of layers is left as it is if the network then fails or computes something else, as happens with recurrent
+    layers that read packed sequences. The fast path of PyTorch's transformers is switched off for this check: at padded
+    positions it returns zeros, unlike the forward pass that training uses.
 
     Returns:
         Whether anything was changed.
@@ -93,7 +93,7 @@ def put_together_names(model: nn.Module, masks: Mapping[str, Tensor]) -> dict[st
 
 
 def put(model: nn.Module, path: str, module: nn.Module) -> None:
-    """Put a module in the place of the one at ``path``, under every name that this has."""
+    """Replace the module at ``path``, under every name that it has."""
     present = model.get_submodule(path)
     for each, found in list(model.named_modules(remove_duplicate=False)):
         if found is present:
@@ -126,7 +126,7 @@ def _tried(model: nn.Module, example: Tensor, layers: Mapping[str, nn.Module], w
 
 
 def _set_shortcuts(model: nn.Module) -> None:
-    """Let PyTorch's encoders hand on samples without their padding only where all of their attention takes these."""
+    """Let PyTorch's encoders drop padding from their samples only if all of their attention layers accept that."""
     for encoder in model.modules():
         if not isinstance(encoder, nn.TransformerEncoder):
             continue

@@ -21,7 +21,7 @@ from methods.selection import Seen, Selection, require_exact
 def chosen(selection: Selection[Seen], layer: Seen, k: Count) -> Tensor:
     """The k units of a layer that ``selection`` keeps where all other layers stay whole.
 
-    The layer's random stream is afterwards where it was, so that looking changes no later choice.
+    The layer's random stream is restored afterwards, so that measuring changes no later choice.
     """
     state = layer.generator.get_state()
     if isinstance(layer, NodeLayer) and not layer.readers_kept:
@@ -39,13 +39,13 @@ def kept_alone(
 ) -> Iterator[nn.Module]:
     """Within this context ``layer.model`` has only the units ``kept`` of this layer and is repaired.
 
-    Nodes are not cut out: their readers multiply them by zero, which comes to the same.
+    Nodes are not cut out: their readers multiply them by zero, which amounts to the same.
 
     Args:
         layer: of the network.
         kept: sorted indices for nodes, a mask (out, d) for edges.
-        compensation: how the survivors make up for the removed; what is read is that of the whole network.
-        selection: whose own ridge or order the compensation may ask for.
+        compensation: how the survivors make up for the removed units; inputs are those of the whole network.
+        selection: its own ridge and order are available to the compensation.
     """
     model = layer.model
     paths = {*layer.readers, *layer.group.writers} if isinstance(layer, NodeLayer) else {layer.name}
@@ -98,11 +98,11 @@ def repaired_alone(
 ) -> tuple[Tensor, Tensor | None]:
     """(out, d) weights of a layer on ``mask``, and its (out,) bias if that changes, where all others are whole.
 
-    What a repair of several layers at once (OBS over the whole network) has other layers take over is left out.
+    Of a repair that changes several layers at once (OBS over the whole network) only the part in this layer is used.
     """
     masks = {other.name: other.live for other in layer.shared.get("layers", ())} | {layer.name: mask}
     paired = layer.paired
-    layer.paired = None  # there is no pruned network to refit on: what the layer reads is what it always read
+    layer.paired = None  # there is no pruned network to refit on: the layer's inputs have not changed
     try:
         weights = compensation.edge_weights([layer], masks, selection)[layer.name] * mask
         return weights, compensation.edge_biases([layer], masks, selection).get(layer.name)

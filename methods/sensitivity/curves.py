@@ -1,7 +1,7 @@
 """Measure sensitivity curves: the network's loss when one layer alone is pruned, at a grid of sizes.
 
 Li, Kadav, Durdanovic, Samet and Graf, "Pruning filters for efficient ConvNets" (ICLR 2017, section 3.2), prune each
-layer alone and look at the accuracy. Here it is any selection's units, with the method's own repair.
+layer alone and measure the accuracy. Here units are those of any selection, with the method's own repair.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def measured(
     Args:
         layers: of one network; it is changed and put back.
         selection: which units stay.
-        compensation: how they make up for the removed.
+        compensation: how they make up for the removed units.
         samples: on which loss and accuracy are measured, without any training.
         count: sizes below the whole layer.
     """
@@ -90,8 +90,8 @@ def measured(
 def hull(sizes: Sequence[int], damages: Sequence[float]) -> Tensor:
     """(largest size + 1,) the largest convex function of 0, 1, ... units below the given points.
 
-    Between the points it is straight, below the smallest size it goes on as steep as at its first segment: a
-    multiplier can only ever ask for sizes on it (Everett, Operations Research 1963).
+    Between the points it is linear; below the smallest size it has the slope of its first segment. A multiplier can
+    only lead to sizes on this hull (Everett, Operations Research 1963).
 
     Args:
         sizes: ascending, from 1.

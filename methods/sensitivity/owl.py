@@ -32,8 +32,8 @@ class OWL(Allocation):
     """Densities by the share of a layer's scores that lie far above their mean, whichever scores then select.
 
     Args:
-        M: how many times the mean an outlier exceeds.
-        lam: the largest distance of a layer's density from the network's, about.
+        M: an outlier exceeds this many times the mean.
+        lam: about the largest distance of a layer's density from the network's.
     """
 
     units = frozenset({"edge"})
@@ -47,7 +47,7 @@ class OWL(Allocation):
         self.M, self.lam = M, lam
 
     def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
-        """Density of the network from as little as leaves every layer empty (s = 0) to all of every layer (s = 1)."""
+        """Densities around that of the network, which rises with s: every layer is empty at s = 0 and full at s = 1."""
         ratios, sizes = [], {}
         for layer in layers:
             if not isinstance(layer, EdgeLayer):
@@ -73,7 +73,7 @@ def outlier_ratio(scores: Tensor, M: float) -> float:
 
 
 def density_shifts(ratios: Sequence[float], lam: float) -> list[float]:
-    """What each layer's density has beyond the network's; they add up to 0, and are 0 where all ratios are the same."""
+    """How far each layer's density exceeds the network's; the sum is 0, and all are 0 if all ratios are equal."""
     values = torch.tensor(ratios, dtype=torch.float64)
     spread = float(values.max() - values.min())
     if spread == 0:

@@ -6,12 +6,12 @@ the i-th of the sizes 0, ..., n (0 the whole layer) is taken to be
     e_l(i) = c_l (i / n)^2,
 
 dynamic programming gives the sizes of least total error within the budget, and the coefficients c are searched: first
-at random in [0, 1], then by drawing some of them anew, fewer and fewer, as long as the network with these sizes gets a
-lower loss on the calibration samples. Each layer's weights at each size are made once, as if it alone were pruned (its
-"reconstruction database"), and put together for every trial.
+at random in [0, 1], then by drawing some of them again, fewer and fewer, and keeping a draw if the network with the
+resulting sizes has a lower loss on the calibration samples. Each layer's weights at each size are made once, as if this
+layer alone were pruned (the "reconstruction database"), and put together for every trial.
 
 Ours, where it differs: the budget is the suite's (parameters, MACs or weights in the place of a measured time), the
-network is evaluated with its running batch-norm statistics, and of fewer than ten layers one is still drawn anew.
+network is evaluated with its running batch-norm statistics, and with fewer than ten layers one is still drawn again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from methods.sensitivity.alone import chosen, loss_and_accuracy, repaired_alone
 from methods.sensitivity.knapsack import cheapest
 
 SPARSEST = 0.01  # of a layer's weights, the last size
-TURNS = 100  # of drawing anew without success, after which fewer are drawn
+TURNS = 100  # draws without success, after which fewer coefficients are drawn
 SHARE = 0.1  # of the coefficients, drawn anew at first
 
 
@@ -51,7 +51,7 @@ class SPDY(Allocation):
         compensation: of the method, for the weights of each layer at each size; None: none.
         levels: sizes below the whole layer, in even ratios down to 1 %; the paper's are about 44, a tenth less each.
         trials: random coefficients that the search begins with; 0: all are 1.
-        turns: how often coefficients are drawn anew without success before fewer are.
+        turns: number of draws without success after which fewer coefficients are drawn.
         samples: calibration samples on which the loss is measured.
     """
 
@@ -78,9 +78,9 @@ class SPDY(Allocation):
         return self.family_within(layers, selection, lambda counts: float(sum(int(count) for count in counts.values())))
 
     def family_within(self, layers: Sequence[Seen], selection: Selection[Seen], spend: Spend) -> Family:
-        """With s the share of the cost that may remain above the least: the sizes of least error.
+        """The sizes of least error; s is the share of the cost above the minimum that may remain.
 
-        The coefficients are searched once, at the limit that ``spend`` knows; they are all 1 where it knows none.
+        The coefficients are searched once, at the limit of ``spend``; all are 1 if it has no limit.
         """
         edges = [layer for layer in layers if isinstance(layer, EdgeLayer)]
         if len(edges) < len(layers):
@@ -103,7 +103,7 @@ class SPDY(Allocation):
     def searched(
         self, layers: Sequence[EdgeLayer], selection: Selection[EdgeLayer], plan: Plan, room: float
     ) -> list[float]:
-        """Coefficients at whose sizes the network's loss is the lowest that the search finds."""
+        """The coefficients found by the search whose sizes give the network its lowest loss."""
         network = Stitched(layers, selection, self.compensation, plan, first(layers[0].calibration, self.samples))
         draw = stream(layers[0].calibration.seed, "spdy")
         known: dict[tuple[int, ...], float] = {}
@@ -152,7 +152,7 @@ class Plan:
         self.prior = [(step / levels) ** 2 for step in range(levels + 1)]
 
     def room(self, limit: float) -> float:
-        """What of a limit is left for the layers' weights."""
+        """The part of a limit that is left for the layers' weights."""
         return limit - self.fixed
 
     def numbers(self, coefficients: Sequence[float], room: float) -> list[int]:

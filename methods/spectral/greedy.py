@@ -59,7 +59,7 @@ class Metric:
     Attributes:
         theta: Share of the input information loss, in [0, 1].
         weights: One (out, m, r) tensor per reader; each of the out * r rows of length m is a row of Z before scaling.
-        factors: One (out,) tensor per reader: what the rows are multiplied with.
+        factors: One (out,) tensor per reader: the factors of the rows.
     """
 
     theta: float
@@ -120,7 +120,7 @@ def checked_metric(metric: AnyMetric) -> AnyMetric:
 
 
 def _congruence(pair: PackedPair, metric: AnyMetric) -> float:
-    """Writes T = R M R and returns Tr[M R]; beside the pair it needs a block of rows and of products."""
+    """Writes T = R M R and returns Tr[M R]; apart from the pair it needs a block of rows and one of products."""
     loss, theta = 0.0, metric.theta if isinstance(metric, Metric) else 1.0
     for number, own in enumerate(pair.blocks):
         rows = pair.first_block(number)
@@ -187,7 +187,7 @@ class _Search:
         return self.pair.first_rows(nodes).T - left.T @ left[:, nodes]
 
     def best(self, allowed: Tensor) -> tuple[int, float] | None:
-        """The node with the largest gain (lowest index among ties) and the gain; None when nothing is left to gain."""
+        """The node with the largest gain (lowest index among ties), and the gain; None if no node has a gain."""
         while True:
             pivot = self.diagonal + self.ridge
             usable = allowed & (pivot > EXHAUSTED * self.moments)
@@ -198,7 +198,7 @@ class _Search:
             pivot, numerator, drift, noise, moment = (
                 v[nodes] for v in (pivot, self.numerator.clamp(min=0), self.drift, self.noise, self.moments)
             )
-            # what even a freshly computed gain does not know: rounding in R and in its diagonal
+            # uncertainty of even a freshly computed gain: rounding in R and in its diagonal
             blur = ((2 * numerator.sqrt() + noise) * noise + numerator * ROUNDING * moment / pivot) / pivot
             gain, doubt = numerator / pivot, drift / pivot
             bar = (gain - doubt - blur).max()
@@ -262,7 +262,7 @@ class _Purse:
         Adding j costs at least max(price_j, the steps-th smallest price) + the sum of the steps - 1 smallest ones.
 
         Raises:
-            Skipped: There is none.
+            Skipped: There is no such node.
         """
         if self.price is None:
             return open_nodes
@@ -311,7 +311,7 @@ class GreedyPath:
     Attributes:
         order: (k,) int64, the nodes in the order in which they were picked.
         losses: (k + 1,) float64, Tr[M R_J] after 0, 1, ... k picks at the fixed ridge.
-        gained: Number of picks made by the criterion; the rest only fills up.
+        gained: Number of picks made by the criterion; the others only fill up the count.
     """
 
     order: Tensor
@@ -338,8 +338,8 @@ def greedy_path(
         k: Number of nodes to keep.
         ridge: (m,) tau, or one number; the same for the whole search. None is 0.
         metric: M as a matrix or a Metric; None is the identity.
-        price: (m,) cost of each node; with ``limit`` a node is skipped when picking it would make the sum of the k
-            prices exceed the limit however the search goes on.
+        price: (m,) cost of each node; with ``limit`` a node is skipped if after picking it the sum of the k prices
+        would exceed the limit, whatever is picked later.
         limit: Largest allowed sum of prices.
 
     Returns:

@@ -111,9 +111,9 @@ class MomentMatchingSelection(SpectralSelection):
     """Experimental: spectral selection on the statistics of a chosen domain, with a penalty on mismatched moments.
 
     Args:
-        data: whose covariance counts: ``source`` (the calibration samples), ``target`` or ``both`` (averaged).
+        data: which covariance is used: ``source`` (of the calibration samples), ``target`` or ``both`` (averaged).
         gamma: weight of the mismatch; 0 leaves it out.
-        target: from calibration inputs to inputs of the target domain; :class:`Shift` by default.
+        target: function from calibration inputs to inputs of the target domain; :class:`Shift` by default.
         theta, lam, constraint: as for :class:`SpectralSelection`; the constraint is logged or off.
     """
 
@@ -157,7 +157,7 @@ class MomentMatchingSelection(SpectralSelection):
         return super().explained(self.view(layer))
 
     def report(self, layer: NodeLayer, kept: Tensor) -> dict:
-        """As for :class:`SpectralSelection`, on the chosen domain, and the mismatch of the kept nodes over all."""
+        """As for :class:`SpectralSelection`, on the chosen domain, and the mismatch of kept nodes relative to all."""
         source, target = (_average(self.moments(layer, data)) for data in ("source", "target"))
         whole = moment_mismatch(source, target)
         share = float(moment_mismatch(source, target, kept) / whole) if bool(whole > 0) else 0.0
@@ -171,7 +171,7 @@ class MomentMatchingSelection(SpectralSelection):
         return replace(layer, collect=lambda: self.moments(layer, self.data), shared=own)
 
     def moments(self, layer: NodeLayer, data: str) -> list[Moments]:
-        """Per reader the moments on the source, the target, or both, each domain weighing the same."""
+        """Per reader the moments on the source, the target, or both with equal weights."""
         if data == "source":
             return layer.moments
         key = f"target moments/{layer.name}"
@@ -186,7 +186,7 @@ class MomentMatchingSelection(SpectralSelection):
 
 
 class DomainLeastSquares(LeastSquares):
-    """Experimental: least squares on the moments of the domain that the selection chose, where it chose one."""
+    """Experimental: least squares on the moments of the selection's domain, if the selection has one."""
 
     units = frozenset({"node"})
 

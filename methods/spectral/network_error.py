@@ -7,9 +7,9 @@ inputs and J_(l+1) its kept outputs,
     e_l = ||(W_l phi_l + b_l)_J_(l+1) - W#_l phi_l,J_l - b#_l||_n
     ||f - f#||_n <= sum_l (prod_(l' > l) ||W#_l'||_op) e_l
 
-whatever the method chose and however it repaired: layers are exchanged one at a time from the input, and each exchange
-changes what the next pruned layer reads by at most e_l. This sharpens nothing but needs no assumption, unlike theorem 1
-of Suzuki et al. (IJCAI 2020), whose sum over layers it follows; our derivation (``methods.spectral.theory``).
+for every choice of nodes and every repair: layers are exchanged one at a time from the input, and each exchange changes
+the input of the next pruned layer by at most e_l. The bound is not sharp but needs no assumption, unlike theorem 1 of
+Suzuki et al. (IJCAI 2020), whose sum over layers it follows; our derivation (``methods.spectral.theory``).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class NetworkError:
 
 @torch.no_grad()
 def network_error(original: nn.Module, pruned: nn.Module, calibration: Calibration) -> NetworkError:
-    """The mean squared distance of the outputs, as a root; in evaluation mode, no labels are read."""
+    """The root mean squared distance of the outputs, in evaluation mode; no labels are read."""
     difference, size = 0.0, 0.0
     with evaluating(original), evaluating(pruned):
         for inputs, _ in calibration.batches():
@@ -70,11 +70,11 @@ def chain(model: nn.Module) -> list[str] | None:
 def chain_bound(
     original: nn.Module, pruned: nn.Module, kept: Mapping[str, Tensor], calibration: Calibration
 ) -> float | None:
-    """The bound on ||f - f#||_n of the module's text; None if the network is no chain.
+    """The bound on ||f - f#||_n of the module's docstring; None if the network is not a chain.
 
     Args:
         original: the network before pruning.
-        pruned: the same after one step of pruning, without training.
+        pruned: the network after one step of pruning, without training.
         kept: for each pruned layer the output units that stay.
         calibration: the samples.
     """

@@ -171,7 +171,7 @@ class RecurrentSpectralSelection(SpectralSelection):
 
 
 def scaled_readers(layer: NodeLayer, k: int) -> tuple[Tensor, Tensor]:
-    """W^h (m, m) and the rows of all other readers (out, m) of a recurrent group, scaled as the module's text says."""
+    """W^h (m, m) and the rows of all other readers (out, m) of a recurrent group, with the module's scaling."""
     own: list[Tensor] = []
     others: list[Tensor] = []
     for path, weight in zip(layer.readers, layer.outgoing, strict=True):

@@ -257,10 +257,10 @@ class SpectralSelection(Selection[NodeLayer]):
         return explained_ratio_curve(layer.covariance, self.metric(layer))
 
     def gains(self, layer: NodeLayer) -> Tensor:
-        """(m,) what the mean squared error of the readers' outputs falls by with each node of a greedy path.
+        """(m,) decrease of the mean squared error of the readers' outputs with each node of a greedy path.
 
-        The output loss with the readers' weights as they are, whatever theta and normalisation: only that is in one
-        unit for all layers.
+        This is the output loss with the readers' unscaled weights, whatever theta and normalisation are: only that has
+        the same unit in all layers.
         """
         covariance = layer.covariance
         ridge = PATH_RIDGE * covariance.diagonal()
@@ -295,7 +295,7 @@ class SpectralSelection(Selection[NodeLayer]):
             residual_trace(covariance, kept, matrix, each).clamp(min=0) for each in (None, output)
         )
         total, norm = residual_trace(covariance, kept[:0], matrix[:, :0], output), matrix.norm().item()
-        del matrix  # an (m, k) array less in what follows
+        del matrix  # frees an (m, k) array
         *degrees, own = degrees_of_freedom(covariance, [*(each * trace for each in LAMBDAS), lam]).tolist()
         out = mixed_degrees_of_freedom(covariance, output, lam).item()
         result: dict[str, Any] = {

@@ -11,7 +11,7 @@ lam > 0 in the units of S:
 If k >= 5 N log(80 N), some k nodes J with tau = k lam tau'_J satisfy R_J <= 4 lam S (S + lam I)^-1 in the Loewner
 order and sum_J 1/tau' <= (5/3) m k; J is found with positive probability by sampling from tau'. Everything float64.
 
-What holds at lam = 0 is the limit: N = rank S. The constants of the network-wide theorem are not reproduced; instead
+At lam = 0 the limits are taken: N = rank S. The constants of the network-wide theorem are not reproduced; instead
 ``propagation_bound`` evaluates a bound that is always valid, and ``bias_variance`` the two terms of the generalisation
 bound without its constants (both are reconstructions).
 """
@@ -78,10 +78,10 @@ def leverages(covariance: Tensor, lam: float) -> Tensor:
 
 
 def _shifted_factor(covariance: Tensor, lam: float) -> Tensor | None:
-    """The Cholesky factor of S + lam I in a lower triangle (above it stands something else).
+    """The Cholesky factor of S + lam I in the lower triangle; entries above the diagonal have no meaning.
 
-    None where an eigendecomposition is to be preferred: in small matrices, where it is cheap, and for a lam so small
-    that the factor loses digits. In large ones the factor is several times faster.
+    None if an eigendecomposition is preferable: for small matrices, where it is cheap, and for a lam so small that the
+    factor loses digits. For large ones the factor is several times faster.
     """
     if len(covariance) < LARGE or not lam >= 1e-8 * covariance.diagonal().sum().item():
         return None
@@ -134,7 +134,7 @@ def output_degrees_of_freedom(covariance: Tensor, weight: Tensor, lam: float) ->
 def compression_bound(covariance: Tensor, lam: float, metric: AnyMetric = None) -> Tensor:
     """4 lam Tr[M S (S + lam I)^-1], i.e. 4 lam N^theta for the mixed metric.
 
-    What the information loss of the best J does not exceed from ``sufficient_width(N(lam))`` nodes on.
+    The information loss of the best J does not exceed it from ``sufficient_width(N(lam))`` nodes on.
     """
     return 4 * lam * mixed_degrees_of_freedom(covariance, metric, lam)
 
@@ -167,7 +167,7 @@ def row_weights(leverage: Tensor, kept: Tensor) -> Tensor:
 
 
 def layer_error(covariance: Tensor, kept: Tensor, reconstruction: Tensor, weight: Tensor) -> Tensor:
-    """||W (I - A E_J) phi||_n, what a layer's replacement changes in its reader's pre-activation.
+    """||W (I - A E_J) phi||_n, the change of the reader's pre-activation when a layer is replaced.
 
     Args:
         covariance: (m, m) S of the original network.

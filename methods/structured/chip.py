@@ -2,7 +2,7 @@
 
 Sui, Yin, Xie, Phan, Zonouz and Yuan, "CHIP: CHannel Independence-based Pruning for Compact Neural Networks", NeurIPS
 2021. With A (m, p) the feature maps of one sample, one row per channel and p positions, a channel's independence is
-what the nuclear norm (the sum of the singular values) loses when its row is set to zero,
+the decrease of the nuclear norm (the sum of the singular values) when its row is set to zero,
 
     CI_i = ||A||_* - ||M_i A||_*                                             (equation 3, one channel at a time)
 
@@ -11,8 +11,8 @@ and remove the same fraction of each stage's channels, as tables of their reposi
 
 The norms come from the eigenvalues of the smaller Gram matrix, ||A||_* = Tr (A A^T)^(1/2) = Tr (A^T A)^(1/2): setting a
 row a of A to zero takes a row and a column from the first, and a a^T from the second. The maps are those that the
-readers take in, behind activation and pooling; several readers average. Of fully connected layers, where p = 1, CI is
-what the length of the vector loses.
+readers take in, behind activation and pooling; several readers are averaged. In fully connected layers p = 1, and CI is
+the decrease of the vector's length.
 """
 
 import torch

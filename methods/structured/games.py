@@ -1,8 +1,8 @@
 """Shapley and Banzhaf values: a node's average contribution when it joins random sets of the other nodes.
 
 Ancona, Oztireli and Gross, "Shapley Value as Principled Metric for Structured Network Pruning" (arXiv 2006.01795). The
-nodes of one layer are the players of a game; v(S) is minus the mean loss of the network in which the nodes outside of S
-are closed off. With N all m nodes,
+nodes of one layer are the players of a game; v(S) is minus the mean loss of the network in which the nodes outside S
+are masked. With N all m nodes,
 
     Shapley  phi_j = mean over orders of N of  v(what comes before j, and j) - v(what comes before j)
     Banzhaf  beta_j = mean over subsets S of N without j of  v(S and j) - v(S)
@@ -74,7 +74,7 @@ class GameSelection(Selection[NodeLayer]):
         self.value, self.draws, self.batch = value, draws, batch
 
     def scores(self, layer: NodeLayer) -> Tensor:
-        """(m,) mean estimate, in units of the loss; Shapley values add up to what the whole layer is worth."""
+        """(m,) mean estimate, in units of the loss; Shapley values add up to the worth of the whole layer."""
         return layer.once((self.value, layer.name, self.draws, self.batch), lambda: self._estimate(layer))
 
     def _estimate(self, layer: NodeLayer) -> Tensor:

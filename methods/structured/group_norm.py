@@ -1,4 +1,4 @@
-"""Group norm: score a node by the weights in all coupled layers that would be removed with it.
+"""Group norm: score a node by all weights of the coupled layers that would be removed with it.
 
 Fang, Ma, Song, Mi and Wang, "DepGraph: Towards Any Structural Pruning", CVPR 2023. A node takes with it its rows of the
 layers that write it, its columns of those that read it, and its batch-norm scales; its importance is the norm of all of
@@ -6,9 +6,9 @@ these together. As in the authors' package (release 1.6.1, with its defaults)
 
     I_j = (1 / K) sum_k ||w_k[j]||_2^2,        divided by the mean of I over the group,
 
-k over the K parameters of the group (biases are none). The division makes groups comparable in one ranking. What the
-authors add in training, a group lasso that makes these norms small, is not part of it. ``method=torch_pruning`` asks
-the package itself; here the groups are our own.
+k over the K parameters of the group, without biases. The division makes groups comparable in one ranking. The group
+lasso with which the authors make these norms small during training is not part of it. ``method=torch_pruning`` uses the
+package itself; here the groups are our own.
 """
 
 from __future__ import annotations

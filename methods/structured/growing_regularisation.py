@@ -1,7 +1,7 @@
 """GReg-1 first chooses what to remove and then pushes it to zero with a growing penalty.
 
 Wang, Qin, Zhang and Fu, "Neural Pruning via Growing Regularization", ICLR 2021. In the trained network the filters of
-the smallest L1 norm are chosen (any selection here). While training goes on, their weights get an L2 penalty
+the smallest L1 norm are chosen (here by any selection). While training continues, their weights get an L2 penalty
 
     loss + lambda_t / 2  sum of w^2 over what is to go
 
@@ -54,7 +54,7 @@ class _Chosen(Selection[Any]):
 
 
 class GrowingRegularisation(SparseTraining):
-    """Goes on training the dense network with a growing penalty on what the selection would remove; then removes it.
+    """Continues training the dense network with a growing penalty on the units that are to go; then removes them.
 
     Args:
         ceiling: lambda at the end of the growth.
@@ -80,7 +80,7 @@ class GrowingRegularisation(SparseTraining):
     def prepare(
         self, pruner: Pruner, model: nn.Module, calibration: Calibration, budget: Budget, length: Length, seed: int
     ) -> None:
-        """Choose what is to go; see :class:`methods.sparse_training.SparseTraining`."""
+        """Choose the units that are to be removed; see :class:`methods.sparse_training.SparseTraining`."""
         first = pruner.prune(model, calibration, budget, seed)
         self.steps, self.note, self.achieved = length.steps, first.note, first.achieved
         self.counts = {layer["name"]: layer["kept"] for layer in first.layers}
@@ -119,14 +119,14 @@ class GrowingRegularisation(SparseTraining):
         return loss + self.factor(step) / 2 * torch.stack(squares).sum()
 
     def on_epoch(self, model: nn.Module, optimizer: Optimizer, epoch: int) -> bool:
-        """Say that earlier weights do not count: the penalty has to have done its work, whatever validation says."""
+        """Return True, so that weights of earlier epochs are not used: the penalty needs the whole training to act."""
         return True
 
     def finish(self, pruner: Pruner, model: nn.Module, calibration: Calibration, budget: Budget, seed: int) -> Pruned:
-        """The trained network without what was chosen, repaired by the method's compensation."""
+        """The trained network without the chosen units, repaired by the method's compensation."""
         chosen: Selection[Any] = _Chosen(pruner.selection, self.kept)
         parts = Pruner(chosen, Copied(self.counts), pruner.compensation, prune_residual=pruner.prune_residual)
         result = parts.prune(model, calibration, budget, seed)
         result.note = self.note
-        result.achieved = self.achieved  # weights that the penalty has made exactly zero count among those of before
+        result.achieved = self.achieved  # weights that the penalty has made exactly zero count as dense ones
         return result

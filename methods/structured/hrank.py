@@ -5,10 +5,10 @@ o_j(x) (h, w) the map of channel j for sample x, the score is
 
     E_x rank(o_j(x))                                                                    (equation 5)
 
-which hardly depends on the samples, so that some hundreds of them do. The authors hook the activations behind the
-layers; here the maps are those that the readers take in, behind activation and pooling. A reader that takes in
-flattened maps sees them as rows; where their number of positions is a square, the map is taken to be one. A node
-without positions (a neuron) has rank 1 where it is not zero. Several readers average.
+which hardly depends on the samples, so that a few hundred suffice. The authors hook the activations behind the layers;
+here the maps are those that the readers take in, behind activation and pooling. A reader of flattened maps sees them as
+rows; if their number of positions is a square number, the map is taken to be square. A node without positions (a
+neuron) has rank 1 unless it is zero. Several readers are averaged.
 """
 
 import math

@@ -7,16 +7,17 @@ that the readers' pre-activations change least,
     min over J, Z~ of  E ||Z phi - Z~ phi_J||^2    =    min over J of  Tr[Z (S - S_FJ S_JJ^-1 S_JF) Z^T],
 
 with S (m, m) the second moment of the nodes and Z (rows, m) the weights with which they are read: one row per output
-unit and kernel position. This is the output information loss of spectral pruning (theta = 0), which that method meets
-from below, adding nodes; OSSCAR comes from above and then swaps.
+unit and kernel position. This is the output information loss of spectral pruning (theta = 0). That method minimises it
+by adding nodes; OSSCAR starts with all nodes, removes some, and then swaps.
 
 Removal. With P = (S_JJ)^-1 and B = Z S_FJ P the refitted weights, removing j raises the loss by ||B_:j||^2 / P_jj, and
 
     B <- B - B_:j P_j: / P_jj,      P <- P - P_:j P_j: / P_jj.
 
-Swaps. Among k nodes one is added, that with the largest decrease, and the cheapest removed; as long as that lowers the
-loss. A ridge relative to the mean diagonal keeps S_JJ invertible. The paper removes in batches with its own rounds of
-local search; here removals go one at a time. Several readers add up, each with its own moments (our extension).
+Swaps. The node with the largest decrease is added to the k nodes, and the cheapest one is removed, as long as that
+lowers the loss. A ridge relative to the mean diagonal keeps S_JJ invertible. The paper removes in batches with its own
+rounds of local search; here nodes are removed one at a time. Several readers add up, each with its own moments (our
+extension).
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ from methods.errors import BadInput
 from methods.layers.seen import NodeLayer
 from methods.selection import Selection
 
-BETTER = 1e-9  # relative to the loss: what a swap has to gain
+BETTER = 1e-9  # relative to the loss: the least gain of a swap
 
 
 @dataclass
 class _Reader:
-    """What one reader reads, and its refitted weights.
+    """The inputs of one reader, and its refitted weights.
 
     Attributes:
         second: (m, m) S plus the ridge.
@@ -56,7 +57,7 @@ class _Reader:
         return cls(second, weights, torch.cholesky_inverse(torch.linalg.cholesky(second)), weights.clone())
 
     def removal_costs(self) -> Tensor:
-        """(m,) what the loss grows by without each kept node; not meaningful elsewhere."""
+        """(m,) increase of the loss without each kept node; not meaningful for other nodes."""
         return self.fitted.square().sum(0) / self.inverse.diagonal().clamp_min(torch.finfo(self.inverse.dtype).tiny)
 
     def remove(self, node: int) -> None:
@@ -68,7 +69,7 @@ class _Reader:
         self.inverse[:, node] = 0
 
     def gains(self) -> Tensor:
-        """(m,) what the loss falls by with each further node; not meaningful for kept ones."""
+        """(m,) decrease of the loss with each further node; not meaningful for kept ones."""
         missed = (self.weights - self.fitted) @ self.second
         rest = self.second.diagonal() - ((self.second @ self.inverse) * self.second).sum(1)
         return missed.square().sum(0) / rest.clamp_min(torch.finfo(rest.dtype).tiny)
@@ -108,7 +109,7 @@ class Search:
         return sum(reader.loss() for reader in self.readers)
 
     def remove_cheapest(self) -> tuple[int, float]:
-        """Take the kept node whose removal costs least; returns it and the cost."""
+        """Remove the kept node whose removal costs least; returns it and the cost."""
         costs = torch.stack([reader.removal_costs() for reader in self.readers]).sum(0)
         node = int(costs.masked_fill(~self.kept, torch.inf).argmin())
         for reader in self.readers:
@@ -117,7 +118,7 @@ class Search:
         return node, float(costs[node])
 
     def add_best(self) -> tuple[int, float]:
-        """Add the node that helps most; returns it and what the loss falls by."""
+        """Add the node that lowers the loss most; returns it and the decrease."""
         gains = torch.stack([reader.gains() for reader in self.readers]).sum(0)
         node = int(gains.masked_fill(self.kept, -torch.inf).argmax())
         for reader in self.readers:
@@ -135,7 +136,7 @@ class Search:
             if removed == added:
                 break
             if gain - cost <= BETTER * max(before, torch.finfo(torch.float64).tiny):
-                # the way back: the state before it is as good
+                # the swap is undone: the state before it was at least as good
                 for reader in self.readers:
                     reader.add(removed)
                     reader.remove(added)
@@ -171,7 +172,7 @@ class OSSCARSelection(Selection[NodeLayer]):
         return search.kept.nonzero().flatten()
 
     def gains(self, layer: NodeLayer) -> Tensor:
-        """(m,) what the loss falls by with the first kept node, the second, ...: the removals' costs backwards."""
+        """(m,) decreases of the loss with the first kept node, the second, ...: the removals' costs backwards."""
         search = self._search(layer)
         costs = [search.remove_cheapest()[1] for _ in range(layer.size)]
         return torch.tensor(costs[::-1], dtype=torch.float64, device=layer.incoming.device)

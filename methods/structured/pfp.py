@@ -1,4 +1,4 @@
-"""PFP, provable filter pruning: channels by the largest share that they have in any sum of the next layer.
+"""PFP, provable filter pruning: rank channels by the largest share that they have in any sum of the next layer.
 
 Liebenwein, Baykal, Lang, Feldman and Rus, "Provable Filter Pruning for Efficient Neural Networks", ICLR 2020. The
 sensitivity s_j of a channel is the largest share of one of its weights in what an output unit of the next layer sums up
@@ -7,7 +7,8 @@ sensitivity s_j of a channel is the largest share of one of its weights in what 
     m(eps) = ceil( K (6 + 2 eps) S alpha / eps^2 ),    K = 3,    alpha = 2 C log(8 (T + 1) k / delta)
 
 draws have been made keeps every output of a layer within a factor 1 +- eps, with T output positions, k weights per
-kernel and failure probability delta. As many channels stay as that many draws are expected to show,
+kernel and failure probability delta. The number of channels that stay is the number of different ones expected in
+that many draws,
 
     sum_j 1 - (1 - p_j)^m(eps),
 
@@ -109,7 +110,7 @@ class EqualErrors(Allocation):
             )
 
     def family(self, layers: Sequence[Seen], selection: Selection[Seen]) -> Family:
-        """Expected numbers of different nodes at eps, which falls from a large to a small number as s goes to 1."""
+        """Expected numbers of different nodes at an eps that falls from a large to a small number as s goes to 1."""
         self.require_fitting(selection)
         assert isinstance(selection, PFPSelection)
         known = []

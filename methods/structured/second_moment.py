@@ -1,12 +1,12 @@
 """Second moment times outgoing norm: what a node by itself adds to its readers.
 
-A node j that reads as phi_j and is weighted by W_:j adds W_:j phi_j to the next layer. The mean square of that is
+A node j with activation phi_j and outgoing weights W_:j adds W_:j phi_j to the next layer. The mean square of that is
 
     E[phi_j^2] ||W_:j||^2,
 
 the diagonal of ThiNet's matrix of contributions (``methods.baselines.thinet``), without the products between nodes.
 With ``centred`` the variance takes the place of the second moment, as if the mean went into the readers' biases.
-Several readers add up. A simple score of our own choice of words, close to what Wanda does for single weights.
+Several readers add up. This is a simple score under a name of our own, close to what Wanda does for single weights.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def contributions(moments: Sequence[Moments], weights: Sequence[Tensor], centred
     """(m,) mean square of what each node adds to the readers' pre-activations.
 
     Args:
-        moments: per reader, of the m nodes as it reads them.
+        moments: per reader the moments of the m nodes as it reads them.
         weights: per reader (out, m, r).
-        centred: take variances.
+        centred: whether to take variances.
     """
     total = torch.zeros_like(moments[0].mean)
     for own, weight in zip(moments, weights, strict=True):

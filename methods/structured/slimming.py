@@ -1,4 +1,4 @@
-"""Network slimming: batch-norm scales that a training with an L1 penalty has made small.
+"""Network slimming: prune channels whose batch-norm scales were made small by training with an L1 penalty.
 
 Liu, Li, Shen, Huang, Yan and Zhang, "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017.
 The network is trained from scratch with
@@ -63,7 +63,7 @@ class ScalePenalty(SparseTraining):
     def prepare(
         self, pruner: Pruner, model: nn.Module, calibration: Calibration, budget: Budget, length: Length, seed: int
     ) -> None:
-        """Look whether there is anything to penalise; see :class:`methods.sparse_training.SparseTraining`.
+        """Check that there is anything to penalise; see :class:`methods.sparse_training.SparseTraining`.
 
         Raises:
             Skipped: if the network has no batch norm with scales.
@@ -76,11 +76,11 @@ class ScalePenalty(SparseTraining):
         return loss + self.strength * torch.stack([scale.abs().sum() for scale in _scales(model)]).sum()
 
     def on_epoch(self, model: nn.Module, optimizer: Optimizer, epoch: int) -> bool:
-        """Say that earlier weights do not count: the penalty has to have done its work, whatever validation says."""
+        """Return True, so that weights of earlier epochs are not used: the penalty needs the whole training to act."""
         return True
 
     def finish(self, pruner: Pruner, model: nn.Module, calibration: Calibration, budget: Budget, seed: int) -> Pruned:
-        """What the parts make of the trained network, in one step."""
+        """The trained network, pruned by the method's parts in one step."""
         return pruner.prune(model, calibration, budget, seed)
 
 

@@ -61,7 +61,7 @@ class TaylorSelection(Selection[NodeLayer]):
         return (total / len(batches)).sqrt()
 
     def _gradients(self, layer: NodeLayer) -> list[dict[str, Tensor]]:
-        """For each batch the gradient of its mean loss by the weights of all layers that this step looks at."""
+        """For each batch the gradient of its mean loss in the weights of all layers that this step prunes."""
         layers: Sequence[NodeLayer] = layer.shared.get("layers", [layer])
         names = sorted({name for each in layers for name in (each.readers if self.gates else each.writers)})
 

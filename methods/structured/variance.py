@@ -5,9 +5,9 @@ ICCV 2025 (arXiv 2507.12988). The score of a node is the variance of its activat
 
     s_j = E[phi_j^2] - E[phi_j]^2,
 
-the smallest go, over all layers by one ranking, and with them goes their mean: b <- b + W_:j E[phi_j] for every reader,
-which here is ``compensation=bias_correction``. The authors treat the hidden layers of transformers' feed-forward parts;
-here every group of nodes is. Several readers average.
+and the nodes with the smallest ones are removed, ranked over all layers. Their means go into the readers' biases,
+b <- b + W_:j E[phi_j], which here is ``compensation=bias_correction``. The authors prune the hidden layers of
+transformers' feed-forward parts; here every group of nodes is pruned. Several readers are averaged.
 """
 
 import torch

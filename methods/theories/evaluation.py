@@ -1,4 +1,4 @@
-r"""Compare what theories predict of one pruning with what it does, layer by layer and for the whole network.
+r"""Compare what theories predict about one pruning with its effect, layer by layer and for the whole network.
 
 For a network W that was pruned once, without training, every layer is looked at alone: only its change Delta is made,
 all others stay dense. Predicted from the dense network and the calibration samples:
@@ -14,10 +14,10 @@ all others stay dense. Predicted from the dense network and the calibration samp
     PQ            share of units that the PQ index asks to keep, minus the share kept     (Diao et al., 2023)
 
 The first five are in units of the loss. They are evaluated at the change that was really made, repair included; without
-repair that is what the papers have. Labels of the Fisher are drawn from the network's own predictions. Measured are the
-increase of the loss on the calibration samples and the relative error of what the layer (for nodes: its readers)
-computes. For the network, predictions are summed over layers, CBS's with all cross terms. Comparing theories beyond
-their own methods is our extension.
+repair that is what the papers evaluate. Labels for the Fisher are drawn from the network's own predictions. What is
+measured is the increase of the loss on the calibration samples and the relative error of the outputs of the layer (for
+nodes: of its readers). For the network, predictions are summed over layers, CBS's with all cross terms. Comparing
+theories beyond their own methods is our extension.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ class TheoryEvaluation:
 
     Args:
         dense: the network before pruning.
-        pruned: what the pruner made of it.
-        pruner: with which parts.
-        calibration: the samples that the pruner had.
+        pruned: the pruned network.
+        pruner: the parts that pruned it.
+        calibration: the samples that the pruner used.
     """
 
     def __init__(self, dense: nn.Module, pruned: Pruned, pruner: Pruner, calibration: Calibration) -> None:
@@ -79,10 +79,10 @@ class TheoryEvaluation:
         return sites_of(self.dense, self.pruned, self.pruner, self.calibration)
 
     def rows(self, score: Callable[[nn.Module], float | None] | None = None) -> list[dict[str, Any]]:
-        """Return predictions in the record's form: theory, layer (None for the network), predicted, measured, unit.
+        """Return predictions in the form of a record: theory, layer (None for the network), predicted, measured, unit.
 
         Args:
-            score: accuracy of a network; what the loss on the calibration samples predicts of it is a row, too.
+            score: accuracy of a network; if given, a row compares it with the loss on the calibration samples.
         """
         if not self.applicable:
             return []

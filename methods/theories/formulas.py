@@ -1,6 +1,6 @@
 """Formulas with which theories predict the damage of pruning.
 
-:mod:`methods.theories.evaluation` says whose they are.
+:mod:`methods.theories.evaluation` names their sources.
 """
 
 import torch
@@ -51,7 +51,7 @@ def negative_log_determinant(kernel: Tensor, kept: Tensor) -> float:
 
 
 def node_predictions(layer: NodeLayer, kept: Tensor, kernel: object = None, repaired: bool = True) -> dict[str, float]:
-    """What spectral pruning, DPPs and sparse-lq theory say of keeping the nodes ``kept``.
+    """Predictions of spectral pruning, DPPs and sparse-lq theory for keeping the nodes ``kept``.
 
     Args:
         layer: the group in the dense network.
@@ -77,11 +77,11 @@ def node_predictions(layer: NodeLayer, kept: Tensor, kernel: object = None, repa
 
 
 def edge_predictions(weight: Tensor, live: Tensor, second: Tensor | None) -> dict[str, float]:
-    """What sparse-lq theory and the PQ index say of keeping some weights of a layer.
+    """Predictions of sparse-lq theory and the PQ index for keeping some weights of a layer.
 
     Args:
         weight: (out, d), float64.
-        live: which stay, (out, d).
+        live: (out, d), true for the weights that stay.
         second: (d, d) second moments of the layer's inputs; None leaves out the bound on the output.
     """
     counts = live.sum(1)

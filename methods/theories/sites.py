@@ -27,14 +27,14 @@ LARGEST_MOMENT = 1024  # inputs of a layer up to which the lq bound on its outpu
 
 @dataclass
 class Site:
-    """The change of one layer: modules whose weights differ, and what else is known of them.
+    """The change of one layer: the modules whose weights differ, with more information about them.
 
     Attributes:
         name: of the layer or group.
         before, after: weight tensors by module path.
         removed: masks of the weights that were removed, by module path.
         biases: new biases by module path.
-        own: predictions that need no curvature, with the unit of what they are about.
+        own: predictions that need no curvature, with their units.
     """
 
     name: str
@@ -173,5 +173,5 @@ def _linear(module: nn.Module, read: Tensor, weight: Tensor) -> Tensor:
 
 
 def _inputs(module: nn.Module) -> int:
-    """Inputs of one output unit; none that count for a grouped convolution, whose units read different ones."""
+    """Number of inputs of an output unit; too many for a moment if groups of a convolution read different ones."""
     return matrix_of(module)[0].numel() if kind_of(module).groups(module) == 1 else LARGEST_MOMENT + 1

@@ -17,8 +17,8 @@ entries of the last W. The paper then solves for the weights on the support by c
 repair does that (``compensation=least_squares``). In a grouped convolution H has a block for each group, and all groups
 share k.
 
-Beside it stands a lower bound for every choice of k weights, ours: with lambda the smallest eigenvalue of H, no set of
-weights does better than lambda times the sum of the smallest squares of the scaled weights that have to go.
+A lower bound for every choice of k weights, which is ours, is reported, too: with lambda the smallest eigenvalue of H,
+no choice has an error below lambda times the sum of the smallest squares of the scaled weights that have to go.
 """
 
 from __future__ import annotations
@@ -83,9 +83,9 @@ def admm(problem: Problem, project: Projection, count: int, rho: float = 0.1, ro
     Args:
         problem: of the layer.
         project: which entries may stay, by their squares.
-        count: how many that are.
+        count: number of entries that stay.
         rho: the penalty at the beginning.
-        rounds: at most.
+        rounds: largest number of rounds.
     """
     values, vectors = torch.linalg.eigh(problem.system)
     target = problem.weight @ problem.system
@@ -108,7 +108,7 @@ def admm(problem: Problem, project: Projection, count: int, rho: float = 0.1, ro
             if changed == 0:
                 break
             rho *= 1.1
-        else:  # so far W follows D without moving it: begin again with less of a penalty
+        else:  # so far W follows D without moving it: use a smaller penalty
             rho /= 5
             if changed:
                 sparse, dual = first, torch.zeros_like(first)
@@ -119,7 +119,7 @@ def admm(problem: Problem, project: Projection, count: int, rho: float = 0.1, ro
 
 
 def lower_bound(problem: Problem, project: Projection) -> float:
-    """What no choice of ``project``'s kind can undercut, relative to the energy; 0 where H is singular."""
+    """Lower bound of the error for every choice that ``project`` allows, relative to the energy; 0 if H is singular."""
     smallest = torch.linalg.eigvalsh(problem.system).min().clamp_min(0)
     gone = problem.weight.square() * ~project(problem.weight.square())
     return float(smallest * gone.sum()) / max(problem.energy, torch.finfo(torch.float64).tiny)
@@ -131,7 +131,7 @@ class ALPSSelection(Selection[EdgeLayer]):
     Args:
         damping: added to H's diagonal, relative to its mean.
         rho: penalty at the beginning.
-        rounds: of ADMM, at most.
+        rounds: largest number of rounds of ADMM.
     """
 
     def __init__(self, damping: float = 0.01, rho: float = 0.1, rounds: int = 300) -> None:
@@ -155,7 +155,7 @@ class ALPSSelection(Selection[EdgeLayer]):
         return self._settled(layer, lambda squares: pattern.mask(layer, squares), pattern.counts(layer))
 
     def report(self, layer: EdgeLayer, kept: Tensor) -> dict[str, float]:
-        """Lower bound of the layer's relative output error for every choice of so many weights, and ADMM's rounds."""
+        """Lower bound of the layer's relative output error for any choice of as many weights, and ADMM's rounds."""
         return layer.shared.get(("ALPS", layer.name), {})
 
     def _settled(self, layer: EdgeLayer, project: Projection, count: int) -> Tensor:

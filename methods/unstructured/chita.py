@@ -1,4 +1,4 @@
-"""CHITA: the weights of the whole network that a sparse regression on the gradients keeps.
+"""CHITA: keep the weights that a sparse regression on the gradients of the whole network selects.
 
 Benbaki, Chen, Meng, Hazimeh, Ponomareva, Zhao and Mazumder, "Fast as CHITA: Neural Network Pruning with Combinatorial
 Optimization", ICML 2023. With single-sample gradients as the rows of A (N, d), the local model of the loss around the

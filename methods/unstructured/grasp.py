@@ -1,4 +1,4 @@
-"""GraSP removes weights without which the gradient flow is preserved.
+"""GraSP removes weights so that the gradient flow is preserved.
 
 Wang, Zhang and Grosse, "Picking Winning Tickets Before Training by Preserving Gradient Flow", ICLR 2020. Removing
 weight q of a network at its initialisation changes the gradient's squared norm, to first order and up to a factor, by
@@ -9,8 +9,8 @@ with g the gradient of the loss and H its Hessian. Weights whose removal would l
 largest w_q (H g)_q, stay; the network is trained afterwards (``schedule=before_training``). Logits are divided by a
 temperature, as the authors' code does.
 
-H g is the gradient of g' g with one g held fixed: g' H = d(g' stop(g)) / dw. Over several batches g is the mean
-gradient over all of them first, then the products add up. Batch norms are in evaluation mode here.
+H g is the gradient of g' g with one g held fixed: g' H = d(g' stop(g)) / dw. With several batches, g is first averaged
+over all of them, and then the products are added up. Batch norms are in evaluation mode here.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class GraSPSelection(Selection[EdgeLayer]):
     """Keeps the weights whose removal would lower the gradient's norm most.
 
     Args:
-        temperature: by which the logits are divided.
+        temperature: the number that logits are divided by.
     """
 
     def __init__(self, temperature: float = 200.0) -> None:

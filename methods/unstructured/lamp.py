@@ -5,8 +5,8 @@ the weights in ascending order of their squares,
 
     score(u) = w_u^2 / sum_{v >= u} w_v^2                                                    (equation 4)
 
-the share of what is left when all smaller weights have gone. The largest weight of every layer scores 1, so that none
-is emptied by the ranking over all layers that follows (``allocation=global``).
+the share of a weight in those that are left once all smaller ones have gone. The largest weight of every layer scores
+1, so that no layer is emptied by the ranking over all layers that follows (``allocation=global``).
 """
 
 from torch import Tensor, zeros_like
@@ -25,7 +25,7 @@ def lamp_scores(weight: Tensor, live: Tensor) -> Tensor:
 
 
 class LAMPSelection(Selection[EdgeLayer]):
-    """Keeps the weights with the largest share of the squares of those that would be left with them."""
+    """Keeps the weights with the largest share in the squares of all weights that are not smaller."""
 
     def scores(self, layer: EdgeLayer) -> Tensor:
         """(out, d) shares in [0, 1]."""

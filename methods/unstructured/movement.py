@@ -1,15 +1,15 @@
 """Movement pruning keeps weights that training moves away from zero and removes those that it moves towards zero.
 
 Sanh, Wolf and Rush, "Movement Pruning: Adaptive Sparsity by Fine-Tuning", NeurIPS 2020. While a trained network is
-trained on, every weight has a score that the straight-through estimator gives the gradient of,
+trained further, every weight has a score, whose gradient is given by the straight-through estimator,
 
     S_ij  =  - sum over steps of  dL/dW'_ij  W_ij,       W' = W * mask                           (equation 3)
 
 up to the learning rate of the scores, which is constant here. The largest scores of a layer make the mask, and the
 fraction that stays falls along the cubic curve of Zhu and Gupta (2017) between a beginning and an end of the training.
-Masked weights keep their values, so that they can come back; their scores go on, since dL/dW' is dense.
+Masked weights keep their values, so that they can come back; their scores still change, since dL/dW' is dense.
 
-Without a training, S is taken over the calibration set with the weights as they are: - gradient x weight.
+Without training, S is computed over the calibration set with the weights as they are: - gradient x weight.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ from methods.unstructured.training_masks import MaskTraining
 
 
 class MovementSelection(Selection[EdgeLayer]):
-    """Keeps the weights that have moved, or would move, away from zero most."""
+    """Keeps the weights that have moved, or would move, furthest away from zero."""
 
     def __init__(self) -> None:
         self.movements: dict[str, Tensor] | None = None
 
     def scores(self, layer: EdgeLayer) -> Tensor:
-        """(out, d) accumulated movement; without training, - gradient x weight of the mean loss."""
+        """(out, d) accumulated movement; without training - gradient x weight of the mean loss."""
         if self.movements is None:
             return -layer.gradient * layer.weight
         return self.movements[layer.name]
 
 
 class Movement(MaskTraining):
-    """Goes on training the dense network while its masks follow the movement of the weights.
+    """Continues training the dense network while its masks follow the movement of the weights.
 
     Args:
         every: steps between changes of the masks.

@@ -2,14 +2,14 @@
 
 Mishra et al., "Accelerating Sparse Deep Neural Networks" (arXiv 2104.08378) describe 2:4 for tensor cores. Groups lie
 along the input dimension: the features of a linear layer, and of a convolution the input channels at one position of
-the kernel, the way that matrix products of it run. A layer whose inputs are no multiple of m (images with three
-channels, mostly) stays as it is, as in the authors' library.
+the kernel, in the order of its matrix products. A layer whose number of inputs is not a multiple of m (mostly the first
+one, for images with three channels) stays as it is, as in the authors' library.
 
 :class:`NM` fixes the sizes, so the budget is not consulted; :meth:`NM.imposed_on` makes a selection choose within
 groups. A selection with scores keeps the n largest of each group. Those that update weights while they choose have
 rules of their own: ExactOBS closes a group once m - n of its weights are gone (Frantar and Alistarh, 2022), SparseGPT
 chooses the masks of m columns when its sweep reaches them (Frantar and Alistarh, 2023, section 3.3), ALPS projects onto
-the pattern. A selection of one's own takes part with a method ``select_pattern(layer, pattern)``.
+the pattern. Other selections can define a method ``select_pattern(layer, pattern)`` for this.
 """
 
 from __future__ import annotations
@@ -108,11 +108,11 @@ def _(selection: SparseGPTSelection, layer: EdgeLayer, pattern: Pattern) -> Tens
 
 
 class Patterned(Selection[EdgeLayer]):
-    """Makes another selection choose within groups, and hands all other questions to that selection.
+    """Makes another selection choose within groups, and delegates everything else to that selection.
 
     Args:
-        inner: of single weights.
-        pattern: what each group keeps.
+        inner: a selection of single weights.
+        pattern: how many weights each group keeps.
     """
 
     def __init__(self, inner: Selection[EdgeLayer], pattern: Pattern) -> None:

@@ -6,8 +6,9 @@ the training, each layer drops of its live weights the fraction
 
     alpha / 2 (1 + cos(pi t / T_end))
 
-with the smallest magnitude, and gets as many others where the dense gradient of the batch is largest in magnitude; they
-begin at 0, without momentum. In the paper that step trains no weight; here it is also a step of the optimizer.
+with the smallest magnitude, and gets the same number of others where the dense gradient of the batch is largest in
+magnitude; they begin at 0, without momentum. In the paper no weight is trained in that step; here it is also a step of
+the optimizer.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class RigL(MaskTraining):
         self.gradients: dict[str, Tensor] = {}
 
     def due(self, step: int) -> bool:
-        """Every ``every`` steps, but not at the first, nor behind the end."""
+        """Every ``every`` steps, but not at the first one, nor after the end."""
         return step > 0 and step % self.every == 0 and step < self.end * self.length.steps
 
     def dropped(self, step: int) -> float:
@@ -68,6 +69,6 @@ class RigL(MaskTraining):
             count = min(int(share * int(live.sum())), int((~live).sum()))
             kept = without_smallest(live, weight, count)
             renewed[name] = with_largest(kept, self.gradients[name].abs(), count)
-            weight.mul_(live)  # whatever the optimizer did to those that come: they begin at zero
+            weight.mul_(live)  # new weights begin at zero, whatever the optimizer did to them
         self.gradients = {}
         return renewed

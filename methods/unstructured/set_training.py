@@ -3,7 +3,7 @@
 Mocanu, Mocanu, Stone, Nguyen, Gibescu and Liotta, "Scalable training of artificial neural networks with adaptive sparse
 connectivity inspired by network science", Nature Communications 2018. The network starts with random masks at
 Erdos-Renyi densities (``allocation=erdos_renyi``). After every epoch each layer loses the fraction zeta of its live
-weights, those closest to zero on either side, and gets as many at random places, with random values as at the
+weights, those closest to zero on either side, and gets the same number at random places, with random values as at the
 beginning: normal, with the spread that the layer's live weights had then. After the last epoch nothing is grown.
 """
 

@@ -1,4 +1,4 @@
-"""SiPP: single weights by the largest share that they have in any sum of their output unit.
+"""SiPP: rank single weights by the largest share that they have in any sum of their output unit.
 
 Baykal, Liebenwein, Gilitschenski, Feldman and Rus, "SiPPing Neural Networks: Sensitivity-informed Provable Pruning of
 Neural Networks" (arXiv 1910.05422). The sensitivity of a weight is the share of w_ij a_j(x) in the positive, or the
@@ -42,6 +42,6 @@ class SiPPSelection(Selection[EdgeLayer]):
         return layer.once(("SiPP", layer.name, self.samples), compute)
 
     def report(self, layer: EdgeLayer, kept: Tensor) -> dict[str, float]:
-        """The largest sum of a unit's sensitivities that have gone: what its relative error is bounded by."""
+        """The largest sum of a unit's removed sensitivities, which bounds its relative error."""
         gone = self.scores(layer) * (layer.live & ~kept)
         return {"sensitivity_removed": float(gone.sum(1).max())}

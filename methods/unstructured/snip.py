@@ -5,8 +5,8 @@ indicator c = 1 on every weight of a network at its initialisation, the sensitiv
 
     |dL / dc_q|  =  |g_q w_q|,     g = dL / dw                                             (equations 4 to 6)
 
-for the loss of a batch; the largest stay, over all layers by one ranking, and the network is trained afterwards
-(``schedule=before_training``). Of a trained network it is a first-order Taylor score. Batch norms are in evaluation
+for the loss of a batch; the largest ones of all layers together stay, and the network is trained afterwards
+(``schedule=before_training``). On a trained network this is a first-order Taylor score. Batch norms are in evaluation
 mode here, which at the initialisation leaves their inputs as they are; the paper's networks run in training mode.
 """
 

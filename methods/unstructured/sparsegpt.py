@@ -1,16 +1,16 @@
 """SparseGPT: optimal brain surgery, column by column, with one inverse for all rows.
 
 Frantar and Alistarh, "SparseGPT: Massive Language Models Can Be Accurately Pruned in One-Shot", ICML 2023. A layer's
-squared output error has the Hessian H = 2 X X^T (d, d) for every row. Columns are gone through from left to right; a
-weight that goes is made up for by those to its right alone, so that all rows share the inverses of H restricted to the
-columns i, i + 1, ..., which stand in the rows of U, the upper Cholesky factor of H^-1 = U^T U:
+squared output error has the Hessian H = 2 X X^T (d, d) for every row. Columns are processed from left to right, and
+only the weights to the right of a removed one make up for it, so that all rows share the inverses of H restricted to
+the columns i, i + 1, ..., which the rows of U give, the upper Cholesky factor of H^-1 = U^T U:
 
     score of w_ij  =  w_ij^2 / U_jj^2        w_i: <- w_i: - (w_ij / U_jj) U_j:   where (i, j) goes.
 
 The mask is chosen for a block of columns at a time, by the scores that the weights have when the block begins; each
 block keeps its share of the layer. H is damped by a part of its mean diagonal, and weights of inputs that are always
-zero go first, at no cost. The choice and the update follow each other: :class:`SparseGPTSelection` goes through the
-columns with the update in mind and keeps the mask, ``compensation=sparsegpt`` repeats the update for it (or for any).
+zero go first, at no cost. Choice and update are separate parts: :class:`SparseGPTSelection` carries out the updates
+while it chooses, and keeps only the mask; ``compensation=sparsegpt`` repeats the updates for that mask (or for any).
 Each group of a grouped convolution has a Hessian of its own.
 """
 
@@ -51,7 +51,7 @@ def inverse_factors(layer: EdgeLayer, damping: float, columns: Tensor | None = N
 
 
 def clear_(weight: Tensor, factor: Tensor, mask: Tensor, columns: Iterable[int]) -> None:
-    """Clear what ``mask`` drops of ``columns``, from left to right, and let the weights to the right make up for it.
+    """Set the weights of ``columns`` that ``mask`` drops to zero, from left to right, and update those to the right.
 
     Args:
         weight: (out, d), overwritten; dropped weights become zero but for rounding.
@@ -128,7 +128,7 @@ class SparseGPTSelection(Selection[EdgeLayer]):
 
 
 class SparseGPTUpdate(Compensation):
-    """SparseGPT's update for a given mask: each removed weight is made up for by those to its right.
+    """SparseGPT's update for a given mask: the weights to the right of each removed one make up for it.
 
     Args:
         damping: as for :class:`SparseGPTSelection`.

@@ -1,4 +1,4 @@
-"""SuRP keeps weights in the order in which a successively refined description of the network names them.
+"""SuRP keeps the weights that a successively refined description of the network names first.
 
 Isik, Weissman and No, "An Information-Theoretic Justification for Model Pruning" (AISTATS 2022, arXiv 2102.08329): the
 rate-distortion theory of a Laplacian source under absolute error asks for sparse reconstructions. All weights of the
@@ -10,8 +10,8 @@ alpha of their mean at first:
 Where none is above T, T is set to alpha times the mean of what is left, and alpha falls by a tenth at every twentieth
 time (as in the authors' code). A weight that has been named is kept.
 
-Theirs in addition, and not here: the kept weights become the sums of what was taken from them, which is what a decoder
-knows. Here masks alone are taken, so that all methods' weights are treated alike. Every layer keeps a weight at least.
+In the paper the kept weights are then replaced by the sums of what was taken from them, which is what a decoder knows.
+Here only the masks are used, so that the weights of all methods are treated alike. Every layer keeps at least one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from methods.selection import Selection
 
 REFRESHED = 20  # times, after which alpha falls
 FALL = 0.9
-PATIENCE = 200  # steps for each weight, after which the largest of the others follow
+PATIENCE = 200  # steps for each weight, after which the largest of the other weights follow in order
 
 
 class Refinement:
@@ -54,7 +54,7 @@ class Refinement:
         self.above: list[int] = []
 
     def first(self, many: int) -> np.ndarray:
-        """The first so many weights that are named."""
+        """The first ``many`` weights that are named."""
         while len(self.order) < many and self.steps < PATIENCE * self.count and self.total > 0:
             self._step()
         if len(self.order) < many:
@@ -102,7 +102,7 @@ class SuRPSelection(Selection[EdgeLayer]):
         self.alpha = alpha
 
     def select_all(self, layers: Sequence[EdgeLayer], counts: Mapping[str, Count]) -> dict[str, Tensor]:
-        """Masks of all layers with as many weights together as ``counts`` have."""
+        """Masks of all layers, which together keep as many weights as ``counts`` add up to."""
         total = sum(int(count.sum()) if isinstance(count, Tensor) else count for count in counts.values())
         live = [layer.live.flatten() for layer in layers]
         places = torch.cat([mask.nonzero().flatten() + start for mask, start in zip(live, _starts(live), strict=True)])
@@ -127,7 +127,7 @@ def _starts(parts: Sequence[Tensor]) -> list[int]:
 
 
 def _magnitudes(layers: Sequence[EdgeLayer]) -> Tensor:
-    """Absolute values of all live weights, each layer over its norm."""
+    """Absolute values of all live weights, divided by their layer's norm."""
     parts = []
     for layer in layers:
         values = layer.weight[layer.live].abs().cpu()
@@ -136,7 +136,7 @@ def _magnitudes(layers: Sequence[EdgeLayer]) -> Tensor:
 
 
 def _one_of_each(chosen: Tensor, owner: Tensor, magnitudes: Tensor) -> Tensor:
-    """``chosen`` with the largest weight of each layer that has none, in the place of the last of other layers."""
+    """``chosen``, with the largest weight of each layer that has none in place of the last weights of other layers."""
     kept = chosen.tolist()
     counts = torch.bincount(owner[chosen], minlength=int(owner.max()) + 1).tolist()
     for layer, count in enumerate(counts):

@@ -1,4 +1,4 @@
-"""SynFlow removes weights that carry little of what flows from inputs to outputs; it needs no data.
+"""SynFlow removes weights that carry little of the flow from inputs to outputs; it needs no data.
 
 Tanaka, Kunin, Yamins and Ganguli, "Pruning neural networks without any data by iteratively conserving synaptic flow",
 NeurIPS 2020. Let |.| make every parameter of the network positive, 1 be an input of ones, and
@@ -6,7 +6,7 @@ NeurIPS 2020. Let |.| make every parameter of the network positive, 1 be an inpu
     R = sum of the outputs of |network| at 1,       score = (dR / d|w|) |w|                     (equations 2 and 3)
 
 For a network of ReLUs the scores of the units' incoming and of their outgoing weights add up to the same sum: they are
-conserved, so that a layer is not emptied as long as pruning goes in many rounds, each with new scores
+conserved, so that no layer is emptied as long as pruning takes many rounds, each with new scores
 (``schedule=before_training_rounds``: a hundred, at exponentially falling size). Everything runs in float64, since
 products over many layers are large, and in evaluation mode.
 """

@@ -1,10 +1,10 @@
 """Change masks while the network trains: what SET, RigL and movement pruning have in common.
 
 The trainer keeps parameters, the hook keeps their masks. Between the backward pass and the optimizer's step gradients
-are dense, those of weights that are zero now included, which is what such methods look at; then the gradients of masked
-weights are cleared, so that no step moves them. Behind the step masked weights and what the optimizer remembers of them
-are zero again, and at some steps the masks change. After the last change the training goes on with the masks as they
-are; weights from before it are no candidates for the best epoch, since they belong to another network.
+are dense, even those of weights that are zero now, which is what such methods look at; then the gradients of masked
+weights are cleared, so that no step moves them. After the step, masked weights and their optimizer state are set to
+zero again, and at some steps the masks change. After the last change the training continues with fixed masks; weights
+from before it are no candidates for the best epoch, since they belong to another network.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class MaskTraining(SparseTraining):
     def prepare(
         self, pruner: Pruner, model: nn.Module, calibration: Calibration, budget: Budget, length: Length, seed: int
     ) -> None:
-        """Take the masks that the method's parts give the network as it is; see :class:`SparseTraining`."""
+        """Take the masks that the method's parts choose for the network as it is; see :class:`SparseTraining`."""
         self.require_edges(pruner)
         self.length, self.seed = length, seed
         first = pruner.prune(model, calibration, budget, seed)
@@ -53,7 +53,7 @@ class MaskTraining(SparseTraining):
         self.masks, self.note = {name: mask.clone() for name, mask in first.masks.items()}, first.note
 
     def require_edges(self, pruner: Pruner) -> None:
-        """Refuse selections that do not mask single weights, and patterns, which changes would not keep."""
+        """Refuse selections that do not mask single weights, and n:m patterns, which changes would break."""
         if isinstance(pruner.allocation, NM):
             raise BadInput(
                 "masks that change while the network trains keep no pattern n:m; type allocation=erdos_renyi, or "
@@ -72,7 +72,7 @@ class MaskTraining(SparseTraining):
 
     @abstractmethod
     def renew(self, model: nn.Module, optimizer: Optimizer, step: int) -> dict[str, Tensor]:
-        """New masks; weights that come back have been given their values."""
+        """New masks; the values of weights that come back are set here."""
         raise NotImplementedError
 
     def observe(self, model: nn.Module, step: int) -> None:
@@ -107,7 +107,7 @@ class MaskTraining(SparseTraining):
         return True
 
     def live(self) -> int:
-        """Number of weights that are there now, in the layers with masks."""
+        """Number of weights that are live now, in the layers with masks."""
         return sum(int(mask.sum()) for mask in self.masks.values())
 
     def _masked(self, model: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
@@ -141,7 +141,7 @@ class MaskTraining(SparseTraining):
 
 
 def without_smallest(live: Tensor, weight: Tensor, count: int) -> Tensor:
-    """``live`` without its ``count`` weights of the smallest magnitude; all three of one shape."""
+    """``live`` without its ``count`` weights of the smallest magnitude; the tensors have the same shape."""
     kept = live.clone().flatten()
     kept[weight.abs().masked_fill(~live, torch.inf).flatten().sort(stable=True).indices[:count]] = False
     return kept.view_as(live)

@@ -58,6 +58,12 @@ def test_the_configuration_is_strict_and_asks_for_nothing_from_elsewhere(tmp_pat
     assert content["nav"] == [{"Home": "README.md"}] and Path(content["docs_dir"]).is_absolute()
 
 
+def test_the_address_of_the_site_is_that_of_the_command_line(tmp_path, capsys):
+    address = "https://somebody.example/secateurs/"
+    assert main(["--sources", str(tmp_path / "site"), "--url", address, "--results", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "site.yml").read_text())["site_url"] == address
+
+
 def test_sources_alone_need_no_mkdocs(tmp_path, capsys):
     assert main(["--sources", str(tmp_path / "s"), "--results", str(tmp_path)]) == 0
     said = capsys.readouterr().out

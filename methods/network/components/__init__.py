@@ -1,1 +1,1 @@
-"""Nodes of layers that meet: what belongs to which, of which sorts they are, and what all of them share."""
+"""Nodes of coupled layers: what belongs to each node, which sorts of nodes there are, and what all nodes share."""

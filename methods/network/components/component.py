@@ -1,10 +1,10 @@
-"""Nodes that layers share, and what belongs to each; where a forward pass splits what layers give, of several sorts.
+"""Nodes that several layers share, and what belongs to each; of several sorts if layers' outputs are split.
 
-Nodes are of different sorts where modules read, write or carry different numbers of them, as where a forward pass
-splits, slices or chunks what a layer gives. Each sort is a group by itself; sizes that the forward pass looks up in
-attributes follow (:mod:`methods.network.kinds.following`), and where sizes are written in its code the nodes are left
-alone. Where it divides evenly instead (``chunk(2)``), every piece has to lose as many units as the others: the nodes at
-the same place in each piece are then one.
+Nodes are of different sorts if modules read, write or carry different numbers of them, as when a forward pass splits,
+slices or chunks the output of a layer. Each sort is a group of its own. Sizes that the forward pass looks up in
+attributes are adapted (:mod:`methods.network.kinds.following`); if sizes are written in its code, the nodes are left
+alone. If the forward pass divides evenly instead (``chunk(2)``), every piece has to lose the same number of units: the
+nodes at the same place in each piece then form one node.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from methods.network.mockup import Mockup
 from methods.network.nodes import Entries, NodeGroup, Reader
 
 MOST_PIECES = 16  # of a layer's units, one after the other
-MOST_PARTS = 8  # of the nodes that some layers share; more are no structure that a forward pass has written down
-PIECES = (2, 3, 4)  # into which an even division is looked for
+MOST_PARTS = 8  # of the nodes that some layers share; no forward pass is expected to spell out more
+PIECES = (2, 3, 4)  # numbers of pieces of the even divisions that are tried
 
 Members = Mapping[str, Tensor]  # of a module (n, 2) its channels, output units or entries, and the number of their node
 
 
 @dataclass(frozen=True)
 class Component:
-    """Nodes of layers that meet, of whatever sorts.
+    """Nodes of coupled layers, of one or more sorts.
 
     Attributes:
         writers: paths of the layers, in forward order.
         size: number of nodes, in the order of the writers' output units.
-        rows, channels, held: what belongs to which node: output units of writers, input channels of readers and
-            carriers, entries of what is held.
-        pieces: of each node the number of the piece of its layer that it is in, where these count as different sorts.
+        rows, channels, held: the node of each output unit of writers, of each input channel of readers and carriers, of
+        each entry of parameters that are held.
+        pieces: for each node the number of its layer's piece that it is in, if pieces count as different sorts.
     """
 
     writers: tuple[str, ...]
@@ -56,7 +56,7 @@ class Component:
         return torch.tensor([first[sort] for sort in found.tolist()])
 
     def confused(self) -> str | None:
-        """Which module has more members of one node than of another, where that is so in too many ways."""
+        """The module with more members of one node than of another, if their numbers differ in too many ways."""
         if int(self.sorts.max()) < MOST_PARTS:
             return None
         for path, own in [*self.rows.items(), *self.channels.items(), *self.held.items()]:
@@ -66,7 +66,7 @@ class Component:
         raise AssertionError("all nodes are alike")
 
     def sizes(self, group: NodeGroup) -> dict[int, int]:
-        """Numbers of units that a forward pass could have written down, and how many of these belong to a node."""
+        """Numbers of units that a forward pass could spell out, and how many of these belong to one node."""
         path, rows = group.writers[0], group.rows[0]
         found = {group.size * each: each for each in range(group.width, 0, -1) if group.width % each == 0}
         sorts = self.sorts[self.rows[path][:, 1]].tolist()  # of the layer's units, in order
@@ -76,7 +76,7 @@ class Component:
         return found
 
     def folded(self, pieces: int) -> Component:
-        """The same with one node for all that are at the same place in as many pieces of equal size."""
+        """The same component, with one node for all nodes at the same place in each of so many equal pieces."""
         size = self.size // pieces
 
         def fold(members: Members) -> Members:
@@ -121,7 +121,7 @@ class Component:
 
 
 def folds(component: Component) -> Iterator[Component]:
-    """Even divisions after which all nodes are alike."""
+    """Even divisions after which all nodes are of one sort."""
     for pieces in PIECES:
         if component.size % pieces == 0 and component.size > pieces:
             folded = component.folded(pieces)
@@ -130,11 +130,11 @@ def folds(component: Component) -> Iterator[Component]:
 
 
 def cuts(component: Component, places: Iterable[Sequence[int]]) -> Iterator[Component]:
-    """The same nodes, told apart by where they are in the first layer.
+    """The same nodes, divided into sorts by their place in the first layer.
 
     Args:
         component: of nodes of a single sort.
-        places: each time the output units at which a piece ends and another one begins.
+        places: for each division the output units at which one piece ends and the next begins.
     """
     own = component.rows[component.writers[0]]
     first = torch.full((component.size,), len(own)).scatter_reduce(0, own[:, 1], own[:, 0], "amin")
@@ -145,11 +145,11 @@ def cuts(component: Component, places: Iterable[Sequence[int]]) -> Iterator[Comp
 
 
 def runs(sorts: Sequence[int], sort: int) -> dict[int, int]:
-    """What the numbers of units in neighbouring pieces of a layer can add up to, and how many of these are of a sort.
+    """Sums of the sizes of neighbouring pieces of a layer, and how many of these units are of one sort.
 
     Args:
-        sorts: of each output unit of a layer, in order; a piece are neighbours of the same sort.
-        sort: sums that have none of it are left out.
+        sorts: of each output unit of a layer, in order; neighbours of the same sort form a piece.
+        sort: the sort that is counted; sums without any unit of it are left out.
     """
     starts = [0, *(at for at in range(1, len(sorts)) if sorts[at] != sorts[at - 1]), len(sorts)]
     if len(starts) > MOST_PIECES:

@@ -19,7 +19,7 @@ from methods.network.sharing import tied_tables
 
 
 def components(mockup: Mockup, influences: Mapping[str, Influence]) -> Iterator[Component]:
-    """The nodes of layers that share some, for all layers that feed something or are kept from it."""
+    """The nodes of each set of coupled layers, if they reach another layer or meet an obstacle on the way."""
     units, channels, entries = labelled(mockup, influences)
     most = 1 + max((int(own.max()) for own in units.values() if len(own)), default=-1)
     seen = {path: torch.isin(torch.arange(most), own[:, 1]) for path, own in channels.items()}
@@ -90,7 +90,7 @@ def _balanced(
     sizes: Mapping[str, int],
     reached: Mapping[str, tuple[int, Tensor]],
 ) -> Tensor:
-    """The labels, where those at the same place in each group of a convolution that is a layer are one."""
+    """The labels, with a common one for the channels at the same place in each group of a grouped convolution."""
     layers = []
     for path in mockup.layers:
         if (groups := mockup.groups(path)) > 1:
@@ -102,7 +102,7 @@ def _balanced(
 
 
 def block_of(mockup: Mockup, path: str) -> int:
-    """How many channels that the module reads can only be removed together."""
+    """How many input channels of the module can only be removed together."""
     carrier = find_carrier(mockup.modules[path]) if path in mockup.passing else None
     return 1 if carrier is None else carrier.block(mockup.modules[path])
 
@@ -114,7 +114,7 @@ def _block_links(channels: Tensor, block: int) -> Tensor:
 
 
 def coupled(units: Mapping[str, Tensor]) -> list[list[str]]:
-    """Layers that share nodes, together; forward order within and between."""
+    """Lists of the layers that share nodes, in forward order within and between lists."""
     found: list[tuple[list[str], set[int]]] = []
     for path, labels in units.items():
         own = set(labels.tolist())

@@ -18,13 +18,14 @@ Reasons = dict[str, str | None]
 def apart_from_shared(
     mockup: Mockup, influences: Mapping[str, Influence]
 ) -> tuple[dict[str, Influence], Reasons, set[str]]:
-    """Influences without those of units that all nodes share, and for each of their layers why they are left alone.
+    """Influences without those of units that all nodes share, and for these units' layers why they are left alone.
 
-    Where the heads of queries share one key and one value (Shazeer 2019), these tie all heads together. They have fewer
-    units than they reach channels, stay, and without them the heads are nodes. So do the input and output weights of a
-    state space that all channels have in common (Gu and Dao 2023), which are a part of what a layer gives.
+    If all query heads share one key and one value (Shazeer 2019), these tie the heads together. Their layers reach more
+    channels than they have units; they stay, and without them the heads are nodes. The same holds for the input and
+    output weights of a state space model that all channels have in common (Gu and Dao 2023), which are a part of one
+    layer's output.
 
-    The last answer are the paths of the layers whose nodes share units.
+    The third result is the set of paths of the layers whose nodes share units.
     """
     units = labelled(mockup, influences)[0]
     reasons: Reasons = {}
@@ -77,7 +78,7 @@ def _without_shared_parts(
 
 
 def _fanning(mockup: Mockup, influences: Mapping[str, Influence], path: str, chosen: Tensor) -> Tensor:
-    """(units,) which of the chosen units reach more channels of some reader than there are units that reach these."""
+    """(units,) bool: those of the chosen units that reach more channels of some reader than reach these in units."""
     found = torch.zeros_like(chosen)
     for reader, pairs in influences[path].pairs.items() if bool(chosen.any()) else ():
         reached = torch.zeros(len(chosen), mockup.channels(reader), dtype=torch.bool)

@@ -1,9 +1,9 @@
-"""Nodes of which every group of a grouped convolution has as many channels, so that all groups lose alike.
+"""Nodes with the same number of channels in every group of a grouped convolution, so that all groups lose alike.
 
-Where channels of several groups meet behind a convolution, as behind a channel shuffle (Zhang et al. 2018), whole
-groups cannot be removed. Each group can lose some of its channels instead, as long as all of them lose as many: the
-channels that come at the same place in each group are one node. What a shuffle does to the channels that are left is
-then what it did to them before, wherever the groups in front of it and those behind it divide each other's channels.
+If channels of several groups are coupled behind a convolution, as by a channel shuffle (Zhang et al. 2018), whole
+groups cannot be removed. Each group can lose some of its channels instead, as long as all lose the same number: the
+channels at the same place in each group form one node. A shuffle then treats the remaining channels as it did before,
+provided that the groups in front of it and those behind it divide each other's channels.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ def classes(labels: Tensor, groups: int) -> Classes:
 
 
 def joined(layers: Sequence[Classes]) -> dict[int, int]:
-    """For each label that goes with others the smallest of those that it goes with.
+    """For each label that is joined with others, the smallest label of its set.
 
     Args:
-        layers: for each convolution, of what it reads or of what it writes.
+        layers: for each convolution, the classes of its inputs or of its outputs.
     """
     root: dict[int, int] = {}
 
@@ -37,11 +37,11 @@ def joined(layers: Sequence[Classes]) -> dict[int, int]:
     changed = True
     while changed:
         changed = False
-        for own in sorted(layers, key=len, reverse=True):  # what is in balance in halves need not be so in quarters
+        for own in sorted(layers, key=len, reverse=True):  # balance over halves is not balance over quarters
             found = [list(dict.fromkeys(find(label) for label in group.tolist())) for group in own]
             disjoint = sum(map(len, found)) == len({label for group in found for label in group})
             if not disjoint or len({len(group) for group in found}) > 1:
-                continue  # in balance already, or it cannot be
+                continue  # balanced already, or it cannot be balanced
             for together in zip(*found, strict=True):
                 first = min(together)
                 root |= {label: first for label in together if label != first}

@@ -26,8 +26,8 @@ class Kind(ABC):
 
     Attributes:
         channel: dimension of the channels in what a module reads and returns.
-        multiplies: whether what is read is multiplied by the weight. Else it says which part of it is looked up: there
-            are no input channels to remove and no multiply-accumulates, and single weights are not pruned.
+        multiplies: whether the input is multiplied by the weight. If not, the input says which part of the weight is
+        looked up: there are no input channels to remove and no multiply-accumulates, and single weights are not pruned.
     """
 
     channel: ClassVar[int]
@@ -87,7 +87,7 @@ class Kind(ABC):
         return patches.transpose(0, 1).reshape(patches.shape[1], -1)
 
     def gradients(self, module: nn.Module, read: Tensor, slopes: Tensor) -> Tensor:
-        """(n, weights) gradients of every sample by the matrix, row by row, from dl/ds at what the module wrote."""
+        """(n, weights) gradients of every sample in the matrix, row by row, from dl/ds at the module's output."""
         groups = self.groups(module)
         patches = self.patches(module, read)
         patches = patches.reshape(len(read), groups, -1, patches.shape[2])
@@ -130,7 +130,7 @@ class Kind(ABC):
         self.resize(module)
 
     def resize(self, module: nn.Module) -> None:
-        """Let the module's own numbers (``out_features``, ``in_channels``, ...) say what its weight is."""
+        """Set the module's own sizes (``out_features``, ``in_channels``, ...) to those of its weight."""
         follow(module, outputs=self.units(module), inputs=self.inputs(module))
 
     @torch.no_grad()

@@ -1,10 +1,10 @@
 """Modules between layers that have a number per channel, or sizes that must follow when channels are removed.
 
-A carrier that ``mixes`` takes statistics over all channels: after a removal it sees only what is left. Removing is then
-not the same as putting zeros in front of it, and a network in which nodes are closed off has such carriers work on the
-remaining channels alone (:func:`on_the_rest`). A carrier of ``block`` channels treats blocks of that many channels
-alone, which then go whole or stay. A new carrier is one entry of :data:`CARRIERS`; the attributes that follow are in
-:mod:`methods.network.kinds.cutting`.
+A carrier that ``mixes`` takes statistics over all channels: after a removal it sees only those that are left. Removing
+channels is then not the same as replacing them by zeros, and in a masked network such carriers work on the remaining
+channels alone (:func:`on_the_rest`). A carrier with a ``block`` of several channels treats each block separately;
+blocks are removed as a whole or stay. A new carrier is one entry of :data:`CARRIERS`; the attributes that follow are
+in :mod:`methods.network.kinds.cutting`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Carrier(ABC):
         return 1
 
     def imitate(self, module: nn.Module, read: Tensor) -> Tensor:
-        """What it makes of any number of blocks in a mock-up: a channel depends on no other block."""
+        """What it computes from any number of blocks in a mock-up, where no channel depends on another block."""
         return read.clone()
 
     @abstractmethod
@@ -181,20 +181,20 @@ CARRIERS: tuple[Carrier, ...] = (Norms(), Slopes(), Grouped(), Groups(), AllChan
 
 
 def find_carrier(module: nn.Module) -> Carrier | None:
-    """The carrier that ``module`` is; None if it is none that is known."""
+    """The sort of carrier that ``module`` is; None if it is no known carrier."""
     return next((carrier for carrier in CARRIERS if carrier.owns(module)), None)
 
 
 def carrier_of(module: nn.Module) -> Carrier:
-    """The carrier that a module is known to be; also of a convolution of which a single group is left."""
+    """The sort of a module that is known to be a carrier, even a convolution with only one group left."""
     return find_carrier(module) or CARRIERS[[type(each) for each in CARRIERS].index(Grouped)]
 
 
 def on_the_rest(module: nn.Module, gone: Tensor) -> Callable[[Tensor], Tensor]:
-    """What a carrier that mixes does where the channels ``gone`` are closed off: it normalises the others alone.
+    """The forward pass of a carrier that mixes with the channels ``gone`` masked: it normalises the others alone.
 
     Returns:
-        A forward pass: what it reads, of all channels, to what it returns, zero in the channels that are gone.
+        A function of the input with all channels, whose result is zero in the masked ones.
     """
     carrier = carrier_of(module)
     dimension = carrier.channel(module)

@@ -1,8 +1,8 @@
-"""Numbers that the modules around layers remember, and that must follow when nodes are removed.
+"""Sizes stored in the modules around layers, which must be adapted ("follow") when nodes are removed.
 
-An attention whose forward pass says ``x.view(n, t, self.num_heads, self.head_dim)`` takes no projection with fewer
-heads until ``num_heads`` says so. Which numbers could have to follow is a table of names; whether one does is tried
-(:mod:`methods.network.trials`): it changes only where the network does without the nodes with it, and not without it.
+An attention whose forward pass calls ``x.view(n, t, self.num_heads, self.head_dim)`` fails with fewer heads until
+``num_heads`` is reduced, too. A table of names says which attributes may have to follow; an experiment decides
+(:mod:`methods.network.trials`): one is changed only if the network runs without the nodes with it, and not without it.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ Following = tuple[tuple[Attribute, int], ...]  # attributes, and how much of eac
 
 
 def followings(model: nn.Module, writers: Sequence[str], size: int) -> Iterator[Following]:
-    """Which attributes could have to follow when some of ``size`` nodes are removed, the likeliest first.
+    """Attributes that may have to follow when some of ``size`` nodes are removed, the likeliest first.
 
-    Those of the innermost module around all writers that has any, and of the one around that.
+    They belong to the innermost module around all writers that has any, and to the module around that one.
     """
     around = 0
     for path in _around(writers):
@@ -59,8 +59,8 @@ def followings(model: nn.Module, writers: Sequence[str], size: int) -> Iterator[
 def ratios(model: nn.Module, writers: Sequence[str], size: int) -> Following:
     """How many queries each key has, where ``size`` heads of queries share one.
 
-    That number follows them even where the network does without: a forward pass may look at it in some calls only, as
-    attention does that repeats keys where there is a mask.
+    That number follows them even if the network runs without: a forward pass may use it in some calls only, like
+    attention that repeats keys only if there is a mask.
     """
     return tuple(
         ((path, name), 1)
@@ -71,7 +71,7 @@ def ratios(model: nn.Module, writers: Sequence[str], size: int) -> Following:
 
 
 def by_size(model: nn.Module, writers: Sequence[str], sizes: Mapping[int, int]) -> Iterator[Following]:
-    """The same by what the numbers are, whatever they are called; they may lie in lists.
+    """The same, found by the attributes' values instead of their names; these may be entries of lists.
 
     Args:
         model: the network.
@@ -110,7 +110,7 @@ def number_of(model: nn.Module, attribute: Attribute) -> int:
 
 @contextmanager
 def resized(model: nn.Module, less: Mapping[Attribute, int]) -> Iterator[None]:
-    """Inside, these attributes are less by so much."""
+    """Within this context these attributes are reduced by the given amounts."""
     before = {(path, name): vars(model.get_submodule(path))[name.partition("[")[0]] for path, name in less}
     try:
         follow(model, less)
@@ -121,7 +121,7 @@ def resized(model: nn.Module, less: Mapping[Attribute, int]) -> Iterator[None]:
 
 
 def follow(model: nn.Module, less: Mapping[Attribute, int]) -> None:
-    """Reduce these attributes by so much."""
+    """Reduce these attributes by the given amounts."""
     for (path, name), each in less.items():
         module = model.get_submodule(path)
         name, _, place = name.partition("[")
@@ -146,13 +146,13 @@ def _around(paths: Sequence[str]) -> Iterator[str]:
 
 
 def _number(module: nn.Module, name: str) -> int:
-    """An attribute that is a whole number; 0 where it is none."""
+    """The value of an attribute that is a whole number; else 0."""
     value = vars(module).get(name, 0)
     return value if type(value) is int else 0
 
 
 def _unflattening(model: nn.Module) -> Iterator[str]:
-    """Paths of modules that bring a vector into a shape, behind the layer that writes it and not around it."""
+    """Paths of modules that reshape a vector; they lie behind the layer that writes it, not around it."""
     yield from (path for path, module in model.named_modules() if isinstance(module, nn.Unflatten))
 
 

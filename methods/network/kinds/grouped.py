@@ -36,7 +36,7 @@ def block_sizes(module: nn.Module) -> tuple[int, int]:
 def spread(weight: Tensor, groups: int) -> Tensor:
     """(out, in, *kernel) of a grouped convolution's (out, in / groups, *kernel) weight, zeros outside of its groups.
 
-    Of one group it is the weight itself.
+    With one group it is the weight itself.
     """
     if groups == 1:
         return weight
@@ -59,11 +59,11 @@ def wide_groups(module: nn.Module) -> bool:
 
 
 def as_carried(module: nn.Module, read: Tensor) -> Tensor:
-    """What such a convolution makes of any number of groups in a mock-up.
+    """What such a convolution computes from any number of groups in a mock-up.
 
     Channels go one by one through the convolution's geometry with weights of one: within a group of i inputs and o
     outputs, output number q shows input q mod i, or, where there are fewer outputs, the sum of the inputs q, q + o, ...
-    That the channels of a group belong together is for the carrier to say.
+    The carrier, not this function, states that the channels of a group belong together.
 
     Raises:
         RuntimeError: if these are no whole groups.

@@ -1,4 +1,4 @@
-"""Layers of channels last, where every position (token) is multiplied by itself; the first of them is ``nn.Linear``."""
+"""Layers with channels last, which multiply every position (token) separately; the first of them is ``nn.Linear``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from methods.network.parameters import weight_of
 class ByPosition(Kind):
     """What linear layers have in common, however they store their weight.
 
-    Whatever lies between the sample and the channel is a position.
+    All dimensions between that of the samples and that of the channels are positions.
     """
 
     channel = -1

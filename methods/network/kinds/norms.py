@@ -2,7 +2,7 @@
 
 PyTorch's own are known by class. Libraries have classes of their own for the same, under names that change from version
 to version: ``LlamaRMSNorm``, Gemma's (which multiplies by one more than its weight), layer norms of images with the
-channels in dimension 1. These are known by what they do to random numbers.
+channels in dimension 1. These are recognised by what they do to random numbers.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which kind a module is of. Kinds are found by themselves: every whole subclass of ``Kind`` in this folder."""
+"""Which kind a module is of. Kinds are discovered: they are all concrete subclasses of ``Kind`` in this folder."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def kind_of(module: nn.Module) -> Kind:
 
 
 def is_layer(module: nn.Module) -> bool:
-    """Whether ``module`` is of a known kind and multiplies what it reads: not so an embedding."""
+    """Whether ``module`` is of a known kind and multiplies its input, which an embedding does not do."""
     kind = find_kind(module)
     return kind is not None and kind.multiplies
 

@@ -33,7 +33,7 @@ FUNCTIONS: tuple[Callable[..., Tensor], ...] = (
 class _Transposed(Kind):
     """Transposed convolutions, whose weight is stored as (in, out / groups, *kernel).
 
-    Where nodes are removed those of several groups are carriers (:mod:`methods.network.kinds.grouped`).
+    When nodes are removed, those with several groups are carriers (:mod:`methods.network.kinds.grouped`).
 
     Args:
         number: of groups, which the layout of the weight depends on.
@@ -84,7 +84,7 @@ class _Transposed(Kind):
         for dilation, size, pad, more in zip(
             own.dilation, own.kernel_size, _padding(own), own.output_padding, strict=True
         ):
-            before = dilation * (size - 1) - pad  # less than none where the padding takes more away
+            before = dilation * (size - 1) - pad  # negative if the padding takes more away
             sides.append((before, before + more))
         view = functional.pad(spread, list(chain.from_iterable(reversed(sides))))
         dimensions = len(own.kernel_size)
