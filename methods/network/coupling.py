@@ -141,12 +141,12 @@ def _tried(
         reasons |= {group.name: refusal(group) for group in groups}
         parts[component.writers[0]] = groups
     candidates = [group for groups in parts.values() for group in groups if reasons[group.name] is None]
-    halves = [_half(mockup, group) for group in candidates]
+    names, halves = [group.name for group in candidates], [_half(mockup, group) for group in candidates]
     for number in range(PARTS_OF_ALL):  # a unit that a forward pass addresses by its index is in one half or the other
-        told = each_without(mockup, [_half(mockup, group, number) for group in candidates])
-        names = [group.name for group in candidates]
+        halved = [_half(mockup, group, number) for group in candidates] if number else halves
+        told = each_without(mockup, halved)
         reasons |= {name: reasons[name] or why for name, why in zip(names, told, strict=True)}
-    tried = {group.name: (group, half) for group, half in zip(candidates, halves, strict=True)}
+    tried = dict(zip(names, zip(candidates, halves, strict=True), strict=True))
     macs = product_macs(mockup)
     groups, followed = [], set[Attribute]()
     for component in found:
@@ -191,7 +191,7 @@ def _followed(
 
 def _does_without(mockup: Mockup, group: NodeGroup, following: Following = ()) -> bool:
     """Whether the network runs without each of several parts of the group, which have no index in common by chance."""
-    group = replace(group, follows=following or group.follows)
+    group = replace(group, follows=following)
     return all(without(mockup, _half(mockup, group, number)) is None for number in range(PARTS_TRIED))
 
 

@@ -1,6 +1,7 @@
 """A mock-up of a network, in which only what lies between the layers is still computed.
 
-The network's own forward pass runs, but layers of every known kind return fixed random numbers, and carriers
+The network's own forward pass runs, but layers of every known kind return fixed random numbers near one, so that no
+activation hides what it is multiplied with (a ReLU gate that is zero would), and carriers
 (norms, PReLUs, convolutions of several groups) let every channel pass. Nothing but additions, products,
 concatenations, activations, poolings, reshapes and attention is left. A norm that lies inside of nodes, such as that of
 queries head by head, is no carrier of them and works as it is. What output units reach is then seen by changing
@@ -366,7 +367,7 @@ def _takes_all(module: nn.Module) -> bool:
 
 
 def _random(like: Tensor, path: str, call: int) -> Tensor:
-    return torch.randn(like.shape, generator=stream(0, "mockup", path, call)).to(like)
+    return (0.5 + torch.rand(like.shape, generator=stream(0, "mockup", path, call))).to(like)
 
 
 @torch.no_grad()
