@@ -232,7 +232,7 @@ class Judge:
         fault, tests = self.planted[number], self.witnesses(number)
         if not tests:
             return Verdict(fault, None, reachable=False)
-        entry = self.kept.verdicts.get(_digest(fault.file, fault.source))
+        entry = self.kept.verdicts.get(_digest(fault.file, fault.code))
         if entry and (entry["shown"] == self._shown(tests) or self._still_there(entry)):
             return Verdict(fault, entry["by"])
         return None
@@ -259,7 +259,7 @@ class Judge:
         elif code and by is None:
             by = "a crash"
         witness = _digest(_text(by.partition("::")[0])) if by and "::" in by else None
-        key = _digest(fault.file, fault.source)
+        key = _digest(fault.file, fault.code)
         self.kept.add(key, file=fault.file, fault=fault.name, shown=self._shown(names), by=by, witness=witness)
         if by is None:
             _say(f"survives: {fault.file}:{fault.line}: {fault.name}")

@@ -59,6 +59,13 @@ def test_faults_change_meaning_and_leave_words_alone():
             assert words in fault.source, fault.name
 
 
+def test_verdicts_are_kept_by_code_and_not_by_docstrings():
+    other_words = SOURCE.replace('"""Doc 2."""', '"""Other words."""')
+    pairs = list(zip(faults("f.py", SOURCE), faults("f.py", other_words), strict=True))
+    assert all(old.code == new.code and old.source != new.source for old, new in pairs)
+    assert len({old.code for old, _ in pairs}) == len({old.source for old, _ in pairs}) > 10
+
+
 def test_all_faults_lie_in_one_file_and_one_at_a_time_is_switched_on(monkeypatch):
     text = "def f(a, b=1):\n    '''Doc.'''\n    a += b\n    return a * 2 if a < 3 else max(a, b)\n"
     found = dict(enumerate(faults("f.py", text)))
