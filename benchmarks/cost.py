@@ -1,6 +1,6 @@
 """Measure what each method costs: processor time of pruning half of ResNet-20 once, with 1,000 samples and one thread.
 
-python -m benchmarks.cost               measure all methods, each in a process of its own; half an hour
+python -m benchmarks.cost               measure all methods, each in its own process; half an hour
 python -m benchmarks.cost chip osscar   only these; the others' figures stay
 """
 

@@ -30,7 +30,7 @@ def pruner_of(
     Args:
         method: a preset's name, with the preset's own allocation, compensation and schedule; or a selection, with
             uniform allocation, no compensation and one step unless they are given; or a whole pruner.
-        allocation: in the place of the method's own; a name of conf/allocation or an object.
+        allocation: replaces the method's own; a name of conf/allocation or an object.
         compensation: likewise.
         schedule: likewise.
         overrides: options as on the command line, for instance ``["selection.theta=0.3"]``.

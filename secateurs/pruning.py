@@ -61,7 +61,7 @@ def prune(
         compression: dense / remaining parameters, at least 1.
         speedup: dense / remaining multiply-accumulates of matrix products and convolutions, at least 1.
         latency: dense / remaining time of a forward pass of 32 samples, measured, at least 1; for methods of nodes.
-        allocation: how many units each layer keeps, in the place of the method's own; a name or an object.
+        allocation: how many units each layer keeps, if not by the method's own allocation; a name or an object.
         compensation: how the survivors make up for the removed, likewise.
         schedule: when units are removed, likewise.
         overrides: options of the preset as on the command line, for instance ``["selection.theta=0.3"]``.
@@ -71,7 +71,7 @@ def prune(
         train: called as ``train(model, masks, step)`` between the steps of an iterative schedule, to train ``model`` in
             place; weights where a mask of its parameter is False have to stay zero. Without it nothing is trained.
         initial: the network with the weights that a schedule with ``rewind`` goes back to; for methods that prune
-            before the training (SNIP) the network as it was initialised, which is pruned in the place of ``model``.
+            before the training (SNIP) the network as it was initialised, which is pruned instead of ``model``.
 
     Returns:
         The pruned network, of the class of ``model``, and how it came about.

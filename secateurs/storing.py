@@ -1,4 +1,4 @@
-"""Pruned networks as files, without pickle: the tree of their modules as JSON beside their tensors.
+"""Pruned networks as files, without pickle: the tree of their modules as JSON, and their tensors.
 
 The JSON names each module's class and its plain attributes (numbers, words, lists, functions of torch), so that a
 network of importable classes is read again by name. What has no name outside of its program, such as a class of a
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 TREE, WEIGHTS = "pruned.json", "weights.safetensors"
 FACTS = ("achieved", "layers", "left_alone", "unit", "note", "steps", "seconds")
-OWN = frozenset(vars(nn.Module()))  # what every module has beside its own attributes
+OWN = frozenset(vars(nn.Module()))  # what every module has in addition to its own attributes
 DERIVED = frozenset({"_flat_weights", "_flat_weight_refs"})  # where recurrent layers list their parameters
 Call = tuple[tuple[Any, ...], dict[str, Any]]  # arguments, positional and by keyword
 OURS = "methods."
@@ -87,7 +87,7 @@ def save(folder: Path, model: nn.Module, masks: Mapping[str, Tensor], example: C
 
 
 def read(folder: Path, model: nn.Module | None) -> Stored:
-    """What lies in ``folder``, on the CPU and in evaluation mode; see :func:`secateurs.load`."""
+    """The network stored in ``folder``, on the CPU and in evaluation mode; see :func:`secateurs.load`."""
     from safetensors.torch import load as read_tensors
 
     if not (folder / TREE).is_file() and (folder / DESCRIPTION).is_file():

@@ -92,7 +92,7 @@ def run(words: Sequence[str]) -> list[Record]:
 
 @contextmanager
 def _signals_kept() -> Iterator[None]:
-    """The caller's answer to SIGTERM is its own again afterwards, whatever launchers have set."""
+    """Restore the caller's handler of SIGTERM afterwards, whatever launchers have set."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

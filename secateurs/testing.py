@@ -1,4 +1,4 @@
-"""Checks for pruning methods of one's own, in the manner of scikit-learn's ``check_estimator``.
+"""Checks for your own pruning methods, in the manner of scikit-learn's ``check_estimator``.
 
     from secateurs.testing import check_method
     print(check_method(MySelection()))
@@ -60,7 +60,7 @@ class Report:
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is broken and something was kept: a method that refuses everything has shown nothing."""
+        """Whether no promise is broken and at least one was kept: a method that refuses everything proves nothing."""
         return not self.broken and any(check.status == "kept" for check in self.checks)
 
     def __str__(self) -> str:

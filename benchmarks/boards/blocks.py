@@ -11,7 +11,7 @@ of the block. T is chi-square with methods - 1 degrees of freedom. Without missi
 
 The effects V^- A estimate how far a method is from the average one, whichever blocks it is in. The difference of two
 over its standard error is compared with the studentised range, as Nemenyi does (Demsar, JMLR 7, 2006); without missing
-entries it is Nemenyi's test. That it serves for incomplete blocks, too (as Tukey and Kramer have it for unequal
+entries it is Nemenyi's test. Using it for incomplete blocks, too (as Tukey and Kramer do for unequal
 numbers), is our extension. Two methods that share fewer than two blocks are not compared.
 """
 

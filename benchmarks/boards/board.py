@@ -110,7 +110,7 @@ class Board:
 
 
 def unit_order(unit: str | None) -> tuple[int, str]:
-    """Nodes before edges before whatever else there may be; of a unit those with fewer trials first."""
+    """Nodes before edges before other units; within a unit those with fewer trials first."""
     name, _, trials = (unit or "").partition(", ")
     return {"node": 0, "edge": 1}.get(name, 2), f"{name}{trials:>30}"
 
@@ -243,7 +243,7 @@ def _count_collapsed(rows: Sequence[Row]) -> None:
 
 
 def _compare(board: Board, baseline: str, prior: Prior) -> None:
-    """Every row but controls against the baseline, whatever its unit."""
+    """Every row except controls compared with the baseline, whatever its unit."""
     ranked = [row for row in board.rows if row.status == "done" and not row.control and not row.donor]
     exact = [row for row in ranked if baseline in (row.full, row.name)]
     same = [row for row in ranked if row.full.partition(" [")[0] == baseline]

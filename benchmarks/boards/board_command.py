@@ -120,7 +120,7 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _differences(place: str, used: Any, usual: Any, config: Mapping[str, Any]) -> list[str]:
-    """A word for each value under ``place`` that is not the file's; of what a record leaves out nothing is known."""
+    """A word for each value under ``place`` that differs from the file's; those a record leaves out are unknown."""
     ours, theirs = dict(_flat(place, used)), dict(_flat(place, usual))
     words = []
     for key, value in ours.items():

@@ -1,7 +1,7 @@
 """Check the records against what a comparison of pruning methods should report.
 
 After Blalock, Gonzalez Ortiz, Frankle & Guttag, "What is the State of Neural Network Pruning?" (MLSys 2020): their
-recommendations and checklist, in our words and as far as records can tell. Items that only prose can answer (are the
+recommendations and checklist, in our words, as far as records can answer it. Items that only prose can answer (are the
 claims limited to what was run?) are named as such and left to the author.
 """
 
@@ -51,7 +51,7 @@ def examine(cells: Sequence[Cell]) -> list[Verdict]:
 
 
 def line(verdicts: Sequence[Verdict], where: str = "") -> str:
-    """The verdicts on one line; ``where`` says where a reader finds what the items stand for."""
+    """The verdicts on one line; ``where`` says where a reader finds what the items mean."""
     judged = [verdict for verdict in verdicts if verdict.state in ("passed", "failed")]
     failed = [verdict.item for verdict in judged if verdict.state == "failed"]
     text = f"checklist: {len(judged) - len(failed)} of {len(judged)} items passed"

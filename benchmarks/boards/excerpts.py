@@ -34,7 +34,7 @@ def renewed(page: str, board: str) -> str:
 def renew(board: Path, root: Path, write: bool = True) -> list[str]:
     """Renew the excerpts in the pages below ``root`` from the file ``board``; returns which pages that changes.
 
-    They show the project's reviewed boards; those of another folder of results beside it change no page.
+    They show the project's reviewed boards; boards in another folder of results change no page.
 
     Args:
         board: the reviewed boards as Markdown.

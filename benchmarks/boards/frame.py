@@ -2,7 +2,7 @@
 
 The cache is one Parquet file beside the records, keyed by each file's time and size and by the code and presets that
 rows are made from. Whatever is not in it, or is stale, is read from the records; it can be deleted at any time. It is
-never the source of truth and holds nothing that is not in a record.
+never the source of truth and holds only what is in a record.
 """
 
 import hashlib
@@ -232,7 +232,7 @@ def _write_cache(store: Store, digest: str, rows: list[Row]) -> list[Row]:
     table = pyarrow.table({name: [row.get(name) for row in rows] for name in names})
     content = io.BytesIO()
     parquet.write_table(table.replace_schema_metadata({"digest": digest}), content)
-    with suppress(BadInput, OSError):  # a read-only store is slower, nothing else
+    with suppress(BadInput, OSError):  # a read-only store is only slower
         write_atomically(store.runs / CACHE, content.getvalue())
     return table.to_pylist()
 

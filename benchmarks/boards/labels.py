@@ -59,7 +59,7 @@ def label(record: Record, conf: Path | None = None, tuned: bool = True) -> str:
 
 
 def repair(config: Mapping[str, Any], conf: Path | None = None) -> str | None:
-    """How the survivors made up for the removed, in the same words whoever selected; None where that is not known.
+    """How the survivors made up for the removed units, in the same words for every selection; None if unknown.
 
     Least squares say whether they were refitted on the partly pruned network's own features, and with which ridge;
     ``own ridge`` is that of the selection's paper.

@@ -102,7 +102,7 @@ def _counts_zeros(board: Board) -> bool:
 
 
 def _usual(board: Board, quantity: str) -> bool:
-    """Whether half of the rows have it: a column of dashes with one figure helps nobody, and the CSV has all."""
+    """Whether half of the rows have a value: a column of dashes with one figure is useless, and the CSV has all."""
     rows = [row for row in board.rows if row.status == "done" and not row.control]
     having = sum(quantity in row.values and row.values[quantity].n > 0 for row in rows)
     return having > 0 and 2 * having >= len(rows)
@@ -124,13 +124,13 @@ def _heading(board: Board) -> str:
 
 
 def _named(row: Row) -> str:
-    """The name of a row with its marks: shown beside another, a reconstruction, of code that has changed since."""
+    """The name of a row with its marks: a control of another row, a reconstruction, made by code that has changed."""
     marks = (RECONSTRUCTED if reconstruction(row.method) else "") + (CHANGED if row.changed else "")
     return (BESIDE if row.beside else "") + row.name + (f" {marks}" if marks else "")
 
 
 def _place(row: Row) -> str:
-    """Of a control, what it is against the method that it belongs to: in words, since it is no competitor."""
+    """How a control compares with the method that it belongs to, in words, since it does not compete for a rank."""
     return place(row.standing) if row.against is None else row.against.word
 
 
@@ -183,7 +183,7 @@ def verdict_notes(unit: str, said: Verdicts, margin: float | None) -> str:
 def _remarks(board: Board) -> list[str]:
     """What the records remark: layers left alone, a budget that was missed, strange results, a missing checksum.
 
-    What many rows have in common but for numbers is said once, with one of them as an example.
+    A note that many rows share except for numbers is written once, with one row as an example.
     """
     found: dict[tuple[str, str], set[int]] = defaultdict(set)
     for cell in board.cells:

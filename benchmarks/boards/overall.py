@@ -6,8 +6,8 @@ Skillings-Mack test and Nemenyi's comparison of all pairs (:mod:`benchmarks.boar
 a network is missing there, and the network still counts for the others; a method on one network cannot be compared over
 several and is named. A seed that collapsed counts with its accuracy; a network larger than was asked for is no result.
 
-Nodes and edges are ranked apart. Variants of methods (with another repair, say) are ranked in a table of their own,
-beside the presets; controls with the layer sizes of another method belong to that and are shown on boards.
+Nodes and edges are ranked separately. Variants of methods (with another repair, say) are ranked in a table of their
+own, together with the presets; controls with the layer sizes of another method belong to it and are shown on boards.
 """
 
 from collections import defaultdict
@@ -36,7 +36,7 @@ class Overall:
     """The comparison of the methods of one unit over networks.
 
     Attributes:
-        unit: of what is pruned; empty where records do not say.
+        unit: the unit that is pruned; empty if the records do not say.
         usual: whether it is of methods with their presets' own parts only.
         networks: for each network how many of its tasks (budgets) and how many seeds were run.
         scores: for each method its score by network, oriented so that larger is better.

@@ -22,7 +22,7 @@ PUBLISHED = REPOSITORY / "benchmarks" / "reproductions" / "published_numbers" / 
 def provenance(board: Board) -> list[str]:
     """Describe what was run; empty for boards of several networks.
 
-    Of the trainings on a board that of most cells is told; names of rows say what differs from it.
+    The note describes the training that most cells of a board share; names of rows say what differs from it.
     """
     if len({(cell["dataset"], cell["model"]) for cell in board.cells}) != 1:
         return []
@@ -51,7 +51,7 @@ def provenance(board: Board) -> list[str]:
 
 
 def _dense(cells: Sequence[Cell]) -> list[str]:
-    """The dense networks' accuracy beside the published one, where there are any."""
+    """The dense networks' accuracy compared with the published one, if there is one."""
     found = {str(cell["dense_key"]): cell["dense_accuracy"] for cell in cells if cell.get("dense_accuracy") is not None}
     if not found:
         return []

@@ -18,7 +18,7 @@ NAMED = 3  # rows that a note names
 LONGEST_REASON = 240
 OF_LANGUAGE = ("tuned_perplexity", "tuned_bits_per_character")  # of language models; functions of their loss
 SIZES = ("parameters", "nonzero", "macs", "macs_effective")
-QUANTITIES = (  # what a row summarises, beside the latency ratios
+QUANTITIES = (  # what a row summarises, apart from the latency ratios
     *(f"{stage}_{name}" for stage in ("pruned", "tuned") for name in ("accuracy", "top5", "loss")),
     *SIZES,
     *("compression", "speedup", "keep", "prune_seconds", "tune_seconds", "peak_memory_mb"),
@@ -32,7 +32,7 @@ class Row:
     """One line of a board: cells that differ in nothing but the seed (or the task) and share a status.
 
     Attributes:
-        name: short enough for a column; ``full`` says everything.
+        name: short enough for a column; ``full`` is complete.
         scores: the metric by unit of comparison (task and seed).
         counted: the scores that verdicts rest on: those of collapsed cells of the same setting among them.
         standing: its place among the rows of its unit.
@@ -41,7 +41,7 @@ class Row:
         against: the verdict on a control against that method, Holm's correction over all controls of the board.
         repair: how the survivors made up for the removed.
         family: what it is ranked with: its unit and, where it was tuned, the number of trials.
-        label, beside: its method and parts, and those of the row that it is shown beside, if any: a control has its
+        label, beside: its method and parts, and those of the row that it is shown with, if any: a control has its
             layer sizes from that one, a tuned row is that one with its usual options.
         changed: whether the code of its method has changed since some of its cells were run.
     """
@@ -129,7 +129,7 @@ def row_of(name: str, full: str, cells: list[Cell], metric: str, quantities: Seq
 
 
 def with_sizes(cell: Cell) -> Cell:
-    """With the size of the final network: fine-tuning changes no size, so either stage tells it."""
+    """With the size of the final network: fine-tuning changes no size, so that either stage has it."""
     sizes = {}
     for name in SIZES:
         tuned = cell.get(f"tuned_{name}")
@@ -141,7 +141,7 @@ def dense_networks(cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
     """A cell for each dense network, and a note for each network about which its cells disagree.
 
     The network of one configuration and seed has one accuracy. Where records tell several, it was trained on different
-    machines, by different code, or somebody changed a record; that of most cells is shown, and who differs is said.
+    machines, by different code, or somebody changed a record; that of most cells is shown, with a note on the others.
     """
     networks: dict[str, list[Cell]] = defaultdict(list)
     for cell in sorted(cells, key=lambda cell: cell["key"]):

@@ -47,7 +47,7 @@ OUTCOMES = ("measured", "loss increase", "accuracy drop before fine-tuning", "ac
 
 @dataclass(frozen=True)
 class Point:
-    """One prediction beside one outcome."""
+    """One prediction and one outcome."""
 
     theory: str
     unit: str | None
@@ -74,7 +74,7 @@ class Point:
 
 
 def points(records: Iterable[Record]) -> list[Point]:
-    """All predictions of ``records`` beside every outcome of the same scope."""
+    """All predictions of ``records`` paired with every outcome of the same scope."""
     found = []
     for record in records:
         kind, value = next(iter(record.budget.requested.items()), (None, None))
@@ -322,7 +322,7 @@ def tables(every: Sequence[Point]) -> list[Table]:
         subject = f"{what}, of the network" if scope == "network" else f"{what}, layer by layer"
         title = f"Which theory predicts the {subject}"
         kept = [[row[place] for place in shown] for row in rows]
-        # Not the unit: a theory may stand there twice, beside the loss and beside the output error.
+        # Not the unit: a theory may occur twice, paired with the loss and with the output error.
         droppable = ["tau, all", *(f"rho, {name}" for name in reversed(WITHIN)), "measured / predicted"]
         found.append(Table(title, [columns[place] for place in shown], kept, {"theory", "unit"}, notes, droppable))
     return found

@@ -43,7 +43,7 @@ MOST_SEEDS = 100  # beyond it, no number of seeds is named
 FEWEST = 5  # rows of a board that make a prior
 DOUBT = 18.0  # how much less certain the prior is taken to be than it looks; see above
 MOST_FREEDOM = 20.0  # of the prior, however alike the variances look; see above
-SMALLEST = 1e-5  # of the median variance, as in limma: log s^2 of an exact zero says nothing
+SMALLEST = 1e-5  # of the median variance, as in limma: log s^2 of an exact zero carries no information
 Word = Literal["better", "worse", "equal", "undecided", "order only", "no common seed"]
 Scores = Mapping[str, Mapping[Hashable, float]]
 
@@ -127,7 +127,7 @@ class Prior:
 def prior_of(families: Sequence[Pairs]) -> Prior:
     """The prior of the variances of all pairs of ``families`` (the boards of one network).
 
-    Boards of fewer than ``FEWEST`` rows say nothing: the pairs of so few rows are too much alike to show their spread.
+    Boards of fewer than ``FEWEST`` rows are left out: pairs of so few rows are too similar to show their spread.
     """
     import numpy as np
     from scipy.special import digamma, polygamma
@@ -357,7 +357,7 @@ def verdicts(
         scores: for each method its score by unit of comparison (seed, or task and seed).
         collapsed: the methods with a collapsed cell among their scores.
         prior: of the variances (:func:`prior_of` of the network's boards); None fits it to these scores alone.
-        margin: differences inside it are none, in the unit of the scores; None claims no equality.
+        margin: differences within it count as equal, in the unit of the scores; None never claims equality.
         larger_is_better: whether a larger score wins.
         only: these pairs of methods in place of all.
     """

@@ -18,7 +18,7 @@ FILE = REPOSITORY / "results" / "costs.json"
 SAMPLES = 1000
 LIMIT = 120  # seconds of processor time after which a method is given up
 LONG = 60  # seconds above which a card has to say why
-SETTING_UP = 15  # seconds of processor time that the child may need beside
+SETTING_UP = 15  # seconds of processor time that the child may need in addition
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Cost:
 
 
 def known() -> tuple[str, dict[str, Cost]]:
-    """On what the file's figures were measured, and them by method; nothing where there is no file."""
+    """The machine that the file's figures were measured on, and the figures by method; empty without a file."""
     if not FILE.is_file():
         return "", {}
     stored = json.loads(FILE.read_text(encoding="utf-8"))
@@ -56,7 +56,7 @@ def known() -> tuple[str, dict[str, Cost]]:
 
 
 def keep(found: Mapping[str, Cost]) -> None:
-    """Write figures into the file, beside those of other methods."""
+    """Write figures into the file, which keeps those of other methods."""
     _, before = known()
     rows = {name: vars(cost) for name, cost in sorted({**before, **found}.items())}
     text = json.dumps({"machine": machine(), "costs": rows}, indent=1, ensure_ascii=False)

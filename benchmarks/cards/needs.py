@@ -39,7 +39,7 @@ class Needs:
         data: the pruned network depends on the calibration inputs.
         labels: it depends on their true labels.
         gradients: something is propagated backward through the network.
-        training: in words, which training belongs to the method; None where it has none beside the usual fine-tuning.
+        training: in words, which training belongs to the method; None if it has only the usual fine-tuning.
     """
 
     data: bool

@@ -46,7 +46,7 @@ TRAINS = "trains: its cost is that of its training"
 
 @dataclass(frozen=True)
 class Card:
-    """All that the page says of one method.
+    """Everything that the page says about one method.
 
     ``unit`` is a key of :data:`UNITS`, ``cost`` None where not measured, ``verified`` None where there are no tests
     beside the code, as in an installation, so that nothing can be said.

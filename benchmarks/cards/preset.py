@@ -30,7 +30,7 @@ ARGUMENT = re.compile(r"(\w+(?:, \w+)*)(?: \([^)]*\))?: (.*)")
 
 @dataclass(frozen=True)
 class Paper:
-    """A reference: who, where and when; the title and a link where they are written down beside the code."""
+    """A reference: authors, venue and year; the title and a link if the code names them."""
 
     citation: str
     title: str | None = None
@@ -156,14 +156,14 @@ def yaml_text(value: Any) -> str:
 
 
 def _comments(name: str) -> dict[str, str]:
-    """The comments beside the options of a preset, by the option's last name."""
+    """The comments behind the options of a preset, by the option's last name."""
     text = (CONF / "method" / f"{safe_name(name)}.yaml").read_text(encoding="utf-8")
     found = re.findall(r"^ +(\w+):[^#\n]*# (.*)$", text, re.M)
     return {option: comment.strip() for option, comment in found}
 
 
 def _arguments(kind: type) -> dict[str, str]:
-    """What the docstrings of a class and of its bases say of their arguments, by name."""
+    """What the docstrings of a class and of its bases say about their arguments, by name."""
     found: dict[str, str] = {}
     for each in reversed(kind.__mro__):
         _, _, section = inspect.cleandoc(each.__doc__ or "").partition("Args:\n")

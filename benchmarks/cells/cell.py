@@ -209,7 +209,7 @@ def _carried_out(
 ) -> tuple[_Attempt, dict[str, Any] | None]:
     """Prune and fine-tune, as often as ``tune`` asks for; the best attempt, and an account of all if there are several.
 
-    Each trial has its own checkpoints, so that an interrupted cell goes on where it was. ``epochs`` of the dense
+    Each trial has its own checkpoints, so that an interrupted cell resumes where it was. ``epochs`` of the dense
     network's training are on the tracker already.
     """
     tune = config.get("tune")
@@ -396,7 +396,7 @@ def _calibration_size(config: Mapping[str, Any], data: Data) -> int:
 
 
 def _example(data: Data) -> Tensor:
-    """A batch of training samples, for what depends on nothing but their shape."""
+    """A batch of training samples, for computations that depend on nothing but their shape."""
     return data.train.to_inputs(torch.arange(min(len(data.train), 256)))
 
 

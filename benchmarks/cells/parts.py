@@ -42,7 +42,7 @@ def build_pruner(config: Mapping[str, Any]) -> Pruner:
     if multiple is not None:
         parts["allocation"] = Rounded(parts["allocation"], fit(multiple, int, "allocation.round_to", 8))
     impose = getattr(parts["allocation"], "imposed_on", None)
-    if impose is not None:  # an allocation that says more of a set than how large it is: n:m
+    if impose is not None:  # an allocation that fixes more about a set than its size: n:m
         parts["selection"] = impose(parts["selection"])
     return Pruner(**parts, prune_residual=bool(config.get("prune_residual")))
 
@@ -220,7 +220,7 @@ def _refuse_untrainable(model: nn.Module, cfg: Mapping[str, Any], inputs: Tensor
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             outputs = model(inputs)
-    except Exception:  # whatever it is, training meets it too, and keeps where it was raised
+    except Exception:  # training fails in the same way, and its traceback names the place
         return
     if not isinstance(outputs, torch.Tensor):
         raise BadInput(

@@ -13,7 +13,7 @@ NAMED = 3  # layers in a note
 
 
 def note_of(note: str | None, left_alone: Mapping[str, str]) -> str | None:
-    """What pruning notes, and the names of the layers that it left alone; None where there is nothing to note."""
+    """The notes of pruning, and the names of the layers that it left alone; None if there is nothing to note."""
     names = list(left_alone)
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     alone = f"{LEFT_ALONE}{', '.join(names[:NAMED])}{more}" if names else None

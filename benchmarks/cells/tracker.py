@@ -38,7 +38,7 @@ QUIET: dict[str, Any] = {
     "silent": True,
     "console": "off",
     "x_disable_stats": True,
-    # The record's fingerprint tells the software and hardware; host, user, paths and arguments are nobody's business.
+    # The record's fingerprint has the software and hardware; host, user, paths and arguments are private.
     "x_disable_meta": True,
     "x_disable_machine_info": True,
     "x_save_requirements": False,
@@ -80,7 +80,7 @@ class Tracker:
         self._try("table", put)
 
     def close(self, code: int) -> None:
-        """Finish the run with the exit code of its cell; W&B gives up in silence, so the time it took tells."""
+        """Finish the run with the exit code of its cell; W&B gives up silently, which only the time taken shows."""
         begun, run = time.monotonic(), self._run
         self._try("finish", lambda run: run.finish(exit_code=code))
         self._run = None
@@ -93,14 +93,14 @@ class Tracker:
             return
         try:
             action(self._run)
-        except Exception as error:  # whatever W&B does, the cell goes on
+        except Exception as error:  # a failure of W&B does not stop the cell
             logger.warning("W&B: %s failed (%s); the record is not affected", verb, first_line(error))
 
 
 def summary_of(record: "Record") -> dict[str, Any]:
     """The figures of a record under names that W&B's panels group: ``tuned/accuracy``, ``latency_ratio/eager/1``.
 
-    A latency is told as what it is: the ratio dense / pruned with its interval, both times in milliseconds, the note.
+    A latency is logged as the ratio dense / pruned with its interval, both times in milliseconds, and the note.
     Sizes are bytes on disk; a budget is its kind and its value.
     """
     stages = record.metrics.model_dump()
@@ -205,7 +205,7 @@ def _started(
             try:
                 checked_online()
                 tried, options = options | {"resume": "allow"}, options | {"id": None}
-                return start(tried, "online")  # W&B goes on holding the id of a start that failed
+                return start(tried, "online")  # W&B keeps the id of a start that failed
             except Exception as error:
                 logger.warning(
                     "W&B: going on offline (%s); upload later with `wandb sync` or python -m benchmarks.track push",
@@ -232,7 +232,7 @@ def options_of(section: Mapping[str, Any], folder: Path, name: str) -> dict[str,
 
 
 def start(options: Mapping[str, Any], mode: Literal["online", "offline"]) -> Any:
-    """A W&B run that waits neither long nor for input, and sends nothing of the machine."""
+    """A W&B run that waits neither long nor for input, and sends nothing about the machine."""
     import wandb
 
     settings = wandb.Settings(**QUIET, init_timeout=START_SECONDS, finish_timeout=FINISH_SECONDS)

@@ -2,7 +2,7 @@
 
 A folder ``NAME-HASH`` holds, for each split, ``SPLIT.u8`` (N images of C x H x W bytes, one after the other) and
 ``SPLIT.targets.npy``, and ``manifest.json``, which is written last. The hash is of what was decoded and how. One
-process decodes (it holds a lease), into a hidden folder beside the final place that is renamed whole; where it is
+process decodes (it holds a lease), into a hidden folder next to the final place that is renamed whole; where it is
 killed, the next one goes on after the last piece that is known to be on the disk.
 """
 
@@ -87,9 +87,9 @@ class Mapped:
     def windows(self, rows: Tensor, draws: Draws, window: Sequence[int], mean: Tensor, std: Tensor) -> Tensor:
         """(B, C, height, width) float32 windows (raw - mean) / std, cut and mirrored as ``draws`` say.
 
-        Each image goes through all of that while it lies in a core's own memory; whole batches would go to the main
+        Each image goes through all of that while it is in a core's cache; whole batches would go to the main
         memory and back in every step. As many threads share a batch as PyTorch computes with: numpy's loops do not hold
-        Python's lock, and unlike PyTorch's own threads these do not spin where other processes want the cores.
+        Python's lock, and unlike PyTorch's own threads these do not spin while other processes need the cores.
 
         Args:
             rows: (B,) which images.

@@ -58,7 +58,7 @@ def stored_shape(cfg: Mapping[str, Any]) -> tuple[int, ...]:
 
 
 def keep(place: Path, name: str, tensors: dict[str, Tensor], **facts: Any) -> dict[str, Any]:
-    """Keep decoded ``tensors`` in the cache; their checksum, and other ``facts`` that are kept beside them.
+    """Keep decoded ``tensors`` in the cache; return their checksum, and other ``facts`` that are kept with them.
 
     Raises:
         BadInput: the folder cannot be written.

@@ -14,7 +14,7 @@ from torch import Tensor
 from benchmarks.data.augment import Augmentation, centre
 
 # A split whose normalised float32 inputs take less is normalised once instead of batch by batch: the step of a LeNet-5
-# is so short that normalising would show in it. Larger images bring networks beside which it does not.
+# is so short that normalising would show in it. With larger images, networks take so long that it does not.
 NORMALISE_ONCE_BYTES = 2**28
 
 

@@ -29,7 +29,7 @@ LOG = logging.getLogger(__name__)
 MOST_WORKERS = 8  # by default; more are asked for by number
 AHEAD = 2  # batches that each worker has ready
 DEATHS = 2  # of workers that are made good for in one pass
-DEAD = ("exited unexpectedly", "killed by signal")  # how DataLoader says that a worker is no more
+DEAD = ("exited unexpectedly", "killed by signal")  # how DataLoader reports that a worker has died
 FEW = 8  # rows that are decoded at once, in this process
 
 

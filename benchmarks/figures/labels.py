@@ -16,8 +16,8 @@ GAP = 2.5
 def spread_out(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
     """Centres near the ``wanted`` ones (least squares), in their order, within 0 to 1, that leave room for heights.
 
-    Labels that want the same place are a block around its mean: isotonic regression, by pooling neighbours. Where all
-    heights together are more than 1, the labels go evenly over the whole.
+    Labels that would overlap form a block around their mean: isotonic regression, by pooling neighbours. If the heights
+    add up to more than 1, the labels are spread evenly over the whole.
     """
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     total = sum(heights)

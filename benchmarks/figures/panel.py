@@ -1,4 +1,4 @@
-"""One panel of a figure: lines, points, levels, and their names beside them instead of in a legend."""
+"""One panel of a figure: lines, points and levels, each labelled directly instead of in a legend."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.text import Annotation, Text
 
 LINES = 8
-"""More lines than these in a panel cannot be followed."""
+"""More lines in a panel cannot be followed."""
 GREY, SMALL = "#5a5a5a", 8.5
 STEPS = (((1, 2, 5), 12), ((1, 3), 12), ((1,), 12), ((1,), 7), ((1,), 5), ((1,), 3), ((), 4), ((), 3), ((), 2))
 """What a logarithmic axis labels, densest first: multiples of powers of ten, or round numbers; and at most how many."""
@@ -46,7 +46,7 @@ class Panel:
         axes: Matplotlib's.
         bounds: what the quantity along y can be, such as 0 to 100 %; error bars end there.
         x_bounds: the same along x.
-        series: how many lines and clouds of full points are drawn; where rows have names, points stand beside theirs.
+        series: how many lines and clouds of filled points are drawn; if rows have names, points are not counted.
         empty: whether there are words in its place.
     """
 
@@ -104,7 +104,7 @@ class Panel:
         filled: bool = True,
         size: float = 5.5,
     ) -> None:
-        """Markers without a line: hollow ones belong to full ones, as published numbers or what was there before."""
+        """Markers without a line; hollow ones accompany filled ones, as published or earlier numbers."""
         self.series += filled
         xs, ys = _clean(x), _clean(y)
         self.axes.plot(
@@ -215,12 +215,12 @@ class Panel:
             self.axes.invert_xaxis()
 
     def show_x(self, show: bool) -> None:
-        """Whether numbers and words stand below it."""
+        """Show or hide the numbers and words below the panel."""
         self.axes.tick_params(axis="x", labelbottom=show)
         self.axes.set_xlabel(self.words[0] if show else "")
 
     def show_y(self, show: bool) -> None:
-        """Whether numbers and words stand beside it."""
+        """Show or hide the numbers and words left of the panel."""
         self.axes.tick_params(axis="y", labelleft=show)
         self.axes.set_ylabel(self.words[1] if show else "")
 
@@ -270,7 +270,7 @@ class Panel:
             )
 
     def problems(self) -> list[str]:
-        """The rules of the house style that its content breaks."""
+        """The rules of the house style that the panel's content breaks."""
         found = []
         if self.series > LINES and not self.named:
             found.append(f"{self.series} lines, more than {LINES}")

@@ -24,7 +24,7 @@ PLAIN = Look("#555555", "circle", (1, 0))
 UNIT = re.compile(r"(\d) (%|points|seeds)")
 """A number and its unit stay on one line."""
 ENTRIES = 5
-"""A key with more entries than these is not read: names beside the lines are."""
+"""Nobody reads a key with more entries; lines are labelled directly instead."""
 WIDTH = 7.2  # inches
 HEAD, MARGIN = 11.5, 0.09  # points; inches
 Shared = Literal["none", "all", "row", "col"]
@@ -42,7 +42,7 @@ class Sign:
 
 
 class RuleBroken(ValueError):
-    """A figure would break a rule of the house, such as one text over another: no fault of whoever asks for it."""
+    """A figure would break a rule of the house style, such as one text over another; not a mistake of the user."""
 
 
 class Sheet:
@@ -115,7 +115,7 @@ class Sheet:
         return panel
 
     def words(self, row: int, column: int, text: str) -> None:
-        """Words in place of a panel; the panel above gets its numbers back."""
+        """Put words in place of a panel; the panel above then shows its own numbers."""
         panel = self.panels[row][column]
         panel.empty = True
         panel.axes.axis("off")
@@ -148,7 +148,7 @@ class Sheet:
         return self.figure
 
     def _cut(self) -> list[str]:
-        """The texts of which a part lies outside of the sheet: titles, the note, words on axes, names of lines."""
+        """The texts that are partly outside the sheet: titles, the note, words on axes, names of lines."""
         from matplotlib.text import Text
 
         axes = self.figure.axes
@@ -168,7 +168,7 @@ class Sheet:
         return write(self.finish(), folder, name, self.title)
 
     def problems(self) -> list[str]:
-        """What breaks the rules, each in a few words; whether anything lies over anything is known once finished."""
+        """The broken rules, each in a few words; overlaps are known only once the sheet is finished."""
         found = [] if self.title else ["it has no title"]
         if len(self.key) > ENTRIES:
             found.append(f"its key has {len(self.key)} entries, more than {ENTRIES}")

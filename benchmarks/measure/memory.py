@@ -1,9 +1,9 @@
-"""Peak memory of inference and of pruning, each in a process of its own.
+"""Peak memory of inference and of pruning, each in its own process.
 
 A process never gives back all that it once used, and what it loaded long ago hides what is needed now. So the figure is
 taken by a fresh process that does nothing else: what its resident memory has grown by at its highest, over what it was
 before. For inference this is the memory of the activations, to which the bytes of the weights are added; for pruning it
-is what the method needs beside the dense network and the calibration samples, which it is given.
+is what the method needs in addition to the dense network and the calibration samples, which it is given.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Size of a network on disk: as it is, and as small as its zeros allow.
 
-Zeros in a dense file save nothing. So beside the size of the plain safetensors file stands that of a sparse encoding,
+Zeros in a dense file save nothing. The size of the plain safetensors file is therefore followed by that of an encoding,
 in which each tensor keeps only its nonzero values and one bit per entry that says where they are, or stays as it is
 where that is smaller; and the same after compression (deflate), as for a download. Dense networks are encoded and
 compressed in the same way: only like is compared with like.

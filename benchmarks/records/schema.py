@@ -180,7 +180,7 @@ class Quantised(Part):
 
 
 class Memory(Part):
-    """Peak memory in a process of its own: of inference with the two networks, and of pruning."""
+    """Peak memory, each in its own process: of inference with the two networks, and of pruning."""
 
     batch: Count
     dense_mb: Amount | None = None
@@ -190,7 +190,7 @@ class Memory(Part):
 
 
 class Layer(Part):
-    """One layer or coupled group, and whatever numbers the method reports of it."""
+    """One layer or coupled group, and the numbers that the method reports about it."""
 
     model_config = ConfigDict(extra="allow", allow_inf_nan=False, strict=True)
 
@@ -225,7 +225,7 @@ class LeftAlone(Part):
 
 
 class Prediction(Part):
-    """What a theory predicts of the damage of pruning, beside what was measured; ``layer`` None means the network."""
+    """What a theory predicts about the damage of pruning, and what was measured; ``layer`` None means the network."""
 
     theory: str
     layer: str | None = None

@@ -232,7 +232,7 @@ class Store:
         return max(found, key=_preference)[1] if found else None
 
     def remove_leftovers(self, key: str) -> None:
-        """Remove what a killed writer of the record ``key`` left; only for who holds the cell's lease."""
+        """Remove what a killed writer of the record ``key`` left; only the holder of the cell's lease may call this."""
         for path in self.runs.glob(f"*/*/.{key}.json.*.tmp"):
             path.unlink(missing_ok=True)
 

@@ -19,7 +19,7 @@ Point = dict[str, Any]
 Pair = tuple[str, str]
 STAGES = {"pruned": "before fine-tuning", "tuned": "after fine-tuning"}
 MOST_LINES = 8  # of one chart: more cannot be told apart
-DENSE, TRAINING = "dense network", "training"  # who and what where no method is at work
+DENSE, TRAINING = "dense network", "training"  # labels used where no method is involved
 CONTROLS = ("random", "magnitude", "random_edge", "magnitude_edge")
 UNITS = {
     "node": "structured",

@@ -347,7 +347,7 @@ def _holder(folder: Path, name: str) -> str:
 
 @contextmanager
 def _heartbeat(lease: Lease, seconds: float) -> Iterator[None]:
-    """Give signs of life while the body runs, and a last one that says that it has ended.
+    """Renew the lease while the body runs, and mark it as ended afterwards.
 
     Another's term of the same number may lie there once this one was taken for dead, so each sign asks first.
     """

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 MARKS = {"done": "[green]✓[/]", "failed": "[red]✗[/]", "collapsed": "[yellow]↓[/]", "skipped": "[yellow]–[/]"}
 PROGRESS = "SECATEURS_PROGRESS"  # variable of the environment: how many cells a sweep runs, and since when
-ATTEMPTS = 2  # of a cell whose worker dies: it may only have been beside the culprit, and has its second one alone
+ATTEMPTS = 2  # of a cell whose worker dies: another cell may have caused that, so the second attempt is alone
 
 
 @dataclass

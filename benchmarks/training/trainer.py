@@ -64,7 +64,7 @@ def fit(
         hooks: methods that prune while training.
         first_epoch: epochs of the recipe that are left out at its beginning, because ``model`` has had them: its
             learning rates and orders of samples are those from there on.
-        teacher: whose logits are learned beside the labels; the row of an epoch has the loss by the labels.
+        teacher: its logits are learned in addition to the labels; the row of an epoch has the loss with the labels.
 
     Raises:
         BadInput: a mask that does not fit, or hardware that is not there.

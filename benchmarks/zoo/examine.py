@@ -40,7 +40,7 @@ class Finding:
         share: of the parameters, that belongs to nodes that can be pruned: what no longer is there without any node.
         share_residual: the same with ``prune_residual=true``.
         difference: the largest one between outputs of the network without half of the nodes and of the one in which
-            these are closed off, relative to the largest output; None where there is no node.
+            these are masked, relative to the largest output; None if there is no node.
         effect: the same between the latter and the dense network.
         cost_holds: whether claimed parameters and MACs are those that are counted.
         trains: whether all parameters of the smaller network take a finite step of training.

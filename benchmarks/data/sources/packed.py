@@ -1,7 +1,7 @@
 """Encoded images one after the other in a flat file of the cache, since Parquet and the hub allow no random access.
 
 A folder holds ``images.bin``, ``ends.npy`` (where each image ends) and ``labels.npy``, and ``manifest.json``, written
-last. It is made beside its place and renamed whole; a process that was killed before begins again.
+last. It is made next to its final place and then renamed; after a kill before that, a process begins again.
 """
 
 from __future__ import annotations

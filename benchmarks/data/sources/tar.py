@@ -1,6 +1,6 @@
 """Images in tar shards as WebDataset has them: the files of one sample share the name before the first dot.
 
-``000017.jpg`` beside ``000017.cls`` (the class, in digits) or ``000017.json`` (with ``"label"``). Shards are read where
+``000017.jpg`` with ``000017.cls`` (the class, in digits) or ``000017.json`` (with ``"label"``). Shards are read where
 they are, nothing is unpacked; a shard must not be compressed.
 """
 
@@ -31,7 +31,7 @@ SPLITS = {"train": r"train", "test": r"test", "validation": r"val|valid|validati
 def shards(root: Path) -> dict[str, list[Path]]:
     """The shards of each split below ``root``: by their own name, or by that of the folder that they lie in.
 
-    ``val`` is the validation split beside ``test``, and the test split where there is none.
+    ``val`` is the validation split if there is ``test``, and else the test split.
 
     Raises:
         BadInput: there are none for training or for testing, or they are compressed.

@@ -62,7 +62,7 @@ class Runtime:
         raise NotImplementedError
 
     def figures(self, dense: nn.Module, pruned: nn.Module, inputs: Tensor, conditions: Conditions) -> dict[str, Any]:
-        """Figures of its own for the record, beside the times."""
+        """Further figures for the record, apart from the times."""
         return {}
 
     @classmethod
