@@ -119,11 +119,14 @@ def layer_of(model: nn.Module, name: str) -> str:
 
 
 def _note(group: NodeGroup) -> str:
-    """Why attention is pruned by heads: scores are sums over a head's dimensions, and no layer reads one of these."""
+    """Why attention is pruned by heads: scores and their scale need all dimensions of queries and keys.
+
+    Those of values belong to the group of heads already.
+    """
     if not group.product_macs or group.width == 1:
         return ""
     own = f"{group.width} units of this layer each"
-    return f"by whole heads, {own}; attention sums over dimensions in a head, so none goes alone"
+    return f"by whole heads, {own}; the dimensions inside a head stay, since scores and their scale need all of them"
 
 
 class _Shares:

@@ -133,7 +133,8 @@ def test_parts_of_a_layer_are_rows_of_their_own_and_heads_say_what_stays():
     parts = groups.parts_on(model, torch.zeros(2, 6, dtype=torch.int64), residual=True)
     found = {part.name: (part.units, part.parameters, part.reason, part.note) for part in parts}
     dimensions = (
-        "by whole heads, 4 units of this layer each; attention sums over dimensions in a head, so none goes alone"
+        "by whole heads, 4 units of this layer each; the dimensions inside a head stay, since scores and their scale "
+        "need all of them"
     )
     assert found["qkv[0:16]"] == (4, 16 * 17, "", dimensions)
     assert found["qkv[16:24]"] == (8, 8 * 17, "all other nodes of qkv share these units", "")
