@@ -100,6 +100,8 @@ def _predictions(record: Record) -> Iterable[tuple[str, str | None, str | None, 
     for prediction in record.predictions or []:
         if prediction.predicted is not None:
             yield prediction.theory, prediction.unit, prediction.layer, prediction.predicted, prediction.measured
+    if (record.config.get("schedule") or {}).get("rewind", "none") not in (None, "none"):
+        return  # they are about weights that were then replaced: those of another training, or random ones
     given = {prediction.theory for prediction in record.predictions or []}
     for name, (theory, unit) in REPORTED.items():
         own = f"{theory} ({record.method})" if unit else theory

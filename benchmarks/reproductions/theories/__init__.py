@@ -1,0 +1,1 @@
+"""What theories of pruning predict, beside what happens."""
