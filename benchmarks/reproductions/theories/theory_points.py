@@ -33,8 +33,8 @@ GRIDS = (
 )
 QUICK = (
     (
-        *("seed=0", "dataset=digits", "model=mlp", "model.widths=[16,12]", "dataset.limit=300"),
-        *("trainer.train.epochs=2", "calibration.samples=64", "method=spectral,dpp,obd", "budget.compression=2,4,8"),
+        *("seed=0", "dataset=digits", "model=mlp", "model.widths=[12,12,10]", "dataset.limit=300"),
+        *("trainer.train.epochs=8", "calibration.samples=64", "method=spectral,dpp,magnitude", "budget.compression=2"),
     ),
 )
 
