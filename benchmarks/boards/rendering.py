@@ -92,6 +92,7 @@ thead th {{ position: sticky; top: 0; background: Canvas; white-space: nowrap; }
   table {{ font-size: 7pt; }}
   th, td {{ padding: .1rem .25rem; }}
   tr {{ break-inside: avoid; }}
+  .title {{ break-after: avoid; }}
 }}
 </style>
 </head>

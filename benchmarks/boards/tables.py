@@ -83,21 +83,26 @@ class Table:
         return f"## {_escaped(self.title)}\n\n{text}\n{notes}"
 
     def latex(self) -> str:
-        """The table as a LaTeX float; needs the package booktabs, and graphicx to shrink it to the line."""
+        """The table as a LaTeX float, and its notes behind it, which may go on over pages.
+
+        It needs the package booktabs, and graphicx to shrink it to the line and to the page.
+        """
         places = "".join("l" if name in self.left else "r" for name in self.columns)
         lines = [" & ".join(latex_text(cell) for cell in row) + r" \\" for row in (self.columns, *self.rows)]
-        notes = [f"\\par\\footnotesize {latex_text(note)}" for note in self.notes]
         body = [
             r"\begin{table}[htbp]",
             r"\centering",
             f"\\caption{{{latex_text(self.title)}}}",
+            r"\resizebox*{!}{\ifdim\totalheight>.85\textheight .85\textheight\else\totalheight\fi}{%",
             r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
             f"\\begin{{tabular}}{{{places}}}",
             *(r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"),
-            r"\end{tabular}}",
-            *notes,
+            r"\end{tabular}}}",
             r"\end{table}",
         ]
+        if self.notes:
+            notes = [f"\\noindent {latex_text(note)}\\par" for note in self.notes]
+            body += [f"{{\\footnotesize\\noindent\\textbf{{{latex_text(self.title)}}}\\par", *notes, "}"]
         return "\n".join(body) + "\n"
 
     def html(self) -> str:

@@ -79,13 +79,15 @@ def test_latex_compiles(tmp_path):
     if subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True, check=False).returncode:
         pytest.skip("LaTeX is installed without booktabs")
     wide = Table("wide", [f"column {n}" for n in range(30)], [["x"] * 30], notes=["note"])
-    body = table(NASTY).latex() + wide.latex()
+    noted = Table("noted", ["method"], [["x"]] * 100, notes=["a note of a dozen words, which fills a line or so " * 4] * 60)
+    body = table(NASTY).latex() + wide.latex() + noted.latex()
     preamble = "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\n"
     (tmp_path / "t.tex").write_text(f"{preamble}{body}\\end{{document}}\n")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "t.tex"]
     outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert outcome.returncode == 0, outcome.stdout[-2000:]
     assert (tmp_path / "t.pdf").stat().st_size > 1000
+    assert "Float too large" not in outcome.stdout and "Overfull \\vbox" not in outcome.stdout
 
 
 @pytest.mark.parametrize(
