@@ -54,7 +54,7 @@ class SparseTraining(TrainingHook, Schedule):
     def prepare(
         self, pruner: Pruner, model: nn.Module, calibration: Calibration, budget: Budget, length: Length, seed: int
     ) -> None:
-        """Called once before the training, and again in an interrupted cell before it goes on.
+        """Called once before the training, and again before an interrupted cell resumes.
 
         Args:
             pruner: the method's parts, this schedule among them.

@@ -228,7 +228,7 @@ class OBSSelection(Selection[EdgeLayer]):
             gradients = shared_gradients(layers, self.settings)
             weight = torch.cat([each.weight.flatten() for each in layers])
             blocks = fisher_blocks(gradients, self.block)
-            keep = len(blocks) * len(gradients.matrix) * 4 <= gradients.matrix.shape[1]  # factors small beside G
+            keep = len(blocks) * len(gradients.matrix) * 4 <= gradients.matrix.shape[1]  # factors smaller than G
             parts = []
             for block in track(blocks, "inverse Fisher"):
                 inverse = InverseFisher(gradients.matrix[:, block], self.damping)

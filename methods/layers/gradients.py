@@ -212,7 +212,7 @@ def collect_gradients(
     inputs, labels = settings.draw(model, calibration)
     sizes = [matrix_of(model.get_submodule(name)).numel() for name in names]
     weight = matrix_of(model.get_submodule(names[0]))
-    # N x d gradients, half as much for factors kept beside them, and two N x N matrices for the systems solved
+    # N x d gradients, half as much for factors kept with them, and two N x N matrices for the systems solved
     stored = len(inputs) * sum(sizes) * weight.element_size() * 3 // 2 + 2 * 8 * len(inputs) ** 2
     left = sum(sizes) if live is None else sum(int(mask.sum()) for mask in live.values())
     if left < sum(sizes):  # methods that work on live weights only hold a copy of their columns
@@ -287,7 +287,7 @@ def _chunks(
 
 
 def _chunk(model: nn.Module, names: Sequence[str], inputs: Tensor, settings: Samples, stored: int) -> tuple[int, int]:
-    """How many samples may be differentiated at once beside ``stored`` bytes, and the bytes of both together."""
+    """How many samples may be differentiated at once with ``stored`` bytes taken, and the bytes of both together."""
     each = _bytes_per_sample(model, names, inputs[:1])
     bound = settings.memory_gb * GIB
     if stored + each > bound:

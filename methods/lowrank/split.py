@@ -43,7 +43,7 @@ class Option:
 
 
 class LowRank(nn.Sequential):
-    """``read`` with the old kernel, ``write`` behind it; in the place of one layer."""
+    """``read`` with the old kernel, ``write`` behind it; replaces one layer."""
 
     slices: int
 
@@ -101,7 +101,7 @@ def factors(module: nn.Module, slices: int, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def split(module: nn.Module, option: Option) -> LowRank:
-    """The two layers in the place of one; a new module.
+    """The two layers that replace one; a new module.
 
     Args:
         module: one of :data:`SPLIT`.

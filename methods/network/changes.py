@@ -82,7 +82,7 @@ def _run(mockup: Mockup, chosen: Mapping[str, Tensor], whole: bool) -> Answer:
         before = mockup.reads[reader][calls[reader]] if reader else mockup.output
         calls[reader] += 1
         if not whole and read.shape == before.shape and _same(read, before):
-            return  # outside of what the units reach
+            return  # the units do not reach this
         if read.shape != (copies * len(before), *before.shape[1:]):
             raise BatchRearranged(reader)  # a reshape has put the copies elsewhere
         entries = read.reshape(copies, *before.shape)

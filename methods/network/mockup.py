@@ -3,7 +3,7 @@
 The network's own forward pass runs, but layers of every known kind return fixed random numbers near one, so that no
 activation hides what it is multiplied with (a ReLU gate that is zero would), and carriers
 (norms, PReLUs, convolutions of several groups) let every channel pass. Nothing but additions, products,
-concatenations, activations, poolings, reshapes and attention is left. A norm that lies inside of nodes, such as that of
+concatenations, activations, poolings, reshapes and attention is left. A norm inside nodes, such as that of
 queries head by head, is no carrier of them and works as it is. What output units reach is then seen by changing
 what their layer answers (:mod:`methods.network.influence`), and whether the network can do without them by leaving them
 out (:mod:`methods.network.trials`). Weights play no part, and numbers and vectors that belong to no layer, such as the
@@ -62,7 +62,7 @@ class Held:
 
 
 class Mockup:
-    """The network with its layers stubbed; see the module's text.
+    """The network with its layers stubbed; see the module's docstring.
 
     Args:
         model: left as it is; its layers are stubbed only inside :meth:`standing` and while one of the methods runs.
@@ -229,7 +229,7 @@ class Mockup:
                     module.forward = forward
 
     def _scales(self) -> Iterator[tuple[nn.Parameter, Tensor]]:
-        """Numbers and vectors outside of layers, with values near one: a scale of 1e-6 would hide what it scales."""
+        """Numbers and vectors outside layers, with values near one: a scale of 1e-6 would hide what it scales."""
         for path, module in self.modules.items():
             for name, parameter in module.named_parameters(recurse=False) if path not in self.channelled else ():
                 if _is_scale(parameter):

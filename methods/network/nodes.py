@@ -81,7 +81,7 @@ class NodeGroup:
         rows: for each writer (m, r) its output units that make up each node: r = 1 but for attention heads.
         entries: for each carrier (m, r) its channels that belong to each node.
         product_macs: multiply-accumulates per node in products of activations (attention).
-        held: parameters and buffers with numbers per node outside of layers: position embeddings, scales of branches.
+        held: parameters and buffers with numbers per node outside layers: position embeddings, scales of branches.
         follows: attributes of modules that must follow a removal, such as ``num_heads``, and the amount per node.
         partial: whether writers have other output units, too, which belong to another group or stay; the name then says
             which ones are meant.

@@ -1,7 +1,7 @@
 """Groups that were found once in this process serve every network of the same structure: all cells of a sweep.
 
 The structure is all that can make a difference to the mock-up (:mod:`methods.network.mockup`): classes and their
-forward passes, what modules remember beside their parameters, shapes, what is shared, and those numbers that the
+forward passes, what modules store apart from their parameters, shapes, what is shared, and those numbers that the
 mock-up does not replace. If not all of this can be determined, because a network has hooks or objects that cannot be
 compared, its groups are searched each time. Nothing is kept on disk, where the code of a forward pass could have
 changed.

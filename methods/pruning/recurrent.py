@@ -82,7 +82,7 @@ class _Recurrent(nn.Module):
 
 
 class WrittenOut(_Recurrent):
-    """A recurrent layer as linear layers ``input_l0``, ``hidden_l0``, ``input_l0_reverse``, ...; see the module's text.
+    """A recurrent layer as linear layers ``input_l0``, ``hidden_l0``, ``input_l0_reverse``, and so on (see above).
 
     Parameters are the same objects as the layer's.
     """

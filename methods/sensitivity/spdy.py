@@ -10,7 +10,7 @@ at random in [0, 1], then by drawing some of them again, fewer and fewer, and ke
 resulting sizes has a lower loss on the calibration samples. Each layer's weights at each size are made once, as if this
 layer alone were pruned (the "reconstruction database"), and put together for every trial.
 
-Ours, where it differs: the budget is the suite's (parameters, MACs or weights in the place of a measured time), the
+Ours, where it differs: the budget is the suite's (parameters, MACs or weights instead of a measured time), the
 network is evaluated with its running batch-norm statistics, and with fewer than ten layers one is still drawn again.
 """
 
@@ -41,7 +41,7 @@ from methods.sensitivity.knapsack import cheapest
 
 SPARSEST = 0.01  # of a layer's weights, the last size
 TURNS = 100  # draws without success, after which fewer coefficients are drawn
-SHARE = 0.1  # of the coefficients, drawn anew at first
+SHARE = 0.1  # of the coefficients that are drawn again at first
 
 
 class SPDY(Allocation):

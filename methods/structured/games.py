@@ -61,7 +61,7 @@ class GameSelection(Selection[NodeLayer]):
     Args:
         value: ``shapley`` or ``banzhaf``.
         draws: orders of all nodes (shapley), or pairs of a set and its complement (banzhaf), per layer.
-        batch: samples on which the loss is taken, drawn anew for each order or pair.
+        batch: samples on which the loss is taken, drawn again for each order or pair.
     """
 
     additive = True  # differences of the loss

@@ -30,7 +30,7 @@ def take(module: nn.Module, names: Sequence[str], dimension: int, gone: Tensor) 
 
 
 def replace(module: nn.Module, name: str, values: Tensor) -> None:
-    """Put ``values`` in the place of a parameter or buffer; a parameter becomes a new one."""
+    """Replace a parameter or buffer by ``values``; a parameter becomes a new one."""
     old = getattr(module, name)
     setattr(module, name, nn.Parameter(values, old.requires_grad) if isinstance(old, nn.Parameter) else values)
 

@@ -34,7 +34,7 @@ def block_sizes(module: nn.Module) -> tuple[int, int]:
 
 
 def spread(weight: Tensor, groups: int) -> Tensor:
-    """(out, in, *kernel) of a grouped convolution's (out, in / groups, *kernel) weight, zeros outside of its groups.
+    """(out, in, *kernel) of a grouped convolution's (out, in / groups, *kernel) weight, zeros outside its groups.
 
     With one group it is the weight itself.
     """

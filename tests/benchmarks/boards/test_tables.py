@@ -79,7 +79,9 @@ def test_latex_compiles(tmp_path):
     if subprocess.run(["kpsewhich", "booktabs.sty"], capture_output=True, check=False).returncode:
         pytest.skip("LaTeX is installed without booktabs")
     wide = Table("wide", [f"column {n}" for n in range(30)], [["x"] * 30], notes=["note"])
-    noted = Table("noted", ["method"], [["x"]] * 100, notes=["a note of a dozen words, which fills a line or so " * 4] * 60)
+    noted = Table(
+        "noted", ["method"], [["x"]] * 100, notes=["a note of a dozen words, which fills a line or so " * 4] * 60
+    )
     body = table(NASTY).latex() + wide.latex() + noted.latex()
     preamble = "\\documentclass{article}\\usepackage{booktabs,graphicx}\\begin{document}\n"
     (tmp_path / "t.tex").write_text(f"{preamble}{body}\\end{{document}}\n")

@@ -196,7 +196,9 @@ def test_on_paper_all_boards_and_charts_are_there(opened):
         "[...document.querySelectorAll('.board th')].map((cell) => getComputedStyle(cell).position)"
     )
     assert set(places) == {"static"}, "a name that stays in view would lie over the rows below it"
-    heads = opened.evaluate("[...document.querySelectorAll('.board th button')].map((it) => getComputedStyle(it).display)")
+    heads = opened.evaluate(
+        "[...document.querySelectorAll('.board th button')].map((it) => getComputedStyle(it).display)"
+    )
     assert set(heads) == {"contents"}, "names of columns would be missing on the second page of a board"
     widths = opened.evaluate(WIDTHS)
     assert widths and all(0 < drawn <= place for place, drawn in widths)
