@@ -198,7 +198,7 @@ def _percent(part: int, whole: int) -> str:
 
 
 def draw(title: str, parts: Sequence[Part]) -> Figure:
-    """Shares of parameters and of MACs, a bar per part, and beside them the reason for what is left alone."""
+    """Shares of parameters and of MACs, a bar per part, and next to them the reason for what is left alone."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(WIDTH, HEAD + ROW * len(parts)), layout="constrained")

@@ -99,7 +99,7 @@ def _run(name: str, options: argparse.Namespace, console: Console) -> bool:
     console.print(f"{name}: {summary(module)}", highlight=False)
     stored.write(module.run(work), work.folder)
     drawn = _drawn(work.folder, console)
-    if not drawn:  # those of earlier numbers would stand beside these
+    if not drawn:  # figures of earlier numbers would be mixed with these
         stored.remove_figures(work.folder)
     text = stored_page(work.folder)
     write_atomically(work.folder / PAGE, text)

@@ -47,7 +47,7 @@ def pruner_of(
     if isinstance(method, str):
         name = method
     elif isinstance(method, Selection):
-        name = "random_edge" if method.unit == "edge" else "random"  # with nothing of its own beside the selection
+        name = "random_edge" if method.unit == "edge" else "random"  # with nothing of its own except the selection
         if any(word.lstrip("+~").startswith("selection") for word in overrides):
             raise BadInput("method is a Selection, which has its options already; give them to its class instead")
     else:

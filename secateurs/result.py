@@ -164,7 +164,7 @@ def load(folder: Path | str, model: nn.Module | None = None) -> PrunedNetwork:
     Args:
         folder: where it lies. It names classes, which are imported: read only folders that you trust.
         model: the network that was pruned, or another one of the same class and structure, of any weights; needed only
-            where a class or an attribute has no name outside of its program. It is left as it is.
+            where a class or an attribute has no name outside its program. It is left as it is.
 
     Returns:
         The network on the CPU, in evaluation mode, with its masks.

@@ -1,7 +1,7 @@
 """Pruned networks as files, without pickle: the tree of their modules as JSON, and their tensors.
 
 The JSON names each module's class and its plain attributes (numbers, words, lists, functions of torch), so that a
-network of importable classes is read again by name. What has no name outside of its program, such as a class of a
+network of importable classes is read again by name. What has no name outside its program, such as a class of a
 notebook or a configuration object, is taken from a network that the reader gives: ``load(folder, model=Net())``.
 """
 
@@ -205,7 +205,7 @@ def _made(
             "give the network that was pruned, with any weights: secateurs.load(folder, model=...)"
         )
     if given is not None and type(given).__name__ != tree["kind"] and str(tree["class"]).startswith(OURS):
-        given = None  # what a pruning has put in the place of another module
+        given = None  # a module that pruning has replaced another one by
     if given is not None and type(given).__name__ != tree["kind"]:
         raise BadInput(f"{path or 'model'} is a {type(given).__name__}, but the file has a {tree['kind']} there")
     kind: type[nn.Module] = _class_of(tree["class"]) if tree["class"] else type(given)  # type: ignore[assignment]

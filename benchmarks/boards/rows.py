@@ -114,7 +114,7 @@ def row_of(name: str, full: str, cells: list[Cell], metric: str, quantities: Seq
     scores: dict[Hashable, float] = {unit: sum(found) / len(found) for unit, found in by_unit.items()}
     reason = "; ".join(sorted({one_line(cell["reason"], LONGEST_REASON) for cell in cells if cell["reason"]})) or None
     first = cells[0]
-    trained_on = first["control_of"] == "dense"  # larger than what it stands beside
+    trained_on = first["control_of"] == "dense"  # larger than the network that it is a control of
     row = Row(
         *(name, full, first["method"], None if trained_on else first["unit"], first["status"], len(cells), values),
         *(scores, reason),

@@ -258,7 +258,7 @@ def _prune(
     """The pruned network before its last fine-tuning, and what an iterative schedule passed through.
 
     An interrupted cell prunes again, which gives the same masks; the trainings that it had finished are read from their
-    checkpoints in ``folder``, and the one that was cut short goes on where it was.
+    checkpoints in ``folder``, and the one that was cut short resumes where it was.
     """
     pruner = build_pruner(config)
     seed = config["seed"]

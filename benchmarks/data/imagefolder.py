@@ -39,7 +39,7 @@ def find(root: Path) -> dict[str, Files]:
     """The images of each class by split: ``train``, and ``test`` and ``validation`` where there are such folders.
 
     Without a folder ``train`` all folders are classes, and all images ``train``. A folder ``val`` (or ``valid``,
-    ``validation``, ``dev``) is the validation split beside a folder ``test``, and the test split where there is none:
+    ``validation``, ``dev``) is the validation split if there is a folder ``test``, and else the test split:
     so most data sets with ``train`` and ``val`` alone are scored, and the log says it. In ILSVRC's own layout the
     splits lie in ``ILSVRC/Data/CLS-LOC`` and the labels of ``val`` in a file (:mod:`benchmarks.data.flat`); a folder
     ``test`` whose labels are not public is left out.

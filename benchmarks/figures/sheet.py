@@ -1,4 +1,4 @@
-"""The house style of figures: a title that says what is to be seen, panels, names beside lines, and a note.
+"""The house style of figures: a title that says what is to be seen, panels, names next to lines, and a note.
 
 A sheet is as wide as a page of text and is read from 390 pixels on; more panels make it longer, not wider. Its rules
 (:meth:`Sheet.problems`) are checked before anything is written.

@@ -53,7 +53,7 @@ class Times:
 
 
 def alternate(ours: Work, *theirs: Work, pairs: int = 5, warm_up: int = 1) -> list[Times]:
-    """Run A B (C ...) A B (C ...) ...; the times of A beside each of the others, in their order.
+    """Run A B (C ...) A B (C ...) ...; the times of A compared with each of the others, in their order.
 
     Slow drifts of the machine hit the neighbours alike and leave their ratio as it is.
 

@@ -1,8 +1,8 @@
 """A cache of the few facts that are needed of every record; only records that have changed are read again.
 
 An entry counts while its file has the same time, size and number (inode), and all entries while the code and presets
-that they are made by are the same. Between processes they lie in one JSON file beside the records. It can be deleted at
-any time, and where it cannot be written the next process reads everything again.
+that they are made by are the same. Between processes they are kept in one JSON file next to the records. It can be
+deleted at any time, and where it cannot be written the next process reads everything again.
 """
 
 import hashlib

@@ -195,7 +195,7 @@ def against_first(verdict: Verdict, margin: float | None) -> str:
 
 
 def faster(found: Sequence[Board], cells: Sequence[Cell]) -> Faster:
-    """The measured speed-up beside that in MACs, by network, budget and unit; the machine is named."""
+    """The measured speed-up compared with that in MACs, by network, budget and unit; the machine is named."""
     columns = sorted({name for board in found for name in board.latencies}, key=lambda n: ("eager" not in n, n))
     if not columns:
         words = f"Nobody knows yet: these {len(cells)} records hold no measured latency, and MACs alone do not tell."

@@ -26,7 +26,7 @@ State = Literal["reproduced within tolerance", "differs", "not run", "not compar
 COLUMNS = ("paper", "where", "setting", "quantity", "value", "unit", "certainty", "difference")
 FOLDER = Path("results") / "published"
 PACKAGED = Path(__file__).parent / "published_numbers"  # the same files, for an installed package without a clone
-TOLERANCE = 0.05  # relative, beside two standard errors of ours
+TOLERANCE = 0.05  # relative, in addition to two standard errors of ours
 
 
 @dataclass(frozen=True)

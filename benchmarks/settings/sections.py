@@ -130,7 +130,7 @@ class Latency(Section):
 
 
 class Measure(Section):
-    """What is measured beside accuracy."""
+    """What is measured apart from accuracy."""
 
     examples: ClassVar[Mapping[str, str]] = {"memory": "32", "latency.batches": "[1,256]"}
 

@@ -75,7 +75,7 @@ def with_options(config: Mapping[str, Any], options: Mapping[str, Any]) -> dict[
 
 
 def _taken(config: Mapping[str, Any], option: Mapping[str, Any]) -> bool:
-    """Whether the part that an option is of takes it: another one may have been chosen in the place of the preset's."""
+    """Whether the part that an option is of takes it: another one may have been chosen instead of the preset's."""
     for key in option:
         section, _, name = key.partition(".")
         try:

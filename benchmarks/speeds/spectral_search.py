@@ -2,7 +2,7 @@
 
 Trying afresh means: for each of the k steps and each node that is left, solve for the reconstruction with that node
 added and take the one with the smallest information loss. Two references do so: one solve after the other, from the
-loss as it is defined, which is what the promise is about, and, to be read beside it, all candidates of a step at once.
+loss as it is defined, which is what the promise is about, and, for comparison, all candidates of a step at once.
 """
 
 from collections.abc import Iterator

@@ -9,7 +9,7 @@ not finished nobody deletes a file, so no two workers can take over from the sam
 Where the holder's process can be asked for (the same host, start of the system and process namespace, since containers
 share host names and count processes from one), its death ends the term at once, and while it runs only silence for the
 whole of ``stale`` does, by a clock that only goes forward. Elsewhere, and of a process that is stopped, one who waits
-looks twice, some seconds apart by such a clock: a system clock that is set anew must neither end a living worker's term
+looks twice, some seconds apart by such a clock: a system clock that is changed must neither end a living worker's term
 nor keep a dead one's.
 
 A worker that was stopped for long and goes on may not hold any more. So it asks (:meth:`Lease.held`) before it writes:
@@ -144,7 +144,7 @@ def first_come(
         return
     with _heartbeat(lease, heartbeat):
         yield Lease() if finished() else lease
-    if finished():  # with the result there, whoever still wins a term finds nothing to do: now the files can go
+    if finished():  # the result is there, so that a later holder finds nothing to do: the files can be removed
         _remove(folder, name)
 
 

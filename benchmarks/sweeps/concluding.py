@@ -89,7 +89,7 @@ def conclude(console: Console, plan: Plan, faults: Sequence[str], records: Mappi
 
 
 def log_board(plan: Plan, records: Mapping[str, Record], section: Mapping[str, Any]) -> None:
-    """Log the board of the cells of ``plan`` as a table of W&B, in a run of its own beside those of the cells.
+    """Log the board of the cells of ``plan`` as a table of W&B, in its own run, separate from those of the cells.
 
     Args:
         plan: the sweep, which names the run and its group.

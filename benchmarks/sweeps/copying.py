@@ -1,7 +1,7 @@
 """Cells that take the layer-wise counts of another cell, and the controls of finished cells.
 
-``allocation=copy allocation.record=...`` names another cell; before anything else its counts are put in the place of
-that name. What a cell is (its key) depends on the counts, not on where they were found.
+``allocation=copy allocation.record=...`` names another cell; before anything else its counts replace that name. What a
+cell is (its key) depends on the counts, not on where they were found.
 """
 
 from __future__ import annotations

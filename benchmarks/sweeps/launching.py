@@ -206,7 +206,7 @@ def run_job(config: DictConfig) -> float | tuple[float, ...] | None:
 def place() -> tuple[int, int, float] | None:
     """Which cell of its sweep this job is, of how many, and when the sweep began, in seconds since 1970.
 
-    None outside of a sweep of several cells, and for a cell that is tried again after the others.
+    None outside a sweep of several cells, and for a cell that is tried again after the others.
     """
     from hydra.core.hydra_config import HydraConfig
 

@@ -19,7 +19,7 @@ def set_value(config: DictConfig, override: Override) -> None:
     """Set in ``config`` what a word that chooses no file says: ``k=value``, ``+k=value``, ``++k=value``, ``~k``.
 
     Raises:
-        HydraException, OmegaConfBaseException: it cannot be set; whoever wants to know why asks ``hydra.compose``.
+        HydraException, OmegaConfBaseException: it cannot be set; ``hydra.compose`` says why.
     """
     key, value = override.key_or_group, override.value()
     if override.is_delete():

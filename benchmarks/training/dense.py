@@ -159,7 +159,7 @@ def _stored(model: nn.Module, folder: Path, code: str, data: "Data", owned: bool
             LOG.warning("the network in %s %s: it was trained by other code; training it afresh", folder, found)
             model.load_state_dict(before)
             if owned:
-                store.remove(folder, NAME)  # else whoever waits for it would take it
+                store.remove(folder, NAME)  # a process that waits for it would take it
             return None
         SCORED.add(path)
     return Dense(model.eval(), history, facts["seconds"], False, path)

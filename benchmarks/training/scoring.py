@@ -27,7 +27,7 @@ class Score:
     loss: float
 
 
-LARGEST = 2**24  # values of the inputs that are scored at once: 64 MB, beside what the network makes of them
+LARGEST = 2**24  # values of the inputs that are scored at once: 64 MB, in addition to the network's activations
 
 
 @torch.inference_mode()

@@ -55,8 +55,8 @@ class Shelf(ABC):
 class Texts(Sequence[str]):
     """Many short texts in two arrays.
 
-    A list of a million texts takes a hundred bytes for each beside its letters, and a forked process that looks at one
-    gets its own copy of the page, since looking changes the count of references.
+    A list of a million texts takes a hundred bytes for each in addition to its letters, and a forked process that looks
+    at one gets its own copy of the page, since looking changes the count of references.
     """
 
     def __init__(self, texts: Iterable[str]) -> None:

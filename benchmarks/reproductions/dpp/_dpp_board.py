@@ -44,7 +44,7 @@ Published = Mapping[tuple[str, str], Mapping[int, float]]  # (method, variant) -
 
 
 def tabulate(rows: Sequence[Mapping[str, object]], published: Published) -> pd.DataFrame:
-    """Mean accuracy in % over networks and draws, per method, variant and size, beside the published raw numbers."""
+    """Mean accuracy in % over networks and draws, per method, variant and size, with the published raw numbers."""
     import pandas as pd
 
     frame = pd.DataFrame(rows)

@@ -1,6 +1,6 @@
 """What the reproductions of weight pruning by curvature share: published weights, and one set of gradients for it all.
 
-A sweep's cell computes the gradients anew for every sparsity. Here they, and the inverse Fisher, are computed once per
+A sweep's cell computes the gradients again for every sparsity. Here they, and the inverse Fisher, are computed once per
 network and calibration set; the masks and weights are those that the pruner makes of the same parts.
 """
 

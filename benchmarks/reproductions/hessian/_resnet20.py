@@ -77,7 +77,7 @@ def methods(quick: bool) -> dict[str, Parts]:
 
 
 class Measured:
-    """Accuracies by name, kept in a file, so that a run that was stopped goes on where it was.
+    """Accuracies by name, kept in a file, so that a run that was stopped resumes where it was.
 
     Args:
         path: of the file; None keeps nothing.
@@ -164,7 +164,7 @@ def row(network: str, method: str, schedule: str, sparsity: float, seed: int, va
 
 
 def tabulate(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Means over the seeds; the published loss of accuracy stands beside ours, since the dense levels differ.
+    """Means over the seeds; the published loss of accuracy is shown with ours, since the dense levels differ.
 
     ``attrs["dense"]`` has the mean accuracy of the dense networks by name.
     """

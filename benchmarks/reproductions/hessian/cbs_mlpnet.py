@@ -149,7 +149,7 @@ def _surgeon(
 
 
 def tabulate(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Mean and deviation over the seeds beside the published numbers."""
+    """Mean and deviation over the seeds, with the published numbers."""
     import pandas as pd
 
     result = []
@@ -237,7 +237,7 @@ CHANCE = 10.0
 
 
 def figures(outcome: Outcome) -> dict[str, Sheet]:
-    """A row per method, a panel per sparsity, ours beside what is quoted."""
+    """A row per method, a panel per sparsity, ours next to the quoted numbers."""
     table = outcome.table[outcome.table["method"].isin(SHOWN) & outcome.table["sparsity"].isin(HIGH)]
     sparsities = [sparsity for sparsity in HIGH if sparsity in set(table["sparsity"])]
     methods = [method for method in SHOWN if method in set(table["method"])]

@@ -57,7 +57,7 @@ WEIGHTS, THEIRS = "resnet20_cifar10.safetensors", "checkpoints/resnet20_cifar10.
 def run(work: Workplace) -> Outcome:
     """Two draws of samples, as many as the papers'; about twelve minutes on one core.
 
-    What has been measured stays in the cache: a run that was stopped goes on where it was.
+    What has been measured stays in the cache: a run that was stopped resumes where it was.
     """
     from benchmarks.cells.preparation import calibrate
 
@@ -115,7 +115,7 @@ def adapted(model: nn.Module, data: Data, work: Workplace) -> nn.Module:
 
 
 def _facts(data: Data, samples: int) -> str:
-    """What accuracies depend on beside the names of network, method and draw."""
+    """What accuracies depend on, apart from the names of network, method and draw."""
     path = published_weights(WEIGHTS, THEIRS)
     weights = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     return f"weights {weights}, images {data.checksum}, {len(data.train)} and {len(data.test)}, {samples} gradients"

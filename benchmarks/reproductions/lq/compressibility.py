@@ -82,7 +82,7 @@ SETTING = (
 
 @dataclass(frozen=True)
 class Beside:
-    """One theory's numbers beside the drops, over the networks of a grid."""
+    """One theory's numbers paired with the drops, over the networks of a grid."""
 
     task: str
     method: str

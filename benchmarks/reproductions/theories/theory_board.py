@@ -199,7 +199,7 @@ def brief(outcome: Outcome) -> tuple[str, pd.DataFrame]:
 
 
 def figures(outcome: Outcome) -> dict[str, Sheet]:
-    """What orders what; predicted beside measured; and by which factor the damage exceeds the prediction, and where."""
+    """Ranks by theory and outcome; predicted against measured; by which factor and where the damage is larger."""
     sheets = {"ranks": _ranks(outcome.table)}
     if not outcome.numbers_of("points").empty:
         sheets |= {"sizes": _cloud(outcome.numbers_of("points")), "factors": _where(outcome.numbers_of("factors"))}
