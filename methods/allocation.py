@@ -259,7 +259,7 @@ class Copied(Allocation):
         widths: units to keep for every layer path.
         donor: the method that the counts come from, for readers of the configuration.
         gradual: for schedules with several steps: counts fall from all units to ``widths`` as the budget does. If
-        false, the first step goes to ``widths``, and the budget is ignored.
+            false, the first step goes to ``widths``, and the budget is ignored.
     """
 
     def __init__(self, widths: Mapping[str, int], donor: str | None = None, gradual: bool = False) -> None:

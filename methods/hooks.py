@@ -53,7 +53,7 @@ class TrainingSchedule(TrainingHook, Schedule):
 
     Attributes:
         method: name of the only method that uses this schedule, because the schedule itself selects, allocates and
-        compensates; None if it can be combined with the parts of any method.
+            compensates; None if it can be combined with the parts of any method.
         widths: nodes left by group, once training has ended.
         log: one row per removal, for the record's curve; ``note`` of the last one becomes the record's.
     """

@@ -31,7 +31,7 @@ class Pruned:
             weights before the step, and the step's ``layers``.
         seconds: time spent on pruning, without training in between.
         groups: the node groups as they are now; those of PyTorch's recurrent layers have the paths of the linear layers
-        that these were written out as (:mod:`methods.pruning.recurrent`).
+            that these were written out as (:mod:`methods.pruning.recurrent`).
         left_alone: for each other group the path of its first writer and why it was not pruned; for edges, layers whose
             weights the method does not see.
         warnings: what deserves a look: layers that keep under 1 % of their units, weights that grew tenfold.

@@ -17,8 +17,8 @@ class Schedule:
             values, ``new`` gives them other initial values, an integer k those after epoch k of the dense training (0:
             the initial ones).
         recipe: which of the trainer's recipes follows each pruning: ``train``, the dense network's (from the epoch that
-        was rewound to), or ``finetune``. A rewound network has to learn again and therefore gets the full recipe
-        (Frankle & Carbin 2019; Liu et al. 2019); others are fine-tuned.
+            was rewound to), or ``finetune``. A rewound network has to learn again and therefore gets the full recipe
+            (Frankle & Carbin 2019; Liu et al. 2019); others are fine-tuned.
         between: whether there is training between the steps.
         origin: which network is pruned: ``trained``, or ``init``, the network as it was initialised, which then gets
             the full recipe (pruning before training).

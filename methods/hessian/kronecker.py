@@ -188,7 +188,7 @@ class KronOBS(KroneckerSelection):
         damping: as for :class:`KronOBD`.
         labels: as for :class:`KronOBD`.
         set_aware: whether a row counts with what it adds to the cost of the removed set; False: with its cost alone, as
-        published.
+            published.
     """
 
     cost = staticmethod(kron_obs_cost)

@@ -219,7 +219,7 @@ class EdgeLayer(_Shown):
         model, calibration, generator, shared: as for :class:`NodeLayer`.
         live: (out, d) which weights have not been pruned by an earlier step.
         paired: a function from the partly pruned network to the moments that tie ``model`` to it, E[x x~^T] and
-        E[x~ x~^T], both (d, d), of the layer's inputs; for repairs fitted on the pruned network's own features.
+            E[x~ x~^T], both (d, d), of the layer's inputs; for repairs fitted on the pruned network's own features.
     """
 
     name: str

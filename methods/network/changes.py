@@ -48,7 +48,7 @@ def answers(mockup: Mockup, chosen: Mapping[str, Tensor], whole: bool) -> Answer
         mockup: the network.
         chosen: for each layer that changes (P, units) bool: which of its units are in which pattern.
         whole: run the whole network once per pattern; otherwise only the part that the changed units reach, which
-        requires that operations between the layers accept any number of samples.
+            requires that operations between the layers accept any number of samples.
 
     Raises:
         BatchRearranged: if a reshape or another operation does not leave the samples side by side.

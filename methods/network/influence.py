@@ -78,7 +78,7 @@ def _reached(mockup: Mockup, path: str) -> dict[str, Influence]:
 
     Raises:
         Exception: if the forward pass does not accept the copies. If the units seem to reach nothing, the copies may
-        have been folded into a sequence, of which causal attention never sees the later part.
+            have been folded into a sequence, of which causal attention never sees the later part.
     """
     found = _together(mockup, [path], whole=False)
     if not found[path].pairs and not found[path].leaks and found[path].obstacle is None:

@@ -32,7 +32,7 @@ class SeparateAttention(nn.Module):
         head_dim: width d of a head.
         dropout: probability with which an attention weight is dropped in training.
         batch_first: as in ``nn.MultiheadAttention``; so are the attributes that are None, which tell PyTorch's
-        transformers not to bypass this module on their fast path.
+            transformers not to bypass this module on their fast path.
     """
 
     def __init__(self, layer: nn.MultiheadAttention) -> None:

@@ -339,7 +339,7 @@ def greedy_path(
         ridge: (m,) tau, or one number; the same for the whole search. None is 0.
         metric: M as a matrix or a Metric; None is the identity.
         price: (m,) cost of each node; with ``limit`` a node is skipped if after picking it the sum of the k prices
-        would exceed the limit, whatever is picked later.
+            would exceed the limit, whatever is picked later.
         limit: Largest allowed sum of prices.
 
     Returns:

@@ -35,7 +35,7 @@ class Component:
         writers: paths of the layers, in forward order.
         size: number of nodes, in the order of the writers' output units.
         rows, channels, held: the node of each output unit of writers, of each input channel of readers and carriers, of
-        each entry of parameters that are held.
+            each entry of parameters that are held.
         pieces: for each node the number of its layer's piece that it is in, if pieces count as different sorts.
     """
 
