@@ -27,7 +27,7 @@ class Kind(ABC):
     Attributes:
         channel: dimension of the channels in what a module reads and returns.
         multiplies: whether the input is multiplied by the weight. If not, the input says which part of the weight is
-        looked up: there are no input channels to remove and no multiply-accumulates, and single weights are not pruned.
+            looked up: there are no input channels to remove and no multiplications, and single weights are not pruned.
     """
 
     channel: ClassVar[int]
