@@ -18,7 +18,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from benchmarks.cells.tracker import BOARD, JOB, checked_online, inside, options_of, start, summary_of, tags_of
+from benchmarks.cells.tracker import (
+    BOARD,
+    JOB,
+    checked_online,
+    inside,
+    options_of,
+    start,
+    summary_of,
+    tables_of,
+    tags_of,
+    wandb_table,
+)
 from benchmarks.records.cell_fields import title_of
 from benchmarks.records.schema import Record
 from benchmarks.records.store import Store
@@ -94,7 +105,6 @@ def _run(section: Mapping[str, Any], folder: Path, offline: bool, name: str, **o
 
 
 def _upload(record: Record, mark: str, section: Mapping[str, Any], folder: Path, offline: bool) -> None:
-    import wandb
 
     own: dict[str, Any] = {"id": record.key, "config": record.config, "job_type": JOB}
     own["tags"] = list(dict.fromkeys([*(section.get("tags") or ()), *tags_of(record.config)]))
@@ -108,11 +118,9 @@ def _upload(record: Record, mark: str, section: Mapping[str, Any], folder: Path,
             for phase, rows in (record.history or {}).items():
                 for row in rows:
                     run.log({f"{phase}/{name}": value for name, value in row.items()} | {"step": row.get("epoch")})
-        if record.layers and not run.resumed:
-            rows = [layer.model_dump() for layer in record.layers]
-            columns: list[str | int] = list(dict.fromkeys(name for row in rows for name in row))
-            lines: list[Any] = [[_plain(row.get(str(name))) for name in columns] for row in rows]
-            run.log({"layers": wandb.Table(columns=columns, data=lines, allow_mixed_types=True)})
+            for name, rows in tables_of(record).items():
+                if rows:
+                    run.log({name: wandb_table(rows)})
         known = {name: value for name, value in summary_of(record).items() if value is not None}
         run.summary.update(known | {"record": mark, "reason": record.reason or ""})
 
@@ -137,10 +145,6 @@ def _upload_boards(paths: Paths, section: Mapping[str, Any], folder: Path, offli
             rows: list[Any] = list(csv.reader(file))
         run.log({"leaderboard": wandb.Table(columns=rows[0], data=rows[1:])})
         run.log_artifact(artifact)
-
-
-def _plain(value: Any) -> Any:
-    return json.dumps(value) if isinstance(value, list | tuple | dict) else value
 
 
 def sweep_configuration(experiment: str, words: Sequence[str] = ()) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from benchmarks.cells.parts import build_pruner, check
 from benchmarks.cells.preparation import calibrate, calibration_facts, trained_network
 from benchmarks.cells.remarks import note_of, remarks
 from benchmarks.cells.steps import States
-from benchmarks.cells.tracker import Tracker, summary_of, tracking
+from benchmarks.cells.tracker import Tracker, summary_of, tables_of, tracking
 from benchmarks.cells.trials import Trial, search
 from benchmarks.data.splits import Data, load
 from benchmarks.measure.count import count
@@ -420,4 +420,5 @@ def _without_nonsense(result: dict[str, Any]) -> dict[str, Any]:
 
 def _summarise(tracker: Tracker, record: Record) -> None:
     tracker.summary(summary_of(record))
-    tracker.table("layers", [layer.model_dump() for layer in record.layers])
+    for name, rows in tables_of(record).items():
+        tracker.table(name, rows)

@@ -70,14 +70,7 @@ class Tracker:
         if not rows:
             return
 
-        def put(run: Any) -> None:
-            import wandb
-
-            columns: list[str | int] = list(dict.fromkeys(column for row in rows for column in row))
-            lines: list[Iterable[Any]] = [[_cell(row.get(str(column))) for column in columns] for row in rows]
-            run.log({name: wandb.Table(columns=columns, data=lines, allow_mixed_types=True)})
-
-        self._try("table", put)
+        self._try("table", lambda run: run.log({name: wandb_table(rows)}))
 
     def close(self, code: int) -> None:
         """Finish the run with the exit code of its cell; W&B gives up silently, which only the time taken shows."""
@@ -101,7 +94,8 @@ def summary_of(record: "Record") -> dict[str, Any]:
     """The figures of a record under names that W&B's panels group: ``tuned/accuracy``, ``latency_ratio/eager/1``.
 
     A latency is logged as the ratio dense / pruned with its interval, both times in milliseconds, and the note.
-    Sizes are bytes on disk; a budget is its kind and its value.
+    Sizes are bytes on disk; a budget is its kind and its value. What a theory predicts about the whole network is
+    logged beside what was measured: ``theory/<name>/predicted``.
     """
     stages = record.metrics.model_dump()
     summary = {f"{stage}/{name}": value for stage, values in stages.items() for name, value in (values or {}).items()}
@@ -117,7 +111,20 @@ def summary_of(record: "Record") -> dict[str, Any]:
     sizes = {f"size/{stage}/{name}": value for stage, own in size.items() for name, value in (own or {}).items()}
     kind, value = next(iter(record.budget.requested.items()), (None, None))
     asked = {"budget/kind": kind, "budget/value": value, "best/validation_accuracy": _best_validation(record)}
-    return {**summary, **achieved, **cost, **latency, **sizes, **asked, "status": record.status, "key": record.key}
+    theories = {
+        f"theory/{row.theory}/{name}": getattr(row, name)
+        for row in record.predictions or []
+        if row.layer is None
+        for name in ("predicted", "measured")
+    }
+    figures = {**summary, **achieved, **cost, **latency, **sizes, **theories, **asked}
+    return {**figures, "status": record.status, "key": record.key}
+
+
+def tables_of(record: "Record") -> dict[str, list[dict[str, Any]]]:
+    """The tables of a record, a row per layer (``layers``), and one per theory and layer (``predictions``)."""
+    predictions = [row.model_dump() for row in record.predictions or []]
+    return {"layers": [layer.model_dump() for layer in record.layers], "predictions": predictions}
 
 
 def _best_validation(record: "Record") -> float | None:
@@ -278,6 +285,15 @@ def _probe(server: str) -> None:
     attempt.join(PROBE_SECONDS)
     if not reached.is_set():
         raise ConnectionError(f"{host}:{port} cannot be reached")
+
+
+def wandb_table(rows: Sequence[Mapping[str, Any]]) -> Any:
+    """A ``wandb.Table`` with one line per row; the columns are all names that occur. Lists are written as JSON."""
+    import wandb
+
+    columns: list[str | int] = list(dict.fromkeys(column for row in rows for column in row))
+    lines: list[Iterable[Any]] = [[_cell(row.get(str(column))) for column in columns] for row in rows]
+    return wandb.Table(columns=columns, data=lines, allow_mixed_types=True)
 
 
 def _cell(value: Any) -> Any:

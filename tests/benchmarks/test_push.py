@@ -43,7 +43,8 @@ def pushed(tmp_path, *words):
 
 
 def test_a_store_is_uploaded_once_in_order_under_its_cells_keys(store, tmp_path, capsys):
-    records = [whole(1), whole(0, sweep="grid"), whole(2, status="failed", metrics={}, layers=[])]
+    theory = [{"theory": "lq_bound", "layer": "fc1", "predicted": 0.5, "measured": 0.4}]
+    records = [whole(1, predictions=theory), whole(0, sweep="grid"), whole(2, status="failed", metrics={}, layers=[])]
     for record in records:
         store.write(record)
     (store.runs.parent / "boards").mkdir(exist_ok=True)
@@ -59,6 +60,8 @@ def test_a_store_is_uploaded_once_in_order_under_its_cells_keys(store, tmp_path,
         assert run["config"]["seed"] == record.seed and run["group"] == (record.sweep or "")
         losses = [row["train/train_loss"] for row in run["history"] if "train/train_loss" in row]
         assert losses == [row["train_loss"] for row in record.history["train"]]
+        tables = {name.partition("/")[0].partition(".")[0] for row in run["history"] for name in row}
+        assert ("predictions" in tables) == bool(record.predictions)
     [board] = [run for run in runs(tmp_path / "w") if run["id"].startswith("board")]
     assert {"leaderboard.md", "leaderboard.csv", "report.html"} <= set(board["artifacts"])
     assert any(name.startswith("leaderboard") for row in board["history"] for name in row)

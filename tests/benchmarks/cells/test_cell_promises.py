@@ -184,6 +184,20 @@ def test_a_summary_tells_a_latency_as_what_it_is_and_the_budget_that_was_asked_f
     assert wanted.items() <= found.items() and not any(name.startswith("latency/") for name in found)
 
 
+def test_what_theories_predict_is_tracked_beside_what_was_measured():
+    of_network = {"theory": "lq_bound", "predicted": 0.5, "measured": 0.4, "unit": "loss"}
+    of_layer = {"theory": "obd_cost", "layer": "fc1", "predicted": 2.0, "measured": 3.0}
+    record = made(predictions=[of_network, of_layer])
+    found = tracker.summary_of(record)
+    theories = {name: value for name, value in found.items() if name.startswith("theory/")}
+    assert theories == {"theory/lq_bound/predicted": 0.5, "theory/lq_bound/measured": 0.4}
+    rows = tracker.tables_of(record)["predictions"]
+    assert [(row["theory"], row["layer"], row["measured"]) for row in rows] == [
+        ("lq_bound", None, 0.4),
+        ("obd_cost", "fc1", 3.0),
+    ]
+
+
 def test_runs_are_tagged_with_what_they_are_filtered_by():
     config = {"dataset": {"name": "digits"}, "model": {"name": "m" * 99}, "method": {"name": "spectral"}}
     assert tracker.tags_of(config) == ["digits", "m" * 64, "spectral"] and tracker.tags_of({"dataset": None}) == []
