@@ -27,6 +27,7 @@ def test_there_are_forty_architectures_and_each_is_on_the_page_once():
 
 
 @pytest.mark.slow
+@pytest.mark.cpu("the zoo is examined on the CPU")
 @pytest.mark.parametrize("specimen", present(), ids=lambda each: each.name.replace(" ", "-"))
 def test_what_can_be_pruned_is_pruned_correctly(specimen, tmp_path):
     found = examine(specimen, tmp_path)
@@ -41,6 +42,7 @@ def test_what_can_be_pruned_is_pruned_correctly(specimen, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.cpu("the zoo is examined on the CPU")
 @pytest.mark.parametrize(
     "specimen", [each for each in present() if each.exports], ids=lambda each: each.name.replace(" ", "-")
 )
