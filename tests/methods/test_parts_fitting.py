@@ -47,6 +47,17 @@ def test_an_allocation_is_refused_at_once_or_prunes(method):
     assert "information" in refused or method == "spectral"
 
 
+@pytest.mark.parametrize(
+    ("method", "what"),
+    [("eigendamage", "directions of all layers"), ("depth", "blocks"), ("low_rank", "singular values of all layers")],
+)
+def test_what_a_method_ranks_by_itself_is_said_in_words(method, what):
+    own = configuration([f"method={method}"])
+    cell = OmegaConf.create({**own, "allocation": OmegaConf.load(CONF / "allocation" / "global.yaml")})
+    with pytest.raises(BadInput, match=f"ranks the {what} by itself"):
+        build_pruner(OmegaConf.to_container(cell, resolve=True))
+
+
 class Half(Selection):
     """Two of four nodes, whatever is asked for."""
 

@@ -67,6 +67,13 @@ def test_proof_names_the_records():
     assert set(verdicts["D14"].keys) == controls
 
 
+def test_pairs_with_too_few_trained_networks_are_named_and_no_others():
+    enough, few = list(cells()), list(cells(seeds=[0], model="lenet"))
+    verdicts = {verdict.item: verdict for verdict in checklist.examine(rows_of([*enough, *few]))}
+    assert verdicts["C11"].state == "failed"
+    assert set(verdicts["C11"].keys) <= {record.key for record in few} and verdicts["C11"].keys
+
+
 def test_a_control_on_a_network_of_other_widths_is_none():
     def cell(method, width):
         model = {"name": "mlp", "widths": [width]}

@@ -280,6 +280,18 @@ def test_a_network_cached_without_its_code_is_scored_again(tmp_path, trainings, 
     assert get(tmp_path).trained and len(trainings) == 2 and "validation accuracy" in caplog.text
 
 
+def test_a_network_without_validation_samples_has_no_score_to_differ_from(tmp_path, trainings):
+    data = make_data()
+    none = Split(data.validation.inputs[:0], data.validation.targets[:0], mean=0.5, std=0.3)
+    for _ in range(2):
+        dense_network(CONFIG, replace(data, validation=none), SETTINGS, 0, tmp_path, "abc")
+        dense_module.SCORED.clear()  # as in another process
+        (file,) = tmp_path.rglob("dense.json")
+        facts = json.loads(file.read_text())
+        file.write_text(json.dumps({name: value for name, value in facts.items() if name != "code"}))
+    assert len(trainings) == 1
+
+
 def activation(x):
     """What the network calls, outside of its class."""
     return torch.relu(x)

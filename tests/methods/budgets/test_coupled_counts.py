@@ -40,3 +40,25 @@ def test_counts_from_which_no_single_step_is_better_are_left_together():
     for multiplier in (0.3, 0.4, 0.5, 0.6):
         best = prices.best(multiplier)
         assert prices.value(best, multiplier) == pytest.approx(best_of_all_pairs(prices, multiplier))
+
+
+def chain(counts):
+    """Parameters of four layers in a row with one input and one output."""
+    first, second, third = counts.values()
+    return float(first + first * second + second * third + third)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(2, 6), min_size=3, max_size=3), st.integers(0, 10_000), st.integers(0, 20))
+def test_no_count_of_a_chain_is_better_alone_with_the_others_as_they_are(sizes, seed, step):
+    """The one in the middle pays for its neighbours on both sides, and they pay for it."""
+    generator = torch.Generator().manual_seed(seed)
+    gains = [1 + 0.5 * torch.rand(m, generator=generator, dtype=torch.float64).cpu() for m in sizes]
+    prices = CoupledPrices(["a", "b", "c"], [gain.sort(descending=True).values for gain in gains], [1, 1, 1], chain)
+    multiplier = 0.1 * 1.1**step
+    best = prices.best(multiplier)
+    reached = prices.value(best, multiplier)
+    for group, size in enumerate(sizes):
+        for count in range(1, size + 1):
+            other = [count if place == group else kept for place, kept in enumerate(best)]
+            assert prices.value(other, multiplier) <= reached + 1e-9
