@@ -6,16 +6,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from networks import noise
 from torch import nn
 
 from methods.baselines.magnitude import MagnitudeSelection
 from methods.budgets.budget import Budget
-from methods.compensation import LeastSquares
+from methods.compensation import Compensation, LeastSquares
 from methods.layers.ridge import solve_ridge
 from methods.layers.seen import NodeLayer
 from methods.layers.statistics import Calibration, Moments
 from methods.network.graph import NetworkGraph
 from methods.pruner import Pruner
+from methods.pruning.writing_out import write_out
 from methods.seeds import stream
 
 ITEMS = 5
@@ -156,3 +158,30 @@ def test_refitted_edges_are_the_regression_on_what_the_pruned_network_reads():
         for row in range(4):
             best = torch.linalg.lstsq(read[:, mask[row]], target[:, [row]], driver="gelsd").solution.squeeze(1)
             assert torch.allclose(pruned.model[2].weight[row, mask[row]], best, atol=1e-6)
+
+
+class Recurrent(nn.Module):
+    """A hidden unit of an LSTM is four output units, one of each gate."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(3, 4, batch_first=True), nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.lstm(x)[0][:, -1])
+
+
+class OfUsers(Compensation):
+    """A repair of somebody's own, which says nothing of units."""
+
+
+class OneByOne(OfUsers):
+    single_units = True
+
+
+def test_a_repair_takes_groups_of_several_units_unless_it_says_otherwise():
+    model, x = Recurrent(), noise(2, 5, 3)
+    assert write_out(model, x)
+    (group,) = NetworkGraph(model, x).groups
+    assert OfUsers.leaves_alone(OfUsers, group) is None
+    assert "hidden units of 4 output units each" in OneByOne.leaves_alone(OneByOne, group)

@@ -1,3 +1,5 @@
+import re
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -135,6 +137,16 @@ def test_collecting_does_not_depend_on_the_chunks_and_leaves_the_model_alone():
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
     torch.testing.assert_close(whole.of("dilated"), whole.matrix[:, whole.columns["dilated"]])
+
+
+def test_as_many_samples_at_once_as_the_memory_allows_and_not_one_more(capsys):
+    model, names, inputs, labels = network("convolutional", samples=4)
+    calibration = Calibration(inputs, labels, torch.arange(4), seed=3)
+    with pytest.raises(BadInput, match="need") as refused:
+        collect_gradients(model, names, calibration, Samples(memory_gb=1e-9))
+    for_one = float(re.search(r"need ([\d.e-]+) GiB", str(refused.value)).group(1))
+    collect_gradients(model, names, calibration, Samples(memory_gb=1.01 * for_one))
+    assert "in chunks of 1 samples" in capsys.readouterr().err
 
 
 def test_weights_pruned_earlier_have_zero_gradients():
