@@ -67,9 +67,9 @@ def decode(encoded: Mapping[str, Tensor]) -> dict[str, Tensor]:
         base = name.removesuffix(VALUES)
         if base != name and base + BITS in encoded:
             shape = encoded[base + SHAPE].tolist()
-            flat = torch.zeros(int(np.prod(shape)), dtype=tensor.dtype)
-            bits = np.unpackbits(encoded[base + BITS].numpy(), count=flat.numel())
-            flat[torch.from_numpy(bits.astype(bool))] = tensor
+            flat = torch.zeros(int(np.prod(shape)), dtype=tensor.dtype, device=tensor.device)
+            bits = np.unpackbits(encoded[base + BITS].cpu().numpy(), count=flat.numel())
+            flat[torch.from_numpy(bits.astype(bool)).to(tensor.device)] = tensor
             tensors[base] = flat.reshape(shape)
         elif not name.endswith((BITS, SHAPE)):
             tensors[name] = tensor

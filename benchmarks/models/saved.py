@@ -267,8 +267,14 @@ def _shared(model: nn.Module) -> dict[str, str]:
 
 def _equal(first: nn.Module, second: nn.Module, inputs: Tensor) -> bool:
     with torch.inference_mode(), evaluating(first), evaluating(second):
-        expected, found = first(inputs), second(inputs)
+        expected, found = (_outputs(network, inputs).cpu() for network in (first, second))
     return expected.shape == found.shape and torch.allclose(expected, found, rtol=1e-4, atol=1e-5, equal_nan=True)
+
+
+def _outputs(network: nn.Module, inputs: Tensor) -> Tensor:
+    device = next((parameter.device for parameter in network.parameters()), inputs.device)
+    outputs: Tensor = network(inputs.to(device))
+    return outputs
 
 
 def tokens_in(description: Mapping[str, Any]) -> Tokens | None:

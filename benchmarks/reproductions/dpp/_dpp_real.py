@@ -136,12 +136,14 @@ def node_sets(layer: FirstLayer, method: str, k: int, draws: int, seed: int, num
 
 def node_accuracies(layer: FirstLayer, kept: Tensor) -> dict[str, float]:
     """Test accuracy with the nodes ``kept``: the others removed, leaky, and fused into the kept ones."""
-    gone = torch.ones(layer.width, dtype=torch.bool)
+    second = layer.hidden
+    kept = kept.to(second.device)
+    gone = torch.ones(layer.width, dtype=torch.bool, device=second.device)
     gone[kept] = False
     plain = layer.next_weight[:, kept]
     leak = layer.next_bias + layer.next_weight[:, gone] @ layer.activation(layer.bias[gone])
-    second = layer.hidden
-    fused = solve_ridge(second[kept][:, kept], second[:, kept].T, torch.zeros(len(kept), dtype=torch.float64)).T
+    ridge = torch.zeros(len(kept), dtype=torch.float64, device=second.device)
+    fused = solve_ridge(second[kept][:, kept], second[:, kept].T, ridge).T
     return {
         "removed": layer.accuracy_of_nodes(kept, plain, layer.next_bias),
         "leaky": layer.accuracy_of_nodes(kept, plain, leak),

@@ -178,6 +178,7 @@ RUNS = [
 ]
 
 
+@pytest.mark.cpu("runtimes of the processor")
 @pytest.mark.parametrize(("name", "conditions", "network", "tolerance"), RUNS)
 def test_runtimes_compute_what_eager_computes(name, conditions, network, tolerance):
     runtime = RUNTIMES[name]()
@@ -212,6 +213,7 @@ def test_onnxruntime_is_told_to_talk_to_nobody_before_it_is_imported():
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.cpu("a runtime of the processor")
 def test_only_linear_layers_with_zeros_become_sparse():
     model = make("convolution")
     with torch.no_grad():
@@ -227,6 +229,7 @@ def test_only_linear_layers_with_zeros_become_sparse():
     assert break_even(nn.Conv2d(1, 2, 3), inputs, Conditions()) is None
 
 
+@pytest.mark.cpu("a runtime of the processor")
 def test_sparse_layers_take_tokens():
     layer = nn.Linear(6, 4)
     with torch.no_grad():

@@ -27,6 +27,7 @@ COMPOSER = Composer(CONF)
 
 
 @pytest.mark.slow
+@pytest.mark.cpu("eight bits are computed by ONNX Runtime on the processor")
 @pytest.mark.parametrize("name", ["chain", "batch_norm", "residual"])
 def test_eight_bits_answer_nearly_as_the_network_does(name):
     model = make(name)

@@ -20,6 +20,7 @@ from methods.errors import BadInput
 pytestmark = pytest.mark.slow
 
 
+@pytest.mark.cpu("what is read from a file is on the CPU")
 @settings(deadline=None, max_examples=50)
 @given(
     shape=st.lists(st.integers(1, 7), min_size=0, max_size=4),
@@ -86,6 +87,7 @@ def test_a_child_that_fails_gives_a_reason_and_no_number():
     assert megabytes is None and "no network in /nowhere" in note
 
 
+@pytest.mark.cpu("memory of the process, not of a device")
 def test_growth_sees_what_was_freed_again():
     def allocate():
         return torch.ones(8 * 2**20).sum()  # 32 MB, gone afterwards
