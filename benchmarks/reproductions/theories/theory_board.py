@@ -217,7 +217,7 @@ def _ranks(table: pd.DataFrame) -> Sheet:
         f"{question}: {sum(row['orders'] == 'yes' for row in own)} of {len(own)}" for question, own in rows.items()
     )
     sheet = Sheet(
-        f"Which theory orders what by its damage? Decided orders: {counts}",
+        f"Which theory orders what by its damage? Decided, the right way round: {counts}",
         rows=len(rows),
         height=[0.8 + (0.5 if question == NETWORKS else 0.24) * len(own) for question, own in names.items()],
         note="Spearman's rank correlation, 95 % bootstrap interval; hollow: the interval holds 0, or there is none."
@@ -235,6 +235,7 @@ def _ranks(table: pd.DataFrame) -> Sheet:
             panel.points([row["rho"]], [place], style, filled=row["orders"] != "undecided", size=6)
         panel.rows(names[question])
         panel.axes.set_xlim(-1.05, 1.05)
+        panel.ticks("x", [-1, -0.5, 0, 0.5, 1])
         panel.level(0, "chance", vertical=True)
         panel.label("rank correlation", "")
     return sheet
