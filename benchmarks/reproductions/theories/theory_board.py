@@ -217,7 +217,7 @@ def _ranks(table: pd.DataFrame) -> Sheet:
         f"{question}: {sum(row['orders'] == 'yes' for row in own)} of {len(own)}" for question, own in rows.items()
     )
     sheet = Sheet(
-        f"Which theory orders what by its damage? Decided, the right way round: {counts}",
+        f"Which theory orders what by its damage? Rightly: {counts}",
         rows=len(rows),
         height=[0.8 + (0.5 if question == NETWORKS else 0.24) * len(own) for question, own in names.items()],
         note="Spearman's rank correlation, 95 % bootstrap interval; hollow: the interval holds 0, or there is none."
