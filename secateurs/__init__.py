@@ -1,4 +1,4 @@
-"""The door to Secateurs for programs: ``import secateurs``.
+"""The Python interface of Secateurs: ``import secateurs``.
 
     pruned = secateurs.prune(model, inputs, labels, method="spectral", speedup=2)
     pruned.model, pruned.achieved, pruned.layers, pruned.left_alone
@@ -77,10 +77,10 @@ __all__ = [
 
 
 def _find_own_rooms() -> None:
-    """Our packages come before folders of the user's that have the same name and stand before ours in ``sys.path``.
+    """Put our packages first in ``sys.path``, before the user's folders of the same names.
 
     Raises:
-        ImportError: one of the user's was imported already; two packages of one name cannot be.
+        ImportError: a package of the user's with one of these names was imported already.
     """
     home = Path(__file__).resolve().parents[1]
     for room in ("methods", "benchmarks"):
@@ -104,6 +104,6 @@ def _find_own_rooms() -> None:
 _find_own_rooms()
 
 
-from methods.door import door  # noqa: E402 (of the room that has just been found)
+from methods.door import door  # noqa: E402 (from the package that has just been found)
 
 __getattr__, __dir__ = door(__name__, _HOMES)

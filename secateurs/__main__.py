@@ -1,4 +1,4 @@
-"""``python -m secateurs``: what the command ``secateurs`` does."""
+"""Run ``python -m secateurs``, which does the same as the command ``secateurs``."""
 
 from secateurs.console_script import start
 

@@ -12,14 +12,14 @@ import re
 import sys
 from typing import NoReturn, TextIO
 
-TYPED = (  # what messages say to type in a clone, and what it is called where the package is installed
+TYPED = (  # commands as messages name them in a clone, and their names where the package is installed
     (re.compile(r"python(\s+)-m(\s+)benchmarks\.(\w+)"), r"secateurs\1\3"),
     (re.compile(r"python(\s+)run\.py"), r"secateurs"),
 )
 
 
 def start() -> NoReturn:
-    """Run the command with the words of this process, and leave it with the exit code."""
+    """Run the command with this process's arguments, and exit with its exit code."""
     _find_modules_safely()
     sys.stdout, sys.stderr = _Renaming(sys.stdout), _Renaming(sys.stderr)  # type: ignore[assignment]  # as good as files
     from benchmarks.storage.entry_point import USAGE, command_names, end
@@ -42,16 +42,16 @@ def start() -> NoReturn:
 
 
 def renamed(text: str) -> str:
-    """``text`` with the commands of a clone under the names that the installed package has."""
+    """``text`` with the commands of a clone replaced by the names that they have in the installed package."""
     for pattern, name in TYPED:
         text = pattern.sub(name, text)
     return text
 
 
 def _find_modules_safely() -> None:
-    """Modules of the user's in the working directory are found behind ours, also by processes that are started.
+    """Put the working directory last in the module search path, also for child processes.
 
-    A folder of the user's that is called as one of our packages does not come before it.
+    A folder of the user's with the name of one of our packages is then not imported in its place.
     """
     os.environ.setdefault("PYTHONSAFEPATH", "1")
     here = os.getcwd()  # noqa: PTH109  # as it stands in sys.path
@@ -59,7 +59,7 @@ def _find_modules_safely() -> None:
 
 
 class _Renaming:
-    """A stream of text on which messages name the command that was typed."""
+    """A text stream that rewrites the commands in messages to those of the installed package."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

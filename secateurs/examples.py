@@ -42,7 +42,7 @@ def chain() -> nn.Module:
 
 
 def convolution() -> nn.Module:
-    """Two convolutions and two linear layers behind a flattening."""
+    """Two convolutions, flattening, and two linear layers."""
     return nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(8, 10, 3), nn.ReLU(), nn.Flatten(), nn.Linear(10 * 4, 16), nn.ReLU(), nn.Linear(16, 4),
@@ -50,7 +50,7 @@ def convolution() -> nn.Module:
 
 
 def batch_norm() -> nn.Module:
-    """Two convolutions with batch norms and a linear layer behind a pooling and a flattening."""
+    """Two convolutions with batch norms, pooling, flattening, and a linear layer."""
     return nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
         nn.Conv2d(8, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU(), nn.AdaptiveAvgPool2d(2),
@@ -59,7 +59,7 @@ def batch_norm() -> nn.Module:
 
 
 def wide() -> nn.Module:
-    """As ``convolution``, so wide that one node is far less than 1 % of the whole."""
+    """Like ``convolution``, but so wide that one node is far less than 1 % of the whole."""
     return nn.Sequential(
         nn.Conv2d(1, 48, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
         nn.Conv2d(48, 64, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64 * 4, 128), nn.ReLU(), nn.Linear(128, 4),
@@ -82,7 +82,7 @@ class ResidualBlock(nn.Module):
 
 
 def blocks() -> nn.Module:
-    """A stem, six residual blocks, pooling and a linear layer, for methods that leave out whole blocks."""
+    """A stem, six residual blocks, pooling and a linear layer, for methods that remove whole blocks."""
     return nn.Sequential(
         nn.Conv2d(1, 6, 3, padding=1), nn.ReLU(), *(ResidualBlock(6) for _ in range(6)),
         nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 4),

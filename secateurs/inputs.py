@@ -1,8 +1,8 @@
-"""Networks with several inputs, or whose output holds the tensor of interest, as networks of one tensor each way.
+"""Adapt networks with several inputs, or with a structured output, to take one tensor and return one.
 
 The engine works on networks that take one tensor and return one. For any other network the samples stay where they are
-and the engine is given their row numbers; a subclass of the network's own class, made on the spot, looks the samples up
-and picks the tensor from what comes out. Paths of modules stay as they are, and the network gets its own class back.
+and the engine is given their row numbers; a subclass of the network's class, created at run time, looks the samples up
+and picks the tensor from the output. The paths of modules do not change, and the network gets its own class back.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from methods.errors import BadInput, first_line
 from methods.network.reading import evaluating
 
 Inputs = Tensor | Sequence[Any] | Mapping[str, Any]
-MOST_ROWS = 2**24  # row numbers that float32, in which the engine passes inputs on, tells apart
+MOST_ROWS = 2**24  # the engine passes inputs on in float32, which represents integers exactly up to this number
 
 
 class Samples:
-    """The inputs of n samples: what a network is called with, once for all of them.
+    """The inputs of n samples: the arguments of one call of a network with all of them.
 
     Args:
         inputs: (n, ...) a tensor, or a tuple (positional) or a mapping (by keyword) of arguments. In these, tensors
-            have n rows each; what is no tensor, or one of no dimension, is handed to every call as it is.
+            have n rows each; anything that is not a tensor, and any 0-d tensor, is passed to every call as it is.
 
     Raises:
         BadInput: there is no tensor, no sample, or tensors of different lengths.
@@ -57,18 +57,18 @@ class Samples:
 
     @property
     def one_tensor(self) -> Tensor | None:
-        """The inputs, where they are one floating-point tensor that a network takes as it is."""
+        """The inputs if they are a single floating-point tensor passed by position, else None."""
         if self.kwargs or len(self.args) != 1 or not self.args[0].is_floating_point():
             return None
         return self.args[0]  # type: ignore[no-any-return]  # a tensor
 
     def for_engine(self, plain: bool, device: torch.device) -> Tensor:
-        """What the engine is given: the one tensor of a network that takes one, else (n, 1) :meth:`rows`."""
+        """What the engine is given: the tensor itself for a ``plain`` network, else (n, 1) :meth:`rows`."""
         tensor = self.one_tensor
         return tensor.to(device) if plain and tensor is not None else self.rows(device)
 
     def rows(self, device: torch.device) -> Tensor:
-        """(n, 1) float32 the number of each sample, which stands for it."""
+        """The row number of each sample, (n, 1) float32, which the engine passes in place of the sample."""
         return torch.arange(self.count, dtype=torch.float32, device=device)[:, None]
 
     def at(self, rows: Tensor) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -87,7 +87,7 @@ class Samples:
         return self.at(self.rows(device)[:count])
 
     def joined(self, other: Samples) -> Samples:
-        """These samples and behind them those of ``other``, which has the same arguments."""
+        """These samples followed by those of ``other``, which has the same arguments."""
         if len(self.args) != len(other.args) or self.kwargs.keys() != other.kwargs.keys():
             raise BadInput("the validation inputs have other arguments than the training inputs; expected the same")
 
@@ -104,7 +104,7 @@ def _has_rows(value: Any) -> bool:
 
 
 def tensor_of(output: Any) -> Tensor:
-    """The tensor in a network's output: the output itself, what it has under ``logits``, or its first entry.
+    """The tensor in a network's output: the output itself, its ``logits``, or its first entry.
 
     Raises:
         BadInput: there is no tensor in any of these places.
@@ -147,7 +147,7 @@ def is_plain(model: nn.Module, samples: Samples, device: torch.device) -> bool:
 def view_of_rows(kind: type[nn.Module], samples: Samples) -> type[nn.Module]:
     """A subclass of ``kind`` that is called with row numbers (b, 1) of ``samples`` and returns a tensor."""
 
-    class Viewed(kind):  # type: ignore[misc, valid-type]  # a class that is known when the program runs
+    class Viewed(kind):  # type: ignore[misc, valid-type]  # the base class is known only at run time
         def __call__(self, rows: Tensor) -> Tensor:
             args, kwargs = samples.at(rows)
             return tensor_of(super().__call__(*args, **kwargs))
@@ -158,9 +158,9 @@ def view_of_rows(kind: type[nn.Module], samples: Samples) -> type[nn.Module]:
 
 @contextmanager
 def called_by_row(model: nn.Module, samples: Samples) -> Iterator[type[nn.Module]]:
-    """Inside, ``model`` and its copies take row numbers of ``samples``; yields the class that ``model`` has outside.
+    """Make ``model`` and its copies take row numbers of ``samples`` in this context; yields its original class.
 
-    Copies that were made inside keep the other class; :func:`given_back` gives them their own.
+    Copies that were made in this context keep the subclass; :func:`given_back` restores the original class.
     """
     kind = type(model)
     model.__class__ = view_of_rows(kind, samples)
@@ -172,7 +172,7 @@ def called_by_row(model: nn.Module, samples: Samples) -> Iterator[type[nn.Module
 
 @contextmanager
 def given_back(model: nn.Module, kind: type[nn.Module]) -> Iterator[None]:
-    """Inside, ``model`` has the class ``kind`` again, for somebody who calls it in its own way."""
+    """Give ``model`` its class ``kind`` back in this context, for code that calls it with its own arguments."""
     present = type(model)
     model.__class__ = kind
     try:
@@ -182,14 +182,14 @@ def given_back(model: nn.Module, kind: type[nn.Module]) -> Iterator[None]:
 
 
 def own_copy(model: nn.Module) -> nn.Module:
-    """A copy of the network, to be worked on; the user's own is left alone.
+    """A copy of the network to work on; the user's own network is left alone.
 
     Raises:
-        BadInput: the network cannot be copied, or is no module.
+        BadInput: the network cannot be copied, or is not a module.
     """
     if not isinstance(model, nn.Module):
         raise BadInput(f"model is {type(model).__name__}; expected a torch.nn.Module")
     try:
         return copy.deepcopy(model)
-    except Exception as error:  # for instance of tensors that belong to a graph of gradients
+    except Exception as error:  # for instance tensors that belong to an autograd graph
         raise BadInput(f"{type(model).__name__} cannot be copied: {first_line(error)}") from error

@@ -1,4 +1,4 @@
-"""From a method's name to its pruner: the presets of conf/method, which the command line and the door share."""
+"""Build a method's pruner from its name: the presets of conf/method, shared by the command line and this package."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def pruner_of(
     if isinstance(method, str):
         name = method
     elif isinstance(method, Selection):
-        name = "random_edge" if method.unit == "edge" else "random"  # with nothing of its own except the selection
+        name = "random_edge" if method.unit == "edge" else "random"  # a preset that sets nothing but the selection
         if any(word.lstrip("+~").startswith("selection") for word in overrides):
             raise BadInput("method is a Selection, which has its options already; give them to its class instead")
     else:
@@ -89,7 +89,7 @@ def configuration(words: Sequence[str]) -> dict[str, Any]:
 
 @contextmanager
 def hydra_of_the_caller() -> Iterator[None]:
-    """Hydra has one state per process; a program that is itself a Hydra application finds its own again."""
+    """Restore the caller's Hydra state afterwards: it is global, and the caller may be a Hydra application itself."""
     from hydra.core.global_hydra import GlobalHydra
 
     found = GlobalHydra.instance().hydra

@@ -1,7 +1,8 @@
-"""What every pruning method promises, each promise as one function that breaks where it is not kept.
+"""The promises that every pruning method makes, each checked by one function that raises if it is not kept.
 
-A promise is checked on one network at a time. It raises :class:`AssertionError` with what was found and what was
-expected; :class:`methods.errors.Skipped` where the method refuses the network, with its reason, which is no breach.
+A promise is checked on one network at a time. A broken one raises :class:`AssertionError` with what was found and what
+was expected. Where the method refuses the network, it raises :class:`methods.errors.Skipped` with the reason; this is
+not a broken promise.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from methods.pruner import Pruner
 from methods.schedule import Iterative, Schedule
 from secateurs.examples import BLOCKS, NETWORKS, WIDE, calibration, make
 
-MET = 0.01  # relative; a budget counts as met this close
-NEAR = 0.05  # and with a note that says so, where one unit more or less is a step too far, this close
+MET = 0.01  # relative deviation up to which a budget counts as met
+NEAR = 0.05  # the same with a note that says so, where a single unit is too large a step to come closer
 SAMPLES = 64
 
 
@@ -36,7 +37,7 @@ class Trial:
     """One method on one network.
 
     Attributes:
-        pruner: the method; the same object for all promises, so that what it remembers shows.
+        pruner: the method; the same object for all promises, so that any state it keeps between calls is noticed.
         network: a name of :mod:`secateurs.examples`.
         stochastic: whether the method draws random numbers; None where that is not known.
         device: where the network and the samples are.
@@ -48,7 +49,7 @@ class Trial:
     device: torch.device | str = "cpu"
 
     def samples(self) -> Calibration:
-        """What the method may look at."""
+        """The calibration samples that the method may use."""
         found = calibration(SAMPLES)
         return replace(found, inputs=found.inputs.to(self.device), labels=found.labels.to(self.device))
 
@@ -57,7 +58,7 @@ class Trial:
         return make(self.network).to(self.device)
 
     def prune(self, kind: str = "keep", value: float = 0.5, seed: int = 0) -> Pruned:
-        """The network, pruned by the method as it is."""
+        """The network, pruned by the unmodified method."""
         return self.pruner.prune(self.model(), self.samples(), Budget(kind, value), seed)
 
     def with_parts(
@@ -69,7 +70,7 @@ class Trial:
 
 
 def budget_is_met(trial: Trial) -> None:
-    """Half of the units stay: within 1 %, or within 5 % with a note; some of every layer, and all numbers finite."""
+    """Half of the units stay, within 1 %, or within 5 % with a note; every layer keeps some; all numbers are finite."""
     pruned = trial.prune()
     require_met(trial.pruner, pruned, "keep", 0.5)
     for layer in pruned.layers:
@@ -83,13 +84,13 @@ def budget_is_met(trial: Trial) -> None:
 
 
 def whole_model_budgets_are_met(trial: Trial) -> None:
-    """A third of the parameters, half of the MACs: within 1 %, or within 5 % with a note."""
+    """A third of the parameters, or half of the MACs, stay: within 1 %, or within 5 % with a note."""
     for kind, value in (("compression", 3.0), ("speedup", 2.0)):
         require_met(trial.pruner, trial.prune(kind, value), kind, value)
 
 
 def steps_meet_the_budget(trial: Trial) -> None:
-    """Three steps end at the budget, also where whole rows of edges have gone."""
+    """Three steps end at the budget, also where whole rows of edges have been removed."""
     edges = trial.pruner.selection.unit == "edge"
     keep = 0.03 if edges else 0.1
     pruner = trial.with_parts(Iterative(3))
@@ -112,7 +113,7 @@ def seed_decides(trial: Trial) -> None:
 
 
 def another_seed_gives_another_result(trial: Trial) -> None:
-    """A method that draws random numbers draws others for another seed, and one that does not, gives the same."""
+    """Another seed changes the result of a method that draws random numbers, and of no other."""
     differs = not _same(trial.prune(seed=0).model, trial.prune(seed=1).model)
     if trial.stochastic:
         assert differs, "two seeds give the same network, though the method is stochastic: does it use its generator?"
@@ -121,7 +122,7 @@ def another_seed_gives_another_result(trial: Trial) -> None:
 
 
 def original_is_untouched(trial: Trial) -> None:
-    """Neither weights nor modes of the dense network change, nor the samples; the pruned one has the same modes."""
+    """Neither the dense network's weights and modes nor the samples change; the pruned network has its modes."""
     model, samples = trial.model().train(), trial.samples()
     before, modes = _state(model), [module.training for module in model.modules()]
     pruned = trial.pruner.prune(model, samples, Budget("keep", 0.5))
@@ -133,7 +134,7 @@ def original_is_untouched(trial: Trial) -> None:
 
 
 def removed_equals_closed_off(trial: Trial) -> None:
-    """A smaller network without repair computes what the dense one does whose removed nodes are set to zero."""
+    """A smaller network without repair computes what the dense network computes with the removed nodes set to zero."""
     for residual in (False, True):
         model, samples = trial.model(), trial.samples()
         pruner = trial.with_parts(Schedule(), Compensation(), residual)
@@ -164,13 +165,13 @@ def scores_are_sound(trial: Trial) -> None:
 
 @dataclass(frozen=True)
 class Promise:
-    """A promise, and where it can be asked for.
+    """A promise, and the methods and networks that it applies to.
 
     Attributes:
-        check: what breaks if it is not kept; the first line of its docstring says what it is.
+        check: the function that raises if it is not kept; the first line of its docstring states the promise.
         networks: names of :mod:`secateurs.examples`.
-        units: of the methods that it is about.
-        needs_to_know: whether it is about methods of which it is known if they are stochastic.
+        units: the units (``node``, ``edge``) of the methods that it applies to.
+        needs_to_know: whether it applies only to methods that are known to be stochastic or known not to be.
     """
 
     check: Callable[[Trial], None]
@@ -184,7 +185,7 @@ class Promise:
         return self.check.__name__.replace("_", " ")
 
     def concerns(self, trial: Trial) -> bool:
-        """Whether the promise can be asked of this method on this network."""
+        """Whether the promise applies to this method on this network."""
         known = trial.stochastic is not None or not self.needs_to_know
         return trial.network in self.networks and trial.pruner.selection.unit in self.units and known
 
@@ -201,7 +202,7 @@ PROMISES = (
     Promise(removed_equals_closed_off, units=("node",)),
     Promise(keeping_everything_changes_nothing),
     Promise(scores_are_sound, units=("node", "edge")),
-    # whole blocks and ranks come in coarse steps, and have promises of their own about budgets (tests/methods)
+    # methods that remove whole blocks or ranks do so in coarse steps; tests/methods checks their budgets separately
     *(
         Promise(check, networks, (unit,))
         for unit, networks in (("rank", tuple(NETWORKS)), ("block", (BLOCKS,)))
@@ -226,7 +227,7 @@ def require_met(pruner: Pruner, pruned: Pruned, kind: str, value: float) -> None
 
 
 def _sizes_its_steps(pruner: Pruner, note: str) -> bool:
-    """Whether the allocation's own rule, not the budget, says how much goes, and the note says so."""
+    """Whether the allocation's own rule, not the budget, decides how much is removed, and the note says so."""
     allocation = pruner.allocation
     if allocation.partial:
         return "the method's rule stopped at" in note
@@ -236,7 +237,7 @@ def _sizes_its_steps(pruner: Pruner, note: str) -> bool:
 
 @contextmanager
 def _watched(selection: Any) -> Iterator[None]:
-    """Inside, what the selection scores and selects is looked at."""
+    """Check everything that the selection scores and selects in this context."""
 
     def scores(layer: Layer) -> Tensor:
         found: Tensor = type(selection).scores(selection, layer)

@@ -50,10 +50,10 @@ def prune(
 
     Args:
         model: a trained network, on any device. Its output is a tensor (n, classes) of logits or (n, d) of values, or
-            holds one under ``logits`` or at its first place.
-        inputs: (n, ...) training samples that the method may look at, preprocessed as the network wants them; where it
-            takes several arguments a tuple (positional) or a mapping (by keyword) of tensors of n rows. A thousand
-            samples are usual. Never validation or test samples.
+            holds one under ``logits`` or as its first entry.
+        inputs: (n, ...) training samples that the method may use, preprocessed as the network expects; for a network
+            with several arguments, a tuple (positional) or a mapping (by keyword) of tensors of n rows. A thousand
+            samples are usual. Never pass validation or test samples.
         labels: (n,) int64 classes, or (n, d) floating-point values; only methods that need curvature read them.
         method: a preset's name (``python run.py --help`` lists them) with the preset's own allocation, compensation and
             schedule; or a selection of your own; or a whole pruner.
@@ -62,7 +62,7 @@ def prune(
         speedup: dense / remaining multiply-accumulates of matrix products and convolutions, at least 1.
         latency: dense / remaining time of a forward pass of 32 samples, measured, at least 1; for methods of nodes.
         allocation: how many units each layer keeps, if not by the method's own allocation; a name or an object.
-        compensation: how the survivors make up for the removed, likewise.
+        compensation: how the remaining units make up for the removed ones, likewise.
         schedule: when units are removed, likewise.
         overrides: options of the preset as on the command line, for instance ``["selection.theta=0.3"]``.
         prune_residual: whether residual streams are pruned too, as one coupled group each.
@@ -80,8 +80,8 @@ def prune(
         BadInput: an unknown method or option, a budget that cannot be reached, parts or samples that do not fit.
         Skipped: the method does not apply to this network; the message names the layer.
 
-    Every method's paper stands in its preset's file in conf/method. The default is spectral pruning (Suzuki et al.,
-    IJCAI 2020): nodes that reconstruct what the next layer reads, repaired by least squares.
+    Every preset in conf/method names its method's paper. The default is spectral pruning (Suzuki et al., IJCAI 2020):
+    it keeps nodes that reconstruct what the next layer reads, and repairs by least squares.
     """
     budget = _budget({"keep": keep, "compression": compression, "speedup": speedup, "latency": latency})
     pruner = pruner_of(
@@ -105,7 +105,7 @@ def prune(
 def _calibration(
     model: nn.Module, samples: Samples, labels: Tensor, seed: int, batch_size: int
 ) -> tuple[bool, Calibration]:
-    """Whether the network takes one tensor and returns one, and the samples as the engine has to call it with them."""
+    """Whether the network takes one tensor and returns one, and the samples in the form that the engine needs."""
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     plain = is_plain(model, samples, device)
     labels = _labels(labels, len(samples), device)

@@ -1,4 +1,4 @@
-"""A pruned network, how it came about, and what one does with it next."""
+"""The pruned network, how it was obtained, and what can be done with it: fine-tune, save, export."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from secateurs.inputs import Inputs, Samples
 if TYPE_CHECKING:
     from benchmarks.training.loop import History
 
-EXAMPLES = 4  # samples that are kept, to save, export and check the network
+EXAMPLES = 4  # number of samples that are kept for saving, exporting and checking the network
 
 
 @dataclass
@@ -29,16 +29,17 @@ class PrunedNetwork:
             zeros for edges.
         achieved: ``keep`` (fraction of the units that stayed), ``compression`` (dense / remaining parameters) and
             ``speedup`` (dense / remaining MACs), and ``latency`` where that was the budget.
-        layers: per layer or coupled group its ``name``, ``units`` before, units ``kept``, and what the method reports.
-        left_alone: for each layer or group that was not touched the path of its (first) layer, and why.
+        layers: per layer or coupled group, its ``name``, ``units`` before, units ``kept``, and what the method reports.
+        left_alone: for each layer or group that was not pruned, the path of its (first) layer and the reason.
         unit: ``node`` or ``edge``.
-        masks: for edges, parameter name -> boolean mask of the living weights, which training has to respect.
-        note: what one should know, for instance that only a nearby size was reachable.
-        steps: per step of the schedule the requested and the achieved budget.
-        seconds: time that pruning took, without training in between.
+        masks: for edges, parameter name -> boolean mask of the remaining weights, which training has to respect.
+        note: what a user should know, for instance that only a nearby size was reachable.
+        steps: per step of the schedule, the requested and the achieved budget.
+        seconds: time that pruning took, without the training in between.
         dense: the network that was pruned; None for a network that was loaded.
         pruner: the method; None for a network that was loaded.
-        example: the arguments (positional, by keyword) of a call with a few samples; None for a network of a cell.
+        example: the arguments (positional, by keyword) of a call with a few samples; None for a network that a cell
+            saved.
     """
 
     model: nn.Module
@@ -56,7 +57,7 @@ class PrunedNetwork:
 
     @classmethod
     def of(cls, found: Pruned, dense: nn.Module, samples: Samples, pruner: Pruner) -> PrunedNetwork:
-        """What a pruner has found for the network ``dense``."""
+        """The result ``found`` of pruning the network ``dense``."""
         return cls(
             found.model,
             found.achieved,
@@ -87,8 +88,8 @@ class PrunedNetwork:
     ) -> History:
         """Train the pruned network in place with the suite's trainer; masked weights stay zero.
 
-        The network ends with the weights of its best epoch on the validation samples: of the highest accuracy, among
-        equals of the lowest loss; for regression of the lowest loss.
+        The network ends with the weights of its best epoch on the validation samples: the one with the highest
+        accuracy and, among equals, the lowest loss; for regression, the one with the lowest loss.
 
         Args:
             inputs: (n, ...) training samples, as for :func:`secateurs.prune`.
@@ -97,14 +98,14 @@ class PrunedNetwork:
             learning_rate: the peak rate; it falls along half a cosine unless ``schedule`` says otherwise.
             optimizer: ``sgd`` (momentum 0.9), ``adam`` or ``adamw``.
             batch_size: samples per step.
-            validation: samples that choose the best epoch: the fraction of the training samples that is held out for
-                it, 0 for none (the last epoch counts), or inputs and labels of their own.
-            seed: root of the order of samples, of dropout, and of what is held out.
+            validation: samples that choose the best epoch: the fraction of the training samples to hold out for this
+                (0 for none: the last epoch counts), or separate inputs and labels.
+            seed: root of the random order of samples, of dropout, and of the choice of held-out samples.
             settings: any other setting of the trainer by its name in conf/trainer/default.yaml;
-                ``distil={"temperature": 4.0, "weight": 0.5}`` has the dense network as the teacher.
+                ``distil={"temperature": 4.0, "weight": 0.5}`` uses the dense network as the teacher.
 
         Returns:
-            A row per epoch, the best epoch, the seconds, and why training broke off, if it did (``collapsed``).
+            A row per epoch, the best epoch, the seconds, and why training stopped early, if it did (``collapsed``).
 
         Raises:
             BadInput: an unknown setting, or samples that do not fit.
@@ -118,13 +119,13 @@ class PrunedNetwork:
         """Write the network to ``folder``, without pickle: ``weights.safetensors`` and ``pruned.json``.
 
         Args:
-            folder: made if need be; a network in it is replaced.
+            folder: created if needed; a network in it is replaced.
 
         Returns:
             The path of the JSON.
 
         Raises:
-            BadInput: the network could not be read again as it is; nothing is written then.
+            BadInput: the network could not be loaded again unchanged; nothing is written then.
         """
         from secateurs.storing import FACTS, save
 
@@ -135,7 +136,7 @@ class PrunedNetwork:
         """Write the network as ONNX for any number of samples at once.
 
         Args:
-            file: made, or replaced.
+            file: created, or replaced.
 
         Returns:
             Its path.
@@ -162,15 +163,16 @@ def load(folder: Path | str, model: nn.Module | None = None) -> PrunedNetwork:
     """The network that :meth:`PrunedNetwork.save` has written to ``folder``, or a cell with ``save=true``.
 
     Args:
-        folder: where it lies. It names classes, which are imported: read only folders that you trust.
-        model: the network that was pruned, or another one of the same class and structure, of any weights; needed only
-            where a class or an attribute has no name outside its program. It is left as it is.
+        folder: where the network was saved. Its files name classes, which are imported: load only folders that you
+            trust.
+        model: the network that was pruned, or another one of the same class and structure, with any weights; needed
+            only where a class or an attribute cannot be imported by name. It is left unchanged.
 
     Returns:
         The network on the CPU, in evaluation mode, with its masks.
 
     Raises:
-        BadInput: there is none, it is damaged, a later version wrote it, or ``model`` is needed.
+        BadInput: the folder holds no network, it is damaged, a later version wrote it, or ``model`` is needed.
     """
     from secateurs.storing import read
 

@@ -1,8 +1,8 @@
-"""Pruned networks as files, without pickle: the tree of their modules as JSON, and their tensors.
+"""Save and load pruned networks without pickle: the module tree as JSON, and the tensors as safetensors.
 
-The JSON names each module's class and its plain attributes (numbers, words, lists, functions of torch), so that a
-network of importable classes is read again by name. What has no name outside its program, such as a class of a
-notebook or a configuration object, is taken from a network that the reader gives: ``load(folder, model=Net())``.
+The JSON names each module's class and its plain attributes (numbers, strings, lists, functions of torch), so that a
+network of importable classes can be loaded by name. What cannot be imported by name, such as a class of a notebook or
+a configuration object, is taken from a network that the caller passes: ``load(folder, model=Net())``.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 
 class _Nameless(Exception):
-    """A value that no name stands for."""
+    """A value that cannot be imported by name."""
 
 
 class Stored(NamedTuple):
-    """What a folder holds of a pruned network.
+    """A pruned network as loaded from a folder.
 
     Attributes:
         model: the network.
-        masks: for edges, parameter name -> boolean mask of the living weights.
+        masks: for edges, parameter name -> boolean mask of the remaining weights.
         example: the arguments (positional, by keyword) of a call with a few samples; None where none were kept.
-        facts: :data:`FACTS` by their names.
+        facts: the values of :data:`FACTS`, by name.
     """
 
     model: nn.Module
@@ -122,7 +122,7 @@ def to_onnx(model: nn.Module, example: Call, file: Path) -> Path:
     try:
         with evaluating(model):
             content = exported(model.cpu(), args, kwargs, _any_batch(model, args, kwargs))
-    except Exception as error:  # the exporter raises whatever a forward pass does, and much of its own
+    except Exception as error:  # the exporter raises whatever a forward pass raises, and many errors of its own
         raise BadInput(f"{type(model).__name__} cannot be exported to ONNX: {first_line(cause_of(error))}") from error
     require_any_batch(content)
     write_atomically(file, content)
@@ -130,7 +130,7 @@ def to_onnx(model: nn.Module, example: Call, file: Path) -> Path:
 
 
 def _any_batch(model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """For each argument by its name which sizes are free: the first of every tensor."""
+    """The free sizes of each argument, by its name: the first size of every tensor."""
     from torch.export import Dim
 
     batch: Dim = Dim("batch")  # type: ignore[assignment]  # torch's stub of Dim is of its metaclass
@@ -195,7 +195,7 @@ def _described(
 def _made(
     tree: Mapping[str, Any], path: str, tensors: Mapping[str, Tensor], given: nn.Module | None, memory: dict[str, Any]
 ) -> nn.Module:
-    """The module that ``tree`` describes; what has no name is taken from ``given``, the module at the same place."""
+    """The module that ``tree`` describes; what cannot be imported is taken from ``given``, the module at this path."""
     if "same" in tree:
         return memory[tree["same"]]  # type: ignore[no-any-return]  # a module
     missing = tree["nameless"][:1] or ([] if tree["class"] else ["its class"])
@@ -205,7 +205,7 @@ def _made(
             "give the network that was pruned, with any weights: secateurs.load(folder, model=...)"
         )
     if given is not None and type(given).__name__ != tree["kind"] and str(tree["class"]).startswith(OURS):
-        given = None  # a module that pruning has replaced another one by
+        given = None  # pruning has replaced the module at this path by another one
     if given is not None and type(given).__name__ != tree["kind"]:
         raise BadInput(f"{path or 'model'} is a {type(given).__name__}, but the file has a {tree['kind']} there")
     kind: type[nn.Module] = _class_of(tree["class"]) if tree["class"] else type(given)  # type: ignore[assignment]
@@ -220,7 +220,7 @@ def _made(
     for name, key in tree["parameters"].items():
         module.register_parameter(name, None if key is None else _parameter(key, tensors, memory))
         if name in tree["frozen"]:
-            module._parameters[name].requires_grad_(False)  # type: ignore[union-attr]  # a frozen one is there
+            module._parameters[name].requires_grad_(False)  # type: ignore[union-attr]  # a frozen parameter is not None
     if isinstance(module, nn.RNNBase):
         module._init_flat_weights()
     for name, key in tree["buffers"].items():
@@ -269,7 +269,7 @@ def _examples(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[list[An
 
 
 def _said(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    """``value`` as JSON values that :func:`_meant` reads; tensors go to ``tensors`` under ``name``."""
+    """``value`` encoded as JSON values for :func:`_meant` to decode; tensors go to ``tensors`` under ``name``."""
     if value is None or isinstance(value, bool | int | float | str):
         if type(value) not in (type(None), bool, int, float, str):
             raise _Nameless(f"{name} is a {type(value).__name__}")
@@ -338,7 +338,7 @@ def _class_of(full: str) -> type[nn.Module]:
 
 
 def _plain(value: Any) -> Any:
-    """Reports of methods as JSON values."""
+    """Convert what a method reports to JSON values."""
     if isinstance(value, Mapping):
         return {str(name): _plain(part) for name, part in value.items()}
     if isinstance(value, list | tuple):

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from benchmarks.records.schema import Record
 
 LOG = logging.getLogger(__name__)
-ELSEWHERE = ("paths", "track", "hydra")  # of a machine or a user, not of a cell
+ELSEWHERE = ("paths", "track", "hydra")  # sections that belong to a machine or a user, not to a cell
 
 
 def records(results: Path | str = "results") -> pd.DataFrame:
-    """All records under a folder of results as a pandas table: one row a record, options as columns.
+    """All records under a folder of results as a pandas table: one row per record, options as columns.
 
     Args:
         results: the folder with ``runs`` (of this machine) and ``cells`` (reviewed).
@@ -32,7 +32,7 @@ def records(results: Path | str = "results") -> pd.DataFrame:
         A row per cell, sorted by data set, model, method and key. Columns are the record's identity, budget, metrics
         (accuracies and ``keep`` as fractions, MACs of one sample, times in seconds, memory in MB, sizes in bytes), and
         every option of the cell's configuration under its full name, for instance ``selection.theta``. Files that are
-        no records are left out, each with a warning in the log.
+        not records are left out, each with a warning in the log.
 
     Raises:
         BadInput: there is no record in the folder.
@@ -71,10 +71,10 @@ def _options(section: Mapping[str, Any], above: str = "") -> Iterator[tuple[str,
 
 
 def run(words: Sequence[str]) -> list[Record]:
-    """Run cells as ``python run.py -m`` does: what is done is not done again, boards are rendered, progress is shown.
+    """Run cells as ``python run.py -m`` does: finished ones are skipped, boards are rendered, progress is shown.
 
     Args:
-        words: what one types after ``python run.py -m``, for instance ``["method=spectral,dpp", "seed=0,1"]``.
+        words: the arguments of ``python run.py -m``, for instance ``["method=spectral,dpp", "seed=0,1"]``.
 
     Returns:
         The records of these cells, in the order of the words; failed cells are records too, with their reason.

@@ -26,7 +26,7 @@ MARKS = {"kept": "✓", "broken": "✗", "refused": "–"}
 
 
 class BrokenPromise(AssertionError):
-    """A method breaks a promise that all methods make; the message is the report."""
+    """Raised when a method breaks a promise that all methods make; the message is the report."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Check:
 
 @dataclass
 class Report:
-    """All checks of one method; its text is a table with what went wrong below."""
+    """All checks of one method; printed, a table with an explanation of each failure below it."""
 
     method: str
     checks: list[Check] = field(default_factory=list)
@@ -105,18 +105,18 @@ def check_method(
     stochastic: bool | None = None,
     on_fail: Literal["raise", "report"] = "raise",
 ) -> Report:
-    """Whether a pruning method keeps the promises that every method of the suite keeps, on five small networks.
+    """Check whether a pruning method keeps the promises that every method of the suite keeps, on five small networks.
 
-    Checked are: the budget is met (units, parameters, MACs; within 1 %, or within 5 % with a note), also in steps; the
-    seed alone decides; the original is untouched; removed equals masked; keep=1 changes nothing; scores are finite and
-    of the right shape, and exactly the wanted number of units stays.
+    The promises are: the budget is met (units, parameters, MACs; within 1 %, or within 5 % with a note), also in
+    steps; the result depends on the seed alone; the original is untouched; removing nodes equals masking them; keep=1
+    changes nothing; scores are finite and of the right shape, and exactly the wanted number of units stays.
 
     Args:
-        method: a preset's name, also of a configuration folder that SECATEURS_CONF names; a selection; or a pruner.
+        method: a preset's name (also one from the configuration folder in SECATEURS_CONF), a selection, or a pruner.
         overrides: options of a preset as on the command line, for instance to make it quick.
-        stochastic: whether the method draws random numbers: if True, another seed has to give another result, if
-            False, the same one; None if neither is asked for.
-        on_fail: ``raise``, or ``report`` to get the report in any case.
+        stochastic: whether the method draws random numbers: if True, another seed has to give another result; if
+            False, the same one; None checks neither.
+        on_fail: ``raise``, or ``report`` to return the report even if a promise is broken.
 
     Returns:
         The report; ``print`` it to read it.
@@ -138,7 +138,7 @@ def check_method(
 
 
 def trials(pruner: Pruner, stochastic: bool | None = None) -> Iterator[tuple[Promise, Trial]]:
-    """Every promise that can be asked of a method, with each network on which it can."""
+    """Every promise that applies to a method, with each network on which it does."""
     for promise in PROMISES:
         for network in PLACES:
             trial = Trial(pruner, network, stochastic)
@@ -147,13 +147,13 @@ def trials(pruner: Pruner, stochastic: bool | None = None) -> Iterator[tuple[Pro
 
 
 def check_one(promise: Promise, trial: Trial) -> Check:
-    """One promise on one network; whatever the method raises is caught."""
+    """Check one promise on one network; whatever the method raises is caught."""
     try:
         promise.check(trial)
     except AssertionError as error:
         return Check(promise.name, trial.network, "broken", str(error) or _place(error))
     except Exception as error:  # a method may fail in any way
-        if isinstance(error, Skipped) and not isinstance(error, Unreachable):  # budgets of promises can be met
+        if isinstance(error, Skipped) and not isinstance(error, Unreachable):  # all budgets here can be met
             return Check(promise.name, trial.network, "refused", str(error))
         return Check(
             promise.name, trial.network, "broken", f"{type(error).__name__}: {first_line(error)} ({_place(error)})"

@@ -1,4 +1,4 @@
-"""Fine-tuning with the suite's trainer, of any network on any tensors."""
+"""Fine-tune any network on any tensors with the suite's trainer."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def finetune(
 ) -> History:
     """Train ``model`` in place; the arguments are those of :meth:`secateurs.PrunedNetwork.finetune`.
 
-    ``dense`` is the teacher where ``settings`` have ``distil``.
+    ``dense`` is the teacher if ``settings`` ask for ``distil``.
     """
     chosen = TrainerSettings.from_config(USUAL | dict(settings), "finetune")
     teacher, distil = None, chosen.distil.asked() if chosen.distil else None

@@ -1,4 +1,4 @@
-"""Clocks: how long a call takes on the processor, and on a GPU that runs asynchronously."""
+"""Time a call on the CPU, or on a GPU that runs asynchronously."""
 
 import time
 from collections.abc import Callable
@@ -14,7 +14,7 @@ def clock_of(device: str) -> Clock:
 
 
 def seconds(run: Callable[[], object], repeats: int) -> float:
-    """Mean seconds of one call, by the wall clock."""
+    """Mean wall-clock seconds of one call."""
     started = time.perf_counter()
     for _ in range(repeats):
         run()
@@ -22,7 +22,7 @@ def seconds(run: Callable[[], object], repeats: int) -> float:
 
 
 def gpu_seconds(run: Callable[[], object], repeats: int) -> float:
-    """Mean seconds of one call, between two events in the GPU's own queue."""
+    """Mean seconds of one call, between two CUDA events in the GPU's own queue."""
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     start.record()
     for _ in range(repeats):

@@ -1,9 +1,9 @@
-"""Parameters and multiply-accumulates of a network, in total and layer by layer.
+"""Count the parameters and multiply-accumulates of a network, in total and layer by layer.
 
 One MAC is one multiplication with one addition in a matrix product or convolution, for one sample;
-:mod:`methods.network.counting` sees the products. Half of what ``torch.utils.flop_counter.FlopCounterMode`` calls
-FLOPs, where that sees everything. MACs count what a dense runtime computes, effective MACs only products with a nonzero
-weight.
+:mod:`methods.network.counting` records the products. The count is half of what
+``torch.utils.flop_counter.FlopCounterMode`` calls FLOPs, where that sees every product. MACs count what a dense runtime
+computes, effective MACs only products with a nonzero weight.
 """
 
 from collections import defaultdict
@@ -20,10 +20,10 @@ class Counts:
     """Counts of one network.
 
     Attributes:
-        parameters: all parameters, zeros included, a tensor that several layers share once.
+        parameters: all parameters, zeros included; a tensor that several layers share counts once.
         nonzero: parameters that are not zero (biases and normalisation included).
         macs: multiply-accumulates for one sample.
-        macs_effective: the same without those whose weight is zero; products of activations count in full.
+        macs_effective: ``macs`` without those whose weight is zero; products of two activations count in full.
     """
 
     parameters: int
@@ -34,7 +34,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class LayerCounts:
-    """Counts of one module, without its submodules; a tensor that several layers share is the first one's parameter."""
+    """Counts of one module, without its submodules; a tensor that several layers share counts for the first of them."""
 
     name: str
     parameters: int
@@ -44,7 +44,7 @@ class LayerCounts:
 
 
 def count(model: nn.Module, example: Tensor) -> Counts:
-    """Counts of a network that reads ``example`` (one sample of it is run, in evaluation mode)."""
+    """Counts of a network with inputs like ``example`` (one sample of it is run, in evaluation mode)."""
     layers = count_layers(model, example)
     return Counts(
         sum(layer.parameters for layer in layers),
@@ -57,7 +57,8 @@ def count(model: nn.Module, example: Tensor) -> Counts:
 def count_layers(model: nn.Module, example: Tensor) -> list[LayerCounts]:
     """Counts of every module that has parameters or multiplies, in the order of the modules; they add up to the total.
 
-    What a module uses several times (recurrent steps, tokens, positions of a convolution, two calls) counts that often.
+    A product that is computed several times (recurrent steps, tokens, positions of a convolution, two calls) counts
+    that many times.
     """
     macs: dict[str, int] = defaultdict(int)
     effective: dict[str, int] = defaultdict(int)

@@ -2,8 +2,8 @@
 
 Both are timed in one process, in turn A B A B ..., after warm-up, without gradients, with a fixed number of threads.
 The figure is the median of the per-pair ratios dense / pruned, with a bootstrap interval: slow drifts of the machine
-hit both halves of a pair alike and cancel. Pairs are added until the interval is as narrow as asked for, or time is up;
-the row then says so. Only one process of a machine measures at a time.
+affect both halves of a pair alike and cancel. Pairs are added until the interval is as narrow as requested, or until
+time is up, which the row then notes. Only one process per machine measures at a time.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from benchmarks.settings.base import checked
 from benchmarks.settings.sections import Latency
 from methods.errors import BadInput, first_line
 
-Clock = Callable[[Run, int], float]  # seconds of one run, as the mean over so many
+Clock = Callable[[Run, int], float]  # mean seconds of one run, over the given number of runs
 TARGET = 0.03
 MAX_SECONDS = 0.5
-SAMPLE_SECONDS = 0.005  # one timing is at least this long, so that the clock's resolution does not show
+SAMPLE_SECONDS = 0.005  # one timing is at least this long, so that the clock's resolution does not matter
 WARM_UP_SECONDS, STEADY = 0.2, 0.05  # the longest warm-up; relative spread of three blocks that counts as warm
 RESAMPLES = 1000
-LOOK_AGAIN = 1.25  # times as many pairs, before the interval is computed again
-TOLERANCES = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}  # of outputs, relative to the largest one
+LOOK_AGAIN = 1.25  # factor by which the number of pairs grows before the interval is computed again
+TOLERANCES = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.02}  # of outputs, relative to the largest output
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ class Settings:
     """The configuration's section ``measure.latency``; null stands for the value given here.
 
     Attributes:
-        runtimes: which runtimes.
-        batches: how many samples at once.
-        pairs: dense-pruned pairs per figure, at least.
+        runtimes: names of the runtimes to time.
+        batches: batch sizes.
+        pairs: minimum number of dense-pruned pairs per figure.
         threads: threads of one operation.
         target: half the width of the ratio's interval, relative to the ratio, at which no more pairs are added.
-        max_seconds: of one figure, after which no pairs are added to the first ``pairs``.
+        max_seconds: time per figure after which no pairs beyond the first ``pairs`` are added.
         precision: ``float32``, ``bfloat16`` or ``float16``.
         channels_last: memory layout of images.
         device: ``cpu`` or ``cuda``; null takes the GPU where there is one and the runtime can use it.
@@ -110,11 +110,11 @@ class Settings:
 def measure_latency(
     dense: nn.Module, pruned: nn.Module, example: Tensor, settings: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """One row per runtime and batch size.
+    """Measure the latency of both networks, with one row per runtime and batch size.
 
     Args:
         dense: the original network.
-        pruned: the pruned one; masked networks are timed as they are.
+        pruned: the pruned network; masked networks are timed with their zeros.
         example: inputs to repeat up to the batch size.
         settings: the options of :class:`Settings`.
 
@@ -122,7 +122,7 @@ def measure_latency(
         Rows with ``runtime``, ``batch``, the conditions, ``dense_ms``, ``pruned_ms`` (medians), their interquartile
         ranges, ``ratio`` (median of dense / pruned per pair), its 95 % bootstrap interval, ``pairs``, ``difference``
         (of the runtime's outputs from eager float32, relative to the largest) and ``note``: what a reader has to know.
-        A runtime that cannot execute one of the networks, or computes something else, has a note instead of times.
+        A runtime that cannot execute one of the networks, or gives different outputs, has a note instead of times.
     """
     chosen = Settings.parse(settings)
     rows = []
@@ -183,10 +183,10 @@ def time_pairs(
     Args:
         first: the dense network.
         second: the pruned one.
-        pairs: how many pairs, at least.
-        target: more pairs are added while half the interval is wider than this, relative to the ratio.
-        max_seconds: none are added after this time.
-        clock: mean seconds of one run over a number of runs.
+        pairs: minimum number of pairs.
+        target: more pairs are added while half the width of the interval, relative to the ratio, exceeds this.
+        max_seconds: no more pairs are added after this time.
+        clock: gives the mean seconds of one run over a number of runs.
     """
     clock = clock or clock_of("cpu")
     with _no_garbage_collection():
@@ -196,8 +196,8 @@ def time_pairs(
         while True:
             times.append((clock(first, repeats), clock(second, repeats)))
             spent += sum(times[-1]) * repeats
-            # Looked at only now and then: the interval takes time to compute, and stopping at the first lucky look
-            # would make it too narrow.
+            # The interval is checked only now and then: it takes time to compute, and stopping at the first lucky
+            # check would make it too narrow.
             if len(times) < pairs or (len(times) < look and spent < max_seconds):
                 continue
             look = math.ceil(len(times) * LOOK_AGAIN)
@@ -231,7 +231,7 @@ def _figures(times: np.ndarray) -> dict[str, float]:
 
 
 def bootstrap_median(values: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Percentile bootstrap interval of the median; seeded, so that the same values give the same interval."""
+    """The percentile bootstrap interval of the median; seeded, so that the same values give the same interval."""
     draws = np.random.default_rng(0).integers(len(values), size=(RESAMPLES, len(values)))
     medians = np.median(values[draws], axis=1)
     low, high = np.percentile(medians, [50 * (1 - level), 50 * (1 + level)])
@@ -262,7 +262,7 @@ def _no_garbage_collection() -> Iterator[None]:
 
 @contextmanager
 def fixed_threads(number: int) -> Iterator[None]:
-    """So many threads for one operation, and as many as before afterwards."""
+    """Set the number of threads of one operation, and restore the previous number afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -272,7 +272,7 @@ def fixed_threads(number: int) -> Iterator[None]:
 
 
 def _masked(dense: nn.Module, pruned: nn.Module) -> bool:
-    """Whether ``pruned`` has the sizes of ``dense``, and more zeros."""
+    """Whether ``pruned`` has parameters of the same shapes as ``dense``, and more zeros in them."""
     before, after = list(dense.parameters()), list(pruned.parameters())
     if [p.shape for p in before] != [p.shape for p in after]:
         return False
@@ -280,5 +280,5 @@ def _masked(dense: nn.Module, pruned: nn.Module) -> bool:
 
 
 def _load() -> float | None:
-    """Processes that wanted to run in the last minute, on average; above the number of cores the machine was busy."""
+    """The load average of the last minute; above the number of cores, the machine was overloaded."""
     return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None

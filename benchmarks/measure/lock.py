@@ -10,27 +10,27 @@ from pathlib import Path
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]  # asked for before each use
+    fcntl = None  # type: ignore[assignment]  # checked before each use
 
 NAME = "secateurs-timing.lock"
-PATIENCE = 60.0  # seconds; a holder that is stopped must not stop everybody for good
+PATIENCE = 60.0  # seconds; a suspended holder must not block everybody forever
 PAUSE = 0.02
 
 
 @contextmanager
 def one_at_a_time(folder: Path | None = None, patience: float = PATIENCE) -> Iterator[bool]:
-    """Wait until no other process of this machine is inside; the lock dies with its process.
+    """Wait until no other process of this machine is in this context; the lock ends with its process.
 
     Args:
-        folder: where the lock's file lies; the system's folder for temporary files unless given.
-        patience: seconds after which to go on nevertheless.
+        folder: where the lock file lies; by default the system's folder for temporary files.
+        patience: seconds after which to go on without the lock.
 
     Yields:
-        Whether nobody else is inside, as far as can be known.
+        Whether no other process is in the context, as far as can be known.
     """
     descriptor = _open((folder or Path(tempfile.gettempdir())) / NAME)
     if descriptor is None:
-        yield True  # no lock to be had here: a single user's system without one, or a folder of somebody else
+        yield True  # no lock is available: a platform without fcntl, or a folder of another user
         return
     try:
         yield _acquired(descriptor, patience)
@@ -42,7 +42,7 @@ def _open(path: Path) -> int | None:
     if fcntl is None:
         return None
     try:
-        # Opened for reading suffices for a lock, and works for a file that another user has made.
+        # Opening for reading suffices for a lock, and works for a file that another user has created.
         return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     except OSError:
         return None

@@ -1,9 +1,9 @@
-"""Peak memory of inference and of pruning, each in its own process.
+"""Measure the peak memory of inference and of pruning, each in its own process.
 
-A process never gives back all that it once used, and what it loaded long ago hides what is needed now. So the figure is
-taken by a fresh process that does nothing else: what its resident memory has grown by at its highest, over what it was
-before. For inference this is the memory of the activations, to which the bytes of the weights are added; for pruning it
-is what the method needs in addition to the dense network and the calibration samples, which it is given.
+A process never returns all the memory that it once used, and memory that it already holds hides what is needed now. So
+the figure is taken in a fresh process that does nothing else: the peak of its resident memory minus the level before
+the task. For inference this is the memory of the activations, to which the bytes of the weights are added; for pruning
+it is what the method needs in addition to the dense network and the calibration samples, which it is given.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 PATIENCE = 3600  # seconds
-# Large blocks go back to the system when they are freed, so that each shows when it is needed again.
+# Make large freed blocks go back to the system at once, so that each counts again when it is needed again.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
 
 
@@ -45,7 +45,7 @@ def measure_memory(
     classes: int,
     tokens: Tokens | None = None,
 ) -> dict[str, Any]:
-    """Megabytes of inference with both networks at batch size ``config["measure"]["memory"]``, and of pruning.
+    """Measure the memory of inference with both networks at batch size ``config["measure"]["memory"]``, and of pruning.
 
     Returns:
         ``batch``, ``dense_mb``, ``pruned_mb``, ``prune_mb``, and a ``note`` where one could not be measured.
@@ -62,7 +62,7 @@ def measure_memory(
 
 
 def check_memory(config: Mapping[str, Any]) -> int:
-    """The batch size that ``measure.memory`` asks for; refused unless it is one."""
+    """The batch size that ``measure.memory`` asks for; raise :class:`BadInput` if it is not a positive integer."""
     batch = config["measure"]["memory"]
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
         raise BadInput(f"measure.memory={batch}; expected a batch size, for instance measure.memory=32, or null")
@@ -93,7 +93,7 @@ def inference_memory(
 
 
 def in_child(request: Mapping[str, Any]) -> tuple[float | None, str | None]:
-    """Megabytes that a task takes in a process of its own (``main`` reads the request); or None, and the reason."""
+    """Megabytes that a task takes in its own process, in which ``main`` reads the request; or None, and the reason."""
     environment = {**os.environ, **ALLOCATOR, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), *sys.path])}
     try:
         child = subprocess.run(
@@ -114,12 +114,12 @@ def in_child(request: Mapping[str, Any]) -> tuple[float | None, str | None]:
 
 
 def growth(task: Callable[[], object]) -> float:
-    """Megabytes by which the resident memory of this process grows at its highest while ``task`` runs."""
+    """Megabytes by which the peak resident memory of this process exceeds its initial level while ``task`` runs."""
     gc.collect()
     _give_back()
     before = _resident("VmRSS")
     try:
-        RESET.write_text("5")  # forget the highest value so far
+        RESET.write_text("5")  # reset the peak
     except OSError:
         before = max(before, _resident("VmHWM"))
     task()
@@ -127,7 +127,7 @@ def growth(task: Callable[[], object]) -> float:
 
 
 def _resident(field: str) -> float:
-    """Megabytes of resident memory: now (``VmRSS``), or at its highest (``VmHWM``, all there is outside Linux)."""
+    """Megabytes of resident memory: current (``VmRSS``) or peak (``VmHWM``; outside Linux always the peak)."""
     if STATUS.exists():
         line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
         return int(line.split()[1]) / 2**10
@@ -152,11 +152,11 @@ def inference_task(request: Mapping[str, Any]) -> Callable[[], object]:
     description, _ = read_network(Path(request["folder"]))
     network = load_network(request["folder"])
     tokens = tokens_in(description)
-    in_inference_mode(network, probe(description["shape"], 1, tokens))()  # what libraries set up once is no activation
+    in_inference_mode(network, probe(description["shape"], 1, tokens))()  # what libraries set up once is not counted
     return in_inference_mode(network, probe(description["shape"], request["batch"], tokens))
 
 
-# By name, since the child of one kind needs nothing of what the other imports.
+# By name, so that a child of one kind does not import what only the other needs.
 TASKS = {
     "inference": "benchmarks.measure.memory:inference_task",
     "pruning": "benchmarks.cells.pruning_memory:pruning_task",
@@ -164,7 +164,7 @@ TASKS = {
 
 
 def main() -> None:
-    """The child's part: carry out the request on the standard input, and print megabytes as JSON."""
+    """Carry out, in the child process, the request on standard input, and print the megabytes as JSON."""
     request = json.load(sys.stdin)
     module, _, name = TASKS[request["what"]].partition(":")
     task = getattr(importlib.import_module(module), name)(request)

@@ -1,9 +1,10 @@
-"""A network in eight bits, by ONNX Runtime's static quantisation: its accuracy, size and speed.
+"""Measure the accuracy, size and speed of a network in eight bits, by ONNX Runtime's static quantisation.
 
-Weights become signed integers of 8 bits, one scale for each output channel, activations unsigned ones with a scale and
-an offset for each tensor, from the smallest and largest values on the calibration samples (Jacob et al., "Quantization
-and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018, with MinMax ranges). The
-network is exported to ONNX, its batch norms are folded into the convolutions before them, and nothing is trained.
+Weights become signed 8-bit integers with a scale for each output channel; activations become unsigned ones with a scale
+and an offset for each tensor, from the smallest and largest values on the calibration samples (Jacob et al.,
+"Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018, with MinMax
+ranges). The network is exported to ONNX, its batch norms are folded into the convolutions before them, and nothing is
+trained.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ from methods.progress import track
 if TYPE_CHECKING:
     from benchmarks.data.splits import Split
 
-BATCH = 64  # calibration samples at a time; all activations of one batch are kept until it is through
+BATCH = 64  # calibration samples at a time; all activations of one batch are in memory at once
 INT8 = "int8"
 
 
 def require_installed() -> None:
-    """Raise :class:`BadInput` where ONNX Runtime is not there."""
+    """Raise :class:`BadInput` if ONNX Runtime is not installed."""
     if missing := OnnxRuntime.missing():
         raise BadInput(
             f"quantise={INT8} needs {', '.join(missing)}, not installed here; type {OnnxRuntime.install}, or "
@@ -46,7 +47,7 @@ def require_installed() -> None:
 
 
 class Deployed(nn.Module):
-    """An ONNX file as a network that can be scored as any other."""
+    """Wrap an ONNX file as a module that can be scored like any other."""
 
     def __init__(self, content: bytes, threads: int = 1) -> None:
         super().__init__()
@@ -61,9 +62,9 @@ def in_int8(model: nn.Module, calibration: Calibration, label: str = "") -> tupl
     """The network as an ONNX file in float32, and the same quantised to eight bits.
 
     Args:
-        model: left as it is.
+        model: the network; it is left unchanged.
         calibration: the samples that set the ranges of activations; labels are not read.
-        label: of the progress display.
+        label: what the progress display shows.
     """
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -108,15 +109,15 @@ def measure_quantised(
     """Measure accuracy, size and latency of the dense and the pruned network in eight bits.
 
     Args:
-        networks: ``dense`` and ``pruned``, the latter as it is after fine-tuning.
+        networks: ``dense`` and ``pruned``, the latter after fine-tuning.
         calibration: training samples that set the ranges.
-        test: the split that decides.
+        test: the split to score on.
         example: inputs to repeat up to a batch size.
-        timing: the section ``measure.latency``; None for no latency.
+        timing: the section ``measure.latency``; None to measure no latency.
 
     Returns:
-        ``format``, for each network its scores and the bytes of its file in float32 and in eight bits, latency ratios
-        of the dense network in float32 over the pruned one in eight bits, and a ``note`` where something is missing: a
+        ``format``; for each network its scores and the bytes of its file in float32 and in eight bits; latency ratios
+        of the dense network in float32 over the pruned one in eight bits; and a ``note`` where something is missing: a
         network that ONNX Runtime cannot quantise has a reason in place of numbers.
     """
     found: dict[str, Any] = {"format": INT8, "note": None}
@@ -140,7 +141,7 @@ def measure_quantised(
 
 
 def _latencies(dense: bytes, pruned: bytes, example: Tensor, settings: Settings) -> list[dict[str, Any]]:
-    """A row for each batch size: dense in float32 against pruned in eight bits, both in ONNX Runtime."""
+    """Time dense in float32 against pruned in eight bits, both in ONNX Runtime; one row per batch size."""
     rows = []
     with fixed_threads(settings.threads):
         sessions = [open_session(content, settings.threads) for content in (dense, pruned)]
@@ -171,7 +172,7 @@ def _batches(calibration: Calibration) -> Iterator[Tensor]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """ONNX Runtime's quantiser logs on the root logger that models should be prepared, which they are."""
+    """Silence the quantiser's advice, on the root logger, to preprocess the model, which has been done."""
     root, before = logging.getLogger(), os.environ.get("ORT_DISABLE_TELEMETRY")
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     level = root.level

@@ -1,4 +1,4 @@
-"""Recompute batch-norm statistics right after pruning, when they are still those of the dense network."""
+"""Recompute batch-norm statistics right after pruning, when they still belong to the dense network."""
 
 import copy
 
@@ -19,8 +19,8 @@ def batch_norms(model: nn.Module) -> list[_BatchNorm]:
 def recalibrated(model: nn.Module, calibration: Calibration) -> nn.Module:
     """A copy whose batch norms have the running means and variances of ``calibration``.
 
-    One pass in which only batch norms are in training mode; every batch counts by its samples, and means and variances
-    within batches are averaged, as training does. Weights stay as they are.
+    This takes one pass in which only batch norms are in training mode. The means and variances of the batches are
+    averaged, as in training, each batch weighted by its number of samples. Weights do not change.
     """
     model = copy.deepcopy(model)
     norms = batch_norms(model)
@@ -32,7 +32,7 @@ def recalibrated(model: nn.Module, calibration: Calibration) -> nn.Module:
             norm.train()
         for inputs, _ in calibration.batches():
             if len(inputs) == 1 and seen:
-                break  # a lone sample may have no variance
+                break  # the variance of a single sample may be undefined
             seen += len(inputs)
             for norm in norms:
                 norm.momentum = len(inputs) / seen

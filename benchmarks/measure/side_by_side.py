@@ -1,4 +1,4 @@
-"""Time two implementations of the same task in turn, and check a claim about their ratio."""
+"""Time two implementations of the same task alternately, and check a claim about their ratio."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Times:
         ratio: median over the pairs of ours / theirs.
         low, high: 95 % bootstrap interval of the ratio.
         pairs: how many pairs.
-        megabytes: peak memory of a process of its own, where that was measured.
+        megabytes: peak memory in a separate process, if that was measured.
     """
 
     ours: float
@@ -38,14 +38,14 @@ class Times:
 
     @property
     def spread(self) -> float | None:
-        """Half the interval of the ratio, relative to the ratio."""
+        """Half the width of the ratio's interval, relative to the ratio."""
         if self.ratio is None or self.low is None or self.high is None:
             return None
         return half_width({"ratio": self.ratio, "ratio_low": self.low, "ratio_high": self.high})
 
     @classmethod
     def of(cls, ours: list[float], theirs: list[float]) -> Times:
-        """From the seconds of every run, pair by pair."""
+        """Summarise the seconds of every run, pair by pair."""
         ratios = np.array(ours) / np.array(theirs)
         low, high = bootstrap_median(ratios)
         medians = float(np.median(ours)), float(np.median(theirs))
@@ -53,13 +53,13 @@ class Times:
 
 
 def alternate(ours: Work, *theirs: Work, pairs: int = 5, warm_up: int = 1) -> list[Times]:
-    """Run A B (C ...) A B (C ...) ...; the times of A compared with each of the others, in their order.
+    """Run A B (C ...) A B (C ...) ...; return the times of A compared with each of the others, in order.
 
-    Slow drifts of the machine hit the neighbours alike and leave their ratio as it is.
+    Slow drifts of the machine affect neighbouring runs alike and leave their ratio unchanged.
 
     Args:
         ours: one run of A.
-        theirs: one run each of what A is compared with.
+        theirs: one run of each implementation that A is compared with.
         pairs: rounds that count.
         warm_up: rounds before them.
     """
@@ -75,7 +75,7 @@ def alone(ours: Work, runs: int = 3, warm_up: int = 1) -> Times:
 
 
 def clock(work: Work) -> float:
-    """Wall-clock seconds of one run, without a garbage collection in it."""
+    """Wall-clock seconds of one run, with garbage collection off."""
     gc.disable()
     try:
         started = time.perf_counter()
@@ -87,13 +87,13 @@ def clock(work: Work) -> float:
 
 @dataclass(frozen=True)
 class Promise:
-    """What a timing must keep to: a largest ratio ours / theirs, a largest number of seconds (or memory), a precision.
+    """The limits that a timing must keep: on the ratio ours / theirs, the seconds, the memory, and the precision.
 
     Attributes:
         ratio: ours / theirs is at most this.
         seconds: ours takes at most this.
-        spread: half the interval of the ratio is at most this, relative to the ratio.
-        megabytes: ours takes at most this much memory; beside a number of seconds.
+        spread: half the width of the ratio's interval is at most this, relative to the ratio.
+        megabytes: ours takes at most this much memory, in addition to the limit of seconds.
     """
 
     ratio: float | None = None
@@ -127,7 +127,7 @@ class Finding:
         what: what ours does.
         times: how long it took.
         against: what it is compared with.
-        promise: None where the sizes are too small for one to be meant, or the row is only there to be read.
+        promise: None where the sizes are too small for one to apply, or the row is for information only.
         agree: whether both gave the same result; None where nothing comparable ran.
         note: how it was measured, where that is not obvious.
     """
@@ -145,7 +145,7 @@ class Finding:
         return None if self.promise is None else self.promise.holds(self.times)
 
     def plain(self) -> dict[str, Any]:
-        """As values that JSON knows."""
+        """The row as JSON values."""
         promise = None if self.promise is None else str(self.promise)
         return asdict(self) | {"promise": promise, "holds": self.holds}
 
@@ -160,7 +160,7 @@ def as_seconds(value: float | None) -> str:
 
 
 def as_ratio(value: float | None) -> str:
-    """A ratio ours / theirs; small ones as one over so many times faster."""
+    """A ratio ours / theirs as text; a small one as 1/x, where ours is x times as fast."""
     if value is None:
         return "–"
     return f"{value:.3f}" if value > 0.2 else f"1/{1 / value:.4g}"

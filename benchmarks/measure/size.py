@@ -1,9 +1,9 @@
-"""Size of a network on disk: as it is, and as small as its zeros allow.
+"""Measure the size of a network on disk: as a plain file, and with its zeros left out.
 
-Zeros in a dense file save nothing. The size of the plain safetensors file is therefore followed by that of an encoding,
-in which each tensor keeps only its nonzero values and one bit per entry that says where they are, or stays as it is
-where that is smaller; and the same after compression (deflate), as for a download. Dense networks are encoded and
-compressed in the same way: only like is compared with like.
+Zeros in a dense file save nothing. So three sizes are given: the plain safetensors file; an encoding in which each
+tensor is reduced to its nonzero values and one bit per entry that marks them, or kept plain where that is smaller; and
+this encoding after compression (deflate), as for a download. Dense networks are encoded and compressed in the same
+way, so that like is compared with like.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from benchmarks.storage.checkpoint import to_bytes, unshared
 
 BITS, VALUES, SHAPE = ".nonzero_bits", ".nonzero_values", ".shape"
-LEVEL = 6  # of compression: zlib's own default
+LEVEL = 6  # compression level: zlib's own default
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def measure_size(model: nn.Module) -> Size:
 
 
 def encode(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``tensors`` with those that become smaller by it as nonzero values, bits and shape; undone by :func:`decode`."""
+    """Replace tensors by nonzero values, bits and shape where that is smaller; :func:`decode` undoes it."""
     encoded: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         flat = tensor.detach().cpu().reshape(-1)
@@ -61,7 +61,7 @@ def encode(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def decode(encoded: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that :func:`encode` was given."""
+    """Restore the tensors that :func:`encode` was given."""
     tensors = {}
     for name, tensor in encoded.items():
         base = name.removesuffix(VALUES)

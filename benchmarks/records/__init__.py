@@ -1,1 +1,1 @@
-"""A cell's result on disk: its record, its identity, and the names that both are made of."""
+"""A cell's result on disk: its record, its identity, and the class names that both use."""

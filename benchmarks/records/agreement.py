@@ -1,4 +1,4 @@
-"""Whether two results of one cell agree."""
+"""Check whether two results of one cell agree."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def first_difference(
     Args:
         record: a result.
         other: what it should repeat.
-        accuracy: by which accuracies, as fractions, may differ.
-        count: by which counts may differ, in proportion to the other's.
+        accuracy: tolerance of accuracies, as fractions.
+        count: tolerance of counts, relative to the other's.
         stages: the networks that are compared.
         counts: the counts that are compared.
     """

@@ -1,4 +1,4 @@
-"""What is known of a cell before anything has been run: the head of its record, and its name for people."""
+"""What is known of a cell before it is run: the head of its record, and a readable title."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,7 @@ def title(config: Mapping[str, Any]) -> str:
 
 
 def title_of(record: "Record") -> str:
-    """The same of a record, whatever its configuration has or lacks."""
+    """The same line for a record, whatever its configuration has or lacks."""
     return _title(record.dataset, record.model, record.method, record.budget.requested, record.seed)
 
 

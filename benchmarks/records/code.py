@@ -1,9 +1,9 @@
-"""A digest of the code that a cell's method is made of: the classes of its parts and the files of ours they import.
+"""Compute a digest of the code of a cell's method: the classes of its parts and the suite's files that they import.
 
-It stands in a record (``fingerprint.code``) and not in the key, so that a change of a method leaves its records where
-they are and yet can be seen. What counts is what the code says, not how it is written: comments, docstrings and layout
-are left out. Only files of ``methods`` are read, found by name and never imported, since a record may be anybody's; a
-part of somebody's own counts with its name alone.
+The digest is in the record (``fingerprint.code``) and not in the key, so that a change of a method can be noticed
+without moving its records. Comments, docstrings and layout do not count. Only files of ``methods`` are read; they are
+found by name and never imported, since a record may come from anybody. A part that a user has written counts by its
+name alone.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks.storage.paths import REPOSITORY
 
 PACKAGE = "methods"
 LOOP = "methods.pruner"  # what all methods share: allocate, select, compensate, remove
-FIELD = "code"  # of a fingerprint
+FIELD = "code"  # the field of a fingerprint
 LENGTH = 16
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -34,15 +34,15 @@ def targets_of(config: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def digest(targets: Iterable[str]) -> str:
-    """Of the code behind ``targets``, 16 hexadecimal digits."""
+    """The digest of the code behind ``targets``, 16 hexadecimal digits."""
     names = [today(target) for target in targets]
     return _digest(tuple(names))
 
 
 def changed(recorded: str | None, targets: Iterable[str]) -> bool | None:
-    """Whether the code behind ``targets`` has another digest than ``recorded``; None where that is None.
+    """Whether the code behind ``targets`` has a digest other than ``recorded``; None if ``recorded`` is None.
 
-    Code that was seen to reproduce the results of the recorded code counts as the same
+    Code that has been shown to reproduce the results of the recorded code counts as the same
     (:mod:`benchmarks.records.confirmed`).
     """
     if recorded is None:
@@ -52,7 +52,7 @@ def changed(recorded: str | None, targets: Iterable[str]) -> bool | None:
 
 
 def forget() -> None:
-    """Read the code again at the next digest; otherwise a process reads it once."""
+    """Clear the cache, so that the next digest reads the code again; otherwise a process reads it once."""
     _digest.cache_clear()
     _read.cache_clear()
 
@@ -71,7 +71,7 @@ def _digest(names: tuple[str, ...]) -> str:
 
 
 def _modules_of(name: str) -> list[str]:
-    """The module of ours that a dotted name begins with; none for names from elsewhere."""
+    """The module of ``methods`` that a dotted name begins with; empty for names from elsewhere."""
     parts = name.split(".")
     while parts and parts[0] == PACKAGE:
         if _file(".".join(parts)):
@@ -87,9 +87,9 @@ def _file(module: str) -> Path | None:
 
 @cache
 def _read(module: str) -> tuple[str, tuple[str, ...]]:
-    """What a module says, as a digest, and the modules of ours that it imports."""
+    """A digest of a module's code, and the modules of ``methods`` that it imports."""
     path = _file(module)
-    assert path is not None  # whoever asks has looked
+    assert path is not None  # callers have checked
     tree = ast.parse(path.read_text(encoding="utf-8"))
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     imported = tuple(sorted({found for name in _imports(tree, package) for found in _modules_of(name)}))

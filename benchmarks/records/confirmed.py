@@ -1,11 +1,11 @@
-"""Code that was seen to give the same results as older code, so that a mere rewording does not mark records as stale.
+"""Record which code reproduces the results of older code, so that a mere renaming does not mark records as stale.
 
-A record holds a digest of its method's code (:mod:`benchmarks.records.code`), and any edit below ``methods`` gives
-another one, even if only a name changes. ``python -m benchmarks.status --confirm`` runs some of the cells again that
+A record holds a digest of its method's code (:mod:`benchmarks.records.code`), and almost any edit below ``methods``
+changes it, even if only a name changes. ``python -m benchmarks.status --confirm`` runs some of the cells again that
 were made with the old code. If all of them reproduce the numbers of their records, the pair of digests is noted in
-``results/confirmed.json``, and records with the old one count as made by today's code.
+``results/confirmed.json``, and records with the old digest count as made by today's code.
 
-The note says as much as its cells: it is evidence on these, not a proof for all.
+This is evidence for the cells that were run again, not a proof for all.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Pair(NamedTuple):
 
 
 def confirmed(pair: Pair) -> bool:
-    """Whether cells of the old code were run again by the newer, with equal results."""
+    """Whether cells of the old code were run again with the newer code, with equal results."""
     return pair in _pairs()
 
 
@@ -44,7 +44,7 @@ def _pairs() -> frozenset[Pair]:
 
 
 def _entries() -> list[dict[str, Any]]:
-    """What is noted; nothing where there is no file, or one that is not ours."""
+    """The entries of the file; none if there is no file, or its content does not fit."""
     try:
         found = plain_json(content_of(FILE, LONGEST))
         return [{"was": str(one["was"]), "now": str(one["now"]), "cells": list(one["cells"])} for one in found]
@@ -62,14 +62,14 @@ def note(pairs: Iterable[tuple[Pair, Sequence[str]]]) -> None:
 
 
 def forget() -> None:
-    """Read the file again at the next question; otherwise a process reads it once."""
+    """Clear the cache, so that the file is read again when next needed; otherwise a process reads it once."""
     _pairs.cache_clear()
 
 
 def samples(stale: Iterable[tuple[Pair, Known]], count: int) -> dict[Pair, list[Known]]:
-    """Of the ``stale`` records, those to run again: for each pair ``count`` cells, on different networks first.
+    """The ``stale`` records to run again: for each pair ``count`` cells, on different networks where possible.
 
-    Cells that pruned and trained for a shorter time come first.
+    Cells that took less time to prune and train come first.
     """
     groups: dict[Pair, dict[tuple[str, str], list[Known]]] = defaultdict(lambda: defaultdict(list))
     for pair, known in stale:

@@ -1,4 +1,4 @@
-"""What produced a number: versions, processor, threads, precision and commit; no name of a machine, user or folder."""
+"""Describe what produced a number: versions, processor, threads, precision, commit; no machine, user or folder name."""
 
 import os
 import platform
@@ -42,12 +42,12 @@ def fingerprint(precision: str | None = None) -> dict[str, Any]:
 
 
 def comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
-    """Whether latencies taken under the two fingerprints may stand in one ranking."""
+    """Whether latencies measured under the two fingerprints may be ranked together."""
     return all(first.get(name) == second.get(name) for name in SETS_THE_PACE)
 
 
 def pace(mark: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The part of a fingerprint that sets the speed of a network: equal exactly for comparable ones."""
+    """The part of a fingerprint that determines a network's speed; equal if and only if two are :func:`comparable`."""
     return tuple(mark.get(name) for name in SETS_THE_PACE)
 
 

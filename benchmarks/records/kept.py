@@ -1,8 +1,8 @@
-"""A cache of the few facts that are needed of every record; only records that have changed are read again.
+"""Cache the few facts that are needed of every record; only records that have changed are read again.
 
-An entry counts while its file has the same time, size and number (inode), and all entries while the code and presets
-that they are made by are the same. Between processes they are kept in one JSON file next to the records. It can be
-deleted at any time, and where it cannot be written the next process reads everything again.
+An entry is valid while its file has the same modification time, size and inode, and all entries are valid while the
+code and presets that they are derived with are the same. Between processes the entries are kept in one JSON file next
+to the records. It can be deleted at any time; where it cannot be written, the next process reads everything again.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ class Spent(NamedTuple):
 
 
 class Known(NamedTuple):
-    """What is kept of one record; ``label`` is the name of its row on a board."""
+    """The facts that are kept of one record; ``label`` is the name of its row on a board."""
 
     key: str
     dataset: str
@@ -63,7 +63,7 @@ class Known(NamedTuple):
 
     @property
     def stale(self) -> bool:
-        """Whether it has a result, and the code of its method has changed since; not where that is unknown."""
+        """Whether it has a result and its method's code has changed since; False where the old code is unknown."""
         return self.finished and bool(changed(self.code, self.parts))
 
     @classmethod
@@ -90,11 +90,11 @@ class Known(NamedTuple):
 
 @dataclass
 class Kept:
-    """The records of ``store``, of which only what has changed since the last look is read.
+    """The records of ``store``, of which only those that have changed since the last look are read.
 
     Args:
         store: the records.
-        label: the name of a record's row.
+        label: gives the name of a record's row on a board.
     """
 
     store: Store
@@ -131,7 +131,7 @@ class Kept:
         return sorted(kept, key=lambda one: (one.dataset, one.model, one.method, one.key)), [*problems, *doubles]
 
     def save(self) -> None:
-        """Leave for the next process what was read by this one, where that is possible."""
+        """Save the entries for the next process, where that is possible."""
         if self.read:
             rows = [[path, *stamp, *known] for path, (stamp, known) in self._entries.items()]
             with suppress(BadInput, OSError, ValueError):
@@ -157,7 +157,7 @@ def _preference(committed: bool, one: Known) -> tuple[bool, bool, str, bool]:
 
 
 def _digest() -> str:
-    """Of the code and the presets that entries are made from."""
+    """A digest of the code and the presets that entries are derived with."""
     code = [REPOSITORY / "benchmarks" / f"{name}.py" for name in MADE_BY]
     parts = [path.read_bytes() for path in (*code, *sorted(Path(CONF).glob("**/*.yaml"))) if path.is_file()]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()

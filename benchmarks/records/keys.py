@@ -1,10 +1,10 @@
-"""The identity of a cell: a hash of everything in its configuration that changes the result, and of nothing else.
+"""Compute the identity of a cell: a hash of everything in its configuration that changes the result, and nothing else.
 
 Rules, each frozen by a test:
 
-* Sections that say where or how a cell is run (folders, tracker, launcher) are left out, and so are the place the data
-  set is read from, how its images are kept meanwhile, the devices it is computed on and the memory it may take. Of a
-  pretrained network or tokenizer on this machine only the last part of its path counts.
+* Sections that say where or how a cell is run (folders, tracker, launcher) are left out, and so are the place that the
+  data set is read from, the way its images are stored meanwhile, the devices that the cell runs on and the memory that
+  it may use. For a pretrained network or tokenizer on this machine only the last part of its path counts.
 * A value of null is left out, and so is a section with nothing left in it. A new option whose default is null therefore
   leaves every old key as it was.
 * Names of classes count as they were when records began (:mod:`benchmarks.records.names`).
@@ -23,7 +23,7 @@ from benchmarks.storage.pretrained import portable
 
 HOW_IT_RUNS = frozenset({"track", "paths", "hydra", "save", "controls", "dry_run", "objective", "experiment"})
 WHERE_IT_RUNS = frozenset({"devices", "strategy", "accelerator"})
-WHERE_DATA_LIE = frozenset({"source", "storage", "workers", "hub_streaming"})  # the same samples from everywhere
+WHERE_DATA_LIE = frozenset({"source", "storage", "workers", "hub_streaming"})  # options that do not change the samples
 ELSEWHERE = (("model", "path"), ("model", "config"), ("dataset", "tokenizer"))
 KEY_LENGTH = 16  # hexadecimal digits: 64 bits, a collision in 10^6 cells has probability 3e-8
 LARGEST_EXACT = 2**53  # beyond it a float no longer stands for one integer
@@ -40,7 +40,7 @@ def dense_key(config: Mapping[str, Any]) -> str:
 
 
 def dense_part(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the dense network: data set, model, its training and the seed."""
+    """The part of ``config`` that determines the dense network: data set, model, its training and the seed."""
     parts = {name: config.get(name) for name in ("dataset", "model", "dense", "seed")}
     return parts | {"trainer": {"train": (config.get("trainer") or {}).get("train")}}
 
@@ -56,9 +56,9 @@ def variant_key(config: Mapping[str, Any]) -> str:
 
 
 def identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What the key is computed from: ``config`` with all that does not change the result left out."""
+    """What the key is computed from: ``config`` without everything that does not change the result."""
     kept = recordable(config)
-    if isinstance(kept.get("allocation"), dict):  # whose counts were copied does not matter, only which
+    if isinstance(kept.get("allocation"), dict):  # which counts were copied matters, not from which cell
         kept["allocation"].pop("donor", None)
     return canonical(with_frozen(kept))
 
@@ -66,7 +66,7 @@ def identity(config: Mapping[str, Any]) -> dict[str, Any]:
 def recordable(config: Mapping[str, Any]) -> dict[str, Any]:
     """``config`` as plain JSON values, without what belongs to one machine or one user (and without any secret).
 
-    Null values stay, so that a reader sees every option; the key of the outcome is the key of ``config``.
+    Null values stay, so that a reader sees every option; the result has the same key as ``config``.
     """
     kept = {str(name): value for name, value in config.items() if str(name) not in HOW_IT_RUNS}
     plain = _plain(kept)
@@ -103,7 +103,7 @@ def _plain(value: Any) -> Any:
 
 
 def canonical(value: Any) -> Any:
-    """A plain value as it counts in a comparison: no nulls, no empty sections, whole floats as integers."""
+    """A plain value in canonical form: no nulls, no empty sections, whole floats as integers."""
     if isinstance(value, float) and value.is_integer() and abs(value) <= LARGEST_EXACT:
         return int(value)
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""The planned cells of a sweep, by which missing ones are found."""
+"""Manifests: the planned cells of a sweep, from which missing ones are found."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from benchmarks.storage.reading import Unfit, content_of, fault_of, plain_json
 
 FOLDER = ".sweeps"
 LONGEST = 500_000_000  # bytes; a cell has some hundreds
-RUNNING = ".running"  # leases of the cells that somebody is at
+RUNNING = ".running"  # folder of the leases of cells that are being run
 
 
 class PlannedCell(BaseModel):
@@ -45,7 +45,7 @@ def write_manifest(runs: Path, manifest: Manifest) -> Path:
 
 
 def read_manifests(runs: Path) -> tuple[list[Manifest], list[Problem]]:
-    """All sweeps known under ``runs``, by name, and the files that are not manifests."""
+    """All sweeps under ``runs``, sorted by name, and the files that are not manifests."""
     manifests, problems = [], []
     for path in sorted((runs / FOLDER).glob("*.json")):
         try:

@@ -1,4 +1,4 @@
-"""Names of classes in records: the original names, and where the classes are today.
+"""Translate names of classes in records between the original names and today's.
 
 A record's key is a hash of its configuration, and a configuration names classes by their modules. When a module moves,
 the key must stay, so keys are computed with the frozen names, while records and configurations show today's. Old names
@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-# The module's name in keys -> its name today. Where a module moves again, only the right side changes; a module that is
-# new keeps the name that it is born with, and needs no line.
+# The module's name in keys -> its name today. If a module moves again, only the right side changes. A new module needs
+# no line: its first name is the one in keys.
 MODULES = {
     "benchmarks.readers": "benchmarks.data.readers",
     "methods.combinatorial": "methods.hessian.cbs",
@@ -40,7 +40,7 @@ _FROZEN = {today: frozen for frozen, today in MODULES.items()}
 
 
 def today(name: str) -> str:
-    """The full name of a class or function now, whichever of its names is given."""
+    """The current full name of a class or function, whichever of its names is given."""
     return _moved(name, MODULES)
 
 
@@ -50,12 +50,12 @@ def frozen(name: str) -> str:
 
 
 def with_todays(config: Any) -> Any:
-    """A plain configuration with today's names; the given one is left as it is."""
+    """A plain configuration with today's names; the given one is not changed."""
     return _renamed(config, today)
 
 
 def with_frozen(config: Any) -> Any:
-    """A plain configuration with the names that keys are computed with; the given one is left as it is."""
+    """A plain configuration with the names that keys are computed with; the given one is not changed."""
     return _renamed(config, frozen)
 
 

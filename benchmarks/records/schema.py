@@ -1,11 +1,11 @@
-"""One cell, one record: what its file holds, and nothing else; the only source of the boards.
+"""The schema of records: one per cell, holding everything in its file; the only source of the boards.
 
 Numbers keep seven significant digits, keys are sorted, and what is not a number (NaN, infinity) is null, so that files
-are small and their differences readable.
+are small and their diffs readable.
 
 Versions of the format: a record of version 1 may lack its checksum and has none of the fields in ``SINCE_2``; from
 version 2 on the checksum is required. Records of version 3 are those of texts, with the fields in ``SINCE_3``. A record
-keeps the text that it was written with.
+keeps the format version that it was written with.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ SINCE_2 = ("left_alone", "warnings", "tuning")
 SINCE_3 = ("calibration", "characters_per_token")
 DIGITS = 7
 LARGEST_EXPONENT = 700.0
-LEFT_ALONE = "left alone: "  # begins the sentence of a note that names layers which were not pruned
+LEFT_ALONE = "left alone: "  # how a note begins the sentence that names the layers that were not pruned
 FINISHED = frozenset({"done", "collapsed", "skipped"})
 
 Status = Literal["done", "failed", "collapsed", "skipped"]
@@ -39,8 +39,8 @@ Name = Annotated[str, Field(pattern=NAME, max_length=LONGEST_NAME)]  # it become
 Share = Annotated[float, Field(ge=0, le=1)]
 Amount = Annotated[float, Field(ge=0)]
 Scalar = str | int | float | bool | None
-SECTIONS = ("dataset", "model", "budget", "trainer")  # of a configuration, which everything looks into
-WORDS = ("python", "torch", "numpy", "platform", "cpu", "gpu", "precision", "commit", "data", "code")  # a fingerprint's
+SECTIONS = ("dataset", "model", "budget", "trainer")  # sections of a configuration that much code reads
+WORDS = ("python", "torch", "numpy", "platform", "cpu", "gpu", "precision", "commit", "data", "code")  # of fingerprints
 
 
 def _plain(value: Any) -> Any:
@@ -66,12 +66,12 @@ def _number(value: Any) -> Any:
     return value
 
 
-# Whole floats count, since effective MACs are computed ones; boards keep 64 bits.
+# Whole floats are accepted, since effective MACs are computed as floats; boards store 64 bits.
 Count = Annotated[int, BeforeValidator(_number), Field(ge=0, lt=2**63, strict=False)]
 
 
 class Part(BaseModel):
-    """A part of a record: no field but the declared ones, no text for a number, no NaN."""
+    """The base class of the parts of a record: no undeclared fields, no strings for numbers, no NaN."""
 
     model_config = ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
 
@@ -87,7 +87,7 @@ class Budget(Part):
 
 
 class Achieved(Part):
-    """Ratios original / remaining of parameters and MACs, the fraction of units kept, and of time where it counted."""
+    """Ratios original / remaining of parameters and MACs (and of time for a latency budget), and the fraction kept."""
 
     compression: Amount | None = None
     speedup: Amount | None = None
@@ -108,7 +108,7 @@ class Metrics(Part):
 
 
 class Stages(Part):
-    """The dense network, the pruned one before fine-tuning, that with new batch-norm statistics, the fine-tuned one."""
+    """The dense network, the pruned one, that with recalibrated batch norms, and the fine-tuned one."""
 
     dense: Metrics | None = None
     pruned: Metrics | None = None
@@ -135,7 +135,7 @@ class Latency(Part):
 
 
 class Cost(Part):
-    """What pruning itself took."""
+    """The resources that pruning itself took."""
 
     dense_seconds: Amount | None = None
     prune_seconds: Amount | None = None
@@ -145,7 +145,7 @@ class Cost(Part):
 
 
 class FileSize(Part):
-    """Bytes of one network: as a plain file of its tensors, with zeros left out, and that compressed."""
+    """Bytes of one network: as a plain file of its tensors, with zeros left out, and the latter compressed."""
 
     bytes: Count
     encoded: Count
@@ -225,7 +225,7 @@ class LeftAlone(Part):
 
 
 class Prediction(Part):
-    """What a theory predicts about the damage of pruning, and what was measured; ``layer`` None means the network."""
+    """What a theory predicts about the damage of pruning, and what was measured; ``layer`` is None for the network."""
 
     theory: str
     layer: str | None = None
@@ -235,7 +235,7 @@ class Prediction(Part):
 
 
 def _sectioned(config: FreeForm) -> FreeForm:
-    """``config`` if everything can look into its sections."""
+    """``config`` if its sections are such that other code can read them."""
     sections = {name: config.get(name) for name in SECTIONS}
     trainer = sections["trainer"]
     if isinstance(trainer, dict):
@@ -247,7 +247,7 @@ def _sectioned(config: FreeForm) -> FreeForm:
 
 
 def _worded(mark: dict[str, Scalar]) -> dict[str, Scalar]:
-    """A fingerprint whose names are texts, as boards compare them."""
+    """``mark`` if its names are strings, as boards compare them."""
     for name in WORDS:
         if not isinstance(mark.get(name), str | None):
             raise ValueError(f"its {name} is no text")
@@ -255,7 +255,7 @@ def _worded(mark: dict[str, Scalar]) -> dict[str, Scalar]:
 
 
 def _numbers(row: FreeForm) -> FreeForm:
-    """One epoch of a training, if all that it holds is numbers."""
+    """``row`` (one epoch of a training) if all its values are numbers."""
     for name, value in row.items():
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
             raise ValueError(f"its {name} is no number")
@@ -272,13 +272,13 @@ class Record(Part):
 
     Attributes:
         calibration: the texts that pruning used; None for other data.
-        characters_per_token: of the test split's text, for bits per character.
+        characters_per_token: mean length of a token of the test split's text, for bits per character.
         left_alone: what was not pruned, and why.
         warnings: what a reader should know of this result, in words: nearly everything of a layer removed, a weight
             that grew tenfold, fine-tuning that lowered the accuracy.
         tuning: how the options of the method were chosen, where they were.
-        quantised: what the network is worth in eight bits, where that was asked for; not in the file otherwise.
-        unsigned: whether its file had no checksum, so that a change of it cannot be noticed. Not part of the file.
+        quantised: the network's results in eight bits, if they were asked for; otherwise not in the file.
+        unsigned: whether its file had no checksum, so that a change of it cannot be noticed; not part of the file.
     """
 
     key: str = Field(pattern=r"^[0-9a-f]{16}$")
@@ -317,7 +317,7 @@ class Record(Part):
 
     @model_serializer(mode="wrap")
     def _as_written(self, written: SerializerFunctionWrapHandler) -> FreeForm:
-        """Without the fields that its version does not have."""
+        """Serialise without the fields that the record's version does not have."""
         content: FreeForm = written(self)
         return {name: part for name, part in content.items() if self.version >= 3 or name not in SINCE_3}
 
@@ -326,7 +326,7 @@ class Record(Part):
     def _rounded(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        # The configuration is left as it is: a rounded learning rate would be another cell.
+        # The configuration is not rounded: a rounded learning rate would make it another cell.
         given = {name: part for name, part in values.items() if name != "checksum"}  # of the file, not of the record
         return {name: part if name == "config" else _plain(part) for name, part in given.items()}
 
@@ -350,7 +350,7 @@ class Record(Part):
 
     @property
     def stamp(self) -> str:
-        """What tells this record from any other one of its cell, as a word: ``r`` and 16 hexadecimal digits."""
+        """An identifier that tells this record from any other of its cell: ``r`` and 16 hexadecimal digits."""
         return f"r{checksum(self._content())}"
 
     def text(self) -> str:
@@ -361,7 +361,7 @@ class Record(Part):
 
 
 def checksum(content: Mapping[str, Any]) -> str:
-    """The checksum of a record's content, since a digit that a bad disk has changed still reads as a number."""
+    """The checksum of a record's content; it reveals, for instance, a digit that a bad disk has changed."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -1,4 +1,4 @@
-"""Store records: writes are atomic, reads trust nothing; this machine's runs are kept apart from the reviewed cells.
+"""Store records: writes are atomic, reads are validated; this machine's runs are kept apart from the reviewed cells.
 
 A record lies in ``<root>/<dataset>/<model>/<key>.json`` under one of two roots: ``runs`` (what this machine computed)
 and ``cells`` (reviewed, under version control).
@@ -35,7 +35,7 @@ class Problem:
 
 
 class Unreadable(ValueError):
-    """A file is not a record this version can read; ``keep`` when it is nevertheless not ours to move away."""
+    """A file is not a record that this version can read; ``keep`` says that the file must not be moved away."""
 
     def __init__(self, message: str, keep: bool = False) -> None:
         super().__init__(message)
@@ -43,15 +43,15 @@ class Unreadable(ValueError):
 
 
 def read(path: Path, named: bool = True) -> Record:
-    """The record in ``path``, which may come from anybody: whatever is wrong with the file is reported.
+    """The record in ``path``, which is not trusted: whatever is wrong with the file is reported.
 
     Args:
         path: the file.
         named: whether the file has to be named by the record's key, as in a store.
 
     Raises:
-        FileNotFoundError: there is nothing.
-        Unreadable: it is no plain file, is corrupt, foreign, impossible, or written by a later version.
+        FileNotFoundError: there is no such file.
+        Unreadable: it is not a plain file, is corrupt, foreign, impossible, or was written by a later version.
     """
     try:
         str(path).encode()
@@ -69,7 +69,7 @@ def read(path: Path, named: bool = True) -> Record:
         )
     record, ahead = _sound(content)
     if ahead:
-        # Perhaps it is this machine's clock that is wrong, so the file stays.
+        # This machine's clock may be the one that is wrong, so the file stays.
         raise Unreadable(f"impossible: made in the future ({record.created})", keep=True)
     if named and record.key != path.stem:
         raise Unreadable(f"foreign: holds the key {record.key}")
@@ -77,9 +77,9 @@ def read(path: Path, named: bool = True) -> Record:
 
 
 def _sound(content: dict[str, Any]) -> tuple[Record, bool]:
-    """The record that ``content`` is, and whether it is later than now.
+    """The record in ``content``, and whether it is dated later than now.
 
-    Its checksum is compared where there is one, and required since version 2.
+    Its checksum is verified if it has one, which version 2 and later require.
     """
     signature = content.pop("checksum", None)
     if "unsigned" in content:
@@ -90,7 +90,7 @@ def _sound(content: dict[str, Any]) -> tuple[Record, bool]:
         record = Record.model_validate(content)
         damaged = signature is not None and signature != checksum(content)
         ahead = _ahead(record.created)
-    except Exception as error:  # whatever a value of the wrong kind brings about
+    except Exception as error:  # values of a wrong type can raise anything
         raise Unreadable(f"corrupt: {fault_of(error)}") from None
     if damaged:
         raise Unreadable("corrupt: the content does not have the checksum that the file names")
@@ -98,7 +98,7 @@ def _sound(content: dict[str, Any]) -> tuple[Record, bool]:
 
 
 def _ahead(created: str) -> bool:
-    """Whether a time is later than now; clocks of other machines may be a day ahead."""
+    """Whether a time is more than a day later than now: clocks of other machines may be ahead by less."""
     when = datetime.fromisoformat(created)
     when = when if when.tzinfo else when.replace(tzinfo=UTC)
     return when > datetime.now(UTC) + timedelta(days=1)
@@ -135,17 +135,17 @@ class Store:
     ) -> Path:
         """Write the result of a cell under ``runs``, but never over a finished one, unless it is the one to replace.
 
-        A worker that was stopped for long may still believe that it holds the cell, so it is asked before the
-        write; and should it be stopped between that question and the write, the file system decides: a record is only
-        placed where there is none, and only one that is seen to be no result is taken away before.
+        A worker that was suspended for long may have lost its lease, so ``holds`` is checked before the write. If the
+        worker is suspended between this check and the write, the file system decides: a record is only placed where
+        there is none, and an existing one is removed before only if it is not a result.
 
         Args:
             record: the result.
             holds: whether this worker still holds the lease of the cell; None where there is none.
-            replaced: the stamp of a finished record that is there until, in one step, this one takes its place.
+            replaced: the stamp of a finished record, which this one replaces atomically.
 
         Raises:
-            Lost: the worker holds it no more, or another finished record is there.
+            Lost: the worker no longer holds the lease, or another finished record is there.
         """
         path = self.path_of(record)
         while True:
@@ -162,11 +162,11 @@ class Store:
         """Remove what an earlier failure of the cell ``key`` left under ``runs``.
 
         Args:
-            key: of the cell.
+            key: the key of the cell.
             holds: whether this worker still holds the lease of the cell; None where there is none.
 
         Raises:
-            Lost: the worker holds it no more, or a finished record is there.
+            Lost: the worker no longer holds the lease, or a finished record is there.
         """
         if holds is not None and not holds():
             raise Lost(f"{key} is another worker's by now")
@@ -174,10 +174,10 @@ class Store:
             self.take_away(path)
 
     def take_away(self, path: Path) -> None:
-        """Remove what lies at ``path`` and is no result.
+        """Remove the file at ``path``, which must not be a result.
 
         Raises:
-            Lost: it is one.
+            Lost: it is a result.
         """
         aside = path.with_name(f".{path.name}.{os.urandom(4).hex()}.tmp")
         for place in (path, aside):
@@ -190,7 +190,7 @@ class Store:
             except Unreadable as error:
                 held = error.keep
             if held:
-                if place == aside:  # it came in between
+                if place == aside:  # a result was written in between
                     with suppress(FileExistsError):
                         os.link(aside, path)
                     aside.unlink()
@@ -201,7 +201,7 @@ class Store:
             aside.unlink()
 
     def find(self, key: str, committed: bool = False) -> Record | None:
-        """The record ``key`` of this machine's runs (with ``committed`` also of the cells), if there is a sound one.
+        """The record ``key`` of this machine's runs (with ``committed`` also of the cells), if there is a valid one.
 
         By default committed cells are ignored, so that a sweep in a fresh clone really runs.
         """
@@ -209,7 +209,7 @@ class Store:
         return self._best(path for root in roots for path in sorted(root.glob(f"*/*/{key}.json")))
 
     def find_all(self, keys: Iterable[str]) -> dict[str, Record]:
-        """What :meth:`find` gives for each of ``keys``, in one pass over the folders; without those that have none."""
+        """The results of :meth:`find` for ``keys``, in one pass over the folders, without keys that have no record."""
         wanted: dict[str, list[Path]] = {key: [] for key in keys}
         for path in _files(self.runs):
             if path.stem in wanted:
@@ -237,9 +237,9 @@ class Store:
             path.unlink(missing_ok=True)
 
     def drop_second_names(self, keys: Container[str]) -> None:
-        """Remove the temporary names of placed records ``keys``, whose writers ended between placing and removing.
+        """Remove temporary hard links to the records ``keys``, left by writers that died after placing the record.
 
-        This needs no lease: a second name of the file that is in place is no longer needed.
+        This needs no lease: a second name of a file that is in place is not needed.
         """
         for path in self.runs.glob("*/*/.*.json.*.tmp"):
             placed = path.with_name(path.name[1:].rpartition(".json.")[0] + ".json")
@@ -279,7 +279,7 @@ class Store:
 
     def _set_aside(self, path: Path) -> Path:
         if not path.is_relative_to(self.runs):
-            return path  # committed files are for their authors to mend
+            return path  # committed files are left for their authors to fix
         aside = path.with_name(f"{path.name}.corrupt")
         try:
             path.replace(aside)
@@ -293,11 +293,11 @@ def once(
 ) -> tuple[list[Kind], list[Problem]]:
     """Each cell once, and the files that repeat one.
 
-    Reviewed cells may be among this machine's runs, too. That two files of one root hold the same cell is a fault.
+    A reviewed cell may also be among this machine's runs. It is a fault if two files under one root hold the same cell.
 
     Args:
-        found: whether it is a committed one, its file, and what was read of it.
-        order: the key of a cell, and how it compares with others of the same key; the largest counts.
+        found: for each record, whether it is committed, its file, and what was read from it.
+        order: gives a cell's key and its rank among records with the same key; the highest rank is kept.
     """
     best: dict[str, tuple[Any, bool, Path, Kind]] = {}
     doubles = []
@@ -313,7 +313,7 @@ def once(
 
 
 def _stamp_at(path: Path) -> str | None:
-    """The stamp of the record in ``path``; None where there is no sound one."""
+    """The stamp of the record in ``path``; None if there is no valid one."""
     try:
         return read(path).stamp
     except (FileNotFoundError, Unreadable):
@@ -326,7 +326,7 @@ def _preference(candidate: tuple[bool, Record]) -> tuple[bool, bool, str, bool]:
 
 
 def _files(root: Path) -> Iterator[Path]:
-    """Everything under ``root`` that is named like a record, in order."""
+    """All files under ``root`` that are named like a record, sorted."""
     for dataset in _inside(root):
         if not dataset.name.startswith("."):
             for model in _inside(dataset):

@@ -90,7 +90,7 @@ def budget_words(kind: str | None, value: float | None) -> str:
 
 
 def picks(found: Sequence[tuple[str, Board, dict[int, str]]]) -> list[Pick]:
-    """The first three of every board and unit.
+    """The three best methods of every board and unit.
 
     Args:
         found: the anchor of each board, the board, and the anchors of its rows by ``id``.
@@ -156,7 +156,7 @@ def figure(values: Spread, metric: str, interval: bool = True) -> str:
     text = f"{mean:.{decimals}f}{sign}"
     if not interval or half is None:
         return text
-    if half == 0:  # of few seeds that happen to agree an interval would promise too much
+    if half == 0:  # an interval would be misleading for a few seeds that happen to agree
         return f"{text} (all {values.n} seeds agree)"
     low, high = mean - half * scale, mean + half * scale
     if percent:

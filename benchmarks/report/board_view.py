@@ -16,7 +16,7 @@ from benchmarks.storage.paths import safe_name
 BEFORE, AFTER = STAGES["pruned"], STAGES["tuned"]
 AT_FIRST_HIDDEN = ("nonzero", "effective MACs", "pruning s")
 SMALLER_FIRST = ("rank", "parameters", "nonzero", "MACs", "effective MACs", "pruning s")
-SETTINGS = ("run: ", "made by: ")  # how the notes begin that stand above the table
+SETTINGS = ("run: ", "made by: ")  # prefixes of the notes that are shown above the table
 
 
 @dataclass(frozen=True)
@@ -56,12 +56,12 @@ class BoardView:
 
     @property
     def anchors(self) -> list[str]:
-        """Of all rows."""
+        """The anchors of all rows."""
         return [line.anchor for line in self.lines]
 
     @property
     def ranked(self) -> int:
-        """How many of its rows are methods, not controls on top."""
+        """The number of rows other than the dense networks on top."""
         return sum(line.kind != "dense" for line in self.lines)
 
 

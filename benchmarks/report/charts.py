@@ -17,7 +17,7 @@ from benchmarks.report.gather import TRAINING, Point
 
 INK = "currentColor"
 HEIGHT = 300
-FEW_EPOCHS = 5  # a curve of so few has its points marked; of one epoch nothing else would be seen
+FEW_EPOCHS = 5  # a curve of at most so many epochs has its points marked: a single one would be invisible
 ROW = 30
 LONGEST_LABEL = 260  # pixels of a label on an axis
 PICKED = "length(picked) == 0 || indexof(picked, datum.method) >= 0"

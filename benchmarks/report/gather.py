@@ -35,7 +35,7 @@ def pairs(cells: Iterable[Cell]) -> list[Pair]:
 
 
 def stem(pair: Pair) -> str:
-    """What the pair's figures and anchors are called; a name with brackets is cut, and told apart by its digest."""
+    """The base name of the pair's figures and anchors; a name with brackets is cut and made unique by a digest."""
     name = safe_name("_".join(pair))
     if "[" not in pair[1]:
         return name
@@ -48,7 +48,7 @@ def of_pair(cells: Iterable[Cell], pair: Pair) -> list[Cell]:
 
 
 def budget_name(kind: str | None, value: float | None) -> str:
-    """For people: ``keep 0.2``."""
+    """The readable name of a budget: ``keep 0.2``."""
     return f"{kind} {value:g}" if kind and value is not None else "no budget"
 
 
@@ -82,7 +82,7 @@ def ratios(cells: Sequence[Cell]) -> dict[str, str]:
 def shown(cells: Sequence[Cell]) -> tuple[set[str], str]:
     """The settings that charts show, and what to say of the others: the best on average over budgets, and the controls.
 
-    The best is meant over the budgets at which most settings have been run, so that a single easy budget is no merit.
+    The average is over the budgets at which most settings have been run, so that a single easy budget is no advantage.
     Settings with unusual training or calibration come last.
     """
     name, factor, _ = quantity(cells)
@@ -151,7 +151,7 @@ def dense_level(cells: Sequence[Cell]) -> float | None:
 def heat(cells: Sequence[Cell]) -> list[Point]:
     """Selection × compensation: mean over seeds (and allocations) for every budget and stage.
 
-    A selection with a single compensation at a budget is left out there: it does not say which part matters.
+    A selection with only one compensation at a budget is left out there, since it does not show which part matters.
     """
     name, factor, _ = quantity(cells)
     groups: dict[tuple[Any, ...], list[Cell]] = defaultdict(list)

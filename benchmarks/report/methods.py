@@ -1,4 +1,4 @@
-"""What a method is, for the page: its paper and its settings from its preset, its formula from its module's opening."""
+"""Describe a method for the page: paper and settings from its preset, the formula from its module's docstring."""
 
 import ast
 import re

@@ -261,7 +261,7 @@ def save_figures(report: Report, folder: Path) -> list[Path]:
 
 
 def _numbered_afresh(svg: str) -> str:
-    """Gradients and clips counted from 0: Vega goes on counting over all charts of a process."""
+    """Renumber gradients and clips from 0, since Vega numbers them across all charts of a process."""
     names: dict[str, str] = {}
 
     def renamed(found: re.Match[str]) -> str:

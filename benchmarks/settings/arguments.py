@@ -19,10 +19,10 @@ SCALARS = (bool, int, float, str)
 
 
 def imported(target: str) -> Any:
-    """The object at a dotted path: as many parts as possible are modules, the rest attributes.
+    """Import the object at a dotted path: as many parts as possible are modules, the rest attributes.
 
     Raises:
-        ImportError, AttributeError: there is no such thing, or whatever importing a module of the user's raises.
+        ImportError, AttributeError: there is no such object; importing a user's module may raise anything else.
     """
     parts = target.split(".")
     found = importlib.import_module(parts[0])
@@ -39,20 +39,20 @@ def imported(target: str) -> Any:
 def fitted(
     factory: Callable[..., Any], given: Mapping[str, Any], where: str, free: Collection[str] = ()
 ) -> dict[str, Any]:
-    """``given`` with words and numbers turned into what ``factory`` is annotated to take.
+    """``given`` with its values converted to the types that ``factory`` is annotated with.
 
     Args:
         factory: class or function; missing annotations and those that cannot be resolved are ignored.
-        given: arguments by name; Hydra's own, which begin with an underscore, pass.
+        given: arguments by name; Hydra's own, which begin with an underscore, are accepted.
         where: the section's name, for messages.
         free: further names that may be given.
 
     Raises:
-        BadInput: an argument that ``factory`` does not take, or a value of another type; the first one.
+        BadInput: there is an argument that ``factory`` does not take, or a value of a wrong type; names the first.
     """
     try:
         parameters = inspect.signature(factory).parameters
-    except (TypeError, ValueError):  # some of those that are written in C have none
+    except (TypeError, ValueError):  # some callables written in C have no signature
         return dict(given)
     names = [name for name, parameter in parameters.items() if parameter.kind in NAMED]
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -95,7 +95,7 @@ def _hints(factory: Callable[..., Any]) -> dict[str, Any]:
 
 
 def fit(value: Any, hint: Any, key: str, default: Any = None) -> Any:
-    """``value`` as ``hint`` wants it if that is numbers, words or switches, alone or in a list; otherwise as it is.
+    """Convert ``value`` to ``hint`` if that is a number, string or boolean, or a list of them; else leave it unchanged.
 
     Args:
         value: what the configuration says.
@@ -104,7 +104,7 @@ def fit(value: Any, hint: Any, key: str, default: Any = None) -> Any:
         default: an example of a good value; None for none.
 
     Raises:
-        BadInput: ``value`` is no number, word or switch where one is wanted.
+        BadInput: ``value`` is not a number, string or boolean where one is expected.
     """
     from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
@@ -141,7 +141,7 @@ def _instance(key: str, default: Any) -> str:
 
 
 def _same_kind(value: Any, fitting: Any) -> bool:
-    """Whether no switch was taken for a number, and no number for a switch; a word may stand for either."""
+    """Whether no boolean was converted to a number, nor the reverse; a string may stand for either."""
     if isinstance(value, list | tuple) and isinstance(fitting, list | tuple):
         return len(value) == len(fitting) and all(map(_same_kind, value, fitting))
     if isinstance(value, str) or isinstance(fitting, str):

@@ -1,6 +1,6 @@
 """The base class of all configuration models, and the code that explains what is wrong with a value.
 
-Models are strict: a boolean is no number, a number no text, and 2.0 no whole number.
+Models are strict: a boolean is not a number, a number is not a string, and 2.0 is not an integer.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ BOUNDS = {
 
 
 class Section(BaseModel):
-    """A section of keys of the configuration; ``examples`` are good values, or words, as one types them."""
+    """A section of the configuration; ``examples`` are good values, or whole overrides, as one types them."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=False)
     examples: ClassVar[Mapping[str, str]] = {}
 
 
 class OpenSection(Section):
-    """A section whose further keys are for whom it names, and are checked there."""
+    """A section whose further keys are arguments of the class or function that it names, and are checked there."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -102,7 +102,7 @@ def explained(error: ValidationError, model: type[Section], section: Any, where:
 
 
 def unknown_key(key: str, known: Sequence[str]) -> str:
-    """The message that there is no ``key``, with the ``known`` keys of its section that may have been meant."""
+    """The message that ``key`` does not exist, with those ``known`` keys of its section that may have been meant."""
     section, _, name = key.rpartition(".")
     prefix = f"{section}." if section else ""
     near = difflib.get_close_matches(name, known, 1)
@@ -113,7 +113,7 @@ def unknown_key(key: str, known: Sequence[str]) -> str:
 
 
 def wording(fault: Mapping[str, Any]) -> str:
-    """The end of a sentence that begins with ``KEY=VALUE is``."""
+    """What is wrong, as the end of a sentence that begins with ``KEY=VALUE is``."""
     kind = fault["type"]
     if kind in BOUNDS:
         word, bound = BOUNDS[kind]
@@ -127,7 +127,7 @@ def wording(fault: Mapping[str, Any]) -> str:
 
 
 def typed(value: Any) -> str:
-    """``value`` as one types it on the command line, shortened."""
+    """``value`` as it would be typed on the command line, shortened."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -143,7 +143,7 @@ def typed(value: Any) -> str:
 
 
 def _place(loc: Sequence[Any], section: Any) -> tuple[Any, ...]:
-    """The part of ``loc`` that are keys of ``section``: pydantic also names the members of unions."""
+    """The entries of ``loc`` that are keys of ``section``: pydantic also names the members of unions."""
     place: list[Any] = []
     here = section
     for part in loc:
@@ -182,7 +182,7 @@ def _siblings(model: type[Section], place: Sequence[Any]) -> list[str]:
 
 
 def _advice(model: type[Section], place: Sequence[Any], key: str) -> str:
-    """What to type; an example with a sign of equality stands for itself."""
+    """What to type; an example with an equals sign is used as it is."""
     hint = _example(model, place)
     return f"; type for instance {hint if '=' in hint else f'{key}={hint}'}" if hint and key else ""
 
@@ -204,7 +204,7 @@ def _example(model: type[Section], place: Sequence[Any]) -> str:
 
 
 def _models(annotation: Any) -> list[type[Section]]:
-    """Models that an annotation names, alone or in a union."""
+    """The models that an annotation names, alone or in a union."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return [annotation]
     return [each for part in getattr(annotation, "__args__", ()) for each in _models(part)]

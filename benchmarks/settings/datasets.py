@@ -37,7 +37,7 @@ class Augment(Section):
 
 
 class Dataset(Section):
-    """What every data set has."""
+    """The options that every data set has."""
 
     examples: ClassVar[Mapping[str, str]] = {
         "name": "flowers",

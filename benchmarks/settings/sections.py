@@ -45,7 +45,7 @@ class Folders(Section):
 
 
 class Method(Section):
-    """The method's name on the boards, and for some controls the method that they are a control of."""
+    """The method's name on the boards and, for some controls, the method that they are a control of."""
 
     name: Name
     control_of: Text | None = None
@@ -79,7 +79,7 @@ class Trainer(Section):
 
 
 class Budget(Section):
-    """How small; the ranges are those of :class:`methods.budgets.budget.Budget`."""
+    """How small the network shall become; the ranges are those of :class:`methods.budgets.budget.Budget`."""
 
     examples: ClassVar[Mapping[str, str]] = {
         "keep": "0.5",
@@ -223,11 +223,11 @@ class Cell(Section):
 
 
 def check_types(config: Mapping[str, Any]) -> None:
-    """Raise :class:`BadInput` for the first value of another type, or outside the range, than its key wants.
+    """Raise :class:`BadInput` for the first value whose type or range does not fit its key.
 
     Unknown and missing keys are named too. Nothing is imported or read.
     """
-    if isinstance(config.get("tune"), Mapping):  # of a number or a section, the section's own fault is told
+    if isinstance(config.get("tune"), Mapping):  # else the message would be about the union of number and section
         checked(Tune, config["tune"], "tune")
     checked(Cell, config, "")
     dataset = config["dataset"]

@@ -20,11 +20,11 @@ def _as_dict(value: Any) -> Any:
     return dict(value) if isinstance(value, Mapping) else value
 
 
-TEMPERATURE, WEIGHT = 4.0, 0.5  # of a distillation that names only the other
+TEMPERATURE, WEIGHT = 4.0, 0.5  # defaults when only the other one is set
 
 
 class Distillation(Section):
-    """How the dense network teaches the pruned one; one of the two switches it on, both null are none.
+    """How the dense network teaches the pruned one; setting either option switches it on.
 
     See :mod:`benchmarks.training.distillation`.
     """

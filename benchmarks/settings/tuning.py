@@ -1,10 +1,10 @@
 """Choose the trials of a tuned method: the same number for every method, over grids that are declared in files.
 
-``conf/tuning/rates.yaml`` has the multiples of the fine-tuning rate that every method tries, and beside it
-``<method>.yaml`` has values of one or two of the method's own options. ``tune=N`` asks for N trials: the first four
-rates (more for a method with fewer options), then each option at the best rate. The preset as it is comes first.
+``conf/tuning/rates.yaml`` has the multiples of the fine-tuning rate that every method tries; ``<method>.yaml`` in the
+same folder has values of one or two of the method's own options. ``tune=N`` asks for N trials: the first four rates
+(more for a method with fewer options), then each option at the best rate. The unchanged preset comes first.
 
-A cell's configuration holds the trials and not the number alone, so that its key is another where a file changes.
+A cell's configuration holds the trials and not just their number, so that its key changes when a file changes.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ def with_options(config: Mapping[str, Any], options: Mapping[str, Any]) -> dict[
 
 
 def _taken(config: Mapping[str, Any], option: Mapping[str, Any]) -> bool:
-    """Whether the part that an option is of takes it: another one may have been chosen instead of the preset's."""
+    """Whether the part accepts its option: a part other than the preset's may have been chosen."""
     for key in option:
         section, _, name = key.partition(".")
         try:

@@ -195,7 +195,7 @@ def _memory(folder: Path, counts: tuple[int, int]) -> Finding:
 
 
 def training_memory(source: Path, cache: Path, steps: int) -> float:
-    """Megabytes that a training takes at most, its workers included; pages that they share count once.
+    """The peak memory of a training in megabytes, its workers included; pages that they share count once.
 
     Args:
         source: a folder of images, which are streamed at 224 pixels.
@@ -214,7 +214,7 @@ def training_memory(source: Path, cache: Path, steps: int) -> float:
 
 
 def _train(source: str, cache: str, steps: int, sender: Any) -> None:
-    """In a process of its own: load, train some batches, score, and say how much memory it took."""
+    """Load, train some batches, score, and report the memory used, in a process of its own."""
     torch.set_num_threads(1)
     peak, stop = [0.0], threading.Event()
 

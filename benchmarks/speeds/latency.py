@@ -33,7 +33,7 @@ def measure(quick: bool) -> Iterator[Finding]:
     for others, promised in (("", 0.03), (", one core busy", 0.08)):
         with _busy(bool(others)), fixed_threads(1):
             row = time_pairs(first, second, pairs=pairs, target=0.03, max_seconds=seconds)
-        # dense / pruned in a record, ours / theirs here: the interval turns around
+        # a record has dense / pruned, a finding ours / theirs: so the ends of the interval swap
         ratio, low, high = 1 / row["ratio"], 1 / row["ratio_high"], 1 / row["ratio_low"]
         times = Times(row["pruned_ms"] / 1e3, row["dense_ms"] / 1e3, ratio, low, high, row["pairs"])
         promise = None if quick else Promise(spread=promised)

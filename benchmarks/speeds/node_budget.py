@@ -57,7 +57,7 @@ def measure(quick: bool) -> Iterator[Finding]:
 
 
 def iterative(dense: nn.Module, example: Tensor) -> nn.Module:
-    """torch-pruning's way: small steps until the network is fast enough."""
+    """Prune as torch-pruning does, in small steps until the network is fast enough."""
     model = copy.deepcopy(dense)
     inner = {group.name for group in NetworkGraph(model, example).groups}
     modules = dict(model.named_modules())

@@ -64,10 +64,10 @@ def _folders(folder: str, name: object) -> list[str]:
 
 
 def _run(words: Sequence[str]) -> str:
-    """What ``python run.py -m`` with these words says.
+    """Run ``python run.py -m`` with these words, and return its output.
 
     Raises:
-        BadInput: it does not end well.
+        BadInput: the command fails.
     """
     command = [sys.executable, "run.py", "-m", *words]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)

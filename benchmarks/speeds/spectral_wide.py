@@ -51,6 +51,6 @@ def measure(quick: bool) -> Iterator[Finding]:
 
 
 def swapped(times: Times) -> Times:
-    """The same timing seen from the other side."""
+    """The same timing with ours and theirs exchanged."""
     assert times.theirs and times.ratio and times.low and times.high
     return Times(times.theirs, times.ours, 1 / times.ratio, 1 / times.high, 1 / times.low, times.pairs)

@@ -1,4 +1,4 @@
-"""State on disk that survives a kill at any moment: tensors as safetensors, everything else as JSON, never pickle.
+"""Save state so that a kill at any moment is safe: tensors as safetensors, everything else as JSON, never pickle.
 
 A checkpoint is a folder with one ``<name>.json`` and the tensors file that it names together with its SHA-256. The
 tensors are written first, under a name of their own; replacing the JSON is the one atomic step that makes the new state

@@ -1,4 +1,4 @@
-"""The console for results, which shows no control characters."""
+"""The console for results, which strips control characters."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _console(**options: Any) -> Console:
 
     class Unsteered(Console):
         def print(self, *objects: Any, **options: Any) -> None:
-            # A line in a log is searched and a command in it copied: only terminals wrap them.
+            # Lines in a log are searched, and commands in it are copied: so only terminals wrap lines.
             if not self.is_terminal and all(isinstance(thing, str) for thing in objects):
                 options.setdefault("soft_wrap", True)
             super().print(*objects, **options)

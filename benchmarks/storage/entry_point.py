@@ -13,7 +13,7 @@ from benchmarks.storage.console import printable
 from methods.errors import BadInput
 
 INTERRUPTED = 130
-USAGE = 2  # the exit code of a command that there is not
+USAGE = 2  # the exit code for a command that does not exist
 FOLDER = Path(__file__).resolve().parents[1]
 RUNS = '\nif __name__ == "__main__":'
 MODULE = re.compile(r"-[bBdEiIOPqsSuvx]*m(.*)")  # Python's option, perhaps in one word with others and with the module
@@ -28,7 +28,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"epilog": EXIT_CODES, **options})
 
     def error(self, message: str) -> NoReturn:
-        """What argparse calls where it would write its usage and leave.
+        """Raise :class:`BadInput` where argparse would print its usage and exit.
 
         Raises:
             BadInput: always.
@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
         raise BadInput(f"{message}; see {self.prog} --help")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As argparse has it, but for ``--option=--``, of which it would make an empty list."""
+        """Parse as argparse does, but refuse ``--option=--``, which it would turn into an empty list."""
         for word in sys.argv[1:] if args is None else args:
             if word.startswith("--") and word.endswith("=--"):
                 self.error(f"{word[:-3]} has no value")
@@ -44,19 +44,19 @@ class Parser(argparse.ArgumentParser):
 
 
 def greet() -> None:
-    """Say on a terminal, before anything heavy is imported, that the command has begun; a log gets nothing."""
+    """Print, before any slow import, that the command has begun; only on a terminal, not in a log."""
     if sys.stderr.isatty():
         sys.stderr.write("secateurs: starting\n")
         sys.stderr.flush()
 
 
 def forget_output() -> None:
-    """Discard further output, since nobody reads the standard output any more (as after ``head``)."""
+    """Discard further output, since nothing reads standard output any more (as after ``head``)."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def end(main: Callable[[], int]) -> NoReturn:
-    """Run ``main`` and leave the process with its exit code; 2 and a plain message when the input was bad."""
+    """Run ``main`` and exit with its exit code, or with 2 and a plain message if the input was bad."""
     greet()
     try:
         code = main()
@@ -73,7 +73,7 @@ def end(main: Callable[[], int]) -> NoReturn:
 
 
 def check_page(page: Path, text: str, source: str, command: str) -> int:
-    """Say whether ``page`` of docs/ holds ``text``, which is what ``source`` says it is; the exit code."""
+    """Report whether ``page`` of docs/ equals ``text``, which comes from ``source``; return the exit code."""
     name = f"{page.parent.name}/{page.name}"
     if page.is_file() and page.read_bytes() == text.encode():
         sys.stdout.write(f"{name} is what {source}\n")
@@ -83,13 +83,13 @@ def check_page(page: Path, text: str, source: str, command: str) -> int:
 
 
 def command_names() -> list[str]:
-    """The commands ``python -m benchmarks.X``: what stands at the top of benchmarks and can be run."""
+    """The commands ``python -m benchmarks.X``: the runnable modules and packages directly in ``benchmarks``."""
     files = [path for path in FOLDER.glob("[a-z]*.py") if RUNS in path.read_text(encoding="utf-8")]
     return sorted([path.stem for path in files] + [path.parent.name for path in FOLDER.glob("*/__main__.py")])
 
 
 def require_command(words: Sequence[str]) -> None:
-    """Leave the process with a message if ``words``, the command line of Python, run a module that is no command.
+    """Exit with a message if ``words``, the command line of Python, run a module that is not a command.
 
     Python itself would import such a module and end as if all were well.
     """
@@ -105,7 +105,7 @@ def require_command(words: Sequence[str]) -> None:
 
 
 def _after(words: Sequence[str], place: int) -> str:
-    """The module that the option ``-m`` at ``place`` names, beside it or in the same word."""
+    """The module that the option ``-m`` at ``place`` names, in the next word or in the same one."""
     found = MODULE.fullmatch(words[place])
     return (found[1] if found else "") or next(iter(words[place + 1 :]), "")
 

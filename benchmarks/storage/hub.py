@@ -1,7 +1,7 @@
 """Check whether the Hugging Face hub can be reached.
 
-Its libraries ask a hub that does not answer six times, for half a minute, and would do so for every cell. So it is
-tried once per process and repository; where it does not answer, only earlier downloads are used.
+Its libraries retry six times, for half a minute, when the hub does not answer, and would do so for every cell. So the
+hub is tried once per process and repository; if it does not answer, only earlier downloads are used.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Literal
 
 from methods.errors import first_line
 
-SECONDS = 5.0  # for which an answer is waited for
+SECONDS = 5.0  # how long to wait for an answer
 
 
 @functools.cache
@@ -25,8 +25,8 @@ def unreachable(repository: str, kind: Literal["dataset", "model"] = "dataset") 
 
     try:
         HfApi().repo_info(repository, repo_type=kind, timeout=SECONDS)
-    except (HfHubHTTPError, HFValidationError):  # no name of a repository: nobody was asked
+    except (HfHubHTTPError, HFValidationError):  # not a valid repository name: no request was sent
         return None
-    except Exception as error:  # of the HTTP library, which is not always the same one
+    except Exception as error:  # from the HTTP library, which varies between versions
         return f"it does not answer ({first_line(error, 120)})"
     return None

@@ -1,19 +1,19 @@
-"""One worker does a piece of work and the others wait for it, across processes and machines that share a folder.
+"""Let one worker do a piece of work while others wait, across processes and machines that share a folder.
 
-The lease is a plain file, no lock of the operating system: such locks are unreliable on network file systems. Terms are
-numbered, ``lease.0``, ``lease.1``, ...; the highest number holds. A term begins by creating its file with ``O_EXCL``,
-which exactly one worker can do. The holder touches its file every few seconds; a term whose file has not been touched
-for ``stale`` seconds has ended, whatever became of its holder, and the next number may be created. While the work is
-not finished nobody deletes a file, so no two workers can take over from the same dead holder.
+The lease is a plain file and not a lock of the operating system: such locks are unreliable on network file systems.
+Terms are numbered, ``lease.0``, ``lease.1``, ...; the highest number is the current one. A term begins by creating its
+file with ``O_EXCL``, which exactly one worker can do. The holder touches its file every few seconds; a term whose file
+has not been touched for ``stale`` seconds has ended, whatever became of its holder, and the next number may be created.
+No file is deleted before the work is finished, so no two workers can take over from the same dead holder.
 
-Where the holder's process can be asked for (the same host, start of the system and process namespace, since containers
-share host names and count processes from one), its death ends the term at once, and while it runs only silence for the
-whole of ``stale`` does, by a clock that only goes forward. Elsewhere, and of a process that is stopped, one who waits
-looks twice, some seconds apart by such a clock: a system clock that is changed must neither end a living worker's term
-nor keep a dead one's.
+If the holder's process can be checked (same host, same boot and same process namespace, since containers share host
+names and number processes from one), its death ends the term at once; while it runs, the term ends only after no touch
+for all of ``stale``, by a monotonic clock. If it cannot be checked, or is stopped, a waiting worker looks twice, some
+seconds apart by such a clock: a change of the system clock must neither end a living worker's term nor prolong a dead
+one's.
 
-A worker that was stopped for long and goes on may not hold any more. So it asks (:meth:`Lease.held`) before it writes:
-the highest term must be its own, by a word that only its file has.
+A worker that was stopped for long may have lost its lease when it continues. So it checks (:meth:`Lease.held`) before
+it writes: the highest term must be its own, identified by a token that only its file has.
 """
 
 import json
@@ -38,10 +38,10 @@ from methods.errors import BadInput
 
 LOG = logging.getLogger(__name__)
 
-LENGTH = "SECATEURS_LEASE"  # of the environment: seconds without a sign of life after which a term has ended
+LENGTH = "SECATEURS_LEASE"  # environment variable: seconds without a heartbeat after which a term has ended
 STALE_SECONDS = 30.0
 SHORTEST = 0.5  # seconds; anything shorter ends terms of workers that only wait for a disk
-SIGNS = 6  # of life in the time after which their lack ends a term
+SIGNS = 6  # heartbeats in the time after which their absence ends a term
 POLL_SECONDS = 0.5
 LONGEST = 10_000  # bytes of a lease
 MOST_PROCESSES = 2**31
@@ -72,7 +72,7 @@ class Lease:
         return self.path is not None
 
     def held(self) -> bool:
-        """Whether the work is still this worker's, as far as a look can tell."""
+        """Whether this worker still holds the lease, at the moment of the check."""
         if self.path is None:
             return False
         name = self.path.stem
@@ -115,15 +115,15 @@ def first_come(
         label: what is being worked on, for the message of those who wait.
         name: of the lease files, where several pieces of work share the folder.
         wait: whether to wait for another worker.
-        heartbeat: seconds between two signs of life; by default a sixth of :func:`lease_seconds`.
-        stale: seconds without a sign of life after which another worker takes over; by default those.
-        poll: seconds between two looks of a worker that waits.
+        heartbeat: seconds between two heartbeats; by default a sixth of :func:`lease_seconds`.
+        stale: seconds without a heartbeat after which another worker takes over; by default :func:`lease_seconds`.
+        poll: seconds between two checks by a waiting worker.
 
     Yields:
         The lease to the worker that is to do the work now, a false one to a worker that finds it finished.
 
     Raises:
-        Busy: another worker is at it, and ``wait`` is false.
+        Busy: another worker is doing the work, and ``wait`` is false.
     """
     stale = lease_seconds() if stale is None else stale
     heartbeat = lease_seconds() / SIGNS if heartbeat is None else heartbeat
@@ -149,10 +149,10 @@ def first_come(
 
 
 def lease_seconds() -> float:
-    """Seconds without a sign of life after which a term has ended: 30, or what ``SECATEURS_LEASE`` says.
+    """Seconds without a heartbeat after which a term has ended: 30, or what ``SECATEURS_LEASE`` says.
 
     Raises:
-        BadInput: that is no number of seconds.
+        BadInput: the variable is not a valid number of seconds.
     """
     text = os.environ.get(LENGTH, "")
     if not text:
@@ -273,7 +273,7 @@ def _file_system_now(folder: Path) -> float:
 
 @cache
 def _system() -> tuple[str | None, str | None]:
-    """Which start of which system this is, and which namespace its process ids are of; None where unknown."""
+    """The boot id of this system and the namespace of its process ids; None where unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return boot, str(Path("/proc/self/ns/pid").readlink())
@@ -291,7 +291,7 @@ def _identity() -> dict[str, Any]:
 
 
 def _here(holder: Mapping[str, Any]) -> bool:
-    """Whether the holder is a process whose life can be asked for from this one."""
+    """Whether this process can check if the holder's process is alive."""
     boot, space = _system()
     if boot is None or space is None or os.name != "posix":  # elsewhere signal 0 is not a harmless question
         return False
@@ -300,7 +300,7 @@ def _here(holder: Mapping[str, Any]) -> bool:
 
 
 def _state(holder: Mapping[str, Any]) -> str:
-    """``running``, ``stopped`` or ``ended``: what the holder's process, which is of this machine, is doing."""
+    """The state of the holder's process, which is on this machine: ``running``, ``stopped`` or ``ended``."""
     pid = holder["pid"]
     try:
         os.kill(pid, 0)
@@ -327,7 +327,7 @@ def _status(pid: int) -> tuple[str, str] | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Who wrote the file; empty while its holder is still writing, and for what is no lease."""
+    """The holder as written in the file; empty while it is still being written, and for files that are not leases."""
     try:
         holder = plain_json(content_of(path, LONGEST))
     except (OSError, Unfit):
@@ -349,7 +349,7 @@ def _holder(folder: Path, name: str) -> str:
 def _heartbeat(lease: Lease, seconds: float) -> Iterator[None]:
     """Renew the lease while the body runs, and mark it as ended afterwards.
 
-    Another's term of the same number may lie there once this one was taken for dead, so each sign asks first.
+    If this holder was taken for dead, the file may by now be another holder's, so each heartbeat checks first.
     """
     path = lease.path
     assert path is not None

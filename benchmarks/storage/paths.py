@@ -64,7 +64,7 @@ class Paths:
         return self.boards / "reviewed"
 
     def boards_of(self, committed: bool, otherwise: bool) -> Path:
-        """Where boards go by default; the reviewed ones are never replaced by some that were asked for otherwise."""
+        """The default folder of boards; refuse to replace the reviewed boards by unusual ones."""
         if committed and otherwise:
             raise BadInput(
                 f"With --committed these files would replace the reviewed ones in {self.committed_boards}, which show "
@@ -109,7 +109,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Write ``content`` to ``path`` so that a reader, or a crash, sees the old content or the new and never a part.
 
     Args:
-        path: its folder is made if need be.
+        path: the file; its folder is created if needed.
         content: bytes, or text, which becomes UTF-8 with the line ends that it has.
 
     Raises:

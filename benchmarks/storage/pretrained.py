@@ -15,9 +15,9 @@ EXTRA = "pip install 'secateurs[transformers]'"
 
 
 def folder_of(source: str) -> Path | None:
-    """The folder that ``source`` names: itself, or that with a ``config.json`` in the installed package of this name.
+    """The folder that ``source`` names: itself, or the one with ``config.json`` in the installed package of this name.
 
-    None where it is neither, and stands for a repository of the Hugging Face hub.
+    None if it is neither, and so names a repository of the Hugging Face hub.
     """
     place = Path(source).expanduser()
     if place.is_dir():
@@ -31,10 +31,9 @@ def folder_of(source: str) -> Path | None:
 
 
 def had(load: Callable[..., Any], source: str, **how: Any) -> Any:
-    """``load(place, **how)``, a ``from_pretrained`` of transformers, of a folder, a package or a repository of the hub.
+    """Call ``load``, a ``from_pretrained`` of transformers, on a folder, a package or a repository of the hub.
 
-    A hub that does not answer is tried once; then earlier downloads are used. A repository's own code is
-    never run.
+    A hub that does not answer is tried once; then earlier downloads are used. A repository's own code is never run.
 
     Raises:
         BadInput: the hub does not answer, and nothing was downloaded before.
@@ -52,7 +51,7 @@ def had(load: Callable[..., Any], source: str, **how: Any) -> Any:
 
 
 def portable(source: str) -> str:
-    """``source`` as a record names it: a place on this machine by its last part alone."""
+    """``source`` as a record names it: of a path on this machine, only the last part."""
     local = source.startswith(("/", "~", ".")) or "\\" in source
     return Path(source.replace("\\", "/")).name or source if local else source
 

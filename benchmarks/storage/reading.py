@@ -26,7 +26,7 @@ KINDS = {
 class Unfit(ValueError):
     """A file that is not what it should be; the message says what it is.
 
-    ``unread`` when it was not looked into, and another user or another day may find it sound.
+    ``unread`` says that its content was not examined, so that it may turn out valid later or for another user.
     """
 
     def __init__(self, message: str, unread: bool = False) -> None:
@@ -37,7 +37,7 @@ class Unfit(ValueError):
 def content_of(path: Path, longest: int = LONGEST) -> bytes:
     """The bytes of a plain file, or of the plain file that a link leads to.
 
-    A named pipe, which would be waited for, or a device is never opened.
+    A device or a named pipe, on which reading would block, is never opened.
 
     Raises:
         FileNotFoundError: there is nothing at ``path``.

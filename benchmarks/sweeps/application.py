@@ -25,7 +25,7 @@ from methods.errors import BadInput
 
 
 def job(config: DictConfig) -> float | tuple[float, ...] | None:
-    """The task, imported when it is needed: help and mistakes are answered before."""
+    """Run the task, imported only now, so that help and mistakes are answered quickly."""
     from benchmarks.sweeps.sweep import task
 
     return task(config)
@@ -47,7 +47,7 @@ def run(request: Request) -> Outcome:
 def carry_out(call: Call) -> None:
     """Hand a call over to Hydra, and leave in it what came out."""
     request = call.request
-    GlobalHydra.instance().clear()  # what a notebook has initialised; Hydra knows one application per process
+    GlobalHydra.instance().clear()  # a notebook may have initialised it; Hydra allows one application per process
     before = HydraConfig.instance().cfg
     words = [*request.words, *(["dry_run=true"] if request.dry_run else [])]
     options = [*request.flags, *(["--multirun"] if request.multirun else [])]
@@ -70,7 +70,7 @@ def carry_out(call: Call) -> None:
 
 @contextmanager
 def _typed(arguments: Sequence[str]) -> Iterator[None]:
-    """Hydra reads its arguments from where Python keeps those of the process."""
+    """Set ``sys.argv``, from which Hydra reads its arguments, to ``arguments``."""
     before = sys.argv
     sys.argv = [before[0] or "run.py", *arguments]
     try:
@@ -81,7 +81,7 @@ def _typed(arguments: Sequence[str]) -> Iterator[None]:
 
 @contextmanager
 def _in_our_words(request: Request) -> Iterator[None]:
-    """Hydra's errors as messages for people; composing the cell once more finds the best where an option is unknown."""
+    """Turn Hydra's errors into readable messages; for an unknown option, composing the cell again gives the best."""
     with Explained(CONF, request.words):
         try:
             yield

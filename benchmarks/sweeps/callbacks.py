@@ -1,7 +1,7 @@
-"""What conf/config.yaml has Hydra call when a sweep begins.
+"""The callback that Hydra calls when a sweep begins, as conf/config.yaml declares.
 
-A third-party sweeper (``hydra/sweeper=optuna``) hands cells to the launcher by itself. Each job leaves a note, and
-when Hydra is through, the notes become a sweep like any other: with a manifest, a board and an exit code.
+A third-party sweeper (``hydra/sweeper=optuna``) hands cells to the launcher itself. Each job leaves a note, and when
+Hydra has finished, the notes become a sweep like any other: with a manifest, a board and an exit code.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ OURS = "secateurs_sweeper.SecateursSweeper"
 
 
 class Search(Callback):
-    """Reports the sweeps of other sweepers than ours, which reports its own."""
+    """Reports the sweeps of third-party sweepers; our own sweeper reports its sweeps itself."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Name the search, and have it concluded when Hydra is through, however that ends."""
+        """Name the search, and arrange for its report when Hydra has finished, however that ends."""
         call = current_call()
         if call is not None and not str(config.hydra.sweeper.get("_target_")).endswith(OURS):
             name = f"search-{uuid.uuid4().hex[:8]}"

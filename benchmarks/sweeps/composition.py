@@ -2,8 +2,8 @@
 
 Composing takes Hydra a tenth of a second, most of which goes into finding and merging files. The cells of a sweep
 choose few combinations of files and differ in plain values. So each combination is composed once, by ``hydra.compose``,
-and the values are set in a copy; those that nothing refers to, after everything else is resolved. Where that is not
-enough (an error, a value that depends on Hydra's own section) the whole is left to ``hydra.compose``.
+and the values are set in a copy; values that nothing refers to are set after everything else is resolved. Where that is
+not enough (an error, a value that depends on Hydra's own section), ``hydra.compose`` composes all words.
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class Composer:
         return self.composed[choices]
 
     def _whole(self, words: Sequence[str]) -> dict[str, Any]:
-        """What ``hydra.compose`` makes of all words; the resolver ``hydra:`` finds what it finds in a job."""
+        """Compose all words with ``hydra.compose``; the resolver ``hydra:`` gives the same values as in a job."""
         before = HydraConfig.instance().cfg
         with self.loading():
             config = compose(self.name, [*self.own, *words], return_hydra_config=True)
@@ -151,10 +151,10 @@ class Composer:
             HydraConfig.instance().cfg = before
 
     def _ask_the_parts(self, words: Sequence[str]) -> None:
-        """Where an option of a part is unknown, the class that does not have it can tell which was meant.
+        """Where an option of a part is unknown, let the check of the part's class say which one was meant.
 
         Raises:
-            BadInput: it can.
+            BadInput: the check finds the mistake.
         """
         loose = []
         for word in words:
@@ -169,10 +169,10 @@ class Composer:
                 check(self._whole(loose))
 
     def require_keys(self, words: Sequence[str]) -> None:
-        """Refuse a file without keys among those that ``words`` choose, by themselves or by way of other files.
+        """Refuse a file without keys among those that ``words`` choose, directly or through other files.
 
         Raises:
-            BadInput: there is one; it names the file.
+            BadInput: there is such a file; the message names it.
         """
         named = [match for word in words if (match := CHOICE.fullmatch(word))]
         chosen = [f"{match[1]}/{choice}" for match in named for choice in match[2].split(",")]
@@ -211,7 +211,7 @@ def _sources(config: DictConfig) -> list[tuple[str, str]]:
 
 
 class _Composed:
-    """What a combination of files gives, and what it resolves to with some values set."""
+    """The composition of a combination of files, and what it resolves to with some values set."""
 
     def __init__(self, config: DictConfig) -> None:
         self.config = config
@@ -226,7 +226,7 @@ class _Composed:
         return self.keys[key]
 
     def with_values(self, overrides: Sequence[Override]) -> dict[str, Any]:
-        """Plain and resolved, with the environment of now; not to be changed."""
+        """The plain, resolved configuration, with the current environment; the caller must not change it."""
         key = (tuple(override.input_line for override in overrides), frozenset(os.environ.items()))
         if key not in self.resolved:
             config = copy.deepcopy(self.config)
@@ -253,7 +253,7 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 
 def _seeded(found: dict[str, Any]) -> dict[str, Any]:
-    """Variables of the environment are texts, and ``seed=${oc.env:SEED}`` means a number."""
+    """Convert a seed from ``seed=${oc.env:SEED}`` to a number, since environment variables are strings."""
     if isinstance(seed := found.get("seed"), str) and seed.removeprefix("-").isdecimal():
         found["seed"] = int(seed)
     return found

@@ -42,9 +42,9 @@ def conclude(console: Console, plan: Plan, faults: Sequence[str], records: Mappi
 
     Args:
         console: where to print.
-        plan: with the cells.
-        faults: what left no record, in words.
-        records: of the cells that have one, by their keys.
+        plan: the plan with the cells.
+        faults: messages of the cells that left no record.
+        records: the records of the cells that have one, by key.
     """
     from benchmarks.boards.rendering import render
 
@@ -58,7 +58,7 @@ def conclude(console: Console, plan: Plan, faults: Sequence[str], records: Mappi
         try:
             render(store, plan.paths.boards, console, only=frozenset(cell.key for cell in plan.cells))
             console.print(f"boards: {plan.paths.boards}/leaderboard.md, .csv", highlight=False)
-        except (BadInput, OSError) as error:  # a full or read-only disk: which cells are lost is said all the same
+        except (BadInput, OSError) as error:  # a full or read-only disk: the lost cells are still named
             faults = [*faults, f"no boards: {error}"]
     failed = [record for record in records.values() if record.status == "failed"]
     absent = [cell for cell in plan.cells if cell.key not in records]
@@ -93,7 +93,7 @@ def log_board(plan: Plan, records: Mapping[str, Record], section: Mapping[str, A
 
     Args:
         plan: the sweep, which names the run and its group.
-        records: of its cells, by their keys.
+        records: the records of its cells, by key.
         section: the configuration's ``track``.
     """
     from benchmarks.boards.board import boards
@@ -108,7 +108,7 @@ def log_board(plan: Plan, records: Mapping[str, Record], section: Mapping[str, A
 
 
 def show_faults(console: Console, faults: Sequence[str]) -> None:
-    """Print what left no record, once for all cells of which the same is to be said."""
+    """Print why cells left no record, once for all cells with the same message."""
     from rich.markup import escape
 
     for fault, number in Counter(faults).items():

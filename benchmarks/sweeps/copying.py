@@ -1,7 +1,7 @@
-"""Cells that take the layer-wise counts of another cell, and the controls of finished cells.
+"""Resolve cells that copy the layer-wise counts of another cell, and make the controls of finished cells.
 
-``allocation=copy allocation.record=...`` names another cell; before anything else its counts replace that name. What a
-cell is (its key) depends on the counts, not on where they were found.
+``allocation=copy allocation.record=...`` names another cell; before anything else its counts replace that name. A
+cell's identity (its key) depends on the counts, not on where they come from.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def resolved(config: dict[str, Any]) -> dict[str, Any]:
     """``config`` with the counts of the cell that ``allocation.record`` names, and the trials that ``tune`` asks for.
 
     Raises:
-        BadInput: there is no such record, it has no counts, or there are not so many trials.
+        BadInput: there is no such record, it has no counts, or there are fewer trials than ``tune`` asks for.
     """
     config = with_trials(config)
     allocation = config.get("allocation") or {}
@@ -75,8 +75,9 @@ def control_words(donors: Iterable[tuple[Sequence[str], Record]]) -> list[list[s
       full recipe (Liu et al., "Rethinking the value of network pruning", ICLR 2019): is the shape all that counts?
     - ``unpruned_longer``: the dense network, trained on as the donor was: how much of the accuracy is further epochs?
 
-    Cells that are themselves controls have none. Masks that came out of training between steps cannot be had without
-    it, so that such cells have no ``scratch``; and no further epochs are comparable with a training that was rewound.
+    Cells that are themselves controls have none. Edge masks that depend on training between the steps cannot be
+    reproduced without it, so such cells have no ``scratch``. Rewound cells have no ``unpruned_longer``: no further
+    epochs would be comparable.
 
     Args:
         donors: for each cell the words that asked for it, and its record.
@@ -109,13 +110,13 @@ def _without(words: Sequence[str], groups: Sequence[str]) -> list[str]:
 
 
 def _steps(config: Mapping[str, Any]) -> int | None:
-    """In how many steps a cell prunes; None where its schedule says so otherwise."""
+    """In how many steps a cell prunes; None where its schedule has no option ``steps``."""
     schedule = config.get("schedule") or {}
     return 1 if schedule.get("_target_") in (None, ONE_SHOT) else schedule.get("steps")
 
 
 def _standing_alone(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The cell's compensation, with what it would have taken from the cell's selection (OBS: damping, blocks)."""
+    """The cell's compensation with the options that it would take from the selection (OBS: damping, blocks)."""
     repair = dict(config.get("compensation") or {"_target_": "methods.compensation.Compensation"})
     if repair.get("_target_") != OBS_UPDATE:
         return repair

@@ -1,4 +1,4 @@
-"""Hydra's errors in words for people: what was wrong, what was expected, what to type."""
+"""Explain Hydra's errors in plain words: what was wrong, what was expected, what to type."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class Explained:
 
 
 def unread(error: YAMLError | UnicodeDecodeError, folder: Path | None) -> str:
-    """Which file of a configuration folder is no YAML, where, and why.
+    """Say which file of a configuration folder is not valid YAML, where, and why.
 
     Args:
-        error: of reading one of them; where it does not name the file, that is the first in ``folder`` with the fault.
-        folder: of the configurations.
+        error: the error of reading a file; if it does not name the file, the first in ``folder`` with this fault is.
+        folder: the folder of the configurations.
     """
     mark = getattr(error, "problem_mark", None)
     if isinstance(error, MarkedYAMLError) and mark is not None:

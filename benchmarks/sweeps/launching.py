@@ -3,8 +3,8 @@
 The process that runs a cell holds a lease under ``<runs>/.running``: sweeps that share a folder, on one machine or on
 a cluster, run no cell twice. A cell that another process runs is left for later, and waited for only when nothing else
 is left. A worker that is killed takes down Hydra's launcher, and with joblib the cells of all other workers. Then the
-rest is launched, and after it, one by one, the cells whose workers died, so that only the culprit dies again: it is
-named and given up.
+remaining cells are launched, and after them, one by one, the cells whose workers died, so that only the culprit dies
+again: it is named and given up.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 MARKS = {"done": "[green]✓[/]", "failed": "[red]✗[/]", "collapsed": "[yellow]↓[/]", "skipped": "[yellow]–[/]"}
-PROGRESS = "SECATEURS_PROGRESS"  # variable of the environment: how many cells a sweep runs, and since when
-ATTEMPTS = 2  # of a cell whose worker dies: another cell may have caused that, so the second attempt is alone
+PROGRESS = "SECATEURS_PROGRESS"  # environment variable: how many cells a sweep runs, and since when
+ATTEMPTS = 2  # at a cell whose worker dies: another cell may be the cause, so the second attempt runs alone
 
 
 @dataclass
@@ -55,8 +55,8 @@ class Rounds:
         sweep: its name.
         renewed: for each cell that has a result and is run all the same, the stamp of the record to replace.
         total: how many cells there are to run.
-        begun: jobs so far, which Hydra counts through.
-        since: when the first began, in seconds since the epoch.
+        begun: number of jobs so far; Hydra numbers jobs across launches.
+        since: when the first job began, in seconds since the epoch.
     """
 
     context: HydraContext
@@ -69,7 +69,7 @@ class Rounds:
     since: float = field(default_factory=time.time)
 
     def __call__(self, cells: Sequence[PlannedCell], wait: bool) -> tuple[str | None, dict[str, str]]:
-        """Why the launcher stopped early, if it did, and faults that left no record, by key."""
+        """Launch cells; return why the launcher stopped early, if it did, and faults that left no record, by key."""
         from hydra.core.plugins import Plugins
 
         launcher = Plugins.instance().instantiate_launcher(
@@ -101,7 +101,7 @@ class Rounds:
 
 
 def _fault(result: JobReturn) -> BaseException | None:
-    """What a job raised; Hydra raises it again where its value is asked for, and writes a line that is not wanted."""
+    """What a job raised; reading its value makes Hydra raise this again, and print a line that is suppressed here."""
     with redirect_stderr(io.StringIO()):
         try:
             _ = result.return_value
@@ -218,7 +218,7 @@ def place() -> tuple[int, int, float] | None:
 
 
 def progress(at: tuple[int, int, float] | None) -> tuple[str, str]:
-    """What stands before and after the line of a cell that has ended: ``[3/8] `` and the time left at that pace."""
+    """The text before and after the status line of a finished cell: ``[3/8] `` and the time left at that pace."""
     if at is None:
         return "", ""
     number, total, since = at
@@ -227,7 +227,7 @@ def progress(at: tuple[int, int, float] | None) -> tuple[str, str]:
 
 
 def run_leased(config: dict[str, Any], at: tuple[int, int, float] | None = None) -> Record | None:
-    """Run the cell that ``config`` describes, if nobody else has or does; None where another process is at it.
+    """Run the cell that ``config`` describes, unless it is finished or running; None if another process is running it.
 
     Args:
         config: of the cell.
@@ -260,7 +260,7 @@ def run_leased(config: dict[str, Any], at: tuple[int, int, float] | None = None)
         return None
     if mine and record is not None:
         before_it, after_it = progress(at)
-        # a bracket with a figure is no style to rich, but escaping it says so
+        # rich takes no bracket with a number for a style, but escape it explicitly
         output_console().print(before_it.replace("[", "\\[") + status_line(record) + f"[dim]{after_it}[/]")
     return record
 
@@ -280,7 +280,7 @@ def is_complete(record: Record | None, paths: Paths, save: bool, replaced: str |
 
 
 def _leases(paths: Paths) -> set[str]:
-    """Names of the files of all leases that were ever taken of cells without a result, ``KEY.NUMBER``."""
+    """Names, ``KEY.NUMBER``, of all lease files of cells that have no result yet."""
     return {path.name for path in (paths.runs / RUNNING).glob("[!.]*.*")}
 
 

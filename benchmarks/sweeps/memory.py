@@ -1,8 +1,8 @@
 """A cache of plans, since composing takes a hundred times longer than looking up.
 
-A plan is remembered under what the words resolve to: under the words together with the contents of all configuration
-files and the values of the variables of the environment that words and files refer to. Where they refer to anything
-else outside (a clock, Hydra's own section, a resolver of the user's) nothing is remembered.
+A plan is cached under everything that it depends on: the words, the contents of all configuration files, and the
+values of the environment variables that words and files refer to. If they refer to anything else outside (a clock,
+Hydra's own section, a resolver of the user's), nothing is cached.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class Memory:
             if content["stamp"] == self.stamp and self.useful:
                 self.entries = content["entries"]
         except (OSError, ValueError, KeyError, TypeError):
-            pass  # a memory that cannot be read is no memory
+            pass  # an unreadable cache counts as empty
 
     def name(self, words: Sequence[str]) -> str | None:
-        """Under what the cell of ``words`` is remembered; None where it must not be."""
+        """The cache key of the cell of ``words``; None if it must not be cached."""
         outside = from_outside(words)
         return json.dumps([list(words), outside]) if self.useful and outside is not None else None
 
@@ -58,7 +58,7 @@ class Memory:
 
 
 def from_outside(texts: Iterable[str]) -> dict[str, str | None] | None:
-    """The variables of the environment that ``texts`` refer to, with their values; None if they refer to more."""
+    """The environment variables that ``texts`` refer to, with their values; None if they refer to anything else."""
     found: dict[str, str | None] = {}
     for text in texts:
         text = text.replace("\\", "")  # Hydra writes the values of a sweep with its special characters escaped

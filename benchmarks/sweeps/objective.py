@@ -16,7 +16,7 @@ DEFAULT = "validation_accuracy"
 
 
 def _best(name: str, choose: Callable[..., float]) -> Callable[[Record], float | None]:
-    """The best figure over the epochs of fine-tuning, whose best epoch is the network that stays."""
+    """The best value over the epochs of fine-tuning; the final network is that of the best epoch."""
 
     def read(record: Record) -> float | None:
         rows = (record.history or {}).get("finetune") or []
@@ -27,7 +27,7 @@ def _best(name: str, choose: Callable[..., float]) -> Callable[[Record], float |
 
 
 def _count(name: str) -> Callable[[Record], float | None]:
-    """A figure of the network that stays, not one of those on the test split."""
+    """A metric of the final network that is not computed on the test split."""
 
     def read(record: Record) -> float | None:
         return getattr(record.metrics.tuned, name, None)

@@ -45,7 +45,7 @@ class Plan:
     """The cells of a call, and the words that are common to all of them.
 
     Attributes:
-        variants: for each cell's key, what it shares with the cells that differ from it in nothing but the seed.
+        variants: for each cell's key, the key that it shares with the cells that differ from it only in the seed.
         renewed: as in the request.
     """
 
@@ -213,7 +213,7 @@ def missing_cells(plan: Plan, found: Mapping[str, Record] | None = None) -> list
 def sound_missing(
     composer: Composer, plan: Plan, found: Mapping[str, Record], only: Mapping[str, Any] | None = None
 ) -> list[PlannedCell]:
-    """What :func:`missing_cells` gives, after a look at one of each variant: nonsense is refused before any runs.
+    """The :func:`missing_cells`, after a check of one cell of each variant: mistakes are refused before any cell runs.
 
     Args:
         composer: of the configurations.

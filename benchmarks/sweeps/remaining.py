@@ -47,7 +47,7 @@ def _closest(samples: dict[tuple[str, ...], list[float]], names: tuple[str, ...]
 
 
 def duration(seconds: float) -> str:
-    """``42 s``, ``7 min``, ``3 h 20 min``, ``2 d 4 h``."""
+    """Format a duration: ``42 s``, ``7 min``, ``3 h 20 min``, ``2 d 4 h``."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

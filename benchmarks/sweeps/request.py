@@ -23,10 +23,10 @@ class Request:
         multirun: sweep over all combinations of their values.
         dry_run: list the cells and run nothing.
         flags: options of Hydra's own, with their values, such as ``["--cfg", "job"]``.
-        cells: in place of what the words expand to, these cells; the words are common to all of them.
-        name: of the sweep; where it is None, the experiment's or one made from the cells.
-        concluded: print boards and what went wrong at the end.
-        renewed: by their keys, the stamps of records that do not count as results and are replaced by new ones.
+        cells: cells to use instead of what the words expand to; the words are common to all of them.
+        name: the name of the sweep; if None, the experiment's, or one derived from the cells.
+        concluded: whether to print boards and what went wrong at the end.
+        renewed: by key, the stamps of records that do not count as results and are replaced by new ones.
     """
 
     words: list[str]
@@ -63,7 +63,7 @@ class Call:
     Attributes:
         launched: whether anything began to run; an error before that is one in the command.
         error: why its only cell was refused.
-        at_end: says how a sweep ended whose cells were chosen by a sweeper that is not ours.
+        at_end: gives the outcome of a sweep whose cells a third-party sweeper has chosen.
         full_error: Hydra's switch HYDRA_FULL_ERROR as the user has set it.
     """
 
@@ -105,7 +105,7 @@ def carrying_out(request: Request) -> Iterator[Call]:
 
 @contextmanager
 def errors_as_the_user_wants() -> Iterator[None]:
-    """What this process and its children see of Hydra's switch for errors is what the user has set."""
+    """Give Hydra's switch HYDRA_FULL_ERROR the user's value, for this process and its children."""
     call, before = current_call(), os.environ.get(RAISING)
     if call is not None:
         _set(RAISING, call.full_error)
@@ -118,7 +118,7 @@ def errors_as_the_user_wants() -> Iterator[None]:
 
 @contextmanager
 def hydra_raises(call: Call) -> Iterator[None]:
-    """Hydra raises its errors, so that they can be said in our words, instead of writing them and leaving with 1."""
+    """Make Hydra raise its errors, so that they can be explained, instead of printing them and exiting with 1."""
     call.full_error = os.environ.get(RAISING)
     os.environ[RAISING] = "1"
     try:

@@ -1,9 +1,9 @@
-"""Running a cell again from its record, which may be somebody else's: `python run.py +from_record=FILE`.
+"""Run a cell again from its record, which may be somebody else's: `python run.py +from_record=FILE`.
 
-A record names the classes that its cell is built from, and whoever writes the name chooses the code. So before anything
-is built every name in it is checked: each place has its own list of what is allowed (:data:`PLACES`), and at
-any other place no class may be named. Functions are refused, since ``torch.hub.load`` or the writing of a file is a
-function like any other, but for the readers of the suite's own data sets. A user's own code is allowed by its full
+A record names the classes that its cell is built from, so whoever writes a record chooses the code that runs. So before
+anything is built, every name in it is checked: each place has its own list of what is allowed (:data:`PLACES`), and at
+any other place no class may be named. Functions are refused, since ``torch.hub.load`` and functions that write files
+are functions too; the exception are the readers of the suite's own data sets. A user's own code is allowed by its full
 name: `+allow_targets=[package.Class]`. Folders, files and the tracker are never taken from a record.
 """
 
@@ -131,7 +131,7 @@ def _trusted(place: str, name: str) -> bool:
         if not any(name.startswith(f"{module}.") for module in modules):
             return False
         found = get_object(name)
-        # benchmarks.models.os.system begins with benchmarks.models: what counts is where a thing was made.
+        # benchmarks.models.os.system begins with benchmarks.models: what counts is where an object is defined.
         made_in = any(f"{found.__module__}.".startswith(f"{module}.") for module in modules)
         return isinstance(found, type) and made_in and issubclass(found, get_object(base))
     except Exception:  # there is no such place, or what is named cannot be found

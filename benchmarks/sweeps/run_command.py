@@ -44,7 +44,7 @@ SHORT_FORMS = ("experiment", "from_record", "allow_targets")  # keys that are ty
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command; returns the exit code. Mistakes get a line or two, faults of ours a traceback."""
+    """Run the command and return the exit code; a user's mistake gets a line or two, a bug a traceback."""
     call = None
     greet()
     try:
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     except SystemExit as end:  # after --help, for instance
         if end.code == FAILED and (call is None or not call.launched):
-            return WRONG  # Hydra's own word for a package that is not there
+            return WRONG  # Hydra exits with 1 if a package is missing
         return end.code if isinstance(end.code, int) else WRONG if end.code else 0
     except BrokenPipeError:
         forget_output()
@@ -110,10 +110,10 @@ def _parser() -> Parser:
 
 
 def _one_mode(options: argparse.Namespace) -> None:
-    """Refuse options that ask for several things at once; --cfg may stand beside -m where that is one cell.
+    """Refuse options that ask for several things at once; --cfg may be combined with -m for a single cell.
 
     Raises:
-        BadInput: they do.
+        BadInput: the options contradict each other.
     """
     modes = {
         "--run": options.run,

@@ -164,7 +164,7 @@ def _carry_out(
         console.print(
             f"one cell in the surroundings of {plan.name}; its grid: python run.py -m +experiment={plan.name}"
         )
-    lease_seconds()  # refused before any work where it is none
+    lease_seconds()  # an invalid value is refused before any work
     call.launched = True
     faults = _run_missing(run, plan, missing)
     ran = bool(missing)
@@ -213,7 +213,7 @@ def _from_record(composer: Composer, request: Request, call: Call) -> Outcome:
 
 
 def _save_as_hydra_does(config: DictConfig) -> None:
-    """The configuration of the sweep, where Hydra's basic sweeper has it: ``multirun.yaml`` in ``hydra.sweep.dir``."""
+    """Save the sweep's configuration where Hydra's basic sweeper does: ``multirun.yaml`` in ``hydra.sweep.dir``."""
     from omegaconf import OmegaConf
 
     write_atomically(Path(config.hydra.sweep.dir) / "multirun.yaml", OmegaConf.to_yaml(config))

@@ -49,7 +49,7 @@ def _literal(text: str) -> bool:
 
 
 def mentioned(config: DictConfig) -> set[str] | None:
-    """Every name that an interpolation in ``config`` contains; None where they may depend on more than those."""
+    """Every name that an interpolation in ``config`` contains; None if interpolations may depend on more than those."""
     names: set[str] = set()
     for text in _texts(OmegaConf.to_container(config, resolve=False)):
         resolvers = {resolver for resolver, _ in RESOLVER.findall(text)}

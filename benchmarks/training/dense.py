@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 NAME = "dense"
-TURNS = 5  # attempts to get a network that others remove or take over
-SCORED: set[Path] = set()  # files that this process has trained, or scored and found to be what their history says
+TURNS = 5  # attempts to get a network that other processes remove or take over
+SCORED: set[Path] = set()  # files that this process has trained, or whose scores it has verified
 
 __all__ = ["Dense", "dense_network", "load_weights"]
 
@@ -114,24 +114,24 @@ def dense_network(
                     SCORED.add(path)
                     store.remove(folder, "training")
                     return Dense(model.eval(), history, history.seconds, True, path)
-                model.load_state_dict(fresh)  # stopped for too long: another has the turn, and the last word
+                model.load_state_dict(fresh)  # this process was stopped for too long: another one has taken over
         dense = _stored(model, folder, code, data)
         if dense is not None:
-            store.remove(folder, "training")  # which one who was stopped may have gone on writing
+            store.remove(folder, "training")  # a process that was stopped may have gone on writing it
             return dense
     raise RuntimeError(f"the dense network in {folder} was removed {TURNS} times while it was being read")
 
 
 def _joins_another() -> bool:
-    """Whether this process is one of several of one training, but not its first, which holds the lease and saves."""
+    """Whether this process is one of several in a training but not the first, which holds the lease and saves."""
     return int(os.environ.get("RANK", os.environ.get("LOCAL_RANK", "0"))) > 0
 
 
 def code_of(model: nn.Module) -> str:
-    """A digest of the source of all classes of ``model`` that PyTorch does not bring, in order of their modules.
+    """A digest of the source of all classes of ``model`` that are not part of PyTorch, in order of their modules.
 
-    What a class calls elsewhere is not in it, nor a class whose source cannot be read; the score on the validation
-    split shows such a change, see :func:`_differs`.
+    Code that a class calls elsewhere is not included, nor is a class whose source cannot be read; a change there shows
+    in the score on the validation split, see :func:`_differs`.
     """
     sources: dict[str, str] = {}
     for module in model.modules():
@@ -145,7 +145,7 @@ def code_of(model: nn.Module) -> str:
 
 
 def _stored(model: nn.Module, folder: Path, code: str, data: "Data", owned: bool = True) -> Dense | None:
-    """The network in ``folder``, if it is what its history says; one that is not is removed if ``owned``."""
+    """The network in ``folder`` if its scores agree with its history; else it is removed if ``owned``."""
     stored = _read(model, folder, code, True)
     if stored is None:
         return None

@@ -47,7 +47,7 @@ STATE = "training"  # name of the checkpoint in its folder
 class History:
     """How a training went: one row per finished epoch, counted from 1 in the rows and in ``best_epoch``.
 
-    ``best_epoch`` is 0 where no epoch was better than the network as it came, which ``start`` has the score of.
+    ``best_epoch`` is 0 if no epoch was better than the initial network, whose score is in ``start``.
     """
 
     epochs: list[dict[str, float]] = field(default_factory=list)
@@ -98,7 +98,7 @@ def train(fabric: Fabric, task: Task, on_epoch: OnEpoch | None = None, hooks: Se
             training.run(on_epoch)
         finally:
             model.to(device)
-            if task.settings.channels_last:  # how a network lies in memory is for whoever measures its speed to choose
+            if task.settings.channels_last:  # the memory layout is chosen where speed is measured
                 model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]  # as below
     return training.history
 
@@ -201,7 +201,7 @@ class _Training:
             total += loss.detach() * own
             count += own
             next(ticks, None)
-            # One device of several must not leave alone: the others would wait for its gradients.
+            # One of several devices must not stop on its own: the others would wait for its gradients.
             if world == 1 and (step + 1) % CHECK_EVERY == 0 and not math.isfinite(total.item()):
                 break
         sums = self.fabric.all_reduce(torch.stack((total, total.new_tensor(count))), reduce_op="sum")
@@ -239,7 +239,7 @@ class _Training:
             parameter.mul_(mask)
 
     def _remember_start(self) -> None:
-        """The network as it came, as the first candidate; without a validation split there is nothing to judge by."""
+        """Keep the initial network as the first candidate; without a validation split there is nothing to judge by."""
         if not len(self.data.validation):
             return
         score = evaluate(self.model, self.data.validation, device=self.fabric.device)
@@ -255,7 +255,7 @@ class _Training:
             self.best_score, self.history.best_epoch = ranks, epoch + 1
 
     def _identity(self) -> str:
-        """What makes a checkpoint one of this same training."""
+        """A text that is equal for checkpoints of the same training."""
         facts = {
             "settings": self.settings.training_facts(),
             "seed": self.task.seed,
@@ -352,7 +352,7 @@ def fabric_of(settings: TrainerSettings) -> Fabric:
 
 @functools.cache
 def warn_of_emulation() -> None:
-    """Says once that bf16 costs time instead of saving it: x86 processors compute in it only from AVX-512 on."""
+    """Warn once that bf16 costs time instead of saving it: x86 processors compute in it only from AVX-512 on."""
     capability = torch.backends.cpu.get_cpu_capability()
     if platform.machine().lower() in ("x86_64", "amd64") and capability in ("DEFAULT", "NO AVX", "AVX2"):
         LOG.warning(

@@ -1,7 +1,7 @@
-"""One training on several devices, inside one cell: processes that live as long as the training.
+"""Train on several devices inside one cell, with processes that live as long as the training.
 
-The rest of the cell, and of the sweep, stays one process. So nothing but the training is done once per device, which is
-what ``strategy=ddp`` would otherwise mean: Fabric's own launcher starts the whole command again for each.
+The rest of the cell, and of the sweep, stays in one process, so that only the training is done once per device. With
+Fabric's own launcher, ``strategy=ddp`` would start the whole command again for each device.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NAME = "trained"
 
 
 def takes_several(settings: TrainerSettings) -> bool:
-    """Whether a training needs processes that this one starts; not if somebody (torchrun) has started them."""
+    """Whether this process has to start processes for a training; not if a launcher (torchrun) has started them."""
     return settings.strategy in ("ddp", SPAWN) and settings.devices not in (1, "1") and "LOCAL_RANK" not in os.environ
 
 

@@ -1,4 +1,4 @@
-"""How a network is trained: the optimizer, and the learning rate as a function of time.
+"""Build the optimizer, and compute the learning rate as a function of the step.
 
 The learning rate is a pure function of the step. It has no state to save: a training that is resumed, or whose
 parameters are replaced by pruning, continues the same curve.
@@ -27,7 +27,7 @@ FROZEN = (
 
 
 def refuse_hardware(settings: TrainerSettings, where: str) -> None:
-    """Refuse more devices than there are: each is a process, and a hundred of them start for minutes.
+    """Refuse more devices than there are: each is a process, and a hundred of them would take minutes to start.
 
     Raises:
         BadInput: names ``where.devices``, or ``where.accelerator``, and what is there.

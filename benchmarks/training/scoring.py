@@ -77,7 +77,7 @@ def loss_of(outputs: Tensor, y: Tensor, reduction: str = "mean", label_smoothing
 
 
 def labelled(y: Tensor) -> int:
-    """Over how many labels or values of a batch its mean loss goes: tokens with a label, else samples."""
+    """The number of terms that the mean loss of a batch averages over: tokens with a label, else samples."""
     return len(y) if y.is_floating_point() or y.dim() == 1 else int((y != UNLABELLED).sum())
 
 

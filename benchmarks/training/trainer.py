@@ -58,12 +58,12 @@ def fit(
             weight decay do.
         checkpoint: folder for the state after every epoch. If it holds the state of this same training (settings, seed,
             data, initial weights, masks), the training continues from there, and on a CPU ends with the same bits as
-            one that was never interrupted. Whoever calls deletes the folder when the result is safe.
+            one that was never interrupted. The caller deletes the folder when the result is safe.
         label: what is trained, for the progress display.
         on_epoch: called with the row of each epoch, after the checkpoint was written.
         hooks: methods that prune while training.
-        first_epoch: epochs of the recipe that are left out at its beginning, because ``model`` has had them: its
-            learning rates and orders of samples are those from there on.
+        first_epoch: number of epochs to skip at the beginning of the recipe, because ``model`` has had them; learning
+            rates and orders of samples are those of the remaining epochs.
         teacher: its logits are learned in addition to the labels; the row of an epoch has the loss with the labels.
 
     Raises:

@@ -106,7 +106,7 @@ def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def _known_names(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
     """``tensors`` under the model's own names, if it knows theirs; None if not.
 
-    How many batches a running mean has seen is no weight, and older files do not say it.
+    ``num_batches_tracked`` may be missing: it is not a weight, and older files do not have it.
     """
     others = getattr(model, "other_names", None)
     own = model.state_dict()

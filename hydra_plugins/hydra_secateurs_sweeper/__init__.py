@@ -1,1 +1,1 @@
-"""Hydra's plug-in point for sweepers; what it does is in benchmarks/sweeps."""
+"""The plug-in through which Hydra finds the sweeper; the implementation is in benchmarks/sweeps."""

@@ -1,4 +1,4 @@
-"""The sweeper ``secateurs``: plans all cells, leaves out those that are done, hands the rest to the chosen launcher.
+"""The sweeper ``secateurs``: plan all cells, skip those that are done, and hand the rest to the chosen launcher.
 
 Hydra reads this file at every start, also for ``--help``, so what it needs is imported where it is used.
 """
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class SecateursSweeper(Sweeper):
-    """All combinations of the values in the words and in ``params``, as Hydra's own sweeper has them; none twice.
+    """Sweep over all combinations of the values in the words and in ``params``, without duplicates.
 
     Args:
-        max_batch_size: how many cells the launcher gets at once (all).
-        params: a grid, ``{key: values}``; what is typed wins.
+        max_batch_size: how many cells the launcher gets at once; None for all.
+        params: a grid, ``{key: values}``; overrides on the command line win.
     """
 
     hydra_context: HydraContext
@@ -34,17 +34,17 @@ class SecateursSweeper(Sweeper):
         self.params = dict(params or {})
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Hydra's call before :meth:`sweep`."""
+        """Store the context; Hydra calls this before :meth:`sweep`."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def sweep(self, arguments: list[str]) -> list[Record]:
-        """Carry out the sweep that the words ``arguments`` ask for; the records of its cells, in order."""
+        """Carry out the sweep that ``arguments`` ask for, and return the records of its cells, in order."""
         from benchmarks.sweeps.sweep import sweep
 
         return sweep(self, arguments)
 
 
-# A mapping and not a class: Hydra runs this file before it is listed among the modules, where classes of data look.
+# A mapping and not a dataclass: Hydra executes this file before it is in ``sys.modules``, where dataclasses look.
 DEFAULTS = {
     "_target_": "hydra_plugins.hydra_secateurs_sweeper.secateurs_sweeper.SecateursSweeper",
     "max_batch_size": None,

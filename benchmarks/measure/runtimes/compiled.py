@@ -18,13 +18,13 @@ class Compile(Runtime):
     layouts = True
 
     def fresh(self) -> None:
-        """Compiled code is kept per line of source: after a few networks of one class PyTorch stops compiling."""
+        """Drop compiled code: PyTorch caches it per function, and stops compiling after a few networks of one class."""
         torch.compiler.reset()
 
     def prepare(self, model: nn.Module, inputs: Tensor, conditions: Conditions) -> Run:
-        """A compiled forward pass; compiling takes seconds and is over when this returns."""
+        """A compiled forward pass; compilation takes seconds and is complete when this returns."""
         model, inputs = placed(model, inputs, conditions)
-        # the stub knows of callables only
+        # torch's stub returns a plain callable
         compiled = cast(nn.Module, torch.compile(model, dynamic=False, fullgraph=True))
         run = in_inference_mode(compiled, inputs)
         run()

@@ -1,4 +1,4 @@
-"""PyTorch as it is: one kernel after the other."""
+"""PyTorch's eager mode: one kernel after another."""
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ class Eager(Runtime):
 
 
 def in_inference_mode(model: nn.Module, inputs: Tensor) -> Run:
-    """A call of ``model`` on ``inputs`` that keeps no graph."""
+    """A call of ``model`` on ``inputs`` that records no autograd graph."""
 
     def run() -> Tensor:
         with torch.inference_mode():

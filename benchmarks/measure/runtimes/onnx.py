@@ -1,4 +1,4 @@
-"""ONNX Runtime, as networks are deployed; the export to ONNX is shared with ``benchmarks.export``."""
+"""ONNX Runtime, a common way to deploy networks; the export to ONNX is shared with ``benchmarks.export``."""
 
 import contextlib
 import io
@@ -18,7 +18,7 @@ INPUT = "input"
 
 
 class OnnxRuntime(Runtime):
-    """ONNX Runtime on the CPU, all graph optimisations on."""
+    """ONNX Runtime on the CPU, with all graph optimisations on."""
 
     name = "onnxruntime"
     packages = ("onnx", "onnxscript", "onnxruntime")
@@ -33,7 +33,7 @@ class OnnxRuntime(Runtime):
 
 
 def to_onnx(model: nn.Module, inputs: Tensor, any_batch: bool = False) -> bytes:
-    """The network in the ONNX format, by PyTorch's exporter of graphs (not the one by tracing).
+    """The network in the ONNX format, by PyTorch's ``torch.export``-based exporter (not the tracing one).
 
     Args:
         model: a network in evaluation mode.
@@ -41,7 +41,7 @@ def to_onnx(model: nn.Module, inputs: Tensor, any_batch: bool = False) -> bytes:
         any_batch: whether the file should accept any batch size, not just that of the example.
 
     Raises:
-        BadInput: with ``any_batch``, if the exporter took the batch size for a constant.
+        BadInput: ``any_batch`` is set, and the exporter took the batch size for a constant.
     """
     if not any_batch:
         return exported(model, (inputs,), {}, None, [INPUT])
@@ -53,13 +53,13 @@ def to_onnx(model: nn.Module, inputs: Tensor, any_batch: bool = False) -> bytes:
 
 
 def require_any_batch(content: bytes) -> None:
-    """Look whether an ONNX file takes any number of samples.
+    """Check that an ONNX file takes any number of samples.
 
-    Where a forward pass asks for ``len(x)`` or ``int(x.shape[0])``, or has a loop over the samples, PyTorch's exporter
-    can only answer with the example's number of samples, and falls back to a graph for that number.
+    Where a forward pass uses ``len(x)`` or ``int(x.shape[0])``, or loops over the samples, PyTorch's exporter can only
+    use the example's number of samples, and falls back to a graph for that number.
 
     Raises:
-        BadInput: if it takes one number of samples only.
+        BadInput: the file takes only one number of samples.
     """
     import onnx
 
@@ -80,14 +80,14 @@ def exported(
     shapes: Any = None,
     names: Sequence[str] | None = None,
 ) -> bytes:
-    """What :func:`to_onnx` gives, for a network of any arguments.
+    """Export a network with any arguments, as :func:`to_onnx` does.
 
     Args:
         model: a network in evaluation mode.
         args: example arguments by position.
         kwargs: example arguments by keyword.
-        shapes: which sizes are free, as ``torch.onnx.export`` wants them under ``dynamic_shapes``.
-        names: of the inputs in the file; None for those of the arguments.
+        shapes: which sizes are free, in the form of the argument ``dynamic_shapes`` of ``torch.onnx.export``.
+        names: names of the inputs in the file; None to use those of the arguments.
     """
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -105,14 +105,14 @@ def exported(
 
 
 def cause_of(error: BaseException) -> BaseException:
-    """What an error goes back to: PyTorch's exporter begins its own with advice on how to debug it."""
+    """The root cause of an error: PyTorch's exporter begins its own message with advice on debugging."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error
 
 
 def open_session(content: bytes, threads: int = 1) -> Any:
-    """An inference session of ONNX Runtime on the CPU that talks to nobody."""
+    """An inference session of ONNX Runtime on the CPU, without telemetry."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import; calling the function of that name later does not help
     import onnxruntime
 

@@ -1,4 +1,4 @@
-"""OpenVINO, as networks are deployed on Intel processors; an optional extra."""
+"""OpenVINO, a common way to deploy networks on Intel processors; an optional extra."""
 
 import sys
 from typing import ClassVar
@@ -11,7 +11,7 @@ HINTS: dict[str, str] = {"float32": "f32", "bfloat16": "bf16"}
 
 
 class OpenVino(Runtime):
-    """OpenVINO on the CPU; in ``bfloat16`` it converts by itself."""
+    """OpenVINO on the CPU; for ``bfloat16`` OpenVINO converts the network itself."""
 
     name = "openvino"
     packages = ("openvino",)
@@ -20,7 +20,7 @@ class OpenVino(Runtime):
 
     def prepare(self, model: nn.Module, inputs: Tensor, conditions: Conditions) -> Run:
         """A run of the converted network on prepared inputs."""
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it calls home at import
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # it sends telemetry at import
         import openvino
 
         model, inputs = placed(model, inputs, Conditions(conditions.threads))

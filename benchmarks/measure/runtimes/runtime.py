@@ -1,4 +1,4 @@
-"""What a runtime is: it takes a network and inputs, and gives a call without arguments that can be timed."""
+"""The base class of runtimes, which turn a network and inputs into a call without arguments that can be timed."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class Conditions:
-    """Under which conditions networks run.
+    """The conditions under which networks run.
 
     Attributes:
         threads: threads of one operation; only one operation runs at a time.
         precision: number format of weights and activations.
-        channels_last: whether images and their weights lie in memory with the channel as the last dimension.
+        channels_last: whether images and their weights are stored with the channel as the last dimension.
         device: ``cpu`` or ``cuda``.
     """
 
@@ -37,12 +37,12 @@ class Runtime:
     """One way to execute networks.
 
     Attributes:
-        name: what the configuration calls it.
-        packages: what has to be installed beyond the suite itself.
-        install: the words that install it.
-        precisions: number formats that it can be asked for.
+        name: its name in the configuration.
+        packages: packages that have to be installed beyond the suite itself.
+        install: the command that installs them.
+        precisions: the number formats that it supports.
         devices: where it can run.
-        layouts: whether it can be asked for ``channels_last``.
+        layouts: whether it supports ``channels_last``.
         uses_zeros: whether masked weights can make it faster.
     """
 
@@ -55,10 +55,10 @@ class Runtime:
     uses_zeros: ClassVar[bool] = False
 
     def fresh(self) -> None:
-        """Forget what earlier networks have left behind; called before each pair of networks."""
+        """Discard state that earlier networks left behind; called before each pair of networks."""
 
     def prepare(self, model: nn.Module, inputs: Tensor, conditions: Conditions) -> Run:
-        """A call that runs ``model`` on ``inputs`` and returns its outputs; ``model`` is left as it is."""
+        """A call that runs ``model`` on ``inputs`` and returns its outputs; ``model`` is left unchanged."""
         raise NotImplementedError
 
     def figures(self, dense: nn.Module, pruned: nn.Module, inputs: Tensor, conditions: Conditions) -> dict[str, Any]:
@@ -72,13 +72,13 @@ class Runtime:
 
     @classmethod
     def version(cls) -> str:
-        """Name and version of the software that computes."""
+        """Name and version of the package that does the computation."""
         package = cls.packages[-1] if cls.packages else "torch"
         return f"{package} {metadata.version(package)}"
 
 
 def placed(model: nn.Module, inputs: Tensor, conditions: Conditions) -> tuple[nn.Module, Tensor]:
-    """Copies of network and inputs as the conditions want them, in evaluation mode."""
+    """Copies of the network and the inputs in the device and layout of the conditions, in evaluation mode."""
     dtype, device = DTYPES[conditions.precision], conditions.device
     model = copy.deepcopy(model).eval().requires_grad_(False).to(device=device, dtype=dtype)
     inputs = inputs.to(device=device, dtype=dtype if inputs.is_floating_point() else inputs.dtype)

@@ -1,4 +1,4 @@
-"""PyTorch's sparse matrices for linear layers: how much unstructured zeros gain, and from which sparsity on."""
+"""PyTorch's sparse matrices for linear layers: how much time unstructured zeros save, and from which sparsity on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROUNDS, ROUND_SECONDS = 5, 0.004
 
 
 class SparseCsr(Runtime):
-    """Eager PyTorch with the weights of linear layers that have zeros in compressed sparse rows (CSR).
+    """Eager PyTorch in which linear layers that have zeros store their weights in compressed sparse rows (CSR).
 
     Convolutions stay dense: PyTorch has no sparse kernel for them. A network without zeros runs as in ``eager``.
     """
@@ -34,7 +34,7 @@ class SparseCsr(Runtime):
         return in_inference_mode(with_sparse_layers(model), inputs)
 
     def figures(self, dense: nn.Module, pruned: nn.Module, inputs: Tensor, conditions: Conditions) -> dict[str, Any]:
-        """How many layers are sparse, and the sparsity from which on sparse layers are faster on this machine."""
+        """The number of sparse layers, and the sparsity from which sparse layers are faster on this machine."""
         layers = sum(_has_zeros(module) for module in pruned.modules())
         return {"sparse_layers": layers, "break_even_sparsity": break_even(dense, inputs, conditions)}
 
@@ -67,9 +67,9 @@ def with_sparse_layers(model: nn.Module) -> nn.Module:
 
 
 def break_even(dense: nn.Module, inputs: Tensor, conditions: Conditions) -> float | None:
-    """The smallest fraction of random zeros from which on the network is faster with sparse linear layers.
+    """The smallest fraction of random zeros from which the network is faster with sparse linear layers.
 
-    An estimate on a grid of sparsities; None where not even the sparsest is faster, or nothing is linear.
+    This is an estimate on a grid of sparsities; None if even the sparsest is not faster, or no layer is linear.
     """
     model, inputs = placed(dense, inputs, conditions)
     if not any(type(module) is nn.Linear for module in model.modules()):

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from benchmarks.measure.runtimes.eager import in_inference_mode
 from benchmarks.measure.runtimes.runtime import Conditions, Run, Runtime, placed
 
-ROWS, COLUMNS = 32, 64  # what the kernels for 16-bit numbers want multiples of
+ROWS, COLUMNS = 32, 64  # the kernels for 16-bit numbers need multiples of these sizes
 
 
 class Sparse24(Runtime):
-    """Eager PyTorch with the linear layers that are 2:4 sparse as semi-structured tensors; half precision, CUDA only.
+    """Eager PyTorch in which 2:4 sparse linear layers are semi-structured tensors; half precision, CUDA only.
 
-    Layers with other zeros, or of sizes that the kernels do not take, stay dense; so do convolutions, for which PyTorch
-    has no such kernel. A network without 2:4 layers runs as in ``eager``.
+    Layers with other patterns of zeros, or of sizes that the kernels do not support, stay dense; so do convolutions,
+    for which PyTorch has no such kernel. A network without 2:4 layers runs as in ``eager``.
     """
 
     name = "sparse_2_4"
@@ -33,12 +33,12 @@ class Sparse24(Runtime):
         return in_inference_mode(model, inputs)
 
     def figures(self, dense: nn.Module, pruned: nn.Module, inputs: Tensor, conditions: Conditions) -> dict[str, Any]:
-        """How many layers ran on the sparse cores; break-even needs no search, since only this one sparsity exists."""
+        """The number of layers on the sparse cores; there is no break-even, since only this one sparsity exists."""
         return {"sparse_layers": len(layers_with_2_of_4(pruned))}
 
 
 def layers_with_2_of_4(model: nn.Module) -> list[nn.Linear]:
-    """Linear layers with two zeros at least among every four neighbouring inputs, in sizes that the kernels take."""
+    """Linear layers with at least two zeros among every four adjacent inputs, in sizes that the kernels support."""
     return [module for module in model.modules() if type(module) is nn.Linear and _fits(module.weight)]
 
 
