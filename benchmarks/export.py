@@ -59,7 +59,7 @@ class Exported:
 
     Attributes:
         path: the file, or folder, that was written.
-        predict: outputs of inputs, computed by what was written.
+        predict: computes outputs from inputs with what was written.
         bytes: its size on disk.
         difference: largest difference of its outputs from the network's, relative to the largest output.
     """
@@ -92,11 +92,11 @@ def export(folder: Path, kind: str, target: Path) -> Exported:
         contents, predict = FORMATS[kind](folder, network, inputs)
     except (BadInput, OSError):
         raise
-    except Exception as error:  # whatever an exporter raises
+    except Exception as error:  # exporters may raise anything
         cause = cause_of(error)
         reason = f"{type(cause).__name__}: {first_line(cause)}"
         raise BadInput(f"format={kind} cannot express this network: {reason}") from error
-    for number in (len(inputs), 1):  # an exporter may have taken the example's number of inputs for a constant
+    for number in (len(inputs), 1):  # an exporter may have fixed the batch size to that of the example
         expected = in_inference_mode(network, inputs[:number])()
         found = predict(inputs[:number]).detach()
         difference = float((found - expected).abs().max() / expected.abs().max().clamp(min=1e-6))

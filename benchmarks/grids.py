@@ -44,7 +44,7 @@ class Grid:
         name: of the experiment.
         cells: how many it has, without controls.
         missing: those without a result.
-        seconds: that the missing ones will take one process; None where no cell of their task is there to judge by.
+        seconds: that one process will take for the missing ones; None where no cell of their task has been run yet.
     """
 
     name: str

@@ -119,9 +119,9 @@ def layer_of(model: nn.Module, name: str) -> str:
 
 
 def _note(group: NodeGroup) -> str:
-    """Why attention is pruned by heads: scores and their scale need all dimensions of queries and keys.
+    """Say why attention is pruned by heads: scores and their scale need all dimensions of queries and keys.
 
-    Those of values belong to the group of heads already.
+    The dimensions of values belong to the group of heads already.
     """
     if not group.product_macs or group.width == 1:
         return ""
@@ -142,7 +142,7 @@ class _Shares:
         self.units = {path: units for path in self.left if (units := _units(model.get_submodule(path))) is not None}
 
     def taken(self, layers: Sequence[str], rows: Mapping[str, int]) -> tuple[int, int]:
-        """Parameters and MACs of some layers, which are then gone; of those in ``rows`` those of so many units."""
+        """Take the parameters and MACs of some layers; of a layer in ``rows``, only those of that many units."""
         total = [0, 0]
         for path in layers:
             left, own = self.left.pop(path, (0, 0)), rows.get(path, 0)

@@ -56,7 +56,7 @@ def outdated(store: Store, folder: Path) -> list[str]:
 
 
 def unmarked(text: str) -> str:
-    """A board without what it says of code that has changed since its records: that is no change of the records."""
+    """A board without its marks for code changed since its records were made: those are no change of the records."""
     for mark in (CHANGED, latex_text(CHANGED)):
         text = text.replace(f"{RECONSTRUCTED}{mark}", RECONSTRUCTED).replace(f" {mark}", "")
         text = text.replace(f"{latex_text(RECONSTRUCTED)}{mark}", latex_text(RECONSTRUCTED))

@@ -76,7 +76,7 @@ def _again(folder: Path, draw: bool, console: Console) -> bool:
 
 
 def _drawn(folder: Path, console: Console) -> bool:
-    """Whether the figures could be drawn from what is stored; where not, it is said why."""
+    """Draw the figures from what is stored; return whether that was possible, and print why if it was not."""
     try:
         for path in stored.draw(folder):
             console.print(f"drawn: {path}", markup=False)
@@ -91,7 +91,7 @@ def _drawn(folder: Path, console: Console) -> bool:
 
 
 def _run(name: str, options: argparse.Namespace, console: Console) -> bool:
-    """Run it and write its page; whether its figures could be drawn, too."""
+    """Run it and write its page; return whether its figures could be drawn, too."""
     root = options.cache / "quick" if options.quick else options.results
     work = Workplace(root / "reproductions" / name, root, options.cache, options.quick)
     work.folder.mkdir(parents=True, exist_ok=True)
@@ -136,8 +136,8 @@ def document(
 
     Args:
         name: of the reproduction.
-        paper: which it is about.
-        what: it reproduces, in a line.
+        paper: the paper that it is about.
+        what: what it reproduces, in a line.
         outcome: what was found.
         figures: files beside the page.
         short: what agrees and what does not, in a sentence.
@@ -173,7 +173,7 @@ def title_of(figure: Path) -> str:
 
 
 def _markdown(table: pd.DataFrame) -> str:
-    """The table without columns that say nothing."""
+    """The table as Markdown, without columns that say nothing."""
     shown = table.apply(_written)
     shown = shown.loc[:, [bool((shown[name] != "").any()) for name in shown.columns]]
     head = "| " + " | ".join(map(str, shown.columns)) + " |"

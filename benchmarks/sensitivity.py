@@ -64,7 +64,7 @@ def curves_of(
         calibration: the samples that these may use.
         samples: on which loss and accuracy are measured.
         seed: root of the method's random streams.
-        sizes: of each layer below the whole.
+        sizes: number of sizes per layer, besides the full one.
 
     Raises:
         BadInput: the method's selection is for neither nodes nor single weights.

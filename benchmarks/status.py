@@ -74,7 +74,7 @@ class State:
         return [cell for key, cell in planned.items() if key not in known]
 
     def of(self, sweep: str) -> "State":
-        """The part that belongs to one sweep."""
+        """The part of this state that belongs to one sweep."""
         manifests = [manifest for manifest in self.manifests if manifest.name == sweep]
         keys = {cell.key for manifest in manifests for cell in manifest.cells}
         records = [record for record in self.records if record.key in keys]
@@ -86,7 +86,7 @@ def state(paths: Paths, kept: Kept | None = None) -> State:
 
     Args:
         paths: the folders.
-        kept: what was read at earlier looks, which is not read again; else what the last process has left.
+        kept: what was read before and is not read again; by default, what the last process has left.
     """
     kept = kept or Kept(Store.of(paths), label)
     records, problems = kept.look()

@@ -31,7 +31,7 @@ from benchmarks.storage.lease import holders
 from benchmarks.storage.paths import Paths, remove_temporaries
 from methods.errors import BadInput
 
-SAME_ACCURACY = 0.01  # another machine's rounding leads training elsewhere, by less than a percentage point or so
+SAME_ACCURACY = 0.01  # rounding on another machine changes the training, by less than about a percentage point
 SAME_COUNT = 0.01  # of parameters and MACs, in proportion
 SAME_LOSS = 1e-5  # in proportion; records round to seven digits
 DEAR = 60.0  # seconds of training from which a network is kept
@@ -66,7 +66,7 @@ def submit(store: Store, where: str | None = None, refused: bool = False) -> tup
     """Move the finished records; return the moved ones, and the objection to each of the others.
 
     Args:
-        store: from its runs to its cells.
+        store: records move from its runs to its cells.
         where: a pandas query over the records.
         refused: move failed cells, too, if they failed for a reason that the suite itself gave: that is a result.
     """
@@ -88,8 +88,8 @@ def submit(store: Store, where: str | None = None, refused: bool = False) -> tup
 def keep_networks(store: Store, paths: Paths) -> tuple[list[Path], list[str]]:
     """Copy the dense networks of reviewed records that took long to train from the cache to ``paths.dense``.
 
-    Only the very network that a reviewed record began with: another machine's training of the same key gives other
-    weights, and its losses tell. A kept network that no reviewed record began with is replaced.
+    Only the very network that a reviewed record began with is copied: training with the same key on another machine
+    gives other weights, which its losses reveal. A kept network that no reviewed record began with is replaced.
 
     Returns:
         The folders that are new, and why others were left out, in words.

@@ -91,7 +91,7 @@ def _known(ledger: Path) -> dict[str, str]:
 
 @contextmanager
 def _run(section: Mapping[str, Any], folder: Path, offline: bool, name: str, **options: Any) -> Iterator[Any]:
-    """A W&B run; whatever fails is said with what to do, since here the upload is the work."""
+    """A W&B run; any failure is reported with advice, since here the upload is the purpose."""
     try:
         run = start(options_of(section, folder, name) | options, "offline" if offline else "online")
         yield run
@@ -114,7 +114,7 @@ def _upload(record: Record, mark: str, section: Mapping[str, Any], folder: Path,
         before = run.summary.get("record") if run.resumed else None
         if before == mark:
             return
-        if not run.resumed:  # curves cannot be taken back, so they are drawn only once
+        if not run.resumed:  # logged curves cannot be removed, so they are logged only once
             for phase, rows in (record.history or {}).items():
                 for row in rows:
                     run.log({f"{phase}/{name}": value for name, value in row.items()} | {"step": row.get("epoch")})

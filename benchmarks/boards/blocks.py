@@ -1,8 +1,8 @@
 """Compare methods over networks when some networks lack some methods: ranks in incomplete blocks.
 
-A block is a network, its entries are the scores of the methods that were run on it. Friedman's test wants every method
-in every block; Skillings and Mack (Technometrics 23(2), 1981) let entries be missing. With k_i methods in block i,
-their ranks r_ij, and weights w_i = sqrt(12 / (k_i + 1)),
+A block is a network; its entries are the scores of the methods that were run on it. Friedman's test requires every
+method in every block; that of Skillings and Mack (Technometrics 23(2), 1981) allows missing entries. With k_i methods
+in block i, their ranks r_ij, and weights w_i = sqrt(12 / (k_i + 1)),
 
     A_j = sum_i w_i ((k_i + 1) / 2 - r_ij),   V = sum_i w_i^2 s_i / (k_i (k_i - 1)) (k_i I - J),   T = A' V^- A,
 
@@ -10,9 +10,9 @@ where s_i is the sum of squares of the centred ranks (so that ties are corrected
 of the block. T is chi-square with methods - 1 degrees of freedom. Without missing entries it is Friedman's statistic.
 
 The effects V^- A estimate how far a method is from the average one, whichever blocks it is in. The difference of two
-over its standard error is compared with the studentised range, as Nemenyi does (Demsar, JMLR 7, 2006); without missing
-entries it is Nemenyi's test. Using it for incomplete blocks, too (as Tukey and Kramer do for unequal
-numbers), is our extension. Two methods that share fewer than two blocks are not compared.
+effects, divided by its standard error, is compared with the studentised range, as in Nemenyi's test (Demsar, JMLR 7,
+2006); without missing entries the two are the same. Using it for incomplete blocks as well (as Tukey and Kramer do for
+unequal numbers of samples) is our extension. Two methods that share fewer than two blocks are not compared.
 """
 
 import math
@@ -26,20 +26,21 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-FEWEST = 3  # methods that are compared by ranks
-COMMON = 2  # blocks that two methods share if they are compared
+FEWEST = 3  # methods, at least, for a comparison by ranks
+COMMON = 2  # blocks that two methods must share to be compared
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """Methods over blocks.
+    """The comparison of methods over blocks.
 
     Attributes:
-        names: of the methods, best first.
-        blocks: how many of the blocks have two methods or more.
-        ranks: for each method its mean rank among all (1 is best); where blocks lack methods, an estimate of it.
-        found_in: in how many blocks it is.
-        statistic, freedom, p: of the hypothesis that all methods are alike; p is 1 where nothing can be tested.
+        names: the methods, best first.
+        blocks: the number of blocks with at least two methods.
+        ranks: the mean rank of each method among all (1 is best); an estimate where blocks lack methods.
+        found_in: the number of blocks that contain each method.
+        statistic, freedom, p: test statistic, degrees of freedom and p-value of the hypothesis that all methods are
+            alike; p is 1 where nothing can be tested.
         z: for each pair, first before second in ``names``, the difference of the effects in standard errors.
         common: for each pair the number of blocks that have both.
     """
@@ -55,7 +56,7 @@ class Ranked:
     common: Mapping[tuple[str, str], int]
 
     def adjusted(self) -> dict[tuple[str, str], float | None]:
-        """The p-value of "they are alike" for each pair, adjusted over all pairs; None where they are not compared."""
+        """The p-value of "the two are alike" for each pair, adjusted over all pairs; None for pairs not compared."""
         import numpy as np
         from scipy.stats import studentized_range
 
@@ -76,10 +77,10 @@ class Ranked:
 
 
 def ranked(scores: Mapping[str, Mapping[Any, float]]) -> Ranked | None:
-    """Compare methods over blocks by their ranks; None with under three methods or two blocks.
+    """Compare methods over blocks by their ranks; None with fewer than three methods or two blocks.
 
     Args:
-        scores: for each method its score by block, larger is better; a method may lack blocks.
+        scores: the scores of each method by block; larger is better, and a method may be missing from some blocks.
     """
     import numpy as np
 
@@ -90,7 +91,7 @@ def ranked(scores: Mapping[str, Mapping[Any, float]]) -> Ranked | None:
     table = table[(~np.isnan(table)).sum(axis=1) > 1]
     if len(names) < FEWEST or len(table) < 2:
         return None
-    from scipy.stats import chi2, rankdata  # which takes a second, for a board that has no use of it
+    from scipy.stats import chi2, rankdata  # imported here, since it takes a second that most boards do not need
 
     size = len(names)
     sums, spread = np.zeros(size), np.zeros((size, size))
@@ -109,7 +110,7 @@ def ranked(scores: Mapping[str, Mapping[Any, float]]) -> Ranked | None:
     statistic = float(sums @ effects)
     freedom = int(np.linalg.matrix_rank(spread, hermitian=True))
     p = float(chi2.sf(statistic, freedom)) if freedom else 1.0
-    # Complete blocks have effects w (mean centred rank) / k: this brings them back to ranks.
+    # In complete blocks the effects are w (mean centred rank) / k: this turns them back into ranks.
     ranks = (size + 1) / 2 - effects * size * math.sqrt((size + 1) / 12)
     order = sorted(range(size), key=lambda place: (round(float(ranks[place]), 9), names[place]))
     z, shared = {}, {}
@@ -127,8 +128,9 @@ def ranked(scores: Mapping[str, Mapping[Any, float]]) -> Ranked | None:
 def averaged(scores: Mapping[str, Mapping[Any, float]]) -> dict[str, float]:
     """Each method's mean over the tasks of one network, as if it had been run on all of them.
 
-    Scores are taken to be a method's effect plus a task's (least squares; where none is missing that is the mean).
-    Methods that are connected with the largest set of methods by no common task have none.
+    A score is modelled as the effect of the method plus that of the task, fitted by least squares; where no score is
+    missing, the result is the plain mean. Methods that no common task connects with the largest set of methods are left
+    out.
 
     Args:
         scores: for each method its score by task.
@@ -153,7 +155,7 @@ def averaged(scores: Mapping[str, Mapping[Any, float]]) -> dict[str, float]:
 
 
 def _connected(scores: Mapping[str, Mapping[Any, float]]) -> dict[str, Mapping[Any, float]]:
-    """The largest set of methods that common tasks connect; of sets of equal size the first by name."""
+    """The largest set of methods that are connected by common tasks; of sets of equal size, the first by name."""
     left = {name: own for name, own in sorted(scores.items()) if own}
     parts: list[dict[str, Mapping[Any, float]]] = []
     while left:

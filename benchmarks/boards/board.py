@@ -1,11 +1,12 @@
 """Boards: which records share a table, which share a row, and how the rows of a table compare.
 
-A board holds the cells of one (data set, model, budget) unless it is grouped otherwise; a model of other widths, or
-trained otherwise, is another model. A row is one method with one setting, averaged over seeds (and over tasks, where
-the grouping spans several). Cells that failed, collapsed or did not apply are rows of their own, never gaps; so are
-cells that missed their budget, whose networks are larger than others. Rows are compared pair by pair over the seeds and
-tasks they share, nodes with nodes and edges with edges: the ones shrink networks, the others mask them. A method some
-of whose cells collapsed is compared with the accuracies of these, too, lest the seeds that survived speak for it.
+A board holds the cells of one (data set, model, budget) unless it is grouped otherwise; a model with other widths or
+another training counts as another model. A row is one method with one setting, averaged over seeds (and over tasks,
+where the grouping spans several). Cells that failed, collapsed or did not apply get rows of their own and never leave
+gaps; so do cells that missed their budget, since their networks are larger than the others. Rows are compared pair by
+pair over the seeds and tasks they share, node methods with node methods (which shrink networks) and edge methods with
+edge methods (which mask them). Where some cells of a method collapsed, their accuracies count in its comparisons, too;
+otherwise only the seeds that survived would represent it.
 """
 
 from collections import defaultdict
@@ -43,10 +44,10 @@ class Question:
     """What a user asks of a board.
 
     Attributes:
-        metric: the quantity that ranks; None takes accuracy after fine-tuning, or loss where there is no accuracy.
-        baseline: name or label of the method that the others are compared with.
-        group_by: the columns of which every combination has its own board.
-        margin: accuracies closer than that are equal (a fraction); None claims no equality. Other metrics have none.
+        metric: the quantity to rank by; None takes accuracy after fine-tuning, or loss where there is no accuracy.
+        baseline: name or label of the method with which the others are compared.
+        group_by: the columns; every combination of their values has its own board.
+        margin: accuracies (fractions) closer than this are equal; None claims no equality. Only accuracies have one.
     """
 
     metric: str | None = None
@@ -57,7 +58,7 @@ class Question:
 
 @dataclass
 class Board:
-    """The rows of one group of cells; ``keys`` are all cells in it, also those that repeat another."""
+    """The rows of one group of cells; ``keys`` names all cells in it, including those that repeat another."""
 
     group: dict[str, Any]
     metric: str
@@ -67,13 +68,13 @@ class Board:
     footnotes: dict[str, str] = field(default_factory=dict)
     latencies: list[str] = field(default_factory=list)  # the latency ratios that some row has
     keys: frozenset[str] = frozenset()
-    verdicts: dict[str, Verdicts] = field(default_factory=dict)  # by unit; names are those of :meth:`ranked`
+    verdicts: dict[str, Verdicts] = field(default_factory=dict)  # by unit; the names are those of :meth:`ranked`
     margin: float | None = None
-    dense_differs: list[str] = field(default_factory=list)  # where records disagree on one dense network
+    dense_differs: list[str] = field(default_factory=list)  # notes on dense networks about which records disagree
 
     @property
     def tasks(self) -> int:
-        """The number of (data set, model, budget) combinations that it spans."""
+        """The number of (data set, model, budget) combinations that the board spans."""
         return len({task_of(cell) for cell in self.cells})
 
     @property
@@ -82,10 +83,10 @@ class Board:
         return not smaller_is_better(self.metric)
 
     def ranked(self) -> dict[str, dict[str, Row]]:
-        """The rows that are compared, by family and by a name that no other row has, whatever the order of the rows.
+        """The rows that are compared, by family and by a unique name that does not depend on the order of the rows.
 
-        Controls are not among them: they answer a question about the method that they belong to, and as so many more
-        rows they would cost all others power.
+        Controls are not among them: they answer a question about the method that they belong to, and as additional
+        rows they would cost all the other comparisons statistical power.
         """
         found: dict[str, dict[str, Row]] = defaultdict(dict)
         done = (row for row in self.rows if row.status == "done" and not row.control and row.counted and not row.donor)
@@ -95,7 +96,7 @@ class Board:
         return {family: found[family] for family in sorted(found, key=unit_order)}
 
     def controls(self) -> "tuple[dict[str, Row], list[tuple[str, str]]]":
-        """Rows by number, controls and the methods that they belong to, and the pairs of each control with its own."""
+        """The controls and the methods they belong to, by row number, and the pairs of each control with its method."""
         rows = {f"{number:06}": row for number, row in enumerate(self.rows) if row.status == "done" and row.counted}
         donors = {row.label: name for name, row in reversed(rows.items()) if row.beside is None}
         pairs = [(name, donors[row.donor]) for name, row in rows.items() if row.donor in donors]
@@ -103,14 +104,14 @@ class Board:
         return {name: row for name, row in rows.items() if name in named}, pairs
 
     def families(self) -> list[Pairs]:
-        """The pairs that are compared: a family per unit, and one of the controls."""
+        """The pairs that are compared: one family per unit, and one for the controls."""
         rows, pairs = self.controls()
         own = [family(*_scores(rows), only=pairs)] if pairs else []
         return [*(family(*_scores(rows)) for rows in self.ranked().values()), *own]
 
 
 def unit_order(unit: str | None) -> tuple[int, str]:
-    """Nodes before edges before other units; within a unit those with fewer trials first."""
+    """Nodes before edges before other units; within a unit, families with fewer trials first."""
     name, _, trials = (unit or "").partition(", ")
     return {"node": 0, "edge": 1}.get(name, 2), f"{name}{trials:>30}"
 
@@ -152,7 +153,7 @@ def boards(cells: Sequence[Cell], question: Question | None = None) -> list[Boar
 
 
 def _judge(found: Sequence[Board], question: Question) -> None:
-    """The verdicts of every board; the boards of one network share what they say of the spread."""
+    """Fill in the verdicts of every board; the boards of one network share the prior of their variances."""
     networks: dict[tuple[Any, ...], list[Board]] = defaultdict(list)
     for board in found:
         networks[board.group.get("dataset"), board.group.get("model"), board.metric].append(board)
@@ -178,7 +179,7 @@ def _sortable(value: Any) -> tuple[bool, Any]:
 
 
 def _board(group: dict[str, Any], cells: list[Cell], question: Question) -> Board:
-    cells = of_one_machine(cells)  # it may span tasks that were timed on different ones
+    cells = of_one_machine(cells)  # a board may span tasks that were timed on different machines
     cells = sorted((with_sizes(cell) for cell in cells), key=lambda cell: (task_of(cell), cell["seed"], cell["key"]))
     metric = question.metric or default_metric(cells)
     footnotes: dict[str, str] = {}
@@ -204,7 +205,7 @@ def _board(group: dict[str, Any], cells: list[Cell], question: Question) -> Boar
 
 
 def _beside(rows: Sequence[Row]) -> list[Row]:
-    """The rows, with controls and tuned ones after those that they belong to, where these are on the board."""
+    """The rows, with controls and tuned rows placed after the row that they belong to, if it is on the board."""
     last = {row.label: row for row in reversed(rows) if row.status == "done" and row.beside is None}
     found: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -235,7 +236,7 @@ def _merit(row: Row, metric: str, board: Board) -> tuple[bool, float]:
 
 
 def _count_collapsed(rows: Sequence[Row]) -> None:
-    """Let the collapsed cells of a setting count with those that are done."""
+    """Make the collapsed cells of a setting count together with those that are done."""
     collapsed = {row.full: row.scores for row in rows if row.status == "collapsed"}
     for row in rows:
         if row.status == "done":
@@ -243,7 +244,7 @@ def _count_collapsed(rows: Sequence[Row]) -> None:
 
 
 def _compare(board: Board, baseline: str, prior: Prior) -> None:
-    """Every row except controls compared with the baseline, whatever its unit."""
+    """Compare every row except controls with the baseline, whatever its unit."""
     ranked = [row for row in board.rows if row.status == "done" and not row.control and not row.donor]
     exact = [row for row in ranked if baseline in (row.full, row.name)]
     same = [row for row in ranked if row.full.partition(" [")[0] == baseline]

@@ -1,6 +1,6 @@
-"""The command that makes a board: words that ask for the surroundings of its cells, and for the cells themselves.
+"""The command that makes a board: words that ask for the cells and for their surroundings (data, network, training).
 
-What a cell is surrounded by is compared with the files in ``conf/``, read as plain YAML as the labels of rows are.
+The surroundings of a cell are compared with the files in ``conf/``, which are read as plain YAML, as for row labels.
 """
 
 import json
@@ -17,20 +17,20 @@ from benchmarks.settings.home import CONF, yaml_of
 
 PLACES = ("dataset", "model")
 OTHERS = ("calibration", "dense", "prune_residual")
-NEITHER = ("dataset.source", "dataset.name", "model.name")  # where it lies, and what the choice of a file says
+NEITHER = ("dataset.source", "dataset.name", "model.name")  # where the data lie, and what choosing a file already says
 
 
 def surroundings(config: Mapping[str, Any], conf: Path | None = None) -> list[str] | None:
     """Words for the data set, the network, the trainings and the calibration of ``config``; None where none are known.
 
-    Data sets and networks that are no files of ``conf/`` (a user's own) have none.
+    For data sets and networks without a file in ``conf/`` (a user's own) there are none.
     """
     read = {name: config.get(name) for name in (*PLACES, "trainer", *OTHERS)}
     words = _words(json.dumps(read), conf or CONF)
     return None if words is None else list(words)
 
 
-@lru_cache(maxsize=256)  # a thousand records of one experiment have a handful of surroundings
+@lru_cache(maxsize=256)  # a thousand records of one experiment share a handful of surroundings
 def _words(sections: str, conf: Path) -> list[str] | None:
     """:func:`surroundings` of the configuration with these ``sections`` and no others, as JSON."""
     config: Mapping[str, Any] = json.loads(sections)
@@ -63,12 +63,12 @@ def _words(sections: str, conf: Path) -> list[str] | None:
 def command(
     cells: Sequence[Mapping[str, Any]], words: Sequence[str] | None, asked: bool = True, conf: Path | None = None
 ) -> str | None:
-    """What to type for the cells of a board; None where that is not known.
+    """The command that runs the cells of a board; None where it is not known.
 
     Args:
         cells: rows of the frame of one data set, network and training.
         words: their :func:`surroundings`.
-        asked: whether their budget was asked for, and is not the default one.
+        asked: whether their budget was typed explicitly, in place of the default one.
         conf: folder of the configurations.
     """
     sweeps = {str(cell["sweep"]) for cell in cells if cell.get("sweep")}
@@ -95,7 +95,7 @@ def command(
 
 
 def merged(conf: Path, group: str, name: str) -> dict[str, Any] | None:
-    """The content of ``conf/<group>/<name>.yaml`` on top of the files of its group that it begins with."""
+    """The content of ``conf/<group>/<name>.yaml`` on top of the files of its group that it extends."""
     return _merged(conf, group, name)
 
 
@@ -120,7 +120,7 @@ def _over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _differences(place: str, used: Any, usual: Any, config: Mapping[str, Any]) -> list[str]:
-    """A word for each value under ``place`` that differs from the file's; those a record leaves out are unknown."""
+    """A word for each value under ``place`` that differs from the file's; values missing from a record are unknown."""
     ours, theirs = dict(_flat(place, used)), dict(_flat(place, usual))
     words = []
     for key, value in ours.items():
@@ -149,7 +149,7 @@ def _flat(place: str, value: Any) -> Iterable[tuple[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """A value as it counts: YAML reads 5e-4 as a text."""
+    """A value in comparable form: YAML reads 5e-4 as text."""
     if isinstance(value, str):
         try:
             return canonical(float(value))

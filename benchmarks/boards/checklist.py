@@ -1,8 +1,8 @@
 """Check the records against what a comparison of pruning methods should report.
 
 After Blalock, Gonzalez Ortiz, Frankle & Guttag, "What is the State of Neural Network Pruning?" (MLSys 2020): their
-recommendations and checklist, in our words, as far as records can answer it. Items that only prose can answer (are the
-claims limited to what was run?) are named as such and left to the author.
+recommendations and checklist, in our words, as far as records can answer them. Items that only prose can answer (are
+the claims limited to what was run?) are marked as such and left to the author.
 """
 
 from collections import defaultdict
@@ -28,7 +28,7 @@ CLEAR_FAILURE = 0.05  # accuracy lost, as a fraction of all test samples
 
 @dataclass(frozen=True)
 class Verdict:
-    """One item, what the records say of it, and cells that show it."""
+    """One item of the checklist, what the records say about it, and the cells that show it."""
 
     item: str
     words: str
@@ -51,7 +51,7 @@ def examine(cells: Sequence[Cell]) -> list[Verdict]:
 
 
 def line(verdicts: Sequence[Verdict], where: str = "") -> str:
-    """The verdicts on one line; ``where`` says where a reader finds what the items mean."""
+    """The verdicts on one line; ``where`` tells the reader where the items are explained."""
     judged = [verdict for verdict in verdicts if verdict.state in ("passed", "failed")]
     failed = [verdict.item for verdict in judged if verdict.state == "failed"]
     text = f"checklist: {len(judged) - len(failed)} of {len(judged)} items passed"
@@ -197,7 +197,7 @@ def _efficiency(cells: Sequence[Cell]) -> tuple[State, str, Iterable[Cell]]:
 
 
 def _control_with(method: tuple[str, ...], same_widths: bool, words: str) -> Predicate:
-    """The control ``method`` in every task, with the layer-wise counts of each other method where asked."""
+    """Check for the control ``method`` in every task, on request with the layer-wise counts of each other method."""
 
     def predicate(cells: Sequence[Cell]) -> tuple[State, str, Iterable[Cell]]:
         done = _done(cells)

@@ -1,11 +1,11 @@
 """Rows of the reviewed boards in pages: a comment names the rows, and the table below it is made from the board.
 
-A page asks for rows by a line of its own, which readers do not see::
+A page asks for rows with a comment on a line of its own, which readers do not see::
 
     <!-- board "digits · mlp · compression 16": 8 rows of rank, method, n, after fine-tuning -->
 
-The table below it is replaced by the first rows of the board whose title begins so. Without
-columns all are taken. :func:`renew` does that for the pages of the project.
+The table below the comment is replaced by the first rows of the board whose title begins with the quoted text. If no
+columns are named, all are taken. :func:`renew` does this for the pages of the project.
 """
 
 import re
@@ -15,15 +15,15 @@ from benchmarks.storage.paths import write_atomically
 from methods.errors import BadInput
 
 PAGES = ("README.md", "docs/findings.md")
-BOARD = "results/boards/reviewed/leaderboard.md"  # whose rows they show
+BOARD = "results/boards/reviewed/leaderboard.md"  # the board whose rows the excerpts show
 MARK = re.compile(
     r'^<!-- board "(?P<title>[^"]+)": (?P<rows>\d+) rows(?: of (?P<columns>[^>]+?))? -->\n\n(?:\|.*\n)*', re.M
 )
-BETWEEN = re.compile(r"(?<!\\) \| ")  # two cells of a line; a bar in a text is escaped
+BETWEEN = re.compile(r"(?<!\\) \| ")  # two cells of a line; a bar within a text is escaped
 
 
 def renewed(page: str, board: str) -> str:
-    """The text ``page`` with its excerpts as the Markdown text ``board`` has them.
+    """Return the text ``page`` with its excerpts updated from the Markdown text ``board``.
 
     Raises:
         BadInput: the page asks for a board or a column that does not exist.
@@ -32,9 +32,9 @@ def renewed(page: str, board: str) -> str:
 
 
 def renew(board: Path, root: Path, write: bool = True) -> list[str]:
-    """Renew the excerpts in the pages below ``root`` from the file ``board``; returns which pages that changes.
+    """Renew the excerpts in the pages below ``root`` from the file ``board``; return the pages that this changes.
 
-    They show the project's reviewed boards; boards in another folder of results change no page.
+    The excerpts show the project's reviewed boards; boards in another folder of results change no page.
 
     Args:
         board: the reviewed boards as Markdown.

@@ -1,8 +1,8 @@
-"""Records as rows of a table, read fast: a columnar cache of what the boards need, and queries over it.
+"""Read records quickly as rows of a table: a columnar cache of what the boards need, and queries over it.
 
 The cache is one Parquet file beside the records, keyed by each file's time and size and by the code and presets that
-rows are made from. Whatever is not in it, or is stale, is read from the records; it can be deleted at any time. It is
-never the source of truth and holds only what is in a record.
+rows are made from. Whatever is missing from it or stale is read from the records, so it can be deleted at any time. It
+is never the source of truth and holds only what is in the records.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 Kind = TypeVar("Kind", Row, Record)
-BETWEEN = " | "  # warnings of one record in a row
+BETWEEN = " | "  # separates the warnings of one record
 CACHE = ".boards.parquet"
 STAMP = ("_committed", "_file", "_time", "_size")
 MADE_BY = (
@@ -47,10 +47,10 @@ MADE_BY = (
     "records/store",
     "records/fingerprint",
 )
-NOT_THE_SETTING = frozenset({"seed", "budget", "measure", "quantise"})  # what is measured changes no accuracy
+NOT_THE_SETTING = frozenset({"seed", "budget", "measure", "quantise"})  # what is measured does not affect the accuracy
 THE_METHOD = frozenset({"method", "tune", *PARTS})
 RUN = "_run"  # the column of :func:`run_of`
-HIDDEN = (*STAMP, "config", RUN)  # of no use in a query
+HIDDEN = (*STAMP, "config", RUN)  # columns of no use in a query
 
 
 def row_of(record: Record) -> Row:
@@ -94,17 +94,17 @@ def row_of(record: Record) -> Row:
 
 
 def rows_of(records: Iterable[Record]) -> list[Row]:
-    """Rows of ``records``, with their configurations."""
+    """The rows of ``records``, with their configurations."""
     return [row_of(record) | {"config": record.config} for record in records]
 
 
 def config_of(row: Row) -> Mapping[str, Any]:
-    """The configuration of the row's record, from its file where the row does not carry it."""
+    """The configuration of the row's record, read from its file if the row does not contain it."""
     return row["config"] if "config" in row else read(Path(row["_file"])).config
 
 
 def training_part(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the dense network, and how pruned ones are trained."""
+    """The settings that determine the dense network, and how pruned networks are trained."""
     parts = dense_part(config)
     return parts | {"trainer": {**parts["trainer"], "finetune": (config.get("trainer") or {}).get("finetune")}}
 
@@ -115,7 +115,7 @@ def without(config: Mapping[str, Any], names: Set[str]) -> dict[str, Any]:
 
 
 def _run(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a board says of the data and the trainings of its cells, see :func:`run_of`."""
+    """What a board says about the data and the training of its cells, see :func:`run_of`."""
     data, trainer = config.get("dataset") or {}, config.get("trainer") or {}
     sections = {name: trainer.get(name) or {} for name in ("train", "finetune")}
     lengths = {what: {name: section.get(what) for name, section in sections.items()} for what in ("epochs", "samples")}
@@ -128,18 +128,19 @@ def _run(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_of(row: Row) -> dict[str, Any]:
-    """``name`` of the data set, ``limit`` of its images, share for ``validation``, ``task``, ``epochs``, ``samples``.
+    """What a board says about the data and the training of the row's cell.
 
-    ``distil`` is how the dense network taught, None where it did not. And ``words`` that ask for these surroundings
-    (None where no words do), whether a budget was ``asked`` for in place of the default one, and the class names of the
-    method's ``parts``.
+    That is the data set's ``name``, the ``limit`` on its images, the share for ``validation``, ``task``, ``epochs`` and
+    ``samples``; ``distil``, the settings of the distillation from the dense network (None without distillation);
+    ``words``, which ask for these surroundings on the command line (None where no words do); ``asked``, whether a
+    budget was asked for in place of the default one; and ``parts``, the class names of the method's parts.
     """
     found: dict[str, Any] = json.loads(row[RUN])
     return found
 
 
 def code_changed(row: Row) -> bool | None:
-    """Whether the code of the row's method has changed since; None where the record does not say what it was."""
+    """Whether the method's code has changed since the record was made; None if the record does not identify it."""
     return code.changed(row.get("code"), run_of(row)["parts"])
 
 
@@ -178,7 +179,7 @@ def load(store: Store, committed_only: bool = False) -> tuple[list[Row], list[Pr
         try:
             status = path.stat()
         except OSError:
-            status = None  # the store knows how to say what is wrong with it
+            status = None  # the store reports what is wrong with the file
         when, size = (status.st_mtime_ns, status.st_size) if status else (0, 0)
         stamp = {"_committed": committed, "_file": str(path), "_time": when, "_size": size}
         row = known.get(tuple(stamp.values())) if status else None
@@ -202,7 +203,7 @@ def _preference(committed: bool, row: Row) -> tuple[bool, bool, str, bool]:
 
 
 def _digest() -> str:
-    """Of the code and the presets that rows are made from."""
+    """A digest of the code and the presets that rows are made from."""
     code = [REPOSITORY / "benchmarks" / f"{name}.py" for name in MADE_BY]
     parts = [path.read_bytes() for path in (*code, *sorted(labels.CONF.glob("**/*.yaml")))]
     return hashlib.sha256(b"\0".join(parts)).hexdigest()
@@ -224,7 +225,7 @@ def _read_cache(store: Store, digest: str) -> dict[tuple[Any, ...], Row]:
 
 
 def _write_cache(store: Store, digest: str, rows: list[Row]) -> list[Row]:
-    """Save the rows, where that is possible, and return them as they will be read again."""
+    """Save the rows if possible, and return them in the form in which they will be read again."""
     import pyarrow
     import pyarrow.parquet as parquet
 
@@ -232,13 +233,13 @@ def _write_cache(store: Store, digest: str, rows: list[Row]) -> list[Row]:
     table = pyarrow.table({name: [row.get(name) for row in rows] for name in names})
     content = io.BytesIO()
     parquet.write_table(table.replace_schema_metadata({"digest": digest}), content)
-    with suppress(BadInput, OSError):  # a read-only store is only slower
+    with suppress(BadInput, OSError):  # in a read-only store, reading is merely slower
         write_atomically(store.runs / CACHE, content.getvalue())
     return table.to_pylist()
 
 
 def records_mark(rows: Sequence[Row]) -> str:
-    """A digest of which records a page was made from, as it stands in the report."""
+    """A digest of the records that a page was made from, as the report shows it."""
     names = sorted(f"{row['key']} {row['created']} {row['status']}" for row in rows)
     return f"records-{hashlib.sha256(chr(10).join(names).encode()).hexdigest()[:16]}"
 
@@ -262,7 +263,7 @@ def select(rows: Sequence[Kind], where: str | None) -> list[Kind]:
         if not isinstance(holds, pd.Series) or not pd.api.types.is_bool_dtype(holds):
             raise ValueError("it is no condition")
         chosen = table.loc[holds].index
-    except Exception as error:  # pandas raises whatever the expression does
+    except Exception as error:  # the expression can make pandas raise anything
         raise BadInput(
             f"Cannot apply the query {where!r} ({' '.join(str(error).split())}).\n"
             f"Expected a condition such as \"method == 'spectral' and seed < 3\" over: {', '.join(table.columns)}."

@@ -1,7 +1,7 @@
-"""The name of a row on a board: the method, and every part of it that is not its preset's.
+"""Name the rows of a board: the method, and every part of it that differs from its preset.
 
-A method's preset is its file ``conf/method/<name>.yaml`` with the parts it overrides; what it does not override is the
-choice in ``conf/config.yaml``. The files are read as plain YAML, since composing them with Hydra takes a hundred times
+A method's preset is its file ``conf/method/<name>.yaml`` with the parts it overrides; all other parts are those chosen
+in ``conf/config.yaml``. The files are read as plain YAML, since composing them with Hydra takes a hundred times
 as long and a board may show fifty methods.
 """
 
@@ -17,19 +17,19 @@ from benchmarks.settings.tuning import trials_of
 from benchmarks.storage.paths import safe_name
 
 TUNED = "tuned"
-OWN_RIDGE = "methods.spectral."  # selections that have a ridge of their own; a test compares
+OWN_RIDGE = "methods.spectral."  # selections that have a ridge of their own; a test checks this
 LONGEST_VALUE = 24
-SCRATCH, UNPRUNED = "scratch", "unpruned_longer"  # controls that are no selection
+SCRATCH, UNPRUNED = "scratch", "unpruned_longer"  # controls that select nothing
 MOST_DIFFERENCES = 3
-RECONSTRUCTION = "# Reconstruction:"  # how the comment of a preset begins that boards repeat
-COST = "# Cost:"  # how the one begins that says why the method takes long
-AS_PUBLISHED = "# As published:"  # how the one begins that has the words for what its paper does otherwise
-NO_PAPER = "# Paper: none;"  # how the one begins that says why no paper is named
-CLAIM = "# Claim:"  # how each begins that says what its paper claims, for boards to look at
+RECONSTRUCTION = "# Reconstruction:"  # begins the comment of a preset that boards repeat
+COST = "# Cost:"  # begins the comment that says why the method is slow
+AS_PUBLISHED = "# As published:"  # begins the comment with the words for what the paper does differently
+NO_PAPER = "# Paper: none;"  # begins the comment that says why no paper is named
+CLAIM = "# Claim:"  # begins each comment that states a claim of the paper, which boards check
 
 
 def control_of(config: Mapping[str, Any]) -> str | None:
-    """What the cell with this configuration is a control of: a method, or ``dense``; None of no control."""
+    """What the cell with this configuration is a control for: a method, or ``dense``; None if it is no control."""
     sections = (config.get("method"), config.get("allocation"))
     method, allocation = (part if isinstance(part, Mapping) else {} for part in sections)
     if method.get("name") == UNPRUNED:
@@ -40,9 +40,9 @@ def control_of(config: Mapping[str, Any]) -> str | None:
 def label(record: Record, conf: Path | None = None, tuned: bool = True) -> str:
     """``method``, followed by the parts in which the record differs from the method's preset.
 
-    For instance ``spectral (no compensation, theta 0.2)``. A method without a preset file is just named. Controls say
-    of what: ``random (layers of obd)``, ``scratch (masks of obd)``. Tuned ones say with how many trials, unless
-    ``tuned`` is false.
+    For instance ``spectral (no compensation, theta 0.2)``. A method without a preset file gets its name alone. The
+    label of a control says what it controls for: ``random (layers of obd)``, ``scratch (masks of obd)``. That of a
+    tuned method says with how many trials, unless ``tuned`` is false.
     """
     conf = conf or CONF
     if record.method == SCRATCH and (donor := control_of(record.config)):
@@ -59,10 +59,10 @@ def label(record: Record, conf: Path | None = None, tuned: bool = True) -> str:
 
 
 def repair(config: Mapping[str, Any], conf: Path | None = None) -> str | None:
-    """How the survivors made up for the removed units, in the same words for every selection; None if unknown.
+    """The compensation for the removed units, in the same words for every selection; None if unknown.
 
-    Least squares say whether they were refitted on the partly pruned network's own features, and with which ridge;
-    ``own ridge`` is that of the selection's paper.
+    For least squares the words say whether the weights were refitted on the partly pruned network's own features, and
+    with which ridge; ``own ridge`` is that of the selection's paper.
     """
     part = _part(config, "compensation")
     if part is None:
@@ -80,7 +80,7 @@ def repair(config: Mapping[str, Any], conf: Path | None = None) -> str | None:
 
 @cache
 def _comments(conf: Path, method: str) -> tuple[str, ...]:
-    """The lines of a preset's comments that take a whole line."""
+    """The comments of a preset that take up a whole line."""
     path = conf / "method" / f"{safe_name(method)}.yaml"
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     return tuple(line for line in lines if line.startswith("#"))
@@ -92,20 +92,20 @@ def _said(conf: Path, method: str, mark: str) -> str | None:
 
 
 def reconstruction(method: str) -> str | None:
-    """What of ``method`` is a reconstruction or ours and not its paper's own: the preset's comment that begins so.
+    """What in ``method`` is a reconstruction or our own, not its paper's: the preset's comment ``# Reconstruction:``.
 
-    It is a comment, since a setting would be part of the keys of records.
+    This is kept in a comment, since a setting would be part of the keys of records.
     """
     return _said(CONF, method, RECONSTRUCTION)
 
 
 def as_published(method: str) -> str | None:
-    """The words to type for what the paper of ``method`` does otherwise than its preset; None where it notes none."""
+    """The words to type to follow the paper of ``method`` where its preset differs; None where none are noted."""
     return _said(CONF, method, AS_PUBLISHED)
 
 
 def expense(method: str) -> str | None:
-    """Why ``method`` takes long, where its preset says so."""
+    """Why ``method`` is slow, where its preset says so."""
     return _said(CONF, method, COST)
 
 
@@ -115,19 +115,19 @@ def unpublished(method: str) -> str | None:
 
 
 def claim_lines(method: str) -> tuple[str, ...]:
-    """What the paper of ``method`` claims, a line each, as its preset writes it (:mod:`benchmarks.boards.claims`)."""
+    """The claims of the paper of ``method`` as its preset states them, one a line (:mod:`benchmarks.boards.claims`)."""
     lines = _comments(CONF, method)
     return tuple(line.removeprefix(CLAIM).strip() for line in lines if line.startswith(CLAIM))
 
 
 def description(method: str) -> str:
-    """What else the comments of a preset say: the idea and its paper; empty where there is no such preset."""
+    """The other comments of a preset: the idea and its paper; empty where there is no such preset."""
     marks = ("# @package", RECONSTRUCTION, AS_PUBLISHED, COST, NO_PAPER, CLAIM)
     return " ".join(line.lstrip("# ").strip() for line in _comments(CONF, method) if not line.startswith(marks))
 
 
 def distinctions(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """For rows that would have the same label: the settings in which they differ, by row."""
+    """The settings in which rows with the same label differ, by row."""
     values = {row: dict(leaves(config)) for row, config in configs.items()}
     names = sorted({name for leaf in values.values() for name in leaf})
     differing = [name for name in names if len({str(leaf.get(name)) for leaf in values.values()}) > 1]
@@ -141,7 +141,7 @@ def distinctions(configs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
 
 def _differences(conf: Path, part: str, used: Mapping[str, Any], usual: Mapping[str, Any]) -> list[str]:
     found = []
-    if used.get("donor"):  # of copied counts: the counts themselves would say nothing
+    if used.get("donor"):  # for copied counts, the counts themselves would say nothing
         rounding = f", round_to {used['round_to']}" if used.get("round_to") else ""
         return [f"layers of {used['donor']}{rounding}"]
     if used.get("_target_") != usual.get("_target_"):
@@ -166,7 +166,7 @@ def _short(value: Any) -> str:
 
 
 def _part(config: Mapping[str, Any], part: str) -> Mapping[str, Any] | None:
-    """A part lies at the top of the configuration, or under ``method``."""
+    """The section of a part, at the top of the configuration or under ``method``."""
     nested = config.get("method")
     places = (config, nested) if isinstance(nested, Mapping) else (config,)
     return next((place[part] for place in places if isinstance(place.get(part), Mapping)), None)
@@ -210,7 +210,7 @@ def _choice_files(conf: Path, part: str) -> dict[str, Mapping[str, Any]]:
 
 
 def _choice(conf: Path, part: str, used: Mapping[str, Any]) -> tuple[str, Mapping[str, Any]]:
-    """The named choice that ``used`` comes from: same class, most settings in common."""
+    """The named choice that ``used`` comes from: the one of the same class with the most settings in common."""
     target = used.get("_target_")
     same = {name: body for name, body in _choice_files(conf, part).items() if body.get("_target_") == target}
     if not same:

@@ -15,9 +15,9 @@ def latency_columns(cells: Sequence[Cell]) -> list[str]:
 
 
 def of_one_machine(cells: Sequence[Cell]) -> list[Cell]:
-    """``cells`` without the latencies whose fingerprints differ from those of most, in what sets the pace.
+    """Leave out latencies whose fingerprints differ from those of most cells in whatever determines the speed.
 
-    ``elsewhere`` says of a cell that lost its latencies on which kind of machine they were taken.
+    For a cell that lost its latencies, ``elsewhere`` says on which kind of machine they were measured.
     """
     columns = latency_columns(cells)
     timed = Counter(cell["pace"] for cell in cells if any(cell.get(name) is not None for name in columns))
@@ -33,6 +33,6 @@ def _without(cell: Cell, columns: Sequence[str], chosen: str) -> Cell:
 
 
 def _differences(pace: str, chosen: str) -> str:
-    """In what one kind of machine differs from the other: ``threads 1, not 2``."""
+    """How one kind of machine differs from the other: ``threads 1, not 2``."""
     both = zip(SETS_THE_PACE, json.loads(pace), json.loads(chosen), strict=True)
     return ", ".join(f"{name} {own}, not {other}" for name, own, other in both if own != other)

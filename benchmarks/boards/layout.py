@@ -17,7 +17,7 @@ from benchmarks.records.schema import LEFT_ALONE
 from methods.errors import one_line
 
 NUMBER = re.compile(r"\d[\d.]*")
-APART = 3  # rows that remark the same but for numbers and have a line each; more share one
+APART = 3  # rows with the same remark, apart from numbers, that get a line each; more share one line
 RECONSTRUCTED, CHANGED, BESIDE = "†", "‡", "↳ "  # marks of names
 RULE = "on the test split; weights chosen by validation accuracy"
 CODE = "the code has changed since (python -m benchmarks.status --stale): "
@@ -26,12 +26,12 @@ NAMES = {"accuracy": "accuracy (%)", "top5": "top-5 accuracy (%)"}
 
 
 def table_of(board: Board, compact: bool = False, interval: bool = False) -> Table:
-    """The board for people: percentages, sizes, ratios, ranks, and the status where not all went well.
+    """The board for human readers: percentages, sizes, ratios, ranks, and the status where not all went well.
 
     Args:
         board: the board.
-        compact: sizes as 12.3k, for a terminal.
-        interval: the 95 % interval of the mean in place of the standard deviation.
+        compact: write sizes as 12.3k, for a terminal.
+        interval: show the 95 % interval of the mean in place of the standard deviation.
     """
     stage, _, kind = board.metric.partition("_")
     staged = stage in STAGES
@@ -61,7 +61,7 @@ def table_of(board: Board, compact: bool = False, interval: bool = False) -> Tab
     if any(row.unit == "edge" for row in board.rows):
         columns["nonzero"] = lambda row: count(row.values["nonzero"])
     columns["MACs"] = lambda row: count(row.values["macs"])
-    for name in ("perplexity", "bits_per_character"):  # both are functions of the loss, which ranks
+    for name in ("perplexity", "bits_per_character"):  # both are functions of the loss, which rows are ranked by
         if staged and kind == "loss" and _has(board, f"tuned_{name}"):
             columns[name.replace("_", " ")] = lambda row, name=name: _figure(row, f"tuned_{name}", interval)
     if _counts_zeros(board):
@@ -74,8 +74,8 @@ def table_of(board: Board, compact: bool = False, interval: bool = False) -> Tab
     latencies = [name.replace("_", " ") for name in board.latencies]
     sizes = ["effective MACs", "MACs"]
     if board.group.get("budget") == "speedup":
-        sizes.reverse()  # what the budget is about goes last
-    # The unit and one latency stay: they say what is a mask, and what is faster.
+        sizes.reverse()  # the quantity that the budget limits goes last
+    # The unit and one latency stay: they show which networks are only masked, and which are faster.
     droppable = [*latencies[:0:-1], "pruning s", "nonzero", "parameters", *sizes]
     title = f"{_heading(board)}: {NAMES.get(kind, kind)} {RULE}"
     return Table(
@@ -89,7 +89,7 @@ def table_of(board: Board, compact: bool = False, interval: bool = False) -> Tab
 
 
 def _as_chosen(title: str, kind: str) -> str:
-    """A title that says what weights were chosen by: the loss, where there is no accuracy."""
+    """A title that says by what the weights were chosen: by the loss, where there is no accuracy."""
     return title if kind in NAMES else title.replace("validation accuracy", "validation loss")
 
 
@@ -102,7 +102,7 @@ def _counts_zeros(board: Board) -> bool:
 
 
 def _usual(board: Board, quantity: str) -> bool:
-    """Whether half of the rows have a value: a column of dashes with one figure is useless, and the CSV has all."""
+    """Whether half of the rows have a value: a column of dashes with one number is useless, and the CSV has all."""
     rows = [row for row in board.rows if row.status == "done" and not row.control]
     having = sum(quantity in row.values and row.values[quantity].n > 0 for row in rows)
     return having > 0 and 2 * having >= len(rows)
@@ -124,18 +124,18 @@ def _heading(board: Board) -> str:
 
 
 def _named(row: Row) -> str:
-    """The name of a row with its marks: a control of another row, a reconstruction, made by code that has changed."""
+    """The name of a row with its marks: control of another row, reconstruction, made by code that has since changed."""
     marks = (RECONSTRUCTED if reconstruction(row.method) else "") + (CHANGED if row.changed else "")
     return (BESIDE if row.beside else "") + row.name + (f" {marks}" if marks else "")
 
 
 def _place(row: Row) -> str:
-    """How a control compares with the method that it belongs to, in words, since it does not compete for a rank."""
+    """How a control compares with its method, in words, since a control has no rank."""
     return place(row.standing) if row.against is None else row.against.word
 
 
 def place(standing: Standing | None) -> str:
-    """A place as text: ``2``, or ``2–5`` where some pairs with it are not decided; a dash where none is."""
+    """A place as text: ``2``, or ``2–5`` where some of its pairs are undecided; a dash where all of them are."""
     if standing is None or not standing.ranked:
         return NONE
     return f"{standing.first}" if standing.first == standing.last else f"{standing.first}–{standing.last}"
@@ -161,7 +161,7 @@ def _word(row: Row) -> str:
 
 
 def verdict_notes(unit: str, said: Verdicts, margin: float | None) -> str:
-    """What the pairs of one unit come to: how many are decided, and how many seeds would decide the others."""
+    """A summary of the pairs of one unit: how many are decided, and how many seeds would decide the others."""
     counts = {word: number for word, number in said.counts.items() if number}
     pairs = len(said.pairs)
     words = {"equal": f"equal within {margin * 100:g} points" if margin is not None else "equal"}
@@ -181,14 +181,14 @@ def verdict_notes(unit: str, said: Verdicts, margin: float | None) -> str:
 
 
 def _remarks(board: Board) -> list[str]:
-    """What the records remark: layers left alone, a budget that was missed, strange results, a missing checksum.
+    """The remarks in the records: layers left alone, a missed budget, strange results, a missing checksum.
 
     A note that many rows share except for numbers is written once, with one row as an example.
     """
     found: dict[tuple[str, str], set[int]] = defaultdict(set)
     for cell in board.cells:
         alone, note = cell.get("left_alone"), cell.get("note") or ""
-        if alone:  # with the reasons, which the note has not
+        if alone:  # with the reasons, which the note does not contain
             note = "; ".join(part for part in note.split("; ") if not part.startswith(LEFT_ALONE))
         for text in (LEFT_ALONE + alone if alone else None, note, *(cell.get("warnings") or "").split(BETWEEN)):
             if text:
@@ -204,7 +204,7 @@ def _remarks(board: Board) -> list[str]:
 
 
 def _said(rows: Sequence[tuple[str, str, set[int]]]) -> list[str]:
-    """One line a row, or one line for all where there are more than ``APART``."""
+    """One line per row, or one line for all if there are more than ``APART``."""
 
     def who(name: str, seeds: set[int]) -> str:
         return f"{name}, seed {', '.join(map(str, sorted(seeds)))}"
@@ -288,7 +288,7 @@ def csv_of(every: Sequence[Board]) -> str:
 
 
 def lines_of(every: Sequence[Board]) -> tuple[list[str], list[list[Any]]]:
-    """The names of the columns, and a line for each row of each board, unrounded; None is no value."""
+    """The names of the columns, and a line for each row of each board, unrounded; None stands for no value."""
     latencies = sorted({name for board in every for name in board.latencies})
     sometimes = (*RECALIBRATED, *QUANTISED)
     wanted = {board.metric for board in every} | {name for board in every for name in sometimes if _has(board, name)}

@@ -1,7 +1,7 @@
-"""Names of cells on boards: methods are named by their unusual settings, networks by how they differ from most.
+"""Name the cells on boards: methods by their unusual settings, networks by how they differ from most.
 
 A name stands for one setting at all budgets and seeds of a network, so that boards of different networks can be
-compared; a model of other widths, or trained otherwise, is another model.
+compared; a model with other widths or another training counts as another model.
 """
 
 from collections import Counter, defaultdict
@@ -14,7 +14,7 @@ from benchmarks.boards.labels import distinctions
 from benchmarks.boards.latencies import of_one_machine
 from benchmarks.records.keys import dense_part, identity
 
-LARGER = 0.05  # a network that is larger than was asked for by more than this, relatively, is not compared
+LARGER = 0.05  # networks that exceed the requested size by more than this fraction are not compared
 
 
 def task_of(cell: Cell) -> tuple[Any, ...]:
@@ -23,19 +23,19 @@ def task_of(cell: Cell) -> tuple[Any, ...]:
 
 
 def with_names(cells: Sequence[Cell], separate: bool = True) -> list[Cell]:
-    """The cells with their ``name``: the label, and where the surroundings of the method are unusual, what is unusual.
+    """The cells with their ``name``: the label, and whatever is unusual about the surroundings of the method.
 
-    Usual, on a (data set, model), are the fine-tuning, calibration and other surroundings that most labels share. So a
-    name stands for one setting at all budgets and seeds of a network, and equal names of different networks can be
-    compared. A model whose dense network is another than that of most methods is named as well. ``usual`` marks the
-    cells in usual surroundings. Cells that are the same but for what was measured count once, and those whose network
-    is much larger than was asked for get the status ``missed``. Latencies that were not taken on the kind of machine of
-    most of their task are left out.
+    On a (data set, model), the usual fine-tuning, calibration and other surroundings are those that most labels share.
+    So a name stands for one setting at all budgets and seeds of a network, and equal names on different networks can be
+    compared. A model whose dense network differs from that of most methods is named as well. ``usual`` marks the
+    cells in usual surroundings. Cells that differ only in what was measured count once, and those whose network is much
+    larger than was asked for get the status ``missed``. Latencies are left out if they were not measured on the kind of
+    machine used for most cells of their task.
 
     Args:
         cells: rows of the frame.
-        separate: whether networks of other widths or training are other models (:func:`with_networks`); if not, names
-            say how they differ.
+        separate: whether networks with other widths or training count as other models (:func:`with_networks`); if not,
+            names say how they differ.
     """
     cells = [_judged(cell) for cell in cells]
     if separate:
@@ -53,7 +53,7 @@ def with_names(cells: Sequence[Cell], separate: bool = True) -> list[Cell]:
         names[setting] = f"{cell['label']} [{words}]" if words else cell["label"]
     taken = Counter((*setting[:2], name) for setting, name in names.items())
     for setting, name in names.items():
-        if taken[*setting[:2], name] > 1:  # nothing that a label or a context shows
+        if taken[*setting[:2], name] > 1:  # they differ in nothing that a label or a context shows
             names[setting] = f"{name} [{setting[3][:4]}]"
     named = [
         {
@@ -78,7 +78,7 @@ def with_names(cells: Sequence[Cell], separate: bool = True) -> list[Cell]:
 
 
 def _judged(cell: Cell) -> Cell:
-    """The cell, with status ``missed`` if its network is larger than the budget allows; smaller is its own loss."""
+    """The cell, with status ``missed`` if its network exceeds the budget; one that is too small only harms itself."""
     kind, asked = cell["budget"], cell["value"]
     reached = cell.get(kind) if kind else None
     if cell["status"] != "done" or not reached or not asked or cell["control_of"] == "dense":
@@ -94,7 +94,7 @@ def _pair(cell: Cell) -> tuple[str, str]:
 
 
 def _usual(cells: Sequence[Cell], column: str) -> dict[tuple[str, str], Cell]:
-    """For each (data set, model) a cell with the value of ``column`` that has the most methods, then labels, cells."""
+    """For each (data set, model) a cell with the usual value of ``column``: most methods, then labels, then cells."""
     members: dict[tuple[str, str], dict[str, list[Cell]]] = defaultdict(lambda: defaultdict(list))
     for cell in cells:
         members[_pair(cell)][cell[column]].append(cell)
@@ -111,12 +111,13 @@ def _usual(cells: Sequence[Cell], column: str) -> dict[tuple[str, str], Cell]:
 def with_networks(cells: Sequence[Cell], finetuning: bool = False) -> list[Cell]:
     """The cells, whose ``model`` says how the dense network differs from that of most methods on its data set.
 
-    Networks of other widths, trained otherwise, on fewer samples or on other data (by the checksum of what was read; a
-    record without one is taken to be of the usual data) are other tasks: they share no board and no rank.
+    Networks with other widths, or trained differently, on fewer samples or on other data, are other tasks: they share
+    no board and no rank. Data are compared by the checksum of what was read; a record without one is assumed to have
+    used the usual data.
 
     Args:
         cells: rows of the frame.
-        finetuning: whether pruned networks that are trained otherwise are told apart, too.
+        finetuning: whether to distinguish pruned networks that are trained differently, too.
     """
     cells = _with_data(cells)
     column = "training" if finetuning else "dense_variant"
@@ -139,7 +140,7 @@ def with_networks(cells: Sequence[Cell], finetuning: bool = False) -> list[Cell]
 
 
 def _with_data(cells: Sequence[Cell]) -> list[Cell]:
-    """The cells, whose ``model`` names the checksum of the data where it is not that of most cells of the data set."""
+    """The cells; ``model`` names the checksum of the data where it differs from that of most cells of the data set."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for cell in cells:
         if cell.get("data"):

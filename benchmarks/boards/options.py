@@ -14,12 +14,12 @@ from benchmarks.boards.labels import leaves
 NAME = re.compile(r"(?<![\w.`'\"])[A-Za-z_]\w*(?:\.\w+)*")
 TEXT = re.compile(r"'[^']*'|\"[^\"]*\"")
 TICKED = re.compile(r"`([^`]*)`")
-ELSEWHERE = ("paths", "track", "hydra")  # of a machine or a user, not of a cell
+ELSEWHERE = ("paths", "track", "hydra")  # sections that describe a machine or a user, not a cell
 Option = tuple[str, Any]
 
 
 def named_in(where: str) -> list[str]:
-    """The names in a query, of columns or options, also those in backticks, without texts in quotes."""
+    """The names of columns or options in a query, including those in backticks; quoted strings are ignored."""
     plain = TEXT.sub(" ", where)
     return list(dict.fromkeys([*TICKED.findall(plain), *NAME.findall(TICKED.sub(" ", plain))]))
 
@@ -27,7 +27,7 @@ def named_in(where: str) -> list[str]:
 def with_options(rows: Sequence[Row], names: Iterable[str]) -> list[Row]:
     """The rows with a column for each of ``names`` that is an option of some cell and no column yet.
 
-    A short name is an option's last word; it stands for an option only where no other ends with it.
+    A short name is the last part of an option's dotted name; it counts only if no other option ends with it.
     """
     known = {name for row in rows for name in row}
     wanted = [name for name in names if name not in known]
@@ -56,7 +56,7 @@ def _plain(value: Any) -> Any:
 
 
 def quoted(where: str, columns: Iterable[str]) -> str:
-    """The query with names that have dots between backticks, as pandas wants them."""
+    """The query with dotted names put in backticks, as pandas requires."""
     for name in sorted({name for name in columns if "." in name}, key=len, reverse=True):
         where = re.sub(rf"(?<![\w.`]){re.escape(name)}(?![\w.`])", f"`{name}`", where)
     return where

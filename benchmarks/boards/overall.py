@@ -4,7 +4,7 @@ One network (a data set and a model) is one observation: budgets of one network 
 scores are averaged over them first. Then methods are ranked within each network, and compared over networks with the
 Skillings-Mack test and Nemenyi's comparison of all pairs (:mod:`benchmarks.boards.blocks`). A method without results on
 a network is missing there, and the network still counts for the others; a method on one network cannot be compared over
-several and is named. A seed that collapsed counts with its accuracy; a network larger than was asked for is no result.
+several and is named. A seed that collapsed counts with its accuracy; a network larger than requested is not a result.
 
 Nodes and edges are ranked separately. Variants of methods (with another repair, say) are ranked in a table of their
 own, together with the presets; controls with the layer sizes of another method belong to it and are shown on boards.
@@ -37,14 +37,14 @@ class Overall:
 
     Attributes:
         unit: the unit that is pruned; empty if the records do not say.
-        usual: whether it is of methods with their presets' own parts only.
-        networks: for each network how many of its tasks (budgets) and how many seeds were run.
+        usual: whether it compares only methods with the parts of their presets.
+        networks: for each network, how many of its tasks (budgets) and seeds were run.
         scores: for each method its score by network, oriented so that larger is better.
         ranks, verdicts: the result of the comparison.
         single: settings with results on one network only, which cannot be compared over several.
-        shown, repairs: of each setting its name with its mark, and how the survivors made up for the removed.
-        unusual: settings in other surroundings, which are not ranked here.
-        versus: verdicts of the others against ``baseline``.
+        shown, repairs: for each setting, its name with its mark, and the compensation for what was removed.
+        unusual: settings in unusual surroundings, which are not ranked here.
+        versus: verdicts on the others against ``baseline``.
     """
 
     metric: str
@@ -63,7 +63,7 @@ class Overall:
 
     @property
     def name(self) -> str:
-        """Fit for a file."""
+        """A name that can be used for a file."""
         return "_".join([word for word in (self.unit,) if word] + ([] if self.usual else ["all_settings"]))
 
 
@@ -126,7 +126,7 @@ def _compared(cells: Sequence[Cell], unit: str, published: bool, unusual: int, q
 
 
 def network_of(cell: Cell) -> Network:
-    """The network of a cell; those of other widths or training count as more tasks of the one they are made from."""
+    """The network of a cell; variants with other widths or training count as further tasks of the original network."""
     return cell["dataset"], str(cell["model"]).partition(" [")[0]
 
 
@@ -242,7 +242,7 @@ def diagram(found: Overall, form: str = "svg") -> bytes:
             label_fmt_left="{label} ({rank:.2f})",
             label_fmt_right="({rank:.2f}) {label}",
         )
-        for [bar] in parts["crossbars"]:  # it visits the methods under a bar in the order of a set
+        for [bar] in parts["crossbars"]:  # the library visits the methods under a bar in the order of a set
             bar.set_data([min(bar.get_xdata()), max(bar.get_xdata())], list(bar.get_ydata())[:2])
         for name, rank in found.ranks.ranks.items():
             own = look(name)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 FORMATS = ("terminal", "md", "csv", "tex", "html", "parquet")
 
 
-FILES = ("md", "csv", "tex", "html")  # of reviewed boards
+FILES = ("md", "csv", "tex", "html")  # endings of the files of reviewed boards
 
 
 USUAL = ("terminal", "md", "csv")
@@ -199,8 +199,8 @@ def _print_own(
 ) -> None:
     """Print boards of this machine's own records, and say in one line how to see the reviewed ones.
 
-    Own records are ranked among themselves: places among rows that nobody sees would only confuse. The boards
-    ``every`` of all records are named where there are no own ones.
+    Own records are ranked among themselves: ranks among rows that are not shown would only confuse. If there are no
+    own records, the boards ``every`` of all records are listed by name.
     """
     own = [cell for cell in cells if not cell.get("_committed") or cell["key"] in (only or ())]
     found = boards(own, question)

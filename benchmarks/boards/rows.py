@@ -14,7 +14,7 @@ from methods.errors import one_line
 
 ORDER = ("done", "missed", "collapsed", "skipped", "failed")
 LONGEST_NAME = 34
-NAMED = 3  # rows that a note names
+NAMED = 3  # how many rows a note names
 LONGEST_REASON = 240
 OF_LANGUAGE = ("tuned_perplexity", "tuned_bits_per_character")  # of language models; functions of their loss
 SIZES = ("parameters", "nonzero", "macs", "macs_effective")
@@ -34,13 +34,13 @@ class Row:
     Attributes:
         name: short enough for a column; ``full`` is complete.
         scores: the metric by unit of comparison (task and seed).
-        counted: the scores that verdicts rest on: those of collapsed cells of the same setting among them.
+        counted: the scores that verdicts are based on, including those of collapsed cells of the same setting.
         standing: its place among the rows of its unit.
-        versus: the verdict on it against the baseline, Holm's correction over the rows that are compared with that.
-        donor: of a control, the label of the method whose layer sizes it has.
-        against: the verdict on a control against that method, Holm's correction over all controls of the board.
-        repair: how the survivors made up for the removed.
-        family: what it is ranked with: its unit and, where it was tuned, the number of trials.
+        versus: the verdict on it against the baseline, with Holm's correction over the rows compared with the baseline.
+        donor: for a control, the label of the method whose layer sizes it has.
+        against: for a control, the verdict against that method, with Holm's correction over all controls of the board.
+        repair: the compensation for what was removed.
+        family: the rows it is ranked with: its unit and, where it was tuned, the number of trials.
         label, beside: its method and parts, and those of the row that it is shown with, if any: a control has its
             layer sizes from that one, a tuned row is that one with its usual options.
         changed: whether the code of its method has changed since some of its cells were run.
@@ -58,7 +58,7 @@ class Row:
     counted: dict[Hashable, float] = field(default_factory=dict)
     standing: Standing | None = None
     versus: Verdict | None = None
-    control: bool = False  # the dense network, as it is or trained on: shown, not ranked
+    control: bool = False  # the dense network, as it is or trained further: shown, not ranked
     repair: str | None = None
     family: str = ""
     label: str = ""
@@ -114,7 +114,7 @@ def row_of(name: str, full: str, cells: list[Cell], metric: str, quantities: Seq
     scores: dict[Hashable, float] = {unit: sum(found) / len(found) for unit, found in by_unit.items()}
     reason = "; ".join(sorted({one_line(cell["reason"], LONGEST_REASON) for cell in cells if cell["reason"]})) or None
     first = cells[0]
-    trained_on = first["control_of"] == "dense"  # larger than the network that it is a control of
+    trained_on = first["control_of"] == "dense"  # larger than the network that it is a control for
     row = Row(
         *(name, full, first["method"], None if trained_on else first["unit"], first["status"], len(cells), values),
         *(scores, reason),
@@ -129,7 +129,7 @@ def row_of(name: str, full: str, cells: list[Cell], metric: str, quantities: Seq
 
 
 def with_sizes(cell: Cell) -> Cell:
-    """With the size of the final network: fine-tuning changes no size, so that either stage has it."""
+    """The cell with the size of the final network; fine-tuning changes no size, so either stage provides it."""
     sizes = {}
     for name in SIZES:
         tuned = cell.get(f"tuned_{name}")

@@ -83,9 +83,9 @@ class Table:
         return f"## {_escaped(self.title)}\n\n{text}\n{notes}"
 
     def latex(self) -> str:
-        """The table as a LaTeX float, and its notes behind it, which may go on over pages.
+        """The table as a LaTeX float, followed by its notes, which may run over several pages.
 
-        It needs the package booktabs, and graphicx to shrink it to the line and to the page.
+        This needs the package booktabs, and graphicx to shrink it to the line and to the page.
         """
         places = "".join("l" if name in self.left else "r" for name in self.columns)
         lines = [" & ".join(latex_text(cell) for cell in row) + r" \\" for row in (self.columns, *self.rows)]
@@ -168,7 +168,7 @@ class Table:
 
 
 def csv_text(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A CSV file; None is an empty field, and a quote precedes what a spreadsheet would take for a formula."""
+    """A CSV file; None is an empty field, and a quote is put before what a spreadsheet would take for a formula."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(columns)
@@ -232,7 +232,7 @@ def latex_text(text: str) -> str:
             pieces.append(LATEX[character])
         elif character.isascii():
             pieces.append(character if character.isprintable() else "?")
-        else:  # accents are dropped, what is left has to be ASCII
+        else:  # accents are dropped, and what is left must be ASCII
             plain = unicodedata.normalize("NFKD", character).encode("ascii", "ignore").decode()
             pieces += [LATEX.get(letter, letter) if letter.isprintable() else "?" for letter in plain] or ["?"]
     return "".join(pieces)

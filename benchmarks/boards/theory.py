@@ -65,7 +65,7 @@ class Point:
 
     @property
     def scope(self) -> str:
-        """Whether it is of a layer or of the network."""
+        """Whether the point describes a layer or the network."""
         return "network" if self.layer is None else "layer"
 
     def row(self) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def _predictions(record: Record) -> Iterable[tuple[str, str | None, str | None, 
         if prediction.predicted is not None:
             yield prediction.theory, prediction.unit, prediction.layer, prediction.predicted, prediction.measured
     if (record.config.get("schedule") or {}).get("rewind", "none") not in (None, "none"):
-        return  # they are about weights that were then replaced: those of another training, or random ones
+        return  # predictions for weights that were then replaced, by those of another training or by random ones
     given = {prediction.theory for prediction in record.predictions or []}
     for name, (theory, unit) in REPORTED.items():
         own = f"{theory} ({record.method})" if unit else theory
@@ -118,7 +118,7 @@ def _predictions(record: Record) -> Iterable[tuple[str, str | None, str | None, 
 
 
 def _repaired(record: Record) -> bool:
-    """Whether the survivors make up for the removed, as the theory of spectral pruning supposes."""
+    """Whether there is a compensation for the removed units, as the theory of spectral pruning assumes."""
     target = str((record.config.get("compensation") or {}).get("_target_", ""))
     return target.rpartition(".")[2] not in ("", "Compensation", "NoCompensation")
 
@@ -194,7 +194,7 @@ def pooled(own: Sequence[Point]) -> Correlation:
     low, high = _interval(len(clusters), of)
     if (
         low is not None and high is not None
-    ):  # drawn twice, a cell ties with itself: few cells bias the bootstrap inwards
+    ):  # a cell drawn twice ties with itself, so with few cells the bootstrap is biased inwards
         low, high = min(low, value), max(high, value)
     return Correlation(value, low, high, len(clusters))
 

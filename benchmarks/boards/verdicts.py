@@ -3,11 +3,11 @@
 For every pair of methods a board says *better* (or *worse*), *equal* within a stated margin, or *undecided*. A claim is
 better or equal; Holm's correction over the pairs keeps the chance of any false claim of a board at 5 %.
 
-Few seeds give no useful variance of a pair's differences, and one variance for all pairs is wrong, since a bad method
-scatters fifty times as much as a good one. Moderated t is between the two (Smyth, Statistical Applications in Genetics
-and Molecular Biology 3(1), 2004, section 3 to 6; the method of the package limma): the variances of all pairs of a
-network are draws from a scaled inverse chi-square distribution, which is fitted to them by the moments of log s^2, and
-each variance is shrunk towards it:
+Few seeds give no useful estimate of the variance of a pair's differences, and one variance for all pairs is wrong,
+since a bad method scatters fifty times as much as a good one. The moderated t test is a compromise (Smyth, Statistical
+Applications in Genetics and Molecular Biology 3(1), 2004, sections 3 to 6; the method of the package limma): the
+variances of all pairs of a network are draws from a scaled inverse chi-square distribution, which is fitted to them by
+the moments of log s^2, and each variance is shrunk towards it:
 
     s~^2 = (d0 s0^2 + d s^2) / (d0 + d),   t = mean / (s~ / sqrt(n)) with d0 + d degrees of freedom, d = n - 1.
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float64]
 
-MARGIN = 0.005  # half a point of accuracy: differences inside it matter to nobody
+MARGIN = 0.005  # half a point of accuracy: smaller differences do not matter in practice
 MOST_SEEDS = 100  # beyond it, no number of seeds is named
 FEWEST = 5  # rows of a board that make a prior
 DOUBT = 18.0  # how much less certain the prior is taken to be than it looks; see above
@@ -114,7 +114,7 @@ def pairs_of(
 
 @dataclass(frozen=True)
 class Prior:
-    """What other pairs tell about a variance: scaled inverse chi-square with ``freedom`` degrees of freedom.
+    """What other pairs tell us about a variance: scaled inverse chi-square with ``freedom`` degrees of freedom.
 
     ``freedom`` 0 says nothing: the test is then Student's paired t. ``smallest`` is the variance of rounding.
     """
@@ -266,7 +266,8 @@ class Verdict:
 class Standing:
     """Where a method stands among the others of its family.
 
-    It is in place ``first`` to ``last``: one more than the methods that are better, and as many less as are worse.
+    Its place is ``first`` to ``last``: ``first`` is one more than the number of better methods, ``last`` the number
+    of methods less the number of worse ones.
     """
 
     first: int

@@ -72,7 +72,7 @@ def machine() -> str:
 
 
 def measure(name: str) -> Cost:
-    """:func:`seconds_of` in a process of its own, for at most ``LIMIT`` seconds of its processor time."""
+    """:func:`seconds_of` in a separate process, for at most ``LIMIT`` seconds of its processor time."""
     ours, theirs = multiprocessing.Pipe(duplex=False)
     child = multiprocessing.get_context("fork").Process(target=_limited, args=(name, theirs))
     child.start()

@@ -1,6 +1,6 @@
-"""What a method needs, by observation: a small network is pruned with other data and with other labels, and watched.
+"""What a method needs, by observation: prune a small network with other data and other labels, and compare.
 
-Nothing is declared, so that nothing can be declared wrongly. Data count as needed if other inputs lead to another
+Nothing is declared, so nothing can be declared wrongly. Data count as needed if other inputs lead to another
 network, labels if other labels do, gradients if anything is propagated backward through the network.
 """
 
@@ -49,7 +49,7 @@ class Needs:
 
 
 class _Backward(TorchDispatchMode):
-    """Notices derivatives of a ReLU, which every gradient of the network's has to pass."""
+    """Notices derivatives of a ReLU, which every gradient of the network has to pass through."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class _Backward(TorchDispatchMode):
 
 
 def needs_of(pruner: Pruner) -> Needs:
-    """Prune half of a small network, up to five times, and see what counts."""
+    """Prune half of a small network, up to five times, and see which inputs affect the result."""
     samples, others = calibration(SAMPLES), calibration(SAMPLES, seed=1)
     network = _suited(pruner, samples)
     calls: list[int] = []

@@ -75,7 +75,7 @@ def card_of(name: str) -> Card:
 
 
 def page_of(names: Sequence[str]) -> str:
-    """The whole page, in Markdown; takes about a second a method, and shows how far it is."""
+    """The whole page, in Markdown; takes about a second per method, and shows its progress."""
     cards = [card_of(name) for name in track(names, "methods")]
     sections = [OPENING.format(samples=f"{SAMPLES:,}", machine=known()[0] or "not measured here")]
     chosen = {group: [card for card in cards if card.unit in units] for group, units in GROUPS.items()}

@@ -59,10 +59,10 @@ def run(config: Mapping[str, Any], holds: Callable[[], bool] | None = None) -> R
     """Run the cell that ``config`` (plain, resolved) describes, unless it already has a record; returns the record.
 
     A cell that does not end well is a record, too: ``collapsed`` or ``skipped``, which are results, or ``failed``
-    with its traceback. What is wrong with the command, or with a part of the user's own, says nothing of a method, and
-    leaves no record; what an earlier failure left of the cell is removed with it.
+    with its traceback. An error in the command, or in a part of the user's own, says nothing about a method and
+    leaves no record; what an earlier failure left of the cell is then removed, too.
 
-    With ``_replace``, the stamp of a finished record, that one is made again. It stays until there is another result.
+    With ``_replace``, the stamp of a finished record, that record is made again. It stays until there is a new result.
 
     Args:
         config: of the cell.
@@ -81,7 +81,7 @@ def run(config: Mapping[str, Any], holds: Callable[[], bool] | None = None) -> R
         finished, replaced = True, found.stamp if found.stamp == config.get("_replace") else None
         if not replaced and not (config.get("save") and lacks_network(found, paths.results)):
             return found
-        there = not replaced  # only its network is not: the record stays as it is
+        there = not replaced  # only its network is missing: the record stays as it is
     head = cell_fields(config, key)
     try:
         with tracking(config["track"], title(config), config.get("_sweep"), config) as tracker:
@@ -226,7 +226,7 @@ def _carried_out(
             prunings[name] = _prune(own, data, dense, place, trial.rate)
         pruned, states = prunings[name]
         if tune and _trains_between(schedule):
-            del prunings[name]  # the rate has a part in it
+            del prunings[name]  # the pruning depends on the rate
         elif tune:
             pruned = copy.deepcopy(pruned)
         before = copy.deepcopy(pruned.model)
@@ -298,7 +298,7 @@ def _recalibrated(config: Mapping[str, Any], data: Data, pruned: nn.Module) -> n
 
 
 def _found(pruned: Pruned, budget: Mapping[str, Any]) -> dict[str, Any]:
-    """The result of pruning, and remarks on it."""
+    """The result of pruning, with remarks on it."""
     return {
         "unit": pruned.unit,
         "budget": {**budget, "achieved": pruned.achieved, "note": note_of(pruned.note, pruned.left_alone)},
@@ -309,7 +309,7 @@ def _found(pruned: Pruned, budget: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _speed_and_size(config: Mapping[str, Any], data: Data, networks: _Networks) -> dict[str, Any]:
-    """Sizes of the networks, and what else ``measure`` asks for; only that is imported."""
+    """Sizes of the networks, and what else ``measure`` asks for; only the modules that this needs are imported."""
     found: dict[str, Any] = {}
     timing, batch = config["measure"].get("latency"), config["measure"].get("memory")
     if timing:
@@ -337,7 +337,7 @@ def _quantised(config: Mapping[str, Any], data: Data, networks: _Networks) -> di
 
 
 def _recipe(config: Mapping[str, Any], schedule: Schedule, rate: float) -> tuple[TrainerSettings, int]:
-    """What a pruned network is trained with, and how many epochs of it the rewound weights have had.
+    """The settings that a pruned network is trained with, and how many of its epochs the rewound weights already had.
 
     ``rate`` multiplies the recipe's learning rate.
     """
@@ -349,9 +349,9 @@ def _recipe(config: Mapping[str, Any], schedule: Schedule, rate: float) -> tuple
 
 
 def _teacher(config: Mapping[str, Any], dense: nn.Module) -> Teacher | None:
-    """The dense network as the teacher of whatever is trained after pruning, by whichever recipe; None where none is.
+    """The dense network as the teacher of all training after pruning, by whichever recipe; None without distillation.
 
-    So all methods are taught alike, also those whose schedule asks for the full recipe.
+    So all methods are taught alike, including those whose schedule asks for the full recipe.
     """
     asked = checked(Distillation, config["trainer"]["finetune"].get("distil") or {}, "trainer.finetune.distil").asked()
     return None if asked is None else Teacher(dense, *asked)

@@ -24,7 +24,7 @@ from methods.sparse_training import Length, SparseTraining
 
 
 def prunes_while_training(schedule: object) -> bool:
-    """Whether ``schedule`` visits a training before there is a pruned network."""
+    """Whether ``schedule`` hooks into a training that runs before there is a pruned network."""
     return isinstance(schedule, TrainingSchedule | SparseTraining)
 
 

@@ -42,7 +42,7 @@ def build_pruner(config: Mapping[str, Any]) -> Pruner:
     if multiple is not None:
         parts["allocation"] = Rounded(parts["allocation"], fit(multiple, int, "allocation.round_to", 8))
     impose = getattr(parts["allocation"], "imposed_on", None)
-    if impose is not None:  # an allocation that fixes more about a set than its size: n:m
+    if impose is not None:  # an allocation that fixes more about a set than its size, such as n:m
         parts["selection"] = impose(parts["selection"])
     return Pruner(**parts, prune_residual=bool(config.get("prune_residual")))
 
@@ -199,9 +199,9 @@ def _check_model(model: str, shape: tuple[int, ...], classes: int | None, traine
 
 
 def _refuse_untrainable(model: nn.Module, cfg: Mapping[str, Any], inputs: Tensor) -> None:
-    """Refuse a network that cannot be trained: all is frozen, or it gives no tensor in training mode only.
+    """Refuse a network that cannot be trained: all of it is frozen, or its output in training mode is no tensor.
 
-    The second is the habit of networks with auxiliary heads.
+    The second is common among networks with auxiliary heads.
 
     Args:
         model: in training mode, not used for anything else: its running statistics move.
@@ -209,7 +209,7 @@ def _refuse_untrainable(model: nn.Module, cfg: Mapping[str, Any], inputs: Tensor
         inputs: two of them.
 
     Raises:
-        BadInput: it is one of these.
+        BadInput: the network cannot be trained.
     """
     import torch
 

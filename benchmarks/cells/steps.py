@@ -35,7 +35,7 @@ class States:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def score(self, network: nn.Module) -> Score:
-        """Of a network on the validation split."""
+        """The score of a network on the validation split."""
         return evaluate(network, self.data.validation)
 
     def add(self, network: nn.Module, masks: Mapping[str, Tensor], pruned: Score) -> None:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MODES = ("offline", "online", "disabled")
 PROBE_SECONDS = 4.0
-START_SECONDS = 12.0  # together with the probe below the twenty seconds promised
+START_SECONDS = 12.0  # together with the probe, less than the twenty seconds promised
 FINISH_SECONDS = 15.0
 SWEEP = "WANDB_SWEEP_ID"
 JOB = "cell"  # W&B's job type of a run of a cell

@@ -1,8 +1,8 @@
 """The trials of a cell that is tuned: several runs from the dense network to a fine-tuned one, of which one is kept.
 
 All rates are tried with the preset's options, then each option at the best rate. The best has the highest accuracy on
-the validation split (a regression: the lowest loss), then the lowest loss, then it came first. The test split is not
-touched. A trial that fails has its reason in the record and is not chosen; where all fail, the cell fails as
+the validation split (a regression: the lowest loss); ties are broken by the lowest loss, then by order. The test split
+is not touched. A trial that fails has its reason in the record and is not chosen; where all fail, the cell fails as
 the first did.
 """
 

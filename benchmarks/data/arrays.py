@@ -2,8 +2,8 @@
 
 A folder ``NAME-HASH`` holds, for each split, ``SPLIT.u8`` (N images of C x H x W bytes, one after the other) and
 ``SPLIT.targets.npy``, and ``manifest.json``, which is written last. The hash is of what was decoded and how. One
-process decodes (it holds a lease), into a hidden folder next to the final place that is renamed whole; where it is
-killed, the next one goes on after the last piece that is known to be on the disk.
+process, which holds a lease, decodes into a hidden folder next to the final place; the folder is renamed when complete.
+If the process is killed, the next one continues after the last piece that is known to be on the disk.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ LOG = logging.getLogger(__name__)
 LAYOUT = 1
 MANIFEST, PROGRESS = "manifest.json", "progress.json"
 PIECE = 64  # images that are decoded, written and checked together
-SAVED_EVERY = 16  # pieces between two notes of how far the decoding is
+SAVED_EVERY = 16  # pieces between two saves of the progress
 CHECKED = 2**26  # bytes that are compared with their checksums when the arrays are opened
-LARGE = 2**22  # bytes from which on a block of memory is kept for the next batch
-PART = 16  # windows that a thread takes at once
+LARGE = 2**22  # bytes; blocks of memory at least this large are kept for the next batch
+PART = 16  # windows that a thread processes at a time
 KEPT = 2**28  # bytes of the map that may stay in this process's memory before they are given back
 FREE: deque[mmap.mmap] = deque(maxlen=2)  # blocks of memory for the next batches, see room()
 
@@ -67,7 +67,7 @@ class Mapped:
         return self.count
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the map: another process makes its own."""
+        """The state without the map, since another process makes its own."""
         return {"path": self.path, "count": self.count, "shape": self.shape}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
@@ -117,7 +117,7 @@ class Mapped:
         return cut
 
     def _shared_out(self, work: Callable[[Iterator[range]], None], count: int) -> None:
-        """Have ``work`` done on parts of ``range(count)`` by this thread, and by others as far as they get to it.
+        """Do ``work`` on parts of ``range(count)`` in this thread, and in others as far as they get to it.
 
         A free thread takes the next part, and nothing waits for threads that have not begun: on a busy machine waiting
         can take longer than the work.
@@ -138,7 +138,7 @@ class Mapped:
                 self._open = self._opened()
             pages, array = self._open
             self._taken += rows * int(np.prod(self.shape))
-            if self._taken > KEPT:  # the system keeps what it can in its own memory, which all processes share
+            if self._taken > KEPT:  # the system still caches what it can, in memory that all processes share
                 pages.madvise(mmap.MADV_DONTNEED)
                 self._taken = 0
             return array
@@ -163,7 +163,7 @@ def mirrored(pixels: np.ndarray) -> np.ndarray:
 def room(*shape: int) -> Tensor:
     """An uninitialised float32 tensor; a large one gets large memory pages, which are reused when it is freed.
 
-    The allocator gets large blocks from the system each time, and that takes as long as filling them.
+    The default allocator requests large blocks from the system each time, which takes as long as filling them.
     """
     size = 4 * int(np.prod(shape))
     if size < LARGE or not hasattr(mmap, "MADV_HUGEPAGE"):
@@ -175,9 +175,9 @@ def room(*shape: int) -> Tensor:
                 break
     else:
         pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        with suppress(OSError):  # a system that has none
+        with suppress(OSError):  # a system without large pages
             pages.madvise(mmap.MADV_HUGEPAGE)
-    lent = memoryview(pages)  # which the tensor holds, and all views of it, for as long as one of them is there
+    lent = memoryview(pages)  # kept alive by the tensor and its views, as long as one of them exists
     weakref.finalize(lent, FREE.append, pages).atexit = False
     return torch.frombuffer(lent, dtype=torch.float32).view(shape)
 
@@ -194,7 +194,7 @@ class Part:
 def open_arrays(folder: Path) -> dict[str, Part] | None:
     """What was decoded into ``folder``; None where nothing is there, or, with a warning, where it is damaged.
 
-    Sizes are compared, and the checksums of as many pieces, spread over the file, as ``CHECKED`` bytes are.
+    All sizes are compared, and the checksums of pieces spread over the file, ``CHECKED`` bytes in all.
     """
     try:
         facts = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -230,12 +230,12 @@ def _part(folder: Path, name: str, facts: Mapping[str, Any]) -> Part:
 
 
 def decoded_arrays(folder: Path, sources: Mapping[str, Streamed], skip: bool) -> dict[str, Part]:
-    """The arrays in ``folder``, decoded now if they are not there; of several processes one does it.
+    """The arrays in ``folder``, decoded now if they are not there; of several processes, only one decodes.
 
     Args:
-        folder: its name should be another where the sources or the decoding change.
+        folder: where they lie; its name should change whenever the sources or the decoding change.
         sources: the images of each split.
-        skip: go on where an image cannot be decoded; else that is refused.
+        skip: leave out images that cannot be decoded; otherwise they are refused.
 
     Raises:
         BadInput: an image cannot be read, or the disk has not enough room.
@@ -273,7 +273,7 @@ def _decode(folder: Path, sources: Mapping[str, Streamed], skip: bool) -> None:
             np.save(work / f"{name}.targets.npy", source.decoder.shelf.targets.numpy())
         write_atomically(work / MANIFEST, json.dumps({"layout": LAYOUT, "parts": parts}))
         (work / PROGRESS).unlink(missing_ok=True)
-        shutil.rmtree(folder, ignore_errors=True)  # where what was there is damaged
+        shutil.rmtree(folder, ignore_errors=True)  # if it was there but damaged
         work.rename(folder)
     except OSError as error:
         shutil.rmtree(work, ignore_errors=True)
@@ -333,7 +333,7 @@ def _decode_part(work: Path, name: str, source: Streamed, skip: bool, progress: 
 
 
 def _note(work: Path, file: Any, progress: Mapping[str, Any]) -> None:
-    """Note how far the decoding is, once that much is on the disk."""
+    """Save the progress of the decoding, once everything up to there is on the disk."""
     file.flush()
     os.fsync(file.fileno())
     write_atomically(work / PROGRESS, json.dumps({"layout": LAYOUT, "parts": progress}))

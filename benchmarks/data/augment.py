@@ -12,14 +12,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-WIDEST = 4 / 3  # width / height of a resized crop, at most; at least its inverse (Szegedy et al. 2015, section 6)
+WIDEST = 4 / 3  # maximal width / height of a resized crop; the inverse is the minimum (Szegedy et al. 2015, section 6)
 GREY = (0.299, 0.587, 0.114)  # of red, green, blue in the luminance (ITU-R BT.601)
 
 
 def crop_and_flip(
     images: Tensor, top: Tensor, left: Tensor, flip: Tensor, padding: int, window: Sequence[int] | None = None
 ) -> Tensor:
-    """Cut one window out of every zero-padded image, mirrored where ``flip`` is true.
+    """Cut one window out of every zero-padded image, and mirror it where ``flip`` is true.
 
     Args:
         images: (B, C, H, W), any type.
@@ -27,7 +27,7 @@ def crop_and_flip(
         left: (B,) first column of each window, 0 … 2·padding + W − width of the window.
         flip: (B,) whether the window is mirrored left to right.
         padding: rows and columns of zeros added on every side.
-        window: height and width of the windows; those of the images unless given.
+        window: height and width of the windows; by default, those of the images.
     """
     batch, channels, *size = images.shape
     height, width = window or size
@@ -41,7 +41,7 @@ def crop_and_flip(
 
 
 def centre(images: Tensor, window: Sequence[int]) -> Tensor:
-    """The middle (B, C, height, width) of images (B, C, H, W), as they are where that is all of them."""
+    """The middle (B, C, height, width) of images (B, C, H, W), or the images themselves if that is all of them."""
     height, width = window
     top, left = (images.shape[2] - height) // 2, (images.shape[3] - width) // 2
     if not top and not left and images.shape[2:] == (height, width):

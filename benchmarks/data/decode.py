@@ -22,7 +22,7 @@ from methods.errors import BadInput, first_line
 from methods.progress import track
 
 ROWS_AT_ONCE = 1024
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF")  # not those for which Pillow calls other programs
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF")  # none for which Pillow calls other programs
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def decode_folder(folder: Path, split: str, columns: Columns) -> tuple[Tensor, T
 def decode_hub(
     repository: str, revision: str | None, split: str, columns: Columns, subset: str | None = None
 ) -> tuple[Tensor, Tensor]:
-    """The same of a repository on the Hugging Face hub, downloaded by ``datasets`` into its own cache."""
+    """The same for a repository on the Hugging Face hub, downloaded by ``datasets`` into its own cache."""
     import datasets
 
     from benchmarks.data.hub import rows_of
@@ -89,7 +89,7 @@ def _decode_file(path: Path, columns: Columns) -> tuple[Tensor, Tensor]:
 
 
 def unreadable_parquet(path: Path, error: Exception) -> BadInput:
-    """The error for a file that is not Parquet, with what to do."""
+    """The error for a file that is not Parquet, with advice on what to do."""
     return BadInput(
         f"{path} cannot be read as Parquet: {first_line(error)}\nIt is truncated or something else; download it again."
     )
@@ -125,7 +125,7 @@ def labels_of(column: pa.Array | pa.ChunkedArray, columns: Columns, where: str) 
     """(N,) labels of a column, if they are classes.
 
     Raises:
-        BadInput: they are no integers, or not within the classes.
+        BadInput: the labels are not integers, or lie outside the classes.
     """
     if not pa.types.is_integer(column.type) or column.null_count:
         raise BadInput(f"column '{columns.label}' of {where} is {column.type}; expected integers, none missing.")
@@ -179,7 +179,7 @@ def decoded_image(source: io.BytesIO | Path, shape: tuple[int, int, int], resize
         with Image.open(source, formats=FORMATS) as image:
             upright = ImageOps.exif_transpose(image) if resize else image
             mode = "L" if channels == 1 else "RGB"
-            picture = upright if upright.mode == mode else upright.convert(mode)  # which copies in any case
+            picture = upright if upright.mode == mode else upright.convert(mode)  # convert always copies
             if resize:
                 picture = ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)
             pixels = np.asarray(picture)

@@ -17,7 +17,7 @@ from methods.errors import BadInput, first_line
 TINY = "val_annotations.txt"
 KAGGLE = "LOC_val_solution.csv"
 NUMBERS, NAMES = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
-KIT = ("", "data", "devkit/data", "ILSVRC2012_devkit_t12/data")  # where below the root the development kit lies
+KIT = ("", "data", "devkit/data", "ILSVRC2012_devkit_t12/data")  # places of the development kit below the root
 LONGEST = 2**26  # bytes of a file of labels
 
 
@@ -77,7 +77,7 @@ def _named(labels: Path) -> dict[str, str]:
 
 
 def _numbered(pictures: Sequence[Path], labels: Path) -> dict[str, str]:
-    """The same of the development kit, whose numbers are in the order of the pictures' names."""
+    """The same for the development kit, whose numbers follow the order of the pictures' names."""
     from scipy.io import loadmat
 
     numbers = [int(line) for line in labels.read_text(encoding="ascii").split()]

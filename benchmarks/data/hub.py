@@ -24,7 +24,7 @@ def rows_of(repository: str, subset: str | None, split: str, revision: str | Non
 
 
 def stream_of(repository: str, subset: str | None, split: str, revision: str | None) -> IterableDataset:
-    """The same, row by row as they come over the network; nothing is kept of them.
+    """The same, row by row as they arrive over the network; nothing is stored.
 
     Raises:
         BadInput: it cannot be loaded; says where it may come from instead.

@@ -19,7 +19,7 @@ from methods.progress import track
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"})
 LAYOUT = "expected one folder of images per class, or train/ and test/ (and val/) with such folders"
 VALIDATION = ("val", "valid", "validation", "dev")
-INSIDE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")  # of ILSVRC as it is handed out
+INSIDE = ("ILSVRC/Data/CLS-LOC", "Data/CLS-LOC")  # folders of the splits in ILSVRC as it is distributed
 CLUTTER = frozenset({"__MACOSX", "__pycache__"})
 LOG = logging.getLogger(__name__)
 
@@ -39,8 +39,8 @@ def find(root: Path) -> dict[str, Files]:
     """The images of each class by split: ``train``, and ``test`` and ``validation`` where there are such folders.
 
     Without a folder ``train`` all folders are classes, and all images ``train``. A folder ``val`` (or ``valid``,
-    ``validation``, ``dev``) is the validation split if there is a folder ``test``, and else the test split:
-    so most data sets with ``train`` and ``val`` alone are scored, and the log says it. In ILSVRC's own layout the
+    ``validation``, ``dev``) is the validation split if there is a folder ``test``, and otherwise the test split,
+    which is how most data sets with only ``train`` and ``val`` are scored; the log says so. In ILSVRC's own layout the
     splits lie in ``ILSVRC/Data/CLS-LOC`` and the labels of ``val`` in a file (:mod:`benchmarks.data.flat`); a folder
     ``test`` whose labels are not public is left out.
 

@@ -23,7 +23,7 @@ from benchmarks.data.sources.tar import TarRows
 from benchmarks.data.sources.tar import shards as found_shards
 from methods.errors import BadInput
 
-DECODING = 1  # raised when decoding changes, so that caches written before are not taken
+DECODING = 1  # increased when decoding changes, so that older caches are not used
 DATA_VARIABLE = "SECATEURS_DATA"
 
 Hub = tuple[str, str | None, str, str | None]  # repository, subset, split, revision
@@ -34,13 +34,13 @@ class Collection:
     """The encoded images of a data set.
 
     Attributes:
-        name: under which they are cached, decoded; another where the source or the decoding differ.
-        origin: what a record says of where they come from.
-        shelves: for each split (train, test, perhaps validation) what opens it. Asked for ``scattered=True`` it can be
-            read at random.
+        name: the name under which they are cached once decoded; it differs where the source or the decoding does.
+        origin: what a record says about where they come from.
+        shelves: for each split (train, test, perhaps validation) what opens it. Opened with ``scattered=True`` it can
+            be read at random.
         resize: whether images of any size are cut and scaled.
-        tensors: decodes everything into memory, where that has a way of its own.
-        hub: of the training split, where it comes from the hub.
+        tensors: decodes everything into memory, where there is a special way to do so.
+        hub: where the training split lies on the hub, if it comes from there.
     """
 
     name: str
@@ -180,7 +180,7 @@ def _packed(place: Path, source: ParquetRows, columns: decode.Columns) -> Shelf:
 
 
 def require_own_name(cfg: Mapping[str, Any], choice: str) -> None:
-    """A record names its data set, not the place it lay in: two of a user's sets must not share a name.
+    """Require that a user's data set has a name of its own, since records name data sets and not their folders.
 
     Raises:
         BadInput: the name is that of the choice, which stands for any data set.

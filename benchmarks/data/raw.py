@@ -16,11 +16,11 @@ from methods.seeds import stream
 
 @dataclass(frozen=True)
 class Text:
-    """What token ids stand for, where inputs are token ids.
+    """What the inputs stand for, where they are token ids.
 
     Attributes:
-        tokens: what a network has to know of them.
-        tokenizer: what made them.
+        tokens: what a network has to know about them.
+        tokenizer: the tokenizer that made them.
         characters_per_token: of the test split's text.
     """
 
@@ -92,5 +92,5 @@ def hold_out(inputs: Any, targets: Tensor, cfg: Mapping[str, Any]) -> dict[str, 
 
 
 def raw_of(tensors: dict[str, Any], origin: str, text: Text | None = None) -> Raw:
-    """What lies in memory, with its checksum."""
+    """The raw data set of tensors in memory, with their checksum."""
     return Raw(**tensors, origin=origin, checksum=checksum_of(tensors), text=text)

@@ -92,7 +92,7 @@ def _refuse_missing_images(cfg: Mapping[str, Any], cache: Path) -> None:
     from benchmarks.data import pictures, storage
 
     if pictures.folder_or_hub(cfg) is not None and reader_of(cfg) is collection:
-        return  # which form its folder has is looked at when it is read: that may take long
+        return  # the layout of its folder is examined only when it is read, since that may take long
     found = pictures.tables(cfg, cache)
     if found.hub and not storage.decoded(found, cache):
         from benchmarks.data.hub import refuse_unreachable

@@ -14,7 +14,7 @@ from benchmarks.data.tokens import Tokens
 from benchmarks.settings.tasks import LANGUAGE_MODEL
 
 BUCKET = 50  # batches of padded sequences that are sorted by length together
-WIDTH = 2048  # values that a token may stand for, where it is asked how large an input is
+WIDTH = 2048  # values that a token counts as, where the size of an input is asked for
 
 
 @dataclass(eq=False)
@@ -29,7 +29,7 @@ class TokenSplit(Split):
 
     @property
     def size_of_input(self) -> int:
-        """How many values a network reads of one sample, about."""
+        """Roughly how many values a network reads from one sample."""
         return WIDTH * self.inputs.shape[1]
 
     def normalise(self, raw: Tensor) -> Tensor:

@@ -48,7 +48,7 @@ class Split:
 
     @property
     def size_of_input(self) -> int:
-        """How many values a network reads of one sample."""
+        """How many values a network reads from one sample."""
         channels, *rest = self.inputs.shape[1:] or (1,)
         return int(channels) * math.prod(self.window if self.window is not None else rest)
 
@@ -60,14 +60,14 @@ class Split:
         device: str | torch.device = "cpu",
         share: tuple[int, int] = (0, 1),
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Go once through the split; the last batch is smaller where the numbers do not divide.
+        """Go through the split once; the last batch is smaller where the batch size does not divide the split.
 
         Args:
             batch_size: samples per batch.
             generator: on the CPU; shuffles, and draws the augmentation. ``None`` keeps the order.
             augment: apply the split's augmentation, if it has one; needs a generator.
-            device: where batches are wanted. The whole split moves there at the first call and stays.
-            share: number of this process, and of all processes of one training. Each gets every n-th sample of
+            device: where the batches should be. The whole split moves there at the first call and stays there.
+            share: index of this process, and number of processes of the training. Each gets every n-th sample of
                 every batch; all draw the same. A batch with fewer samples than processes is left out.
 
         Yields:

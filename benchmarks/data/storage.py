@@ -32,7 +32,7 @@ Storage = Literal["memory", "cached", "streamed"]
 MEMORY = 2 * 2**30  # bytes of decoded images that are held in memory unless another storage is asked for
 ROOM = 0.8  # of the free disk, which the arrays may take unless another storage is asked for
 NAMED = 3  # images that a warning names
-CHECKING = 64  # images that are tried at once
+CHECKING = 64  # images that are tried at a time
 
 
 def read(collection: Collection, cfg: Mapping[str, Any], cache: Path) -> Raw:
@@ -69,7 +69,7 @@ def read(collection: Collection, cfg: Mapping[str, Any], cache: Path) -> Raw:
 
 
 def arrays_folder(collection: Collection, cache: Path) -> Path:
-    """Where the arrays of a collection lie: elsewhere for another layout, and for another Pillow, which may scale."""
+    """The folder of a collection's arrays; it depends on the layout and, since images may be scaled, on Pillow."""
     versions = hashlib.sha256(f"{LAYOUT} {PIL.__version__}".encode()).hexdigest()[:6]
     return cache / "data" / f"{collection.name}-{versions}"
 
@@ -155,8 +155,8 @@ def _in_memory(collection: Collection, cfg: Mapping[str, Any], cache: Path, shel
     stored = checkpoint.load(place, name)
     if stored is None:  # never written, or damaged since: decode (again)
         if collection.tensors is not None and not skip:
-            # A view in order: decoded images of one channel have strides by which kernels round otherwise than by those
-            # that they have once they were kept and read again.
+            # Make strides canonical: decoded images of one channel have strides with which kernels round differently
+            # than with those that they have after being stored and read again.
             fresh = {name: value.view(-1).view(value.shape) for name, value in collection.tensors().items()}
             skipped: dict[str, Any] = {}
         else:

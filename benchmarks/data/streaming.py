@@ -28,7 +28,7 @@ from methods.errors import BadInput, first_line
 LOG = logging.getLogger(__name__)
 MOST_WORKERS = 8  # by default; more are asked for by number
 AHEAD = 2  # batches that each worker has ready
-DEATHS = 2  # of workers that are made good for in one pass
+DEATHS = 2  # of workers that are tolerated in one pass
 DEAD = ("exited unexpectedly", "killed by signal")  # how DataLoader reports that a worker has died
 FEW = 8  # rows that are decoded at once, in this process
 
@@ -56,7 +56,7 @@ class Decoder:
     resize: bool
 
     def __call__(self, rows: Sequence[int]) -> tuple[Tensor, list[Fault]]:
-        """(B, C, H, W) uint8, and what could not be had, whose pixels are zero."""
+        """(B, C, H, W) uint8 pixels, and the faults; the pixels of faulty images are zero."""
         channels, height, width = self.shape
         pixels = np.zeros((len(rows), channels, height, width), dtype=np.uint8)
         faults = []
@@ -204,15 +204,15 @@ def _as_it_is(found: Any) -> Any:
 
 
 def _begin(_worker: int) -> None:
-    """What a worker does first: Ctrl-C is for the process that has started it."""
+    """Make a new worker ignore Ctrl-C, which is handled by the process that started it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _without_its_signal(loader: DataLoader[Any]) -> Iterator[Any]:
-    """The loader's batches; a dead worker is noticed when a batch of its is asked for.
+    """The loader's batches; a dead worker is noticed when one of its batches is asked for.
 
-    ``DataLoader`` also has itself told by SIGCHLD and then raises wherever the process happens to be, in the midst of a
-    training step for instance, where nobody can recover from it.
+    ``DataLoader`` also handles SIGCHLD and then raises wherever the process happens to be, for instance in the middle
+    of a training step, where no recovery is possible.
     """
     first = threading.current_thread() is threading.main_thread()
     before = signal.getsignal(signal.SIGCHLD) if first else None

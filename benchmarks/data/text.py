@@ -22,9 +22,9 @@ def language_model(cfg: Mapping[str, Any], cache: Path) -> Raw:
     """Windows of ``shape[0]`` tokens of a text, and for each token the next one.
 
     The last part (``test``) of the text is the test split, unless there is a text of its own for it. The validation
-    split is the beginning of what is left, so that no window reaches from one split into another and the text right
-    before the test split, which is often of the same play or article, is learned; it is the same for every seed. An
-    alphabet of characters is that of all splits. Inputs and targets are (n, T).
+    split is the beginning of what is left, so that no window reaches from one split into another, and that the text
+    right before the test split, which is often of the same play or article, is learned; it is the same for every seed.
+    An alphabet of characters is that of all splits. Inputs and targets are (n, T).
     """
     pieces, origin = _running_texts(cfg)
     if "test" not in pieces:

@@ -65,7 +65,7 @@ def _archived(path: Path, name: str) -> bytes:
 
 
 def lines_of(text: str) -> list[str]:
-    """The lines of a text that hold anything; only line feeds end a line, as other signs may be part of a sentence."""
+    """The lines of a text that are not blank; only line feeds end a line, as other separators may be part of it."""
     return [line.strip() for line in text.split("\n") if line.strip()]
 
 

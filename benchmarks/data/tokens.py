@@ -34,7 +34,8 @@ class Tokens:
         task: ``language_model``, where every token is followed by one to predict and outputs are (n, T, classes), or
             ``text_classification``, with outputs (n, classes).
         vocabulary: number of ids; None where it is known only when the data have been read.
-        padding: the id of no token, at the end of sequences that are shorter than others; None where all are as long.
+        padding: the id of no token, at the end of sequences that are shorter than others; None where all have the same
+            length.
     """
 
     task: str
@@ -63,7 +64,7 @@ class Tokens:
 
 
 class Tokenizer(ABC):
-    """Makes ids of texts.
+    """Turns texts into ids.
 
     Attributes:
         size: number of ids.

@@ -52,7 +52,7 @@ def _small(picture: io.BytesIO) -> bytes:
 
 
 def write(figure: Figure, folder: Path, name: str, title: str | None = None) -> list[Path]:
-    """Writes ``name``.svg and ``name``.png."""
+    """Write ``name``.svg and ``name``.png."""
     paths = []
     for form in FORMS:
         paths.append(folder / f"{name}.{form}")

@@ -14,7 +14,7 @@ GAP = 2.5
 
 
 def spread_out(wanted: Sequence[float], heights: Sequence[float]) -> list[float]:
-    """Centres near the ``wanted`` ones (least squares), in their order, within 0 to 1, that leave room for heights.
+    """Centres close to the ``wanted`` ones (least squares), in order, within 0 to 1, far enough apart for ``heights``.
 
     Labels that would overlap form a block around their mean: isotonic regression, by pooling neighbours. If the heights
     add up to more than 1, the labels are spread evenly over the whole.

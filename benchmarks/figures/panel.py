@@ -47,7 +47,7 @@ class Panel:
         bounds: what the quantity along y can be, such as 0 to 100 %; error bars end there.
         x_bounds: the same along x.
         series: how many lines and clouds of filled points are drawn; if rows have names, points are not counted.
-        empty: whether there are words in its place.
+        empty: whether words are shown instead of the panel.
     """
 
     def __init__(self, axes: Axes) -> None:
@@ -166,7 +166,7 @@ class Panel:
     def note(
         self, x: float, y: float, text: str, look: Look | None = None, ha: str = "left", va: str = "center"
     ) -> None:
-        """Words at a point of the data."""
+        """Write words at a point given in data coordinates."""
         colour = look.colour if look else INK
         self._texts.append(self.axes.text(x, y, text, size=SMALL - 0.5, color=colour, ha=ha, va=va, zorder=6))
 

@@ -164,7 +164,7 @@ class Sheet:
         return found
 
     def save(self, folder: Path, name: str) -> list[Path]:
-        """Writes ``name``.svg and ``name``.png into the folder."""
+        """Write ``name``.svg and ``name``.png into the folder."""
         return write(self.finish(), folder, name, self.title)
 
     def problems(self) -> list[str]:

@@ -1,6 +1,6 @@
-"""Check on every board what the papers claim: seen, not seen, undecided.
+"""Check the claims of the papers on every board: seen, not seen, or undecided.
 
-A preset says in its comments what the paper of its method claims of other methods that are here, one line for each:
+The comments of a preset say what the paper of its method claims about other methods of the suite, one line per claim:
 
     # Claim: better than magnitude_edge before fine-tuning; without training, of language models (abstract, arXiv ...)
     # Claim: as good as dense after fine-tuning; ... (...)

@@ -34,7 +34,7 @@ class Finding:
 
 
 def judged(claim: Claim, found: Sequence[Verdict | None]) -> Looked:
-    """What the verdicts on a claim's rivals come to: all of them have to hold, and one that fails is enough.
+    """Combine the verdicts on a claim's rivals: the claim holds if all of them hold, and fails if one fails.
 
     A claim to be better fails where the methods are equal within the margin: no effect was seen where one was claimed.
     """
@@ -47,7 +47,7 @@ def judged(claim: Claim, found: Sequence[Verdict | None]) -> Looked:
 
 
 def examine(board: Board) -> list[Finding]:
-    """The claims of the methods on a board, by method; none where it ranks by something that is not claimed of."""
+    """The claims of the methods on a board, by method; none if no claim is about the metric it ranks by."""
     stage, _, quantity = board.metric.partition("_")
     if stage not in STAGES.values():
         return []
@@ -61,7 +61,7 @@ def examine(board: Board) -> list[Finding]:
 
 
 def _plain(cell: Cell) -> bool:
-    """Whether it is of a preset as it stands, in usual surroundings."""
+    """Whether the cell belongs to an unchanged preset in usual surroundings."""
     usual = cell["name"] == cell["method"] and not cell["control_of"] and not cell["trials"]
     return usual and cell["status"] in COUNTED
 

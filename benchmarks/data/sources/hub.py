@@ -1,4 +1,4 @@
-"""Images of a repository of the Hugging Face hub: downloaded before, or read once as they come."""
+"""Images from a repository on the Hugging Face hub: downloaded before, or read once as they arrive."""
 
 from __future__ import annotations
 

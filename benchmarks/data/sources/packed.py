@@ -50,7 +50,7 @@ class Packed(Shelf):
         return f"image {row} of {Path(self.folder, 'images.bin')}"
 
     def listing(self) -> Iterator[str]:
-        """What the source said of itself."""
+        """The listing of the source."""
         yield from self.identity
 
 
@@ -60,9 +60,9 @@ def pack(
     """Write the ``rows`` of a source into ``folder``, unless they are there; one process of the machine does it.
 
     Args:
-        folder: its name should be another where the source changes.
+        folder: the folder to write; its name should change whenever the source changes.
         rows: gives encoded images and labels.
-        listing: what the source says of itself, once its rows were read.
+        listing: returns the listing of the source, once its rows have been read.
         total: how many rows there are, where that is known.
 
     Raises:

@@ -63,7 +63,7 @@ class TarRows(Shelf):
         files: the shards, in their order.
         classes: number of classes; None takes any labels from 0 on.
         index: folder and name under which the places of the samples are kept, since finding them takes a look at the
-            head of every file in the shards; the name should be another where the shards change.
+            head of every file in the shards; the name should change whenever the shards do.
     """
 
     def __init__(self, files: Sequence[Path], classes: int | None, index: tuple[Path, str]) -> None:
