@@ -131,7 +131,7 @@ class Augmentation:
 
     Args:
         crop: pixels of zeros (black, as in the raw image) around an image before a window is cut out of it.
-        flip: mirror every second image.
+        flip: mirror each image with probability 1/2.
         resized_crop: least and largest share of the image's area that a crop has, which is then scaled to the window,
             with a random ratio of its sides (Szegedy et al. 2015, section 6); in place of ``crop``. A box that
             would be larger than the image is clipped to it.
