@@ -36,7 +36,7 @@ class Columns:
     label: str
     shape: tuple[int, int, int]
     classes: int | None
-    resize: bool = field(default=False, repr=False)
+    resize: bool = field(repr=False)
 
 
 def parquet_files(folder: Path, split: str) -> list[Path]:

@@ -103,7 +103,7 @@ def test_images_of_the_hub_are_those_of_the_subset_split_and_revision_that_are_n
         return datasets.Dataset.from_dict({"picture": [*map(encoded, pixels)], "kind": [2, 0, 1, 1, 0]})
 
     monkeypatch.setattr(datasets, "load_dataset", serve)
-    columns = Columns("picture", "kind", (1, 6, 4), 3)
+    columns = Columns("picture", "kind", (1, 6, 4), 3, resize=False)
     images, labels = decode_hub(str(tmp_path), "v2", "test", columns, "small")
     assert asked == [((str(tmp_path), "small"), {"split": "test", "revision": "v2"})]
     assert torch.equal(images[:, 0], torch.from_numpy(pixels)) and labels.tolist() == [2, 0, 1, 1, 0]
