@@ -97,6 +97,7 @@ def test_the_reader_of_draws_sees_them(source, lines):
     assert unseeded(ast.parse(source)) == lines
 
 
+@pytest.mark.slow
 def test_every_draw_names_its_seed():
     """By a generator, or by ``torch.manual_seed`` in the same function: no test depends on those before it."""
     found = []
@@ -174,6 +175,7 @@ def test_the_reader_of_private_names_sees_them(source, names):
     assert [name for _, name in (*reached_for(tree), *patched(tree))] == names
 
 
+@pytest.mark.slow
 def test_tests_use_public_names_only():
     found = []
     for path in (path for path in FILES if path.name not in BACKEND):
@@ -197,6 +199,7 @@ def excused_by_a_note(tree: ast.Module) -> list[int]:
     return found
 
 
+@pytest.mark.slow
 def test_no_missed_budget_is_excused_by_whatever_note():
     assert excused_by_a_note(ast.parse("assert pruned.note is not None or size == 3")) == [1]
     assert excused_by_a_note(ast.parse("assert note or size == 3\nassert note is None or size == 3")) == [1]

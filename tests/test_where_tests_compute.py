@@ -134,6 +134,7 @@ def test_the_reader_of_places_sees_them(source, found):
     assert homeless(ast.parse(IMPORTS + source)) == found
 
 
+@pytest.mark.slow
 def test_what_trains_prunes_or_measures_takes_a_device_or_says_why_not():
     found = [
         f"{path.relative_to(TESTS)}: {name}"

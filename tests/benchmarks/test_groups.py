@@ -82,6 +82,7 @@ def test_the_command_reads_no_data(tmp_path, capsys, monkeypatch):
     assert "picture" not in capsys.readouterr().out and not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_table_and_picture_are_the_answer_and_the_last_line_says_where_the_picture_is(tmp_path, capsys):
     asked = ["model=lenet5", "dataset=mnist", f"paths.results={tmp_path}"]
     picture = tmp_path / "groups/mnist_lenet5.png"

@@ -126,6 +126,7 @@ def test_elementary_symmetric_polynomials_are_those_of_dppy():
     assert torch.allclose(torch.as_tensor(found).double().flatten()[-len(theirs) :], theirs, rtol=1e-8)
 
 
+@pytest.mark.slow
 def test_samples_include_items_as_often_as_dppys_marginal_kernel_says():
     generator = torch.Generator().manual_seed(7)
     marginal = torch.tensor(GOLDEN["dpp"]["marginal kernel"]).double().diagonal()

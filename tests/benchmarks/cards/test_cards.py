@@ -156,6 +156,7 @@ def test_a_card_says_why_a_method_takes_more_than_a_minute():
     assert "Cost on ResNet-20:** 12 s\n" in markdown(replace(card, cost=Cost(12)))
 
 
+@pytest.mark.slow
 def test_where_there_are_no_tests_a_card_says_nothing_of_them(monkeypatch, tmp_path):
     assert "**Verified by:**" in markdown(card_of("random"))
     monkeypatch.setattr(page, "TESTS", tmp_path / "tests")

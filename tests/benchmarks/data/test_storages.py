@@ -132,6 +132,7 @@ def test_training_and_scores_are_equal_to_the_last_bit(source, tmp_path):
         assert score == found[0][1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("accelerator")
 def test_a_streamed_training_that_was_killed_goes_on_with_other_workers_as_if_nothing_had_been(source, tmp_path):
     settings = TrainerSettings(epochs=3, batch_size=32, learning_rate=0.05, augment=True)

@@ -96,6 +96,8 @@ def test_a_network_that_cannot_be_copied_is_refused_when_it_is_built(package):
         "brought",
         SOURCE
         + """
+import torch.nn.utils.prune
+
 def masked(*, shape, classes):
     model = factory(shape=shape, classes=classes)
     nn.utils.prune.l1_unstructured(model[1], "weight", 0.5)

@@ -72,5 +72,6 @@ def test_a_missing_cell_is_refused():
         grid.finish([*cells()[:-1], cells()[-1] | {"validation": None}])
 
 
+@pytest.mark.slow
 def test_its_figures_are_drawn(drawn):
     assert len(drawn("selection_x_repair_x_rate", grid.finish(cells()))) == 4

@@ -92,6 +92,7 @@ def test_budgets_of_different_methods_are_not_compared_by_their_own_costs():
     }
 
 
+@pytest.mark.slow
 def test_the_board_of_known_points_is_drawn_and_judged(drawn):
     networks = pd.DataFrame(
         {"task": "digits", "method": ["magnitude", "lq"], "theory": "PQ index", "n": 48}
