@@ -74,7 +74,7 @@ def export(folder: Path, kind: str, target: Path) -> Exported:
     """Write the network in ``folder`` in the format ``kind``, after checking what is about to be written.
 
     Args:
-        folder: of a kept network.
+        folder: the folder of a kept network.
         kind: ``onnx``, ``torch_export`` or ``safetensors``.
         target: path of the new file without its suffix; for ``safetensors`` a folder.
 
@@ -200,8 +200,8 @@ def split_of(paths: Paths, key: str, source: str | None = None) -> Split:
     """The test split of the cell ``key``.
 
     Args:
-        paths: of its record and of the decoded data.
-        key: of the cell.
+        paths: the paths of its record and of the decoded data.
+        key: the key of the cell.
         source: folder of the data set; a record does not say where it lay.
 
     Raises:

@@ -41,7 +41,7 @@ class Grid:
     """One grid and what is known of it.
 
     Attributes:
-        name: of the experiment.
+        name: the name of the experiment.
         cells: how many it has, without controls.
         missing: those without a result.
         seconds: that one process will take for the missing ones; None where no cell of their task has been run yet.

@@ -71,9 +71,9 @@ def parts_of(
 
     Args:
         model: the network, left as it is.
-        shape: of one input, without the batch.
+        shape: the shape of one input, without the batch.
         residual: whether groups with several writers (residual streams) count as prunable.
-        seed: of the random inputs on which the network is tried.
+        seed: the seed of the random inputs on which the network is tried.
         tokens: what the inputs are where they are ids of tokens.
     """
     random = stream(seed, "groups")

@@ -135,7 +135,7 @@ def document(
     """The reproduction as a Markdown page: claims, figures, and the whole table.
 
     Args:
-        name: of the reproduction.
+        name: the name of the reproduction.
         paper: the paper that it is about.
         what: what it reproduces, in a line.
         outcome: what was found.

@@ -60,9 +60,9 @@ def curves_of(
 
     Args:
         model: the dense network.
-        pruner: whose selection and compensation are asked.
+        pruner: the pruner whose selection and compensation are used.
         calibration: the samples that these may use.
-        samples: on which loss and accuracy are measured.
+        samples: the samples on which loss and accuracy are measured.
         seed: root of the method's random streams.
         sizes: number of sizes per layer, besides the full one.
 

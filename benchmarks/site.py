@@ -131,7 +131,7 @@ def configuration(pages: dict[str, str], folder: Path, out: Path, address: str =
 
     Args:
         pages: paths of the documents by title.
-        folder: of the documents.
+        folder: the folder of the documents.
         out: folder of the site.
         address: where the site will be published. Only the page for missing pages (404.html) depends on it: it is shown
             at any depth, so that its links cannot be relative.

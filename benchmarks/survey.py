@@ -44,7 +44,7 @@ class Result:
 
     Attributes:
         dataset, model: as this suite names them, where it has them.
-        change: of top-1 accuracy against the unpruned network; negative is a loss.
+        change: the change of top-1 accuracy against the unpruned network; negative is a loss.
         compression: original / remaining parameters.
         speedup: original / remaining multiply-accumulates.
     """

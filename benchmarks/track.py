@@ -46,7 +46,7 @@ def push(paths: Paths, section: Mapping[str, Any], offline: bool) -> tuple[int, 
 
     Args:
         paths: the store.
-        section: as the configuration's ``track``.
+        section: settings like those of the configuration's ``track``.
         offline: write runs for `wandb sync` instead.
 
     Returns:

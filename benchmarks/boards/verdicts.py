@@ -250,7 +250,7 @@ class Verdict:
     Attributes:
         n: common seeds.
         difference: mean of first - second over them, in the unit of the metric; None without a common seed.
-        p: of the claim, after Holm's correction over the pairs of the family; None where nothing could be tested.
+        p: the p-value of the claim after Holm's correction over the family's pairs; None where nothing could be tested.
         word: "better" means that the first is, whichever way the metric counts.
         seeds: how many seeds would decide it at the spread seen; None where it is decided, or where that is not known.
     """
@@ -357,7 +357,7 @@ def verdicts(
     Args:
         scores: for each method its score by unit of comparison (seed, or task and seed).
         collapsed: the methods with a collapsed cell among their scores.
-        prior: of the variances (:func:`prior_of` of the network's boards); None fits it to these scores alone.
+        prior: the prior of the variances (:func:`prior_of` the network's boards); None fits it to these scores alone.
         margin: differences within it count as equal, in the unit of the scores; None never claims equality.
         larger_is_better: whether a larger score wins.
         only: these pairs of methods in place of all.

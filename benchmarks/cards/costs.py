@@ -98,9 +98,9 @@ def seconds_of(name: str, samples: int = SAMPLES, width: float = 1.0) -> Cost:
     """Prune half of the units of ResNet-20 in one step, with its defaults: processor seconds of this process.
 
     Args:
-        name: of the method.
-        samples: of calibration, random images of CIFAR-10's shape with random labels.
-        width: of the network; 1 is ResNet-20's.
+        name: the name of the method.
+        samples: the samples of calibration, random images of CIFAR-10's shape with random labels.
+        width: the width of the network; 1 is ResNet-20's.
     """
     import torch
 

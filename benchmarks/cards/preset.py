@@ -51,13 +51,13 @@ class Preset:
     """What a preset says.
 
     Attributes:
-        name: of the file in conf/method.
+        name: the name of the file in conf/method.
         sentence: the idea.
         more: what else its comments say; may be empty.
         paper: None where none is named.
         unpublished: why there is none; None where there is one, or nothing is said.
         parts: the names of its allocation, compensation and schedule.
-        options: of its selection.
+        options: the options of its selection.
         published: words for what the paper does otherwise; None where none are noted.
         reconstruction: what is a reconstruction or ours; None where nothing is noted.
     """
@@ -82,7 +82,7 @@ def preset(name: str, selection: Mapping[str, Any], kinds: Sequence[type]) -> Pr
     """What is written down of a method.
 
     Args:
-        name: of the file in conf/method.
+        name: the name of the file in conf/method.
         selection: that section of the configuration.
         kinds: the classes of the selection and of the other parts; the paper is looked up in their modules.
 

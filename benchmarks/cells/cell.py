@@ -65,7 +65,7 @@ def run(config: Mapping[str, Any], holds: Callable[[], bool] | None = None) -> R
     With ``_replace``, the stamp of a finished record, that record is made again. It stays until there is a new result.
 
     Args:
-        config: of the cell.
+        config: the configuration of the cell.
         holds: whether this worker still holds the cell's lease; nothing is written where it does not.
 
     Raises:

@@ -36,7 +36,7 @@ def train_sparsely(
     Args:
         pruner: its schedule is a :class:`methods.sparse_training.SparseTraining`.
         config: the cell's configuration.
-        data: what to train on.
+        data: the data to train on.
         dense: the trained network; it stays as it is.
         folder: for the trainer's checkpoint.
         rate: multiplies the learning rate where the schedule's recipe is the one for fine-tuning.
@@ -77,7 +77,7 @@ def train_and_prune(
     Args:
         schedule: what prunes.
         config: the cell's configuration.
-        data: what to train on.
+        data: the data to train on.
         budget: what the network may cost in the end.
         folder: for the trainer's checkpoint.
 

@@ -204,7 +204,7 @@ def _refuse_untrainable(model: nn.Module, cfg: Mapping[str, Any], inputs: Tensor
     The second is common among networks with auxiliary heads.
 
     Args:
-        model: in training mode, not used for anything else: its running statistics move.
+        model: a network in training mode that is used for nothing else: its running statistics move.
         cfg: the section it was built from.
         inputs: two of them.
 

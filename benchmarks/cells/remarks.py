@@ -26,7 +26,7 @@ def remarks(dense: nn.Module, tuned: nn.Module, metrics: Mapping[str, Mapping[st
     Args:
         dense: the network before pruning.
         tuned: the pruned and fine-tuned one.
-        metrics: of the stages ``pruned`` and ``tuned``, each with ``accuracy`` (a fraction) or None there.
+        metrics: the metrics of the stages ``pruned`` and ``tuned``, each with ``accuracy`` (a fraction) or None there.
     """
     found = []
     before, after = _largest(dense), _largest(tuned)

@@ -149,7 +149,7 @@ def tracking(
 
     Args:
         section: the configuration's ``track`` section: mode, project, entity, group, tags, notes, dir.
-        name: of the run: data set, model, method, budget and seed.
+        name: the name of the run: data set, model, method, budget and seed.
         group: the sweep, unless the section names another group.
         config: the cell's configuration; what belongs to this machine or user is not sent.
         job: W&B's job type of the run.

@@ -23,7 +23,7 @@ class Trial:
     """One trial.
 
     Attributes:
-        number: from 0.
+        number: its number, from 0.
         rate: multiple of the rate that pruned networks are trained with.
         options: values by dotted key, in place of the preset's.
     """
@@ -53,7 +53,7 @@ def search(
     Args:
         tune: ``rates``, multiples of the fine-tuning rate, and ``options``, settings of the method's own.
         attempt: carries out a trial.
-        score: of an outcome on the validation split.
+        score: scores an outcome on the validation split.
 
     Raises:
         BadInput, Collapsed, Skipped: as the first trial did, where no trial has a result.

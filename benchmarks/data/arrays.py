@@ -51,7 +51,7 @@ class Mapped:
     """Pixels in a file, mapped into memory when they are first asked for.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         count: number of images.
         shape: (C, H, W) of one image.
     """
@@ -95,7 +95,7 @@ class Mapped:
             rows: (B,) which images.
             draws: where each window lies.
             window: its height and width.
-            mean: of raw values, float32; per channel (C, 1, 1), or one for all.
+            mean: the mean of raw values, float32; per channel (C, 1, 1), or one for all.
             std: likewise.
         """
         height, width = window

@@ -21,7 +21,7 @@ class Text:
     Attributes:
         tokens: what a network has to know about them.
         tokenizer: the tokenizer that made them.
-        characters_per_token: of the test split's text.
+        characters_per_token: the characters per token of the test split's text.
     """
 
     tokens: Tokens

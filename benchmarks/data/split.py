@@ -64,7 +64,7 @@ class Split:
 
         Args:
             batch_size: samples per batch.
-            generator: on the CPU; shuffles, and draws the augmentation. ``None`` keeps the order.
+            generator: a generator on the CPU; it shuffles, and draws the augmentation. ``None`` keeps the order.
             augment: apply the split's augmentation, if it has one; needs a generator.
             device: where the batches should be. The whole split moves there at the first call and stays there.
             share: index of this process, and number of processes of the training. Each gets every n-th sample of

@@ -98,7 +98,7 @@ class Streamed:
     """Pixels that are decoded each time they are requested.
 
     Args:
-        decoder: of the images.
+        decoder: the decoder of the images.
         workers: processes that decode; 0 decodes in this one. None takes as many as there are cores, eight at most.
     """
 

@@ -24,9 +24,9 @@ def text_of(folder: Path, name: str, encoding: str, archive: str | None = None) 
     """The text in a file of ``folder``, line ends as they are written.
 
     Args:
-        folder: of the data set.
-        name: of the file in it, or in the archive (its last part, whatever folder it is in there).
-        encoding: of the text.
+        folder: the folder of the data set.
+        name: the name of the file in it, or in the archive (its last part, whatever folder it is in there).
+        encoding: the encoding of the text.
         archive: name of a zip archive in ``folder``.
 
     Raises:

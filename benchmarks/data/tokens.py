@@ -195,7 +195,7 @@ def tokenizer_of(name: str, texts: Iterable[str], padded: bool) -> Tokenizer:
 
     Args:
         name: ``characters``, or the place of a pretrained tokenizer.
-        texts: whose characters make up the alphabet.
+        texts: the texts whose characters make up the alphabet.
         padded: whether sequences will be padded.
     """
     found = Characters.of(texts, padded) if name == CHARACTERS else Pretrained(name)

@@ -21,7 +21,7 @@ def drawn(figure: Figure, form: str, salt: str, title: str | None = None, page: 
     """The figure as a file's content.
 
     Args:
-        figure: with everything in it.
+        figure: the figure with everything in it.
         form: ``svg`` or ``png``.
         salt: makes the identifiers of an SVG its own; figures that share a page need different ones.
         title: for readers who do not see the figure, in the file's metadata.

@@ -65,7 +65,7 @@ def look(name: str, variant: int = 0) -> Look:
     """The look of a method, or of a setting of one, such as ``spectral (no compensation)``.
 
     Args:
-        name: of the method or the setting; a setting has the colour and the symbol of its method.
+        name: the name of the method or the setting; a setting has the colour and the symbol of its method.
         variant: which of several settings of one method; each has another dash.
     """
     method = method_of(name)

@@ -51,11 +51,11 @@ class Sheet:
     Args:
         title: a sentence: what is to be seen, of what.
         rows, columns: of panels; three columns are the most that can be read.
-        height: of a row of panels in inches, or of each.
+        height: the height of a row of panels in inches, or of each.
         note: how the numbers were made: repeats, error bars, what else a reader has to know.
         key: what solid and dotted, full and hollow mean; at most five entries.
         share_x, share_y: whether panels have the same axes: none, all, those of a row or those of a column.
-        widths: of the columns, relative to each other.
+        widths: the widths of the columns, relative to each other.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ def trained(
 
     Args:
         work: where the cache is.
-        config: of the cell, with its seed.
+        config: the configuration of the cell, with its seed.
         change: a name and a function, for data that are changed after loading.
     """
     from benchmarks.data.splits import load

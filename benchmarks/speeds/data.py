@@ -199,7 +199,7 @@ def training_memory(source: Path, cache: Path, steps: int) -> float:
 
     Args:
         source: a folder of images, which are streamed at 224 pixels.
-        cache: of the data.
+        cache: the cache of the data.
         steps: batches of 64 that are trained on, before the validation split is scored.
     """
     context = multiprocessing.get_context("spawn")

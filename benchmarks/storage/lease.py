@@ -61,7 +61,7 @@ class Lease:
     """A worker's lease of a piece of work; false if there is none, because the work is done.
 
     Attributes:
-        path: of the file of its term; None where it has none.
+        path: the path of the file of its term; None where it has none.
         token: a word that no other term has.
     """
 
@@ -113,7 +113,7 @@ def first_come(
         finished: whether the result is there, complete: those who wait read it as soon as this says so. Asked again
             after the lease was won: the former holder may just have ended.
         label: what is being worked on, for the message of those who wait.
-        name: of the lease files, where several pieces of work share the folder.
+        name: the name of the lease files, where several pieces of work share the folder.
         wait: whether to wait for another worker.
         heartbeat: seconds between two heartbeats; by default a sixth of :func:`lease_seconds`.
         stale: seconds without a heartbeat after which another worker takes over; by default :func:`lease_seconds`.

@@ -43,8 +43,8 @@ class Composer:
     """Composes configurations of one folder.
 
     Args:
-        folder: of the configurations.
-        name: of the root configuration in it.
+        folder: the folder of the configurations.
+        name: the name of the root configuration in it.
         own: words on Hydra itself that hold for all configurations, such as ``hydra.searchpath=[...]``.
         running: compose with the application that runs in this process, which may have more folders than ``folder``.
     """

@@ -64,7 +64,7 @@ def without_keys(folder: Path, chosen: Iterable[str]) -> str | None:
     """Which chosen file has no keys at its top, where Hydra would merge nothing, or has a list in place of a section.
 
     Args:
-        folder: of the configurations.
+        folder: the folder of the configurations.
         chosen: names of files in it, without their ending, for instance ``method/mine``.
     """
     for path in (folder / f"{name}.yaml" for name in chosen):
@@ -100,8 +100,8 @@ def explain(error: Exception, folder: Path | None, words: Sequence[str] = ()) ->
     """What is wrong, what was expected, and what to type, from one of Hydra's errors.
 
     Args:
-        error: of Hydra or OmegaConf.
-        folder: of the configurations.
+        error: the error of Hydra or OmegaConf.
+        folder: the folder of the configurations.
         words: that were typed.
     """
     text = str(error)

@@ -51,7 +51,7 @@ class Rounds:
     Attributes:
         context: what Hydra gives a sweeper.
         task: what runs one cell.
-        config: of the sweep, with Hydra's section.
+        config: the configuration of the sweep, with Hydra's section.
         sweep: its name.
         renewed: for each cell that has a result and is run all the same, the stamp of the record to replace.
         total: how many cells there are to run.
@@ -230,7 +230,7 @@ def run_leased(config: dict[str, Any], at: tuple[int, int, float] | None = None)
     """Run the cell that ``config`` describes, unless it is finished or running; None if another process is running it.
 
     Args:
-        config: of the cell.
+        config: the configuration of the cell.
         at: which cell of its sweep it is, see :func:`place`.
 
     Raises:

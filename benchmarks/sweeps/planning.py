@@ -63,8 +63,8 @@ def make_plan(composer: Composer, request: Request, master: DictConfig | None = 
     """All cells that the words ask for, each with its key; unknown names are refused here, before anything runs.
 
     Args:
-        composer: of the configurations.
-        request: with the words.
+        composer: the composer of the configurations.
+        request: the request with its words.
         master: the sweep's own configuration with Hydra's section, where it is composed already.
 
     Raises:
@@ -216,8 +216,8 @@ def sound_missing(
     """The :func:`missing_cells`, after a check of one cell of each variant: mistakes are refused before any cell runs.
 
     Args:
-        composer: of the configurations.
-        plan: with the cells.
+        composer: the composer of the configurations.
+        plan: the plan with its cells.
         found: the records of those that have one.
         only: the configuration of its only cell, where it is composed already.
     """

@@ -45,8 +45,8 @@ class Outcome:
 
     Attributes:
         code: the exit code; 0 if every cell has a result, 1 if some failed or have no record.
-        cells: what it was about, in order.
-        records: of those cells that have one, in the same order.
+        cells: the cells that were asked for, in order.
+        records: the records of those cells that have one, in the same order.
         faults: what left no record, in words.
     """
 

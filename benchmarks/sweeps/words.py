@@ -21,8 +21,8 @@ def expand(words: Sequence[str], loader: ConfigLoader | None = None) -> list[lis
     """All combinations of the values in ``words``, in the order of Hydra's basic sweeper: the last key varies fastest.
 
     Args:
-        words: of which a later one replaces an earlier one with the same key.
-        loader: of the configurations; only ``glob()`` needs it.
+        words: the words; a later one replaces an earlier one with the same key.
+        loader: the loader of the configurations; only ``glob()`` needs it.
 
     Raises:
         BadInput: a word cannot be read, has values that cannot be listed (``interval()``), or none.

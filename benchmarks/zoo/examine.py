@@ -35,9 +35,9 @@ class Finding:
 
     Attributes:
         name, about: those of the specimen.
-        parameters: of the dense network.
+        parameters: the parameters of the dense network.
         groups, nodes: that can be pruned, residual streams included.
-        share: of the parameters, that belongs to nodes that can be pruned: what no longer is there without any node.
+        share: the share of the parameters that belong to prunable nodes, and are gone where no node is left.
         share_residual: the same with ``prune_residual=true``.
         difference: the largest one between outputs of the network without half of the nodes and of the one in which
             these are masked, relative to the largest output; None if there is no node.

@@ -67,10 +67,10 @@ class Attention(nn.Module):
     """Self-attention with rotary positions, and keys and values that several queries share (Ainslie et al. 2023).
 
     Args:
-        width: of what is read and written.
-        heads: of the queries.
+        width: the width of what is read and written.
+        heads: the heads of the queries.
         shared: queries for each key and value: 1 for multi-head, ``heads`` for multi-query attention.
-        size: of a head, even.
+        size: the size of a head, even.
     """
 
     def __init__(self, width: int, heads: int, shared: int, size: int = 4) -> None:

@@ -19,7 +19,7 @@ class Specimen:
     """One network.
 
     Attributes:
-        name: as in the table.
+        name: the name in the table.
         about: what is particular about it, in a few words.
         make: a new network; its initial weights come from the global generator.
         draw: arguments of a call with n random samples.

@@ -16,7 +16,7 @@ class Claim:
     """One claim of a method's paper.
 
     Attributes:
-        method: whose paper it is.
+        method: the method whose paper it is.
         kind: ``better than`` or ``as good as``.
         rivals: methods of conf/method, or ``dense``.
         stage: ``before`` or ``after`` fine-tuning.

@@ -16,8 +16,8 @@ class Files(Shelf):
 
     Args:
         root: the folder.
-        paths: of the images, all below it.
-        labels: of the images.
+        paths: the paths of the images, all below it.
+        labels: the labels of the images.
     """
 
     def __init__(self, root: Path, paths: Sequence[Path], labels: Sequence[int]) -> None:

@@ -23,7 +23,7 @@ class HubRows(Shelf):
     Args:
         repository: owner/name on the hub.
         subset: for repositories with several.
-        split: by its name there.
+        split: the name of the split there.
         revision: commit, tag or branch.
         columns: which hold image and label.
     """

@@ -21,7 +21,7 @@ class ParquetRows(Shelf):
     Parquet is read a row group at a time, so reading in order is quick and reading at random is not.
 
     Args:
-        files: in their order.
+        files: the files in their order.
         columns: which hold image and label.
     """
 

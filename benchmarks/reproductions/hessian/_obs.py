@@ -35,7 +35,7 @@ def published_weights(name: str, theirs: str) -> Path:
     """The safetensors file ``name`` in the folder that the environment variable SECATEURS_CHECKPOINTS names.
 
     Args:
-        name: of our file.
+        name: the name of our file.
         theirs: path of the published file in the WoodFisher repository.
 
     Raises:

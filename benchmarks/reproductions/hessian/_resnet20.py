@@ -80,7 +80,7 @@ class Measured:
     """Accuracies by name, kept in a file, so that a run that was stopped resumes where it was.
 
     Args:
-        path: of the file; None keeps nothing.
+        path: the path of the file; None keeps nothing.
         setting: all that the accuracies depend on, in words; those of another setting are forgotten.
     """
 

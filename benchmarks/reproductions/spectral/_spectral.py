@@ -103,7 +103,7 @@ def plot(
         outcome: what is stored.
         x: the column along x; its values stand at equal distances.
         by: the column whose values are lines.
-        title: of the sheet.
+        title: the title of the sheet.
         label: what x is.
         ticks: how values of x read, where not as they are; an empty text is no tick.
         share_y: whether all panels have one axis of errors.
