@@ -20,7 +20,7 @@ PROMISE = Promise(seconds=0.5)
 
 
 def measure(quick: bool) -> Iterator[Finding]:
-    """With offline tracking, compared with the same cells without tracking."""
+    """Time cells with offline tracking, compared with the same cells without tracking."""
     with tempfile.TemporaryDirectory() as folder:
         composer = Composer(CONF)
         tracked, bare = [], []

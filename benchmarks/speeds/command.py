@@ -12,7 +12,7 @@ PROMISE = Promise(seconds=1.5)
 
 
 def measure(quick: bool) -> Iterator[Finding]:
-    """Whole processes, from the shell's point of view."""
+    """Time whole processes, as the shell sees them."""
     for words, code, answer in (
         (["--help"], 0, "Groups"),
         (["method=spectrl"], 2, "choose from"),

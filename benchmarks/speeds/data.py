@@ -40,7 +40,7 @@ MEASURED, PROMISED = (5_000, 50_000), 200_000  # images whose memory is looked a
 
 
 def measure(quick: bool) -> Iterator[Finding]:
-    """Streamed compared with a plain loader, cached compared with streamed, what decoding takes, and memory."""
+    """Time streaming against a plain loader and a cache against streaming; measure decoding and memory."""
     with tempfile.TemporaryDirectory() as folder:
         count = 150 if quick else 3000
         source = images(Path(folder) / "images", count)

@@ -10,7 +10,7 @@ from methods.seeds import stream
 
 
 def measure(quick: bool) -> Iterator[Finding]:
-    """A 784 x 500 layer at a fifth of its edges, once: it takes a minute."""
+    """Time a 784 x 500 layer at a fifth of its edges, once, since it takes a minute."""
     inputs, units = (64, 20) if quick else (784, 500)
     random = stream(0, "speed", "edges")
     samples = torch.randn(3000, inputs, generator=random).double().abs()

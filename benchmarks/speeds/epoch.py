@@ -26,7 +26,7 @@ BATCH = 128
 
 
 def measure(quick: bool) -> Iterator[Finding]:
-    """LeNet-5 on all of MNIST, ResNet-20 on some batches of CIFAR-10; the plain SGD loop and the fused one."""
+    """Time LeNet-5 on MNIST and ResNet-20 on batches of CIFAR-10, with the plain SGD loop and the fused one."""
     yield from _epoch("lenet5", "mnist", 4 if quick else None, 1 if quick else 15, quick)
     yield from _epoch("resnet20", "cifar10", 1 if quick else 16, 1 if quick else 15, quick)
 

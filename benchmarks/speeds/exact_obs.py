@@ -12,7 +12,7 @@ from methods.seeds import stream
 
 
 def measure(quick: bool) -> Iterator[Finding]:
-    """All rows ours; a few rows of the plain loop, extrapolated."""
+    """Time all rows of ours, and a few rows of the plain loop, extrapolated to all."""
     rows, size, samples, part = (6, 24, 64, 6) if quick else (512, 512, 1024, 4)
     random = stream(0, "speed", "exact_obs")
     inputs = torch.randn(size, samples, generator=random, dtype=torch.float64)

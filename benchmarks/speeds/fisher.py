@@ -21,7 +21,7 @@ DAMPING = 1e-5
 
 
 def measure(quick: bool) -> Iterator[Finding]:
-    """MLPNet at sparsity 0.95, then M-FAC."""
+    """Time MLPNet at sparsity 0.95, then M-FAC."""
     yield _mlpnet(100 if quick else 1000, quick)
     yield from _mfac(*((16, 500) if quick else (512, 270_000)), quick)
 

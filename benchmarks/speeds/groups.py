@@ -24,7 +24,7 @@ NOTE = "in processor seconds of one run"
 
 
 def measure(quick: bool) -> Iterator[Finding]:
-    """DenseNet-BC-40, or VGG-11 when quick."""
+    """Time the groups of DenseNet-BC-40, or of VGG-11 when quick, and of larger networks."""
     name = "vgg11" if quick else "densenet"
     model = network(name, "cifar10")
     example = torch.randn(1, 3, 32, 32, generator=stream(0, "speed", "groups"))

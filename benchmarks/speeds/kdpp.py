@@ -19,7 +19,7 @@ NO_SLOWER = 1.0
 
 
 def measure(quick: bool) -> Iterator[Finding]:
-    """Half of the items of a DIVNET kernel."""
+    """Time draws of half of the items of a DIVNET kernel."""
     for size in (60,) if quick else (500, 1000):
         yield from _draws(size, quick)
 

@@ -13,7 +13,7 @@ from methods.seeds import stream
 
 
 def measure(quick: bool) -> Iterator[Finding]:
-    """1,000 samples with labels drawn from the network's predictions."""
+    """Time factors of 1,000 samples with labels drawn from the network's predictions."""
     samples = 8 if quick else 1000
     model = network("resnet20", "cifar10")
     random = stream(0, "speed", "k-fac")

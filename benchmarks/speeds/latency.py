@@ -21,7 +21,7 @@ BATCH = 32
 
 
 def measure(quick: bool) -> Iterator[Finding]:
-    """The network at half its MACs compared with the dense one, timed as `measure=precise` does it."""
+    """Time a network at half its MACs against the dense one, as `measure=precise` does it."""
     dense = network("resnet20", "cifar10").eval()
     example = torch.randn(BATCH, 3, 32, 32, generator=stream(0, "speed", "latency"))
     calibration = Calibration(example, torch.zeros(BATCH, dtype=torch.int64), torch.arange(BATCH))

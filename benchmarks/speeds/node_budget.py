@@ -28,7 +28,7 @@ STEPS = 200  # of torch-pruning's pruner, down to no channels; half the MACs are
 
 
 def measure(quick: bool) -> Iterator[Finding]:
-    """ResNet-56, or ResNet-20 when quick."""
+    """Time the budget search on ResNet-56, or on ResNet-20 when quick."""
     name = "resnet20" if quick else "resnet56"
     dense = network(name, "cifar10")
     example = torch.randn(64, 3, 32, 32, generator=stream(0, "speed", "budget"))

@@ -28,7 +28,7 @@ TINY = ["trainer=tiny", "dataset=digits", "dataset.limit=300", "calibration.samp
 
 
 def measure(quick: bool) -> Iterator[Finding]:
-    """Planning with nothing remembered, and the same sweep again when it is done."""
+    """Time planning with nothing remembered, and the same sweep again when it is done."""
     count, runs = (8, 1) if quick else (1000, 3)
     grid = [f"method={','.join(METHODS)}", f"seed=range(0,{count // len(METHODS)})", *TINY]
     with tempfile.TemporaryDirectory() as folder:

@@ -17,7 +17,7 @@ SEEN = {"neuron": 0.45, "layer": 1.2, "global": 1.4}
 
 
 def measure(quick: bool) -> Iterator[Finding]:
-    """The three scopes."""
+    """Time masks by the PQ index in each of the three scopes."""
     shapes = [(12, 5), (7, 12)] if quick else resnet18()
     random = stream(0, "speed", "pq")
     weights = {f"{i}": torch.randn(*shape, generator=random) for i, shape in enumerate(shapes)}

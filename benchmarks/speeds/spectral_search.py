@@ -19,7 +19,7 @@ LAM = 1e-6
 
 
 def measure(quick: bool) -> Iterator[Finding]:
-    """Twice: against the definition, and against the same in batches."""
+    """Time the search against the definition, and against the definition in batches."""
     m, k = (48, 8) if quick else (256, 64)
     covariance, ridge, metric = problem(m, k)
     dense = metric.times(torch.eye(m, dtype=torch.float64))

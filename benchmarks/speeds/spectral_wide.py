@@ -17,7 +17,7 @@ CHUNKS = 10
 
 
 def measure(quick: bool) -> Iterator[Finding]:
-    """The search alone, and with the leverage scores that its ridge needs."""
+    """Time the search alone, and with the leverage scores that its ridge needs."""
     m, k, samples = (256, 64, 4000) if quick else (4096, 1024, 60_000)
     random = stream(0, "speed", "wide")
     mixing = torch.randn(m, m, generator=random, dtype=torch.float64) / m**0.5

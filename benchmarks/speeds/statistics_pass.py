@@ -14,7 +14,7 @@ from methods.seeds import stream
 
 
 def measure(quick: bool) -> Iterator[Finding]:
-    """5,000 images of CIFAR's size; fewer, and a smaller network, when quick."""
+    """Time a pass over 5,000 images of CIFAR's size; fewer, and a smaller network, when quick."""
     name, samples = ("vgg11", 16) if quick else ("vgg16", 5000)
     model = network(name, "cifar10")
     inputs = torch.randn(samples, 3, 32, 32, generator=stream(0, "speed", "images"))

@@ -57,7 +57,7 @@ print(json.dumps({**used, "cells": len(counts), "last": counts[-1]}))
 
 
 def measure(quick: bool) -> Iterator[Finding]:
-    """20,000 records; 400 when quick."""
+    """Time a look at 20,000 records, or at 400 when quick."""
     number, looks = (400, 2) if quick else (20_000, 5)
     with tempfile.TemporaryDirectory() as folder:
         results = Path(folder)
